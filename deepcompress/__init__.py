@@ -1,0 +1,64 @@
+"""Deep Compression (Han, Mao, Dally, ICLR 2016): trained networks to small files, and back.
+
+    import deepcompress as dc
+
+    result = dc.compress(model, train_loader, val_loader, recipe=dc.Recipe(prune=0.92, bits=5), path="model.dc")
+    network = dc.load("model.dc")                  # a network that the registry knows
+    network = dc.load("model.dc", into=MyNet())    # your own
+    tensors = dc.load_state_dict("model.dc")
+    facts = dc.inspect("model.dc")
+
+Names are imported when they are first used, so that looking at a file does not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepcompress.container.breakdown import Breakdown, inspect
+    from deepcompress.errors import DeepCompressError, FormatError
+    from deepcompress.loader import load, load_state_dict
+    from deepcompress.pipeline import Result, compress, compress_state
+    from deepcompress.recipe import LayerRule, Recipe
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Breakdown": "container.breakdown",
+    "DeepCompressError": "errors",
+    "FormatError": "errors",
+    "LayerRule": "recipe",
+    "Recipe": "recipe",
+    "Result": "pipeline",
+    "compress": "pipeline",
+    "compress_state": "pipeline",
+    "inspect": "container.breakdown",
+    "load": "loader",
+    "load_state_dict": "loader",
+}
+
+__all__ = [
+    "Breakdown",
+    "DeepCompressError",
+    "FormatError",
+    "LayerRule",
+    "Recipe",
+    "Result",
+    "compress",
+    "compress_state",
+    "inspect",
+    "load",
+    "load_state_dict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'deepcompress' has no attribute {name!r}")
+    return getattr(import_module(f"deepcompress.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,175 @@
+"""Where the bytes of a .dc file are, from its header alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepcompress.coding.streams import Coder, fixed_width
+from deepcompress.coding.tensors import Encoding, TensorInfo
+from deepcompress.container.format import CRC_BYTES, Entry, Header
+from deepcompress.container.reader import ModelFile
+
+#: What a section holds, in the order in which tables show it. Together with ``header`` and ``checksum``
+#: these parts are the whole file.
+PARTS = ("weights", "offsets", "codebooks", "tables", "biases")
+
+
+@dataclass(frozen=True)
+class LayerBreakdown:
+    """One tensor: `weights`, `nonzeros`, `fillers` are counts, `bytes` that of its section, in `parts`.
+
+    `bits` and `index_bits` are widths before entropy coding: of a weight's codebook index (or of the value
+    itself where it is not shared) and of an offset (0: no offsets). `coded_bits` and `coded_index_bits` are the
+    means per surviving weight in the file. `pruned_bytes` and `shared_bytes` are what the tensor would take after
+    stage 1 (values and offsets at fixed width) and stage 2 (indices and offsets at fixed width, codebook).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str
+    weights: int
+    nonzeros: int
+    density: float
+    bits: int
+    index_bits: int
+    coded_bits: float
+    coded_index_bits: float
+    coder: str
+    fillers: int
+    dense_bytes: int
+    pruned_bytes: int
+    shared_bytes: int
+    bytes: int
+    bits_per_weight: float
+    parts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """A whole file. `sections` are bytes by name and sum to `file_bytes`; `ratio` is dense fp32 over file bytes."""
+
+    file: str
+    file_bytes: int
+    dense_bytes: int
+    ratio: float
+    format_version: int
+    network: str
+    data: str
+    weights: int
+    nonzeros: int
+    stages: dict[str, float]
+    sections: dict[str, int]
+    layers: list[LayerBreakdown]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def inspect(path: str | Path) -> Breakdown:
+    """The breakdown of the file at `path`; only its header is read.
+
+    Raises:
+        FormatError: the file is missing, or its header is not valid.
+    """
+    with ModelFile(path) as file:
+        return breakdown(file.header, str(path), file.file_bytes)
+
+
+def dense_bytes(infos: Iterable[TensorInfo]) -> int:
+    """Bytes of the dense network: 4 for a floating-point element (fp32), others at their own width; tied ones once."""
+    return sum(
+        info.size * (4 if info.dtype.is_float else info.dtype.storage.itemsize)
+        for info in infos
+        if info.encoding is not Encoding.ALIAS
+    )
+
+
+def breakdown(header: Header, file: str, file_bytes: int) -> Breakdown:
+    """The breakdown of a file with this header."""
+    layers = [_layer(entry, header) for entry in header.entries]
+    dense = dense_bytes(entry.info for entry in header.entries)
+    sections = {"header": header.size}
+    sections |= {part: sum(layer.parts.get(part, 0) for layer in layers) for part in PARTS}
+    sections["checksum"] = CRC_BYTES
+    overhead = header.size + CRC_BYTES
+    coded = [layer for layer in layers if layer.kind == "coded"]
+    return Breakdown(
+        file=file,
+        file_bytes=file_bytes,
+        dense_bytes=dense,
+        ratio=dense / file_bytes,
+        format_version=header.version,
+        network=header.network,
+        data=header.data,
+        weights=sum(layer.weights for layer in coded),
+        nonzeros=sum(layer.nonzeros for layer in coded),
+        stages={
+            "prune": dense / (overhead + sum(layer.pruned_bytes for layer in layers)),
+            "quantize": dense / (overhead + sum(layer.shared_bytes for layer in layers)),
+            "encode": dense / file_bytes,
+        },
+        sections=sections,
+        layers=layers,
+    )
+
+
+def _layer(entry: Entry, header: Header) -> LayerBreakdown:
+    info = entry.info
+    coded = info.encoding is Encoding.CODED
+    itembits = 8 * info.dtype.storage.itemsize
+    nonzeros = info.nonzeros if coded else info.size
+    shared = coded and info.weight_coder is not Coder.LITERAL
+    bits = fixed_width(info.alphabet) if shared else itembits
+    pruned, quantized = _stage_bytes(info, bits, itembits)
+    per_nonzero = 8 / nonzeros if nonzeros else 0.0
+    return LayerBreakdown(
+        name=entry.name,
+        shape=info.shape,
+        dtype=info.dtype.name.lower(),
+        kind=info.encoding.name.lower(),
+        weights=info.size,
+        nonzeros=nonzeros,
+        density=nonzeros / info.size if info.size else 0.0,
+        bits=bits,
+        index_bits=info.offset_bits,
+        coded_bits=info.weights * per_nonzero,
+        coded_index_bits=info.offsets * per_nonzero,
+        coder=_coder_name(info, header),
+        fillers=info.fillers,
+        dense_bytes=0 if info.encoding is Encoding.ALIAS else dense_bytes([info]),
+        pruned_bytes=pruned,
+        shared_bytes=quantized,
+        bytes=info.section,
+        bits_per_weight=8 * info.section / info.size if info.size else 0.0,
+        parts=_parts(info),
+    )
+
+
+def _coder_name(info: TensorInfo, header: Header) -> str:
+    if info.encoding is Encoding.ALIAS and info.target is not None:
+        return f"same as {header.entries[info.target].name}"
+    if info.encoding is not Encoding.CODED:
+        return info.encoding.name.lower()
+    if not info.offset_bits or info.offset_coder is info.weight_coder:
+        return info.weight_coder.name.lower()
+    return f"{info.weight_coder.name.lower()}+{info.offset_coder.name.lower()}"
+
+
+def _parts(info: TensorInfo) -> dict[str, int]:
+    if info.encoding is Encoding.CODED:
+        return {"weights": info.weights, "offsets": info.offsets, "codebooks": info.codebook, "tables": info.tables}
+    return {"weights" if len(info.shape) > 1 else "biases": info.weights}
+
+
+def _stage_bytes(info: TensorInfo, bits: int, itembits: int) -> tuple[int, int]:
+    """Bytes after stage 1 and after stage 2, all streams at fixed width and no tensor larger than raw."""
+    if info.encoding is not Encoding.CODED:
+        return info.section, info.section
+    offsets = (info.nonzeros + info.fillers) * info.offset_bits
+    pruned = min(-(-(info.entries * itembits + offsets) // 8), info.nbytes)
+    return pruned, min(-(-(info.entries * bits + offsets) // 8) + info.codebook, info.nbytes)

@@ -1,0 +1,138 @@
+"""Opening .dc files: the header at once, tensors when they are asked for."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from deepcompress.coding import tensors
+from deepcompress.coding.tensors import DType, Encoding
+from deepcompress.container.format import CRC_BYTES, Entry, Header, header_span, unpack_header
+from deepcompress.errors import FormatError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_CHUNK = 1 << 20
+
+
+def default_max_bytes(file_bytes: int) -> int:
+    """How many bytes of tensors a file may claim unless told otherwise: 1024 times its own, at least 256 MiB."""
+    return max(256 << 20, 1024 * file_bytes)
+
+
+class ModelFile:
+    """A .dc file, open for reading; use it as a context manager.
+
+    Opening reads and checks the header only. `read` decodes one tensor, `check` verifies the whole file.
+
+    Attributes:
+        header: names, facts and checksums.
+        file_bytes: size of the file on disk.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open `path`.
+
+        Raises:
+            FormatError: it does not exist, cannot be read, or its header is not valid.
+        """
+        self.path = Path(path)
+        self._stream = self._open()
+        try:
+            self.file_bytes = os.fstat(self._stream.fileno()).st_size
+            start = self._stream.read(16)
+            span = header_span(start, self.file_bytes)
+            self.header: Header = unpack_header(start[:span] + self._stream.read(span - len(start)), self.file_bytes)
+        except FormatError as error:
+            self._stream.close()
+            raise FormatError(f"{self.path}: {error}") from None
+        self._by_name = {entry.name: entry for entry in self.header.entries}
+
+    def _open(self) -> BinaryIO:
+        if not self.path.exists():
+            raise FormatError(f"{self.path}: no such file")
+        if not self.path.is_file():
+            raise FormatError(f"{self.path}: not a regular file")
+        try:
+            return open(self.path, "rb")
+        except OSError as error:
+            raise FormatError(f"{self.path}: cannot be read ({error.strerror})") from None
+
+    def __enter__(self) -> ModelFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the tensors, in the order of the file."""
+        return iter(self._by_name)
+
+    def entry(self, name: str) -> Entry:
+        """The facts of one tensor.
+
+        Raises:
+            KeyError: there is no tensor of that name.
+        """
+        return self._by_name[name]
+
+    def resolved(self, entry: Entry) -> Entry:
+        """The entry that stores this tensor's values: itself, or the one that it is an alias of."""
+        if entry.info.encoding is not Encoding.ALIAS or entry.info.target is None:
+            return entry
+        return self.header.entries[entry.info.target]
+
+    def read(self, name: str) -> tuple[Array, DType]:
+        """Decode one tensor: its values in the dtype's storage type (bfloat16 as its 16 bits), and the dtype.
+
+        Raises:
+            KeyError: there is no tensor of that name.
+            FormatError: its section is damaged.
+        """
+        entry = self.resolved(self.entry(name))
+        try:
+            codebook = None
+            if entry.info.encoding is Encoding.CODED and entry.info.target is not None:
+                owner = self.header.entries[entry.info.target]
+                codebook = tensors.decode_codebook(owner.info, self._section(owner))
+            return tensors.decode(entry.info, self._section(entry), codebook), entry.info.dtype
+        except FormatError as error:
+            raise FormatError(f"{self.path}: tensor {name}: {error}") from None
+
+    def _section(self, entry: Entry) -> memoryview:
+        self._stream.seek(entry.start)
+        section = self._stream.read(entry.info.section)
+        if len(section) != entry.info.section or zlib.crc32(section) != entry.crc:
+            raise FormatError("the checksum of its section does not match: the file is damaged")
+        return memoryview(section)
+
+    def check(self, max_bytes: int | None = None) -> None:
+        """Verify the checksum of the whole file, and that its tensors take at most `max_bytes` when decoded.
+
+        Raises:
+            FormatError: the file is damaged, or its tensors are larger than allowed.
+        """
+        claimed = sum(entry.info.nbytes for entry in self.header.entries)
+        allowed = default_max_bytes(self.file_bytes) if max_bytes is None else max_bytes
+        if claimed > allowed:
+            raise FormatError(
+                f"{self.path}: its tensors would take {claimed} bytes, more than the {allowed} allowed; "
+                "if you trust the file, raise max_bytes (--max-bytes)"
+            )
+        self._stream.seek(0)
+        crc, left = 0, self.file_bytes - CRC_BYTES
+        while left:
+            chunk = self._stream.read(min(left, _CHUNK))
+            if not chunk:
+                raise FormatError(f"{self.path}: the file became shorter while it was read")
+            crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+        if self._stream.read() != crc.to_bytes(CRC_BYTES, "little"):
+            raise FormatError(f"{self.path}: the file's checksum does not match: it is damaged")

@@ -1,0 +1,45 @@
+"""Every error that deepcompress raises on purpose, as one tree.
+
+    DeepCompressError
+    ├── RecipeError       a setting is out of range or contradicts another (also a ValueError)
+    ├── CheckpointError   a .pt or .safetensors file, or a tensor in it, cannot be used
+    ├── NetworkError      a network is unknown, ambiguous, or does not fit the tensors
+    ├── DataError         a data set is missing or malformed
+    ├── PruneError        a pruning request cannot be carried out
+    ├── FormatError       a .dc file is damaged, hostile, or from a newer version
+    └── OutputError       a file or folder cannot be written
+
+The command line turns each into one line on stderr and exit code 1.
+"""
+
+
+class DeepCompressError(Exception):
+    """Base of all errors that this package raises deliberately."""
+
+
+class RecipeError(DeepCompressError, ValueError):
+    """A setting of the pipeline is not allowed."""
+
+
+class CheckpointError(DeepCompressError):
+    """A checkpoint cannot be read, or holds tensors that cannot be compressed."""
+
+
+class NetworkError(DeepCompressError):
+    """A network is not known, or does not fit the tensors at hand."""
+
+
+class DataError(DeepCompressError):
+    """A data set is not there, or is not what it should be."""
+
+
+class PruneError(DeepCompressError):
+    """Pruning as asked for would destroy the network."""
+
+
+class FormatError(DeepCompressError):
+    """A .dc file is not valid: damaged, hostile, or written by a newer version."""
+
+
+class OutputError(DeepCompressError):
+    """A file could not be written; whatever stood there before is untouched."""

@@ -1,0 +1,30 @@
+"""How far pruning has come at each iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "one-shot": lambda t: 1.0,
+    "linear": lambda t: t,
+    "cubic": lambda t: 1 - (1 - t) ** 3,  # Zhu and Gupta 2017, equation 1: fast first, then ever slower
+}
+
+#: The part of the retraining epochs in which pruning happens; the rest heals at the final sparsity.
+PRUNING_PART = 0.6
+
+
+def progress(name: str, iterations: int) -> list[float]:
+    """Fraction of the final sparsity that is reached at each iteration; the last is 1."""
+    if name == "one-shot":
+        iterations = 1
+    return [SCHEDULES[name]((i + 1) / iterations) for i in range(iterations)]
+
+
+def epochs_of(steps: list[float], epochs: int) -> dict[int, float]:
+    """Which epoch begins with which step: evenly over the first `PRUNING_PART` of `epochs`.
+
+    Where there are more iterations than epochs for them, an epoch takes the last of its steps.
+    """
+    span = max(1.0, PRUNING_PART * epochs)
+    return {int(i * span / len(steps)): step for i, step in enumerate(steps)}

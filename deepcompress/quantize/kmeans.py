@@ -1,0 +1,118 @@
+"""One-dimensional k-means over the surviving weights of a layer.
+
+Never a matrix of weights x centroids: clustering runs on distinct or histogrammed values with sample weights
+(scikit-learn's Lloyd), and assignment is a binary search between the midpoints of the sorted centroids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_SAMPLES = 1 << 14  # distinct values up to this many are clustered exactly; beyond, a histogram of so many bins
+
+
+def init_linear(values: Array, weights: Array, k: int, rng: np.random.Generator) -> Array:
+    """Evenly spaced between the smallest and the largest value, leaving out the gap that pruning cut around zero.
+
+    Over one span from minimum to maximum, centroids would fall into that gap and die: so negative and positive
+    values are spaced by themselves, each with its share of the centroids.
+    """
+    negative, positive = values[values < 0], values[values > 0]
+    if not len(negative) or not len(positive):
+        return np.linspace(values.min(), values.max(), k)
+    spans = np.array([np.ptp(negative), np.ptp(positive)])
+    share = spans[0] / spans.sum() if spans.sum() else 0.5
+    below = int(np.clip(round(k * share), min(1, k - 1), max(k - 1, 1)))
+    parts = [np.linspace(negative.min(), negative.max(), below), np.linspace(positive.min(), positive.max(), k - below)]
+    return np.concatenate(parts)
+
+
+def init_density(values: Array, weights: Array, k: int, rng: np.random.Generator) -> Array:
+    """Evenly spaced on the cumulative distribution: as many weights between any two neighbours."""
+    cumulative = np.cumsum(weights) - weights / 2
+    start: Array = np.interp((np.arange(k) + 0.5) / k * weights.sum(), cumulative, values)
+    return start
+
+
+def init_random(values: Array, weights: Array, k: int, rng: np.random.Generator) -> Array:
+    """k different weights, drawn at random (Forgy)."""
+    return np.sort(rng.choice(values, size=k, replace=False, p=weights / weights.sum()))
+
+
+INITS: dict[str, Callable[[Array, Array, int, np.random.Generator], Array]] = {
+    "linear": init_linear,
+    "density": init_density,
+    "random": init_random,
+}
+
+
+def cluster(values: Array, k: int, init: str = "linear", seed: int = 0) -> Array:
+    """At most `k` shared values for `values`: sorted, distinct, none of them zero, each nearest to some value.
+
+    Args:
+        values: one-dimensional, finite, none zero, float32 or float64.
+        k: number of centroids wanted; if there are no more distinct values than that, they are the result.
+        init: a key of `INITS`.
+        seed: of the random initialization.
+
+    Returns:
+        float32 or float64 as `values`, at most k long; empty for no values.
+    """
+    if k >= len(values) or len(np.unique(values[: 1 << 20])) <= k:
+        distinct = np.unique(values)
+        if len(distinct) <= k:
+            return distinct
+    samples, weights = _condense(values)
+    start = INITS[init](samples, weights, k, np.random.default_rng(seed)) if len(samples) > k else samples
+    centroids = np.unique(_lloyd(samples, weights, start).astype(values.dtype))
+    return _settle(values, centroids)
+
+
+def assign(values: Array, centroids: Array) -> Array:
+    """Index of the nearest of the sorted `centroids` for each value, by binary search between their midpoints."""
+    midpoints = (centroids[1:].astype(np.float64) + centroids[:-1]) / 2
+    return np.searchsorted(midpoints, values, side="right")
+
+
+def _condense(values: Array) -> tuple[Array, Array]:
+    """Values and how often each occurs: exact while there are few, else the means of equal-width bins."""
+    if len(values) <= 1 << 22:
+        distinct, counts = np.unique(values.astype(np.float64), return_counts=True)
+        if len(distinct) <= MAX_SAMPLES:
+            return distinct, counts.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    bins = ((values - low) * ((MAX_SAMPLES - 1) / (high - low))).astype(np.int64)
+    counts = np.bincount(bins, minlength=MAX_SAMPLES)
+    sums = np.bincount(bins, weights=values, minlength=MAX_SAMPLES)
+    used = counts > 0
+    return sums[used] / counts[used], counts[used].astype(np.float64)
+
+
+def _lloyd(samples: Array, weights: Array, start: Array) -> Array:
+    """Weighted Lloyd iterations from `start`. One thread: sums in a fixed order give the same bytes every time."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    if len(samples) <= len(start):
+        return samples
+    with threadpool_limits(limits=1):
+        model = KMeans(len(start), init=start.reshape(-1, 1), n_init=1, max_iter=100, tol=1e-6, algorithm="lloyd")
+        model.fit(samples.reshape(-1, 1), sample_weight=weights)
+    centroids: Array = np.sort(model.cluster_centers_.reshape(-1))
+    return centroids
+
+
+def _settle(values: Array, centroids: Array) -> Array:
+    """Drop centroids that no value is nearest to, and move one that fell on zero to the value nearest to it."""
+    used = np.unique(assign(values, centroids))
+    centroids = centroids[used]
+    zero = centroids == 0
+    if zero.any():
+        centroids[zero] = values[np.argmin(np.abs(values))]
+        centroids = np.unique(centroids)
+    return centroids

@@ -1,0 +1,143 @@
+"""Weights tied to shared values, and the tuning of those values by backpropagation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from deepcompress.layers import Layer
+from deepcompress.prune.masks import Masks
+from deepcompress.quantize.kmeans import assign, cluster
+from deepcompress.recipe import Recipe
+from deepcompress.training.loop import Batches, Hooks, fit
+from deepcompress.training.progress import Progress
+
+Weights = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One layer of a codebook: where its surviving weights lie (flat, int64) and which centroid each has (int64)."""
+
+    name: str
+    positions: torch.Tensor
+    assignment: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Shared values (float32, at most 2^bits, none zero) and the layers that use them."""
+
+    bits: int
+    centroids: nn.Parameter
+    members: tuple[Member, ...]
+
+    @torch.no_grad()
+    def write(self, weights: Weights) -> None:
+        """Give every member weight the value of its centroid, in place."""
+        for member in self.members:
+            flat = weights[member.name].view(-1)
+            flat[member.positions] = self.centroids[member.assignment].to(flat.dtype)
+
+    @torch.no_grad()
+    def collect_gradient(self, weights: Weights) -> None:
+        """Set the gradient of each centroid to the sum over its weights' (Han et al. 2016, equation 3)."""
+        total = torch.zeros_like(self.centroids)
+        for member in self.members:
+            gradient = weights[member.name].grad
+            if gradient is not None:
+                total.index_add_(0, member.assignment, gradient.reshape(-1)[member.positions].to(total.dtype))
+        self.centroids.grad = total
+
+
+@torch.no_grad()
+def share(weights: Weights, layers: list[Layer], recipe: Recipe) -> list[Codebook]:
+    """Cluster the non-zero weights of each layer, or group of layers, and write the shared values into `weights`.
+
+    Layers whose bits are ``none`` are left as they are.
+
+    Raises:
+        RecipeError: layers of one group have different bits.
+    """
+    codebooks = []
+    for names, bits in _groups(layers, recipe):
+        flats = [weights[name].detach().reshape(-1) for name in names]
+        positions = [torch.nonzero(flat, as_tuple=True)[0] for flat in flats]
+        values = [flat[place].float().cpu().numpy() for flat, place in zip(flats, positions, strict=True)]
+        pooled = np.concatenate(values)
+        centroids = cluster(pooled, 1 << bits, recipe.init, recipe.seed)
+        device = flats[0].device
+        members = tuple(
+            Member(name, place, torch.from_numpy(assign(value, centroids)).to(device))
+            for name, place, value in zip(names, positions, values, strict=True)
+        )
+        codebook = Codebook(bits, nn.Parameter(torch.from_numpy(centroids).float().to(device)), members)
+        codebook.write(weights)
+        codebooks.append(codebook)
+    return codebooks
+
+
+def _groups(layers: list[Layer], recipe: Recipe) -> list[tuple[list[str], int]]:
+    groups: dict[str, list[str]] = {}
+    bits: dict[str, int] = {}
+    for layer in layers:
+        width = recipe.bits_of(layer.name, layer.is_conv)
+        if width is None:
+            continue
+        key = recipe.group_of(layer.name)
+        key = f"group {key}" if key else f"layer {layer.name}"
+        groups.setdefault(key, []).append(layer.name)
+        # Convolutions and fully connected layers may differ in bits: a shared codebook has the larger.
+        bits[key] = max(width, bits.get(key, 0))
+    return [(names, bits[key]) for key, names in groups.items()]
+
+
+class TuningHooks(Hooks):
+    """Moves centroids instead of weights: gradients are summed into them, and every step is written back."""
+
+    def __init__(self, codebooks: list[Codebook], weights: Weights, masks: Masks) -> None:
+        self.codebooks, self.weights, self.masks = codebooks, weights, masks
+
+    def after_backward(self) -> None:
+        """Sum the weights' gradients into the centroids'."""
+        for codebook in self.codebooks:
+            codebook.collect_gradient(self.weights)
+
+    def after_step(self) -> None:
+        """Write the moved centroids into the weights; weights that are not shared stay masked."""
+        for codebook in self.codebooks:
+            codebook.write(self.weights)
+        self.masks.apply(self.weights)
+
+
+def tune(
+    model: nn.Module,
+    weights: Weights,
+    masks: Masks,
+    codebooks: list[Codebook],
+    batches: Batches,
+    recipe: Recipe,
+    val_batches: Batches | None = None,
+    watch: Progress | None = None,
+) -> None:
+    """Fine-tune the centroids, and all parameters that are not shared, by Adam with the assignments fixed, in place."""
+    if recipe.finetune_epochs == 0 or not codebooks:
+        return
+    shared = {id(weights[member.name]) for codebook in codebooks for member in codebook.members}
+    free = [parameter for parameter in model.parameters() if id(parameter) not in shared]
+    optimizer = torch.optim.Adam([*(codebook.centroids for codebook in codebooks), *free], lr=recipe.finetune_lr)
+    hooks = TuningHooks(codebooks, weights, masks)
+    fit(
+        model,
+        batches,
+        optimizer,
+        recipe.finetune_epochs,
+        stage="quantize",
+        hooks=hooks,
+        val_batches=val_batches,
+        progress=watch,
+    )

@@ -1,0 +1,260 @@
+"""Every setting of the pipeline in one frozen object, to and from TOML.
+
+The command line reads its defaults from here, and stores what it was told here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deepcompress.errors import RecipeError
+
+T = TypeVar("T")
+
+MAX_BITS = 12
+CHOICES = {
+    "scope": ("layer", "global"),
+    "distribution": ("lamp", "uniform", "std"),
+    "schedule": ("one-shot", "linear", "cubic"),
+    "criterion": ("magnitude",),
+    "init": ("linear", "random", "density"),
+    "coder": ("huffman", "fixed"),
+    "optimizer": ("sgd", "adam"),
+    "penalty": ("l2", "l1", "none"),
+    "small_dtype": ("float32", "float16"),
+}
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """Settings for the layers whose name matches `pattern` (as in a shell: ``*``, ``?``, ``[...]``).
+
+    `pattern` is held against the fully qualified name of the tensor (``conv1.weight``) and of its module
+    (``conv1``). A setting that is None is left to the recipe.
+
+    Attributes:
+        prune: fraction of the layer's weights to remove, 0 <= prune < 1.
+        bits: index width of the codebook; ``"none"`` stores the layer's weights without sharing.
+        group: layers of one group share one codebook.
+    """
+
+    pattern: str
+    prune: float | None = None
+    bits: int | str | None = None
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        where = f"layer {self.pattern!r}"
+        if not self.pattern:
+            raise RecipeError("a layer rule needs a pattern, such as 'conv*:prune=0.6,bits=8'")
+        if self.prune is not None:
+            _check_fraction(self.prune, f"{where}: prune")
+        if self.bits not in (None, "none"):
+            _check_int(self.bits, f"{where}: bits", 1, MAX_BITS, "or 'none'")
+
+    @classmethod
+    def parse(cls, text: str) -> LayerRule:
+        """Read ``PATTERN:prune=F,bits=B,group=NAME``, as ``--layer`` takes it."""
+        pattern, colon, settings = text.partition(":")
+        if not colon or not settings:
+            raise RecipeError(f"--layer {text!r}: write PATTERN:prune=F,bits=B, for example 'conv*:prune=0.6,bits=8'")
+        values: dict[str, Any] = {}
+        for setting in settings.split(","):
+            key, _, value = (part.strip() for part in setting.partition("="))
+            values[key] = _number(value) if key in ("prune", "bits") else value
+        return _build(cls, {"pattern": pattern, **values}, f"--layer {text!r}")
+
+    def matches(self, name: str) -> bool:
+        """Whether the rule is about the tensor called `name`."""
+        return fnmatchcase(name, self.pattern) or fnmatchcase(name.rpartition(".")[0], self.pattern)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of one compression. Defaults are chosen so that ``Recipe(prune=0.92, bits=5)`` is enough.
+
+    Attributes:
+        prune: fraction of all prunable weights of the network to remove, 0 <= prune < 1.
+        scope: ``layer`` spreads the fraction over the layers by `distribution`; ``global`` uses one
+            magnitude threshold for the whole network.
+        distribution: ``lamp`` (sensitive layers keep more, from the weights alone; Lee et al. 2021),
+            ``uniform`` (the same fraction everywhere), ``std`` (threshold = quality x standard deviation
+            of the layer; Han et al. 2015, section 3).
+        quality: for ``std``, the quality itself; it then decides the fraction instead of `prune`.
+        criterion: what makes a weight worth keeping.
+        schedule: how sparsity rises over `iterations` rounds of pruning and retraining.
+        iterations: rounds; 1 is the same as ``one-shot``.
+        epochs: retraining epochs in all, under masks.
+        bits: index width: 2^bits shared values per layer; None stores the surviving weights unshared.
+        conv_bits: the same for convolutions; None takes `bits`.
+        init: where k-means starts (Han et al. 2016, section 3.2).
+        finetune_epochs: epochs of centroid tuning by backpropagation, assignments fixed.
+        coder: ``huffman``, or ``fixed`` for the paper's stage 2 alone.
+        small_dtype: precision of biases and other small tensors in the file.
+        retrain: False compresses without any data: no retraining and no tuning.
+        optimizer, lr, finetune_lr, batch_size: of retraining, and of centroid tuning (always Adam).
+        penalty, penalty_weight: on the surviving weights while retraining.
+        shift: random shifts of training images in pixels; None takes the data set's own.
+        seed: of everything that is drawn.
+        layers: rules for single layers; a later rule wins.
+    """
+
+    prune: float = 0.9
+    scope: str = "layer"
+    distribution: str = "lamp"
+    quality: float | None = None
+    criterion: str = "magnitude"
+    schedule: str = "cubic"
+    iterations: int = 6
+    epochs: int = 16
+    bits: int | str | None = 5
+    conv_bits: int | str | None = None
+    init: str = "linear"
+    finetune_epochs: int = 3
+    coder: str = "huffman"
+    small_dtype: str = "float32"
+    retrain: bool = True
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    finetune_lr: float = 0.0002
+    batch_size: int = 128
+    penalty: str = "l2"
+    penalty_weight: float = 0.0005
+    shift: int | None = None
+    seed: int = 0
+    layers: tuple[LayerRule, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_fraction(self.prune, "prune")
+        for field, allowed in CHOICES.items():
+            if getattr(self, field) not in allowed:
+                raise RecipeError(f"{field} is {getattr(self, field)!r}; allowed are {', '.join(allowed)}")
+        for field in ("bits", "conv_bits"):
+            if getattr(self, field) not in (None, "none"):
+                _check_int(getattr(self, field), field, 1, MAX_BITS, "or 'none'")
+        for field, low in (("iterations", 1), ("epochs", 0), ("finetune_epochs", 0), ("batch_size", 1), ("seed", 0)):
+            _check_int(getattr(self, field), field, low, 2**31 - 1)
+        if self.shift is not None:
+            _check_int(self.shift, "shift", 0, 64)
+        for field in ("lr", "finetune_lr", "penalty_weight", "quality"):
+            value = getattr(self, field)
+            if value is not None and not 0 <= value < float("inf"):
+                raise RecipeError(f"{field} is {value}; it must be a finite number, 0 or above")
+        if self.quality is not None and (self.distribution != "std" or self.scope != "layer"):
+            raise RecipeError("quality is for distribution 'std' with scope 'layer' (Han's threshold)")
+
+    def bits_of(self, name: str, is_conv: bool) -> int | None:
+        """Index width for the tensor `name`; None if its weights are not shared."""
+        bits = self.conv_bits if is_conv and self.conv_bits is not None else self.bits
+        for rule in self.layers:
+            if rule.bits is not None and rule.matches(name):
+                bits = rule.bits
+        return None if bits in (None, "none") else int(bits)
+
+    def prune_of(self, name: str) -> float | None:
+        """The fraction set for the tensor `name` itself; None where the distribution decides."""
+        fractions = [rule.prune for rule in self.layers if rule.prune is not None and rule.matches(name)]
+        return fractions[-1] if fractions else None
+
+    def group_of(self, name: str) -> str | None:
+        """The codebook group of the tensor `name`; None for a codebook of its own."""
+        groups = [rule.group for rule in self.layers if rule.group is not None and rule.matches(name)]
+        return groups[-1] if groups else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON and TOML: settings that are None are left out, layer rules are a list ``layer``."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "layers"}
+        plain = {key: value for key, value in values.items() if value is not None}
+        if self.layers:
+            plain["layer"] = [
+                {key: value for key, value in dataclasses.asdict(rule).items() if value is not None}
+                for rule in self.layers
+            ]
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str = "recipe") -> Recipe:
+        """The inverse of `as_dict`.
+
+        Raises:
+            RecipeError: a key is unknown or a value not allowed; the message names it and `where`.
+        """
+        settings = dict(values)
+        rules = settings.pop("layer", [])
+        if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+            raise RecipeError(f"{where}: layer must be a list of tables, each headed [[layer]]")
+        layers = tuple(_build(LayerRule, rule, f"{where}: [[layer]]") for rule in rules)
+        return _build(cls, {**settings, "layers": layers}, where)
+
+    def to_toml(self) -> str:
+        """The recipe as a TOML document that `load` reads back to an equal recipe."""
+        plain = self.as_dict()
+        rules = plain.pop("layer", [])
+        blocks = ["\n".join(f"{key} = {json.dumps(value)}" for key, value in plain.items())]
+        for rule in rules:
+            blocks.append("[[layer]]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in rule.items()))
+        return "\n\n".join(blocks) + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a recipe from a TOML file.
+
+        Raises:
+            RecipeError: the file is missing, is not TOML, or holds an unknown or disallowed setting.
+        """
+        return cls.from_dict(read_toml(path), str(path))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The settings in a recipe file, unchecked.
+
+    Raises:
+        RecipeError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path}: not valid TOML: {error}") from None
+
+
+def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key, value in values.items():
+        if key not in known:
+            raise RecipeError(f"{where}: unknown setting {key!r}; known are {', '.join(known)}")
+        annotation = str(kind.__annotations__[key])
+        if isinstance(value, bool) != (annotation == "bool") or (isinstance(value, str) and "str" not in annotation):
+            raise RecipeError(f"{where}: {key} is {value!r}; expected {annotation}")
+    try:
+        return kind(**values)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    except TypeError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def _number(text: str) -> int | float | str:
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _check_fraction(value: Any, what: str) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
+        raise RecipeError(f"{what} is {value!r}; it must be a fraction, at least 0 and below 1 (0.9 removes 90 %)")
+
+
+def _check_int(value: Any, what: str, low: int, high: int, otherwise: str = "") -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise RecipeError(f"{what} is {value!r}; it must be a whole number from {low} to {high} {otherwise}".rstrip())

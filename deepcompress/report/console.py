@@ -1,0 +1,92 @@
+"""Progress on stderr: a live bar in a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from deepcompress.training import progress
+
+
+class ConsoleProgress(progress.Progress):
+    """Shows stage, iteration, epoch, loss, validation error and time left; use it as a context manager."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._live = self._console.is_terminal and not quiet
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task: TaskID | None = None
+        self._started, self._epochs, self._stage = 0.0, 0, ""
+        self._val, self._note = "", ""
+
+    def __enter__(self) -> ConsoleProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._drop_bar()
+        self._bar.stop()
+
+    def begin(self, stage: str, epochs: int) -> None:
+        """A new bar for a new stage."""
+        self._drop_bar()
+        self._stage, self._epochs, self._started = stage, epochs, time.perf_counter()
+        self._val, self._note = "", ""
+        self._task = self._bar.add_task(stage, total=float(epochs), state="")
+
+    def batch(self, done: float, loss: float) -> None:
+        """Move the bar."""
+        if self._task is None:
+            return
+        description = f"{self._stage}  epoch {int(done) + 1}/{self._epochs}"
+        state = f"loss {loss:.4f}{self._val}{self._note}"
+        self._bar.update(self._task, completed=done, description=description, state=state)
+
+    def epoch(self, result: progress.EpochResult) -> None:
+        """Remember what the bar shows beside the loss; without a bar, print a line."""
+        self._val = "" if result.val_error is None else f"  val error {result.val_error:.2f} %"
+        if result.note:
+            self._note = f"  {result.note}"
+        if self._live:
+            return
+        elapsed = time.perf_counter() - self._started
+        left = elapsed / result.epoch * (result.epochs - result.epoch)
+        width = len(str(result.epochs))
+        self._print(
+            f"{result.stage:<8}  epoch {result.epoch:>{width}}/{result.epochs}  loss {result.loss:.4f}{self._val}"
+            f"{'  ' + result.note if result.note else ''}  {clock(left)} left"
+        )
+
+    def message(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+    def _drop_bar(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -1,0 +1,121 @@
+"""Results as tables for people. Names that come from a file are shown as they are, never as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from deepcompress.container.breakdown import Breakdown, LayerBreakdown
+    from deepcompress.pipeline import Result
+
+UNLIMITED = 1000  # columns of a file or a pipe
+
+
+def output() -> Console:
+    """The console of results: stdout, as wide as any table where it is not a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=UNLIMITED)
+
+
+def grid(columns: Sequence[tuple[str, str]], title: str | None = None) -> Table:
+    """An empty table; `columns` are heading and justification (``left`` or ``right``)."""
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False, show_edge=False)
+    for heading, justify in columns:
+        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=justify == "right")
+    return table
+
+
+def size(count: int) -> str:
+    """A number with thousands separated by commas."""
+    return f"{count:,}"
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A percentage, or a dash where nothing was measured."""
+    return "–" if value is None else f"{value:.{digits}f} %"
+
+
+def stages_table(result: Result) -> Table:
+    """A compression stage by stage."""
+    table = grid([("Stage", "left"), ("Bytes", "right"), ("Ratio", "right"), ("Error", "right"), ("Seconds", "right")])
+    for stage in result.stages:
+        error = None if stage.accuracy is None else 100 - stage.accuracy
+        table.add_row(stage.stage, size(stage.bytes), f"{stage.ratio:.2f}×", percent(error), f"{stage.seconds:.1f}")
+    return table
+
+
+def layers_table(breakdown: Breakdown) -> Table:
+    """The tensors of a file, with the columns of tables 2 and 3 of the paper and the bytes of each section.
+
+    Bits and index bits are those before and after entropy coding, per surviving weight; the rate is bytes over
+    dense fp32 bytes.
+    """
+    table = grid(
+        [
+            ("Tensor", "left"),
+            ("Shape", "left"),
+            ("Kept", "right"),
+            ("Bits", "right"),
+            ("Idx bits", "right"),
+            ("Fillers", "right"),
+            ("Weights", "right"),
+            ("Offsets", "right"),
+            ("Book", "right"),
+            ("Tables", "right"),
+            ("Bytes", "right"),
+            ("Rate", "right"),
+        ]
+    )
+    for layer in breakdown.layers:
+        table.add_row(*_layer_row(layer))
+    return table
+
+
+def _layer_row(layer: LayerBreakdown) -> list[Text | str]:
+    shape = "×".join(map(str, layer.shape)) or "scalar"
+    share = percent(100 * layer.bytes / layer.dense_bytes, 1) if layer.dense_bytes else "–"
+    if layer.kind != "coded":
+        note = layer.coder if layer.kind == "alias" else ""
+        return [Text(layer.name), shape, Text(note), "", "", "", "", "", "", "", size(layer.bytes), share]
+    parts = layer.parts
+    return [
+        Text(layer.name),
+        shape,
+        percent(100 * layer.density, 1),
+        f"{layer.bits}→{layer.coded_bits:.2f}",
+        f"{layer.index_bits}→{layer.coded_index_bits:.2f}" if layer.index_bits else "–",
+        size(layer.fillers),
+        size(parts["weights"]),
+        size(parts["offsets"]),
+        size(parts["codebooks"]),
+        size(parts["tables"]),
+        size(layer.bytes),
+        share,
+    ]
+
+
+def sections_table(breakdown: Breakdown) -> Table:
+    """Bytes by section; the last row is the size on disk."""
+    table = grid([("Section", "left"), ("Bytes", "right"), ("of file", "right")])
+    for name, count in breakdown.sections.items():
+        table.add_row(name, size(count), percent(100 * count / breakdown.file_bytes, 1))
+    table.add_row("file", size(breakdown.file_bytes), "100.0 %", style="bold")
+    return table
+
+
+def headline(breakdown: Breakdown) -> str:
+    """A file in two lines."""
+    kept = 100 * breakdown.nonzeros / breakdown.weights if breakdown.weights else 100.0
+    stages = " → ".join(f"{name} {ratio:.1f}×" for name, ratio in breakdown.stages.items())
+    return (
+        f"{breakdown.file}: {size(breakdown.file_bytes)} bytes, {breakdown.ratio:.2f}× smaller than "
+        f"{size(breakdown.dense_bytes)} bytes of dense fp32\n"
+        f"format {breakdown.format_version}, network {breakdown.network or 'not named'}, data "
+        f"{breakdown.data or 'not named'}; {kept:.2f} % of {size(breakdown.weights)} weights kept; {stages}"
+    )

@@ -1,0 +1,1 @@
+"""Data sets that live as tensors, the one training loop, and evaluation."""

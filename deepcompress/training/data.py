@@ -1,0 +1,227 @@
+"""Data sets as tensors on the device, sliced in batches.
+
+Small images fit in memory many times over, so nothing is decoded, converted or copied per
+image: one epoch is one permutation and `len(loader)` slices.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from deepcompress.errors import DataError
+
+#: Where torchvision's data sets are looked for, and downloaded to, if nobody says otherwise.
+DEFAULT_DATA_DIR = Path.home() / ".cache" / "deepcompress"
+SPLIT_SEED = 2016  # splits never depend on the seed of a run, so that all runs hold out the same images
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set, normalized: images as float32 (n, channels, height, width), labels as int64 (n,).
+
+    `shift` is the largest random shift in pixels, in each direction, that keeps an image's meaning:
+    the default of the training loop for this data.
+    """
+
+    name: str
+    x_train: torch.Tensor
+    y_train: torch.Tensor
+    x_val: torch.Tensor
+    y_val: torch.Tensor
+    x_test: torch.Tensor
+    y_test: torch.Tensor
+    shift: int = 0
+
+    def to(self, device: torch.device) -> DataSet:
+        """The same data on `device`."""
+        changes: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return replace(self, **changes)
+
+    def train_loader(self, batch_size: int, seed: int, shift: int | None = None) -> TensorLoader:
+        """Shuffled training batches, randomly shifted by up to `shift` pixels (default: the data's own)."""
+        pixels = self.shift if shift is None else shift
+        return TensorLoader(self.x_train, self.y_train, batch_size, seed=seed, shift=pixels)
+
+    def val_loader(self, batch_size: int = 1000) -> TensorLoader:
+        """Validation batches: held out of the training data, and what every decision is made on."""
+        return TensorLoader(self.x_val, self.y_val, batch_size)
+
+    def test_loader(self, batch_size: int = 1000) -> TensorLoader:
+        """Test batches: for reporting only."""
+        return TensorLoader(self.x_test, self.y_test, batch_size)
+
+
+class TensorLoader:
+    """Batches of two tensors, an iterable like torch's DataLoader but without per-sample work.
+
+    With a `seed` each pass is a new permutation drawn from one seeded generator; without one the
+    order is that of the tensors. `shift` moves each image by up to that many pixels, filling with
+    its own corner value (the background of a normalized image is not zero).
+    """
+
+    def __init__(
+        self, x: torch.Tensor, y: torch.Tensor, batch_size: int, seed: int | None = None, shift: int = 0
+    ) -> None:
+        self.x, self.y, self.batch_size, self.shift = x, y, batch_size, shift if x.ndim == 4 else 0
+        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        n = len(self.x)
+        if self.generator is None:
+            for start in range(0, n, self.batch_size):
+                yield self.x[start : start + self.batch_size], self.y[start : start + self.batch_size]
+            return
+        order = torch.randperm(n, generator=self.generator).to(self.x.device)
+        for start in range(0, n, self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            yield self._shifted(self.x[chosen]), self.y[chosen]
+
+    def _shifted(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.shift:
+            return x
+        n, _, height, width = x.shape
+        s = self.shift
+        padded = F.pad(x, (s, s, s, s), mode="replicate")
+        move = torch.randint(0, 2 * s + 1, (2, n, 1), generator=self.generator).to(x.device)
+        rows = (move[0] + torch.arange(height, device=x.device))[:, :, None]
+        columns = (move[1] + torch.arange(width, device=x.device))[:, None, :]
+        picked = padded[torch.arange(n, device=x.device)[:, None, None], :, rows, columns]
+        return picked.permute(0, 3, 1, 2)
+
+
+def data_dir(given: str | Path | None = None) -> Path:
+    """The folder of the data sets: as given, else ``DEEPCOMPRESS_DATA``, else `DEFAULT_DATA_DIR`."""
+    return Path(given or os.environ.get("DEEPCOMPRESS_DATA") or DEFAULT_DATA_DIR)
+
+
+def load_data(name: str, folder: str | Path | None = None) -> DataSet:
+    """Load a data set by name (see `DATA_SETS`), or a ``FILE.npz`` with x_train, y_train, x_test, y_test.
+
+    Raises:
+        DataError: the name is unknown, or the data is neither on disk nor to be downloaded.
+    """
+    if name in DATA_SETS:
+        return DATA_SETS[name](data_dir(folder))
+    if name.endswith(".npz"):
+        return _npz(Path(name))
+    raise DataError(f"unknown data set {name!r}; known: {', '.join(sorted(DATA_SETS))}, or FILE.npz")
+
+
+def _digits(_: Path) -> DataSet:
+    """scikit-learn's 1,797 handwritten digits, enlarged from 8x8 to MNIST's 28x28: 1,097 / 200 / 500 images."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16.0
+    x = F.pad(F.interpolate(x, size=20, mode="bilinear", align_corners=False), (4, 4, 4, 4))
+    y = torch.tensor(labels, dtype=torch.int64)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    x, y = x[order], y[order]
+    return _assemble("digits", x[500:], y[500:], x[:500], y[:500], validation=200, shift=1)
+
+
+def _from_torchvision(name: str, class_name: str, shift: int) -> Callable[[Path], DataSet]:
+    """A loader for one of torchvision's small image sets: read if there, else downloaded."""
+
+    def load(folder: Path) -> DataSet:
+        from torchvision import datasets
+
+        maker: Any = getattr(datasets, class_name)
+        parts = []
+        for train in (True, False):
+            try:
+                parts.append(_fetch(maker, folder, train))
+            except (OSError, RuntimeError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise DataError(
+                    f"{name} is not in {folder} and could not be downloaded ({reason}); point --data-dir or "
+                    "DEEPCOMPRESS_DATA at a folder that holds it, or use --data digits, which needs no download"
+                ) from None
+        (x_train, y_train), (x_test, y_test) = parts
+        return _assemble(name, x_train, y_train, x_test, y_test, validation=5000, shift=shift)
+
+    return load
+
+
+def _fetch(maker: Any, folder: Path, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    try:
+        source = maker(folder, train=train, download=False)
+    except RuntimeError:
+        source = maker(folder, train=train, download=True)
+    return _images(np.asarray(source.data)), torch.as_tensor(source.targets)
+
+
+def _images(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Images as float32 (n, channels, height, width); 8-bit ones are scaled to 0..1."""
+    x = torch.as_tensor(array)
+    x = x.float() / 255.0 if x.dtype == torch.uint8 else x.float()
+    if x.ndim == 3:
+        return x.unsqueeze(1)
+    if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
+        return x.permute(0, 3, 1, 2).contiguous()
+    return x
+
+
+def _npz(path: Path) -> DataSet:
+    keys = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = [key for key in keys if key not in arrays]
+            if missing:
+                raise DataError(f"{path} has no array {missing[0]!r}; it must hold {', '.join(keys)}")
+            x_train, y_train, x_test, y_test = (arrays[key] for key in keys)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as an .npz file: {error}") from None
+    for x, y, part in ((x_train, y_train, "train"), (x_test, y_test, "test")):
+        if len(x) != len(y) or len(x) == 0:
+            raise DataError(
+                f"{path}: x_{part} has {len(x)} samples and y_{part} {len(y)}; they must match and not be 0"
+            )
+    return _assemble(
+        path.stem,
+        _images(x_train),
+        torch.as_tensor(y_train),
+        _images(x_test),
+        torch.as_tensor(y_test),
+        validation=max(1, len(x_train) // 10),
+        shift=0,
+    )
+
+
+def _assemble(
+    name: str,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    x_test: torch.Tensor,
+    y_test: torch.Tensor,
+    validation: int,
+    shift: int,
+) -> DataSet:
+    """Hold out `validation` training samples, and normalize all by mean and deviation of the rest, per channel."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    held, kept = order[:validation], order[validation:]
+    axes = [axis for axis in range(x.ndim) if axis != 1] if x.ndim == 4 else [0]
+    mean = x[kept].mean(dim=axes, keepdim=True)
+    deviation = x[kept].std(dim=axes, keepdim=True).clamp_min(1e-6)
+    x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
+    y, y_test = y.long(), y_test.long()
+    return DataSet(name, x[kept], y[kept], x[held], y[held], x_test, y_test, shift)
+
+
+DATA_SETS: dict[str, Callable[[Path], DataSet]] = {
+    "digits": _digits,
+    "mnist": _from_torchvision("mnist", "MNIST", shift=1),
+    "fashion-mnist": _from_torchvision("fashion-mnist", "FashionMNIST", shift=1),
+    "cifar10": _from_torchvision("cifar10", "CIFAR10", shift=4),
+}

@@ -1,0 +1,53 @@
+"""Training a dense reference network from scratch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from deepcompress.training.data import DataSet
+from deepcompress.training.loop import fit, seed_everything
+from deepcompress.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class DenseSettings:
+    """SGD with Nesterov momentum 0.9 and a cosine learning rate.
+
+    `shift`: random shifts of the training images in pixels; None takes the data set's own.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 0.02
+    weight_decay: float = 5e-4
+    shift: int | None = None
+    seed: int = 0
+
+
+def train_dense(
+    model: nn.Module,
+    data: DataSet,
+    settings: DenseSettings,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """Train `model`, in place, on the training part of `data`; the last epoch's weights are the result."""
+    seed_everything(settings.seed)
+    data = data.to(device)
+    model.to(device)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=settings.lr, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
+    )
+    fit(
+        model,
+        data.train_loader(settings.batch_size, settings.seed, settings.shift),
+        optimizer,
+        settings.epochs,
+        stage="train",
+        val_batches=data.val_loader(),
+        progress=progress,
+    )
+    return model

@@ -1,0 +1,196 @@
+"""The one training loop: it trains, retrains under masks, and tunes shared weights.
+
+What differs between those three is the optimizer's parameters and three hooks; see `Hooks`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from deepcompress.errors import DataError, DeepCompressError, NetworkError
+from deepcompress.training.progress import EpochResult, Progress
+
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`accuracy` and `error` in percent, the mean cross entropy in nats, and the number of samples."""
+
+    accuracy: float
+    error: float
+    loss: float
+    samples: int
+
+
+class Hooks:
+    """What a stage adds to the loop. Each method does nothing unless overridden."""
+
+    def before_epoch(self, epoch: int) -> str:
+        """Called before epoch `epoch` (from 0); may return a note for the epoch's report."""
+        return ""
+
+    def after_backward(self) -> None:
+        """Called when the gradients are there and no parameter has moved yet."""
+
+    def after_step(self) -> None:
+        """Called right after each optimizer step."""
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch, and ask CUDA for repeatable kernels where it has them."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        DeepCompressError: the device is not there.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    if not available.get(torch.device(name).type, False):
+        raise DeepCompressError(f"--device {name}: this machine has no such device; use cpu or auto")
+    return torch.device(name)
+
+
+def warmup_cosine(progress: float, warmup: float = 0.02) -> float:
+    """Factor of the learning rate at `progress` (0..1) through a run: short linear rise, then half a cosine to 0."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    *,
+    stage: str,
+    hooks: Hooks | None = None,
+    val_batches: Batches | None = None,
+    loss_fn: Loss = F.cross_entropy,
+    lr_factor: Callable[[float], float] = warmup_cosine,
+    progress: Progress | None = None,
+) -> None:
+    """Train `model` in place for `epochs` passes over `batches`.
+
+    Each parameter group's learning rate is its initial one times ``lr_factor(done / all)``, set before
+    every step. Validation data, if given, is only reported; nothing is chosen by it.
+
+    Raises:
+        DataError: `batches` is empty.
+        DeepCompressError: the loss is no longer finite.
+    """
+    hooks, progress = hooks or Hooks(), progress or Progress()
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    device = next(model.parameters()).device
+    progress.begin(stage, epochs)
+    steps_per_epoch = _count(batches)
+    for epoch in range(epochs):
+        note = hooks.before_epoch(epoch)
+        model.train()
+        losses = []
+        for step, (x, y) in enumerate(batches):
+            part = min((step + 0.5) / steps_per_epoch, 1.0)
+            factor = lr_factor((epoch + part) / epochs)
+            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = rate * factor
+            loss = loss_fn(model(x.to(device)), y.to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            hooks.after_backward()
+            optimizer.step()
+            hooks.after_step()
+            losses.append(loss.detach())
+            if step % 10 == 0:
+                progress.batch(epoch + part, float(losses[-1]))
+        mean_loss = float(torch.stack(losses).mean()) if losses else math.nan
+        if not losses:
+            raise DataError(f"{stage}: the training data has no batches")
+        if not math.isfinite(mean_loss):
+            raise DeepCompressError(f"{stage}: the loss is {mean_loss} in epoch {epoch + 1}; lower the learning rate")
+        val_error = evaluate(model, val_batches).error if val_batches is not None else None
+        progress.epoch(EpochResult(stage, epoch + 1, epochs, mean_loss, val_error, note))
+
+
+def _count(batches: Batches) -> int:
+    """Batches per pass; an iterable without a length is passed over once to count it."""
+    try:
+        return max(len(batches), 1)  # type: ignore[arg-type]
+    except TypeError:
+        return max(sum(1 for _ in batches), 1)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
+    """Accuracy, error and mean cross entropy of a classifier over `batches`; the model's mode is left as found.
+
+    Raises:
+        DataError: `batches` is empty.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    correct = samples = 0
+    loss = 0.0
+    for x, y in batches:
+        x, y = x.to(device), y.to(device)
+        logits = model(x)
+        correct += int((logits.argmax(dim=1) == y).sum())
+        loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        samples += len(y)
+    model.train(was_training)
+    if not samples:
+        raise DataError("there are no samples to evaluate on")
+    accuracy = 100.0 * correct / samples
+    return Evaluation(
+        accuracy=accuracy, error=100.0 * (samples - correct) / samples, loss=loss / samples, samples=samples
+    )
+
+
+@torch.no_grad()
+def check_fits(model: nn.Module, batches: Batches) -> None:
+    """Run the first batch, to refuse data that the network is not for before any time is spent.
+
+    Raises:
+        DataError: there are no batches, or a label is beyond the network's outputs.
+        NetworkError: the network cannot take the samples.
+    """
+    first = next(iter(batches), None)
+    if first is None:
+        raise DataError("the data has no batches")
+    x, y = first
+    was_training = model.training
+    model.eval()
+    try:
+        logits = model(x.to(next(model.parameters()).device))
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise NetworkError(
+            f"the network {type(model).__name__} cannot take samples of shape {tuple(x.shape[1:])}: {reason}"
+        ) from None
+    finally:
+        model.train(was_training)
+    if logits.ndim != 2 or logits.shape[1] <= int(y.max()):
+        raise DataError(
+            f"the network gives outputs of shape {tuple(logits.shape[1:])}, but labels go up to {int(y.max())}: "
+            "is this the data it was trained on?"
+        )
