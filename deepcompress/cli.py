@@ -230,7 +230,7 @@ recipe_options = options(
     click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
                  help=_shown("lr", "Highest learning rate of retraining.")),
     click.option("--finetune-lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
-                 help=_shown("finetune_lr", "Highest learning rate of centroid tuning (Adam).")),
+                 help=_shown("finetune_lr", "Highest learning rate of centroid tuning (SGD).")),
     click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help=_shown("batch_size", "")),
     _choice("--penalty", "penalty", "On the weights while retraining."),
     click.option("--penalty-weight", type=click.FloatRange(min=0), metavar="X", help=_shown("penalty_weight", "")),

@@ -33,13 +33,10 @@ def write_atomic(path: str | Path, content: bytes | Callable[[Path], None] | Non
         OutputError: the file cannot be written; `path` is as it was.
     """
     path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
     temporary = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        _check_place(path)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:32]}.", suffix=".tmp", dir=path.parent)
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as stream:
             if isinstance(content, bytes):
@@ -53,6 +50,15 @@ def write_atomic(path: str | Path, content: bytes | Callable[[Path], None] | Non
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _check_place(path: Path) -> None:
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder")
+    if path.exists() and not path.is_file():  # a rename would put a file where /dev/null was
+        raise OutputError(f"cannot write {path}: it is not a regular file")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
 
 
 def _publish(temporary: Path, path: Path) -> None:

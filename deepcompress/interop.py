@@ -29,16 +29,25 @@ TORCH_DTYPES = {
 _FILE_DTYPES = {torch_dtype: dtype for dtype, torch_dtype in TORCH_DTYPES.items()}
 
 
+def check_dtype(name: str, value: torch.Tensor) -> DType:
+    """The dtype of `value` in the file format.
+
+    Raises:
+        CheckpointError: the format has none for it; `name` is named.
+    """
+    if value.dtype not in _FILE_DTYPES:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _FILE_DTYPES)
+        raise CheckpointError(f"tensor {name}: dtype {value.dtype} is not supported; supported are {known}")
+    return _FILE_DTYPES[value.dtype]
+
+
 def to_array(name: str, value: torch.Tensor) -> tuple[Array, DType]:
     """The values of `value` in the storage type of its dtype (bfloat16 as its 16 bits), on the CPU, and the dtype.
 
     Raises:
         CheckpointError: the file format has no such dtype; `name` is named.
     """
-    if value.dtype not in _FILE_DTYPES:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _FILE_DTYPES)
-        raise CheckpointError(f"tensor {name}: dtype {value.dtype} is not supported; supported are {known}")
-    dtype = _FILE_DTYPES[value.dtype]
+    dtype = check_dtype(name, value)
     value = value.detach().cpu().contiguous()
     if dtype is DType.BFLOAT16:
         return value.view(torch.int16).numpy().view(dtype.storage), dtype

@@ -38,7 +38,7 @@ def pack_state(
     tied = tied_to(state)
     order = {name: index for index, name in enumerate(state)}
     book_of = {member.name: codebook for codebook in codebooks for member in codebook.members}
-    owner_of: dict[int, int] = {}
+    owner_of: dict[tuple[int, DType], int] = {}  # layers of one group may differ in dtype: one codebook each
     coded = {layer.name for layer in layers}
     tensors: list[tuple[str, EncodedTensor]] = []
     for name, value in state.items():
@@ -47,11 +47,11 @@ def pack_state(
             encoded = alias(values, dtype, order[tied[name]])
         elif name in coded:
             book = book_of.get(name)
-            target = owner_of.get(id(book))
+            target = owner_of.get((id(book), dtype))
             entries = None if book is None else codebook_entries(book, value.dtype)
             encoded = encode_coded(_without_negative_zero(values, dtype), dtype, entries, allow_huffman, target)
             if book is not None and encoded.info.codebook:
-                owner_of[id(book)] = order[name]
+                owner_of[id(book), dtype] = order[name]
         else:
             encoded = _encode_small(values, dtype, recipe.small_dtype)
         tensors.append((name, encoded))

@@ -15,7 +15,7 @@ from torch import nn
 from deepcompress.container.breakdown import Breakdown, inspect
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.files import check_writable, write_atomic
-from deepcompress.interop import dense_bytes
+from deepcompress.interop import check_dtype, dense_bytes
 from deepcompress.layers import Layer, check_finite, check_rules, compressible, tied_to
 from deepcompress.loader import fill, load_state_dict
 from deepcompress.packing import pack_state
@@ -97,8 +97,8 @@ def compress(
     if recipe.retrain and train_loader is None:
         raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
     work = copy.deepcopy(model)
-    for parameter in work.parameters():
-        parameter.data = parameter.data.contiguous()
+    for tensor in (*work.parameters(), *work.buffers()):
+        tensor.data = tensor.data.contiguous()
     state = work.state_dict()
     layers = _layers(state, recipe)
     parameters = dict(work.named_parameters(remove_duplicate=False))
@@ -169,6 +169,8 @@ def _layers(state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Layer]:
     layers = compressible(state)
     if not layers:
         raise CheckpointError("there is nothing to compress: no floating-point tensor has two or more dimensions")
+    for name, value in state.items():
+        check_dtype(name, value)
     check_finite(state)
     check_rules(recipe, layers)
     return layers
@@ -208,7 +210,7 @@ def _run(
     finish("quantize", len(packed(codebooks, allow_huffman=False)), steps.accuracy(), clock)
     clock = time.perf_counter()
     write_atomic(path, packed(codebooks, allow_huffman=recipe.coder == "huffman"))
-    reloaded = load_state_dict(path, max_bytes=dense * 2)
+    reloaded = load_state_dict(path, max_bytes=sum(value.nbytes for value in state.values()))
     breakdown = inspect(path)
     finish("encode", breakdown.file_bytes, steps.accuracy(reloaded), clock)
     return Result(

@@ -51,12 +51,14 @@ class LayerRule:
 
     def __post_init__(self) -> None:
         where = f"layer {self.pattern!r}"
-        if not self.pattern:
+        if not self.pattern or not isinstance(self.pattern, str):
             raise RecipeError("a layer rule needs a pattern, such as 'conv*:prune=0.6,bits=8'")
         if self.prune is not None:
             _check_fraction(self.prune, f"{where}: prune")
         if self.bits not in (None, "none"):
             _check_int(self.bits, f"{where}: bits", 1, MAX_BITS, "or 'none'")
+        if self.group is not None and not isinstance(self.group, str):
+            raise RecipeError(f"{where}: group is {self.group!r}; it must be a name")
 
     @classmethod
     def parse(cls, text: str) -> LayerRule:
@@ -98,7 +100,7 @@ class Recipe:
         coder: ``huffman``, or ``fixed`` for the paper's stage 2 alone.
         small_dtype: precision of biases and other small tensors in the file.
         retrain: False compresses without any data: no retraining and no tuning.
-        optimizer, lr, finetune_lr, batch_size: of retraining, and of centroid tuning (always Adam).
+        optimizer, lr, finetune_lr, batch_size: of retraining, and of centroid tuning (always SGD).
         penalty, penalty_weight: on the surviving weights while retraining.
         shift: random shifts of training images in pixels; None takes the data set's own.
         seed: of everything that is drawn.
@@ -112,7 +114,7 @@ class Recipe:
     criterion: str = "magnitude"
     schedule: str = "cubic"
     iterations: int = 6
-    epochs: int = 16
+    epochs: int = 18
     bits: int | str | None = 5
     conv_bits: int | str | None = None
     init: str = "linear"
@@ -121,8 +123,8 @@ class Recipe:
     small_dtype: str = "float32"
     retrain: bool = True
     optimizer: str = "sgd"
-    lr: float = 0.01
-    finetune_lr: float = 0.0002
+    lr: float = 0.02
+    finetune_lr: float = 0.005
     batch_size: int = 128
     penalty: str = "l2"
     penalty_weight: float = 0.0005
@@ -131,6 +133,8 @@ class Recipe:
     layers: tuple[LayerRule, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.bits is None:  # one way to say it, or a recipe written to TOML would come back with the default
+            object.__setattr__(self, "bits", "none")
         _check_fraction(self.prune, "prune")
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
@@ -144,8 +148,8 @@ class Recipe:
             _check_int(self.shift, "shift", 0, 64)
         for field in ("lr", "finetune_lr", "penalty_weight", "quality"):
             value = getattr(self, field)
-            if value is not None and not 0 <= value < float("inf"):
-                raise RecipeError(f"{field} is {value}; it must be a finite number, 0 or above")
+            if value is not None and not (isinstance(value, (int, float)) and 0 <= value < float("inf")):
+                raise RecipeError(f"{field} is {value!r}; it must be a finite number, 0 or above")
         if self.quality is not None and (self.distribution != "std" or self.scope != "layer"):
             raise RecipeError("quality is for distribution 'std' with scope 'layer' (Han's threshold)")
 
@@ -189,16 +193,16 @@ class Recipe:
         rules = settings.pop("layer", [])
         if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
             raise RecipeError(f"{where}: layer must be a list of tables, each headed [[layer]]")
-        layers = tuple(_build(LayerRule, rule, f"{where}: [[layer]]") for rule in rules)
+        layers = tuple(_build(LayerRule, {"pattern": "", **rule}, f"{where}: [[layer]]") for rule in rules)
         return _build(cls, {**settings, "layers": layers}, where)
 
     def to_toml(self) -> str:
         """The recipe as a TOML document that `load` reads back to an equal recipe."""
         plain = self.as_dict()
         rules = plain.pop("layer", [])
-        blocks = ["\n".join(f"{key} = {json.dumps(value)}" for key, value in plain.items())]
+        blocks = ["\n".join(f"{key} = {_toml(value)}" for key, value in plain.items())]
         for rule in rules:
-            blocks.append("[[layer]]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in rule.items()))
+            blocks.append("[[layer]]\n" + "\n".join(f"{key} = {_toml(value)}" for key, value in rule.items()))
         return "\n\n".join(blocks) + "\n"
 
     @classmethod
@@ -239,6 +243,11 @@ def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
         raise RecipeError(f"{where}: {error}") from None
     except TypeError as error:
         raise RecipeError(f"{where}: {error}") from None
+
+
+def _toml(value: Any) -> str:
+    """JSON's numbers, booleans and strings are TOML's, but for surrogate pairs and a bare DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _number(text: str) -> int | float | str:

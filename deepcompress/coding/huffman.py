@@ -7,10 +7,12 @@ Codes are assigned in order of (length, symbol), the canonical order, which is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 from bitarray import bitarray
-from bitarray.util import int2ba, zeros
+from bitarray.util import int2ba
 
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.errors import FormatError
@@ -63,6 +65,18 @@ def canonical_tables(lengths: Sequence[int]) -> tuple[list[int], list[int]]:
     return count, [symbol for _, symbol in order]
 
 
+def lookup_table(lengths: Sequence[int], width: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """For each possible run of the next `width` bits: the symbol they begin with, times 16, plus its length.
+
+    Args:
+        lengths: of a complete code.
+        width: at least the longest length.
+    """
+    order = sorted((length, symbol) for symbol, length in enumerate(lengths) if length)
+    entries = np.array([symbol << 4 | length for length, symbol in order], dtype=np.uint32)
+    return np.repeat(entries, [1 << (width - length) for length, _ in order])
+
+
 # Lengths of neighbouring symbols are alike, because centroids are sorted and gaps fall off smoothly. So each
 # is written as its difference to the one before: 0 -> '0', +1 -> '10', -1 -> '110', and anything else as
 # '111' and four bits of the length itself.
@@ -88,27 +102,38 @@ def unpack_lengths(reader: Reader, alphabet: int) -> list[int]:
         FormatError: too many symbols, or the lengths are not those of one complete prefix code.
     """
     used = reader.varint("number of code lengths", limit=alphabet)
-    bits = _bits(reader)
+    bits = _Bits(reader)
     lengths: list[int] = []
     previous = 0
     for _ in range(used):
         previous = _next_length(bits, previous)
         lengths.append(previous)
+    bits.end()
     kraft = sum(1 << (MAX_LENGTH - length) for length in lengths if length)
     if kraft != 1 << MAX_LENGTH or not lengths[-1]:
         raise FormatError("a Huffman table is not a complete prefix code")
     return lengths + [0] * (alphabet - used)
 
 
-def _bits(reader: Reader) -> Iterator[int]:
+class _Bits:
     """Bits of `reader`, most significant first, a byte taken only when it is needed."""
-    while True:
-        byte = reader.byte("Huffman table")
-        for shift in range(7, -1, -1):
-            yield byte >> shift & 1
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader, self._byte, self._left = reader, 0, 0
+
+    def __next__(self) -> int:
+        if not self._left:
+            self._byte, self._left = self._reader.byte("Huffman table"), 8
+        self._left -= 1
+        return self._byte >> self._left & 1
+
+    def end(self) -> None:
+        """Assert that the rest of the last byte is zero."""
+        if self._byte & (1 << self._left) - 1:
+            raise FormatError("the padding of a Huffman table is not zero")
 
 
-def _next_length(bits: Iterator[int], previous: int) -> int:
+def _next_length(bits: _Bits, previous: int) -> int:
     if not next(bits):
         return previous
     if not next(bits):
@@ -120,8 +145,3 @@ def _next_length(bits: Iterator[int], previous: int) -> int:
     if not 0 <= previous + step <= MAX_LENGTH:
         raise FormatError(f"a Huffman table holds a code length of {previous + step}; allowed are 0 to {MAX_LENGTH}")
     return previous + step
-
-
-def padded(bits: bitarray) -> bitarray:
-    """`bits` followed by zero bits up to a whole byte."""
-    return bits + zeros(-len(bits) % 8)

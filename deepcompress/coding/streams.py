@@ -178,32 +178,58 @@ def _unpack_huffman(payload: memoryview, count: int, lengths: Sequence[int]) -> 
     if count > 8 * len(payload):
         raise FormatError(f"{len(payload)} bytes cannot hold {count} Huffman symbols")
     lanes = lane_count(count)
-    spans = _lane_spans(payload, lanes)
-    symbols = np.empty(count, dtype=_dtype(len(lengths)))
+    if lanes == 1:
+        return decode_lane(payload, count, lengths)
+    return decode_lanes(payload, lanes, count, lengths)
+
+
+def decode_lane(lane: memoryview, count: int, lengths: Sequence[int]) -> Array:
+    """One plain canonical stream of `count` symbols, by bitarray."""
     count_by_length, order = huffman.canonical_tables(lengths)
-    bits_of = np.asarray(lengths, dtype=np.int64)
-    for lane, span in enumerate(spans):
-        expected = (count - lane + lanes - 1) // lanes
-        bits = bitarray()
-        bits.frombytes(bytes(span))
-        try:
-            decoded = canonical_decode(bits, count_by_length, order)
-            symbols[lane::lanes] = np.fromiter(decoded, dtype=symbols.dtype, count=expected)
-        except ValueError:
-            raise FormatError(f"a Huffman stream ends before its {expected} symbols") from None
-        used = int(bits_of[symbols[lane::lanes]].sum())
-        if len(bits) - used >= 8 or bits[used:].any():
-            raise FormatError("a Huffman stream has bits after its last symbol")
+    bits = bitarray()
+    bits.frombytes(bytes(lane))
+    try:
+        decoded = canonical_decode(bits, count_by_length, order)
+        symbols = np.fromiter(decoded, dtype=_dtype(len(lengths)), count=count)
+    except ValueError:
+        raise FormatError(f"a Huffman stream ends before its {count} symbols") from None
+    used = int(np.asarray(lengths, dtype=np.int64)[symbols].sum())
+    if len(bits) - used >= 8 or bits[used:].any():
+        raise FormatError("a Huffman stream has bits after its last symbol")
     return symbols
 
 
-def _lane_spans(payload: memoryview, lanes: int) -> list[memoryview]:
-    if lanes == 1:
-        return [payload]
+def decode_lanes(payload: memoryview, lanes: int, count: int, lengths: Sequence[int]) -> Array:
+    """All lanes in lock step: each step takes the next symbol of every lane, which is the next row of the output."""
+    starts, ends = _lane_bits(payload, lanes)
+    width = max(lengths)
+    table = huffman.lookup_table(lengths, width)
+    data = np.frombuffer(bytes(payload) + bytes(4), dtype=np.uint8)
+    windows = np.zeros(len(data) - 3, dtype=np.uint32)  # the 32 bits from every byte on
+    for k in range(4):
+        windows |= data[k : len(data) - 3 + k].astype(np.uint32) << np.uint32(24 - 8 * k)
+    symbols = np.empty(-(-count // lanes) * lanes, dtype=_dtype(len(lengths)))
+    at = starts.copy()
+    mask = np.uint32((1 << width) - 1)
+    for row in range(0, count, lanes):
+        shift = (32 - width - (at & 7)).astype(np.uint32)
+        found = table[windows.take(at >> 3, mode="clip") >> shift & mask]
+        symbols[row : row + lanes] = found >> 4
+        active = min(lanes, count - row)  # the last row may be short
+        at[:active] += found[:active] & 15
+    left = ends - at
+    tails = windows.take(at >> 3, mode="clip") << (at & 7).astype(np.uint32)
+    if (left < 0).any() or (left >= 8).any() or (tails >> (32 - left).astype(np.uint32))[left > 0].any():
+        raise FormatError("a lane of a Huffman stream does not end with its last symbol")
+    return symbols[:count]
+
+
+def _lane_bits(payload: memoryview, lanes: int) -> tuple[Array, Array]:
+    """Where each lane starts and ends, in bits from the start of the stream (int64)."""
     if len(payload) < 2 * lanes:
         raise FormatError(f"a stream of {lanes} lanes has only {len(payload)} bytes")
-    ends = np.frombuffer(payload[: 2 * lanes], dtype="<u2").astype(np.int64).cumsum() + 2 * lanes
+    sizes = np.frombuffer(payload[: 2 * lanes], dtype="<u2").astype(np.int64)
+    ends = sizes.cumsum() + 2 * lanes
     if int(ends[-1]) != len(payload):
         raise FormatError(f"lanes end at byte {int(ends[-1])} of a stream of {len(payload)} bytes")
-    starts = [2 * lanes, *ends[:-1].tolist()]
-    return [payload[start:end] for start, end in zip(starts, ends.tolist(), strict=True)]
+    return 8 * (ends - sizes), 8 * ends

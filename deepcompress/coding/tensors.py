@@ -274,10 +274,13 @@ def decode_codebook(info: TensorInfo, section: memoryview) -> Array:
 
 
 def _decode_raw(info: TensorInfo, section: memoryview) -> Array:
-    values = np.frombuffer(section, dtype=np.uint8).copy()
-    if info.dtype is DType.BOOL and len(values) and int(values.max()) > 1:
-        raise FormatError(f"a boolean is stored as {int(values.max())}")
-    return values.view(info.dtype.storage).reshape(info.shape)
+    return _from_bytes(info, np.frombuffer(section, dtype=np.uint8).copy())
+
+
+def _from_bytes(info: TensorInfo, raw: Array) -> Array:
+    if info.dtype is DType.BOOL and len(raw) and int(raw.max()) > 1:
+        raise FormatError(f"a boolean is stored as {int(raw.max())}")
+    return raw.view(info.dtype.storage).reshape(info.shape)
 
 
 def _decode_planes(info: TensorInfo, section: memoryview) -> Array:
@@ -289,7 +292,7 @@ def _decode_planes(info: TensorInfo, section: memoryview) -> Array:
         table = streams.read_table(coder, body, 256)
         plane[:] = streams.decode(table, body.take(len(body), "payload"), info.size)
     reader.end()
-    return _decode_raw(info, memoryview(planes.tobytes()))
+    return _from_bytes(info, planes.reshape(-1))
 
 
 def coder_of(number: int) -> Coder:
@@ -333,4 +336,12 @@ def _decode_weights(info: TensorInfo, tables: Reader, payload: memoryview, codeb
         return survivors
     symbols = streams.decode(streams.read_table(info.weight_coder, tables, info.alphabet), payload, info.entries)
     zero = np.zeros(0 if info.offset_bits else 1, dtype=info.dtype.bits)
-    return np.concatenate((zero, codebook))[symbols]
+    return _look_up(np.concatenate((zero, codebook)), symbols)
+
+
+def _look_up(entries: Array, symbols: Array) -> Array:
+    """``entries[symbols]`` in chunks: numpy widens indices to 64 bits, several times what the result takes."""
+    values = np.empty(len(symbols), dtype=entries.dtype)
+    for start in range(0, len(symbols), offsets.CHUNK):
+        values[start : start + offsets.CHUNK] = entries[symbols[start : start + offsets.CHUNK]]
+    return values

@@ -6,6 +6,7 @@ from it, every byte belongs to something, and there is one way to write each thi
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -225,8 +226,8 @@ def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInf
     dimensions = reader.varint("number of dimensions", limit=MAX_DIMENSIONS)
     shape = tuple(reader.varint("dimension", limit=MAX_ELEMENTS) for _ in range(dimensions))
     info = TensorInfo(shape, dtype, encoding)
-    if info.size > MAX_ELEMENTS:
-        raise FormatError(f"tensor {name}: {info.size} elements; at most {MAX_ELEMENTS} are allowed")
+    if math.prod(dimension or 1 for dimension in shape) > MAX_ELEMENTS:  # of an empty tensor too: numpy multiplies so
+        raise FormatError(f"tensor {name}: a shape of {shape}; at most {MAX_ELEMENTS} elements are allowed")
     if encoding is Encoding.RAW:
         return replace(info, weights=info.nbytes)
     if encoding is Encoding.PLANES:

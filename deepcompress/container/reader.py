@@ -46,20 +46,22 @@ class ModelFile:
         self._stream = self._open()
         try:
             self.file_bytes = os.fstat(self._stream.fileno()).st_size
-            start = self._stream.read(16)
-            span = header_span(start, self.file_bytes)
-            self.header: Header = unpack_header(start[:span] + self._stream.read(span - len(start)), self.file_bytes)
+            span = header_span(self._stream.read(16), self.file_bytes)
+            self._stream.seek(0)
+            self.header: Header = unpack_header(self._stream.read(span), self.file_bytes)
         except FormatError as error:
             self._stream.close()
             raise FormatError(f"{self.path}: {error}") from None
         self._by_name = {entry.name: entry for entry in self.header.entries}
+        self._codebooks: dict[int, Array] = {}
+        self._max_bytes = default_max_bytes(self.file_bytes)
 
     def _open(self) -> BinaryIO:
-        if not self.path.exists():
-            raise FormatError(f"{self.path}: no such file")
-        if not self.path.is_file():
-            raise FormatError(f"{self.path}: not a regular file")
         try:
+            if not self.path.exists():
+                raise FormatError(f"{self.path}: no such file")
+            if not self.path.is_file():
+                raise FormatError(f"{self.path}: not a regular file")
             return open(self.path, "rb")
         except OSError as error:
             raise FormatError(f"{self.path}: cannot be read ({error.strerror})") from None
@@ -95,17 +97,25 @@ class ModelFile:
 
         Raises:
             KeyError: there is no tensor of that name.
-            FormatError: its section is damaged.
+            FormatError: its section is damaged, or it is larger than allowed (see `check`).
         """
         entry = self.resolved(self.entry(name))
         try:
+            if entry.info.nbytes > self._max_bytes:
+                raise FormatError(f"it would take {entry.info.nbytes} bytes, more than the {self._max_bytes} allowed")
             codebook = None
             if entry.info.encoding is Encoding.CODED and entry.info.target is not None:
-                owner = self.header.entries[entry.info.target]
-                codebook = tensors.decode_codebook(owner.info, self._section(owner))
+                codebook = self._codebook(entry.info.target)
             return tensors.decode(entry.info, self._section(entry), codebook), entry.info.dtype
         except FormatError as error:
             raise FormatError(f"{self.path}: tensor {name}: {error}") from None
+
+    def _codebook(self, index: int) -> Array:
+        """The codebook that tensor number `index` stores, kept, so that sharing it costs no reader a second look."""
+        if index not in self._codebooks:
+            owner = self.header.entries[index]
+            self._codebooks[index] = tensors.decode_codebook(owner.info, self._section(owner)).copy()
+        return self._codebooks[index]
 
     def _section(self, entry: Entry) -> memoryview:
         self._stream.seek(entry.start)
@@ -117,14 +127,17 @@ class ModelFile:
     def check(self, max_bytes: int | None = None) -> None:
         """Verify the checksum of the whole file, and that its tensors take at most `max_bytes` when decoded.
 
+        Args:
+            max_bytes: instead of `default_max_bytes`; holds for `read` from then on.
+
         Raises:
             FormatError: the file is damaged, or its tensors are larger than allowed.
         """
         claimed = sum(entry.info.nbytes for entry in self.header.entries)
-        allowed = default_max_bytes(self.file_bytes) if max_bytes is None else max_bytes
-        if claimed > allowed:
+        self._max_bytes = default_max_bytes(self.file_bytes) if max_bytes is None else max_bytes
+        if claimed > self._max_bytes:
             raise FormatError(
-                f"{self.path}: its tensors would take {claimed} bytes, more than the {allowed} allowed; "
+                f"{self.path}: its tensors would take {claimed} bytes, more than the {self._max_bytes} allowed; "
                 "if you trust the file, raise max_bytes (--max-bytes)"
             )
         self._stream.seek(0)

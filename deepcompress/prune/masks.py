@@ -103,6 +103,8 @@ def _share(recipe: Recipe, progress: float, saliency: dict[str, Array], own: dic
     total = sum(values.size for values in saliency.values())
     removed = sum(int((~mask).sum()) for mask in own.values())
     wanted = round(recipe.prune * progress * total) - removed
+    if wanted >= available and not own:
+        raise RecipeError(f"prune is {recipe.prune}: none of the {total} weights would be left; prune less")
     if wanted >= available:
         raise RecipeError(
             f"prune is {recipe.prune}, but the layers with fractions of their own lose only {removed} of {total} "

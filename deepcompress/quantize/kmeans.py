@@ -86,7 +86,8 @@ def _condense(values: Array) -> tuple[Array, Array]:
         if len(distinct) <= MAX_SAMPLES:
             return distinct, counts.astype(np.float64)
     low, high = float(values.min()), float(values.max())
-    bins = ((values - low) * ((MAX_SAMPLES - 1) / (high - low))).astype(np.int64)
+    # In float64: float32 overflows on the span of very large values, and on the inverse of a very small one.
+    bins = ((values.astype(np.float64) - low) * ((MAX_SAMPLES - 1) / (high - low))).astype(np.int64)
     counts = np.bincount(bins, minlength=MAX_SAMPLES)
     sums = np.bincount(bins, weights=values, minlength=MAX_SAMPLES)
     used = counts > 0
@@ -108,11 +109,10 @@ def _lloyd(samples: Array, weights: Array, start: Array) -> Array:
 
 
 def _settle(values: Array, centroids: Array) -> Array:
-    """Drop centroids that no value is nearest to, and move one that fell on zero to the value nearest to it."""
-    used = np.unique(assign(values, centroids))
-    centroids = centroids[used]
+    """Move a centroid that fell on zero to the value nearest to it, and drop those that no value is nearest to."""
     zero = centroids == 0
     if zero.any():
         centroids[zero] = values[np.argmin(np.abs(values))]
         centroids = np.unique(centroids)
-    return centroids
+    used: Array = centroids[np.unique(assign(values, centroids))]
+    return used

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,14 +44,23 @@ class Codebook:
             flat = weights[member.name].view(-1)
             flat[member.positions] = self.centroids[member.assignment].to(flat.dtype)
 
+    def counts(self) -> torch.Tensor:
+        """How many weights each centroid has (float32, k), all members together."""
+        assignments = torch.cat([member.assignment for member in self.members])
+        return torch.bincount(assignments, minlength=len(self.centroids)).float()
+
     @torch.no_grad()
-    def collect_gradient(self, weights: Weights) -> None:
-        """Set the gradient of each centroid to the sum over its weights' (Han et al. 2016, equation 3)."""
+    def collect_gradient(self, weights: Weights, decay: float = 0.0) -> None:
+        """Set the gradient of each centroid to the sum over its weights' (Han et al. 2016, equation 3).
+
+        `decay` adds the gradient of an L2 penalty on the weights, decay times the weight, to each of them.
+        """
         total = torch.zeros_like(self.centroids)
         for member in self.members:
-            gradient = weights[member.name].grad
-            if gradient is not None:
-                total.index_add_(0, member.assignment, gradient.reshape(-1)[member.positions].to(total.dtype))
+            parameter = weights[member.name]
+            if parameter.grad is not None:
+                gradient = torch.add(parameter.grad, parameter, alpha=decay).reshape(-1)[member.positions]
+                total.index_add_(0, member.assignment, gradient.to(total.dtype))
         self.centroids.grad = total
 
 
@@ -59,9 +69,6 @@ def share(weights: Weights, layers: list[Layer], recipe: Recipe) -> list[Codeboo
     """Cluster the non-zero weights of each layer, or group of layers, and write the shared values into `weights`.
 
     Layers whose bits are ``none`` are left as they are.
-
-    Raises:
-        RecipeError: layers of one group have different bits.
     """
     codebooks = []
     for names, bits in _groups(layers, recipe):
@@ -99,13 +106,20 @@ def _groups(layers: list[Layer], recipe: Recipe) -> list[tuple[list[str], int]]:
 class TuningHooks(Hooks):
     """Moves centroids instead of weights: gradients are summed into them, and every step is written back."""
 
-    def __init__(self, codebooks: list[Codebook], weights: Weights, masks: Masks) -> None:
-        self.codebooks, self.weights, self.masks = codebooks, weights, masks
+    def __init__(self, codebooks: list[Codebook], weights: Weights, masks: Masks, decay: float = 0.0) -> None:
+        self.codebooks, self.weights, self.masks, self.decay = codebooks, weights, masks, decay
+        self.counts = [codebook.counts() for codebook in codebooks]
 
     def after_backward(self) -> None:
-        """Sum the weights' gradients into the centroids'."""
-        for codebook in self.codebooks:
-            codebook.collect_gradient(self.weights)
+        """Sum the weights' gradients into the centroids', then divide by how many weights each centroid has.
+
+        The loss bends along a centroid as many times more sharply as it has weights, so this makes one learning
+        rate fit all: a centroid moves as far as its weights would have moved on average.
+        """
+        for codebook, counts in zip(self.codebooks, self.counts, strict=True):
+            codebook.collect_gradient(self.weights, self.decay)
+            assert codebook.centroids.grad is not None
+            codebook.centroids.grad /= counts
 
     def after_step(self) -> None:
         """Write the moved centroids into the weights; weights that are not shared stay masked."""
@@ -124,13 +138,19 @@ def tune(
     val_batches: Batches | None = None,
     watch: Progress | None = None,
 ) -> None:
-    """Fine-tune the centroids, and all parameters that are not shared, by Adam with the assignments fixed, in place."""
+    """Fine-tune the centroids, and all parameters that are not shared, with the assignments fixed, in place."""
     if recipe.finetune_epochs == 0 or not codebooks:
         return
     shared = {id(weights[member.name]) for codebook in codebooks for member in codebook.members}
     free = [parameter for parameter in model.parameters() if id(parameter) not in shared]
-    optimizer = torch.optim.Adam([*(codebook.centroids for codebook in codebooks), *free], lr=recipe.finetune_lr)
-    hooks = TuningHooks(codebooks, weights, masks)
+    # The penalty of retraining goes on, or the shared values grow only to make the network surer of itself.
+    decay = recipe.penalty_weight if recipe.penalty == "l2" else 0.0
+    groups: list[dict[str, Any]] = [
+        {"params": [codebook.centroids for codebook in codebooks]},
+        {"params": free, "weight_decay": decay},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)
+    hooks = TuningHooks(codebooks, weights, masks, decay)
     fit(
         model,
         batches,

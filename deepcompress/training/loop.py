@@ -114,7 +114,8 @@ def fit(
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
             loss = loss_fn(model(x.to(device)), y.to(device))
-            optimizer.zero_grad(set_to_none=True)
+            # Not the optimizer's: shared weights are none of its parameters, yet their gradients must not add up.
+            model.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             hooks.after_backward()
             optimizer.step()
