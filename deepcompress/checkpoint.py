@@ -79,13 +79,14 @@ def _load_pt(path: Path, trust_pickle: bool) -> Any:
                 f"{path}: holds a pickled Python object (a whole module?), which could run any code; save its "
                 "state_dict() instead, or pass --trust-pickle if you know where the file comes from"
             ) from None
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint") from None
+        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint") from None
     except Exception as error:  # on damaged bytes the unpickler fails in any way
         raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({_first_line(error)})") from None
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+    line = (str(error).splitlines() or [""])[0].rstrip(". ")
+    return line if any(map(str.isalpha, line)) else type(error).__name__
 
 
 def _from_content(content: Any, path: Path) -> Checkpoint:
@@ -122,6 +123,16 @@ def _checked(state: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def check_ending(path: str | Path) -> None:
+    """Refuse a file name that `save_checkpoint` would refuse.
+
+    Raises:
+        CheckpointError: the ending is neither .pt nor .safetensors.
+    """
+    if Path(path).suffix not in (".pt", ".safetensors"):
+        raise CheckpointError(f"{path}: unknown ending {Path(path).suffix!r}; write .pt or .safetensors")
+
+
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint as .pt or .safetensors, by the ending of `path`.
 
@@ -130,17 +141,16 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         OutputError: the file cannot be written.
     """
     path = Path(path)
+    check_ending(path)
     names = {key: value for key, value in (("network", checkpoint.network), ("data", checkpoint.data)) if value}
     if path.suffix == ".pt":
         buffer = io.BytesIO()
         torch.save({"state_dict": checkpoint.state, **names, **checkpoint.facts}, buffer)
         write_atomic(path, buffer.getvalue())
-    elif path.suffix == ".safetensors":
+    else:
         from safetensors.torch import save
 
         metadata = {**names, **{key: str(value) for key, value in checkpoint.facts.items()}}
         # Tied tensors are written twice here: the format has no way to say that two are one.
         state = {name: value.contiguous().clone() for name, value in checkpoint.state.items()}
         write_atomic(path, save(state, metadata))
-    else:
-        raise CheckpointError(f"{path}: unknown ending {path.suffix!r}; write .pt or .safetensors")

@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands, so that ``--help`` and ``inspect
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,7 @@ def main() -> None:
 @click.option("--weight-decay", type=click.FloatRange(min=0), default=5e-4, show_default=True)
 @click.option("--shift", type=click.IntRange(0, 64), metavar="PIXELS",
               help="Random shifts of training images; 0: none.  [default: 1 for digits and mnist]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @common
 def train(
     network: str,
@@ -142,7 +143,7 @@ def train(
     import torch
 
     from deepcompress import networks
-    from deepcompress.checkpoint import Checkpoint, save_checkpoint
+    from deepcompress.checkpoint import Checkpoint, check_ending, save_checkpoint
     from deepcompress.files import check_writable
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.training.data import load_data
@@ -150,12 +151,13 @@ def train(
     from deepcompress.training.loop import check_fits, evaluate, pick_device, seed_everything
 
     path = Path(output or f"{network.replace(':', '-').replace('/', '-')}-{Path(data).stem}.pt")
+    check_ending(path)
     check_writable(path)
     dense = DenseSettings(**settings)
     seed_everything(dense.seed)
     model = networks.build(network)
     samples = load_data(data, data_dir)
-    check_fits(model, samples.val_loader())
+    check_fits(model, samples.all_batches())
     with ConsoleProgress(quiet) as watch:
         train_dense(model, samples, dense, pick_device(device), watch)
     test = evaluate(model, samples.test_loader())
@@ -172,7 +174,7 @@ def train(
     result = {
         "file": str(path), "network": network, "data": data, "parameters": parameters,
         "accuracy": test.accuracy, "error": test.error, "samples": test.samples, **settings,
-        "command": facts["command"],
+        "command": facts["command"], "versions": _versions(),
     }  # fmt: skip
     _show(as_json, result, lambda: f"{path}: {parameters:,} parameters, test error {test.error:.2f} % on {data}")
 
@@ -293,12 +295,12 @@ def compress(
 
         console = tables.output()
         if verbose:
-            console.print(tables.layers_table(result.breakdown))
+            console.print(tables.layers_table(result.breakdown, console.width))
             console.print()
         console.print(tables.stages_table(result))
-        console.print(f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller", soft_wrap=True)
+        console.out(f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller", highlight=False)
 
-    _show(as_json, result.as_dict(), tables)
+    _show(as_json, {**result.as_dict(), "command": _command_line(), "versions": _versions()}, tables)
 
 
 def _compress_with_data(
@@ -320,7 +322,7 @@ def _compress_with_data(
     samples = load_data(_data_name(data, source.data, checkpoint), data_dir)
     target = pick_device(device)
     model, samples = model.to(target), samples.to(target)
-    check_fits(model, samples.val_loader())
+    check_fits(model, samples.all_batches())
     return pipeline.compress(
         model,
         samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift),
@@ -352,7 +354,8 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
     """Show where the bytes of a .dc file are.
 
     Tensor by tensor, with the columns of tables 2 and 3 of the paper: bits of a codebook index and of an offset,
-    before → after entropy coding and per surviving weight; and section by section. Only the header is read.
+    before → after entropy coding and per surviving weight; and section by section. The ratios after prune and
+    quantize are those that this file's streams would have at their fixed widths.
     """
     from deepcompress.container.breakdown import inspect
 
@@ -364,7 +367,7 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
         console = tables.output()
         console.out(tables.headline(found), highlight=False)
         console.print()
-        console.print(tables.layers_table(found))
+        console.print(tables.layers_table(found, console.width))
         console.print()
         console.print(tables.sections_table(found))
 
@@ -407,7 +410,8 @@ def eval_command(
     size = Path(file).stat().st_size
     ratio = dense_bytes(source.state) / size
     result = {
-        "file": file, "accuracy": found.accuracy, "error": found.error, "loss": found.loss, "samples": found.samples,
+        "file": file, "accuracy": found.accuracy, "error": found.error,
+        "loss": found.loss if math.isfinite(found.loss) else None, "samples": found.samples,
         "data": samples.name, "file_bytes": size, "ratio": ratio,
     }  # fmt: skip
     _show(as_json, result, lambda: (
@@ -423,8 +427,9 @@ def eval_command(
 @common
 def export(file: str, output: str, max_bytes: int | None, as_json: bool, verbose: bool, quiet: bool) -> None:
     """Write the dense tensors as .pt or .safetensors."""
-    from deepcompress.checkpoint import save_checkpoint
+    from deepcompress.checkpoint import check_ending, save_checkpoint
 
+    check_ending(output)
     source = _load_any(file, False, max_bytes)
     save_checkpoint(output, source)
     size = Path(output).stat().st_size
@@ -465,6 +470,15 @@ def _show(as_json: bool, result: dict[str, Any], text: Callable[[], str | None])
 
 def _command_line() -> str:
     return " ".join(["deepcompress", *sys.argv[1:]])
+
+
+def _versions() -> dict[str, str]:
+    """What the outcome of a run depends on beside its command and seed."""
+    from importlib.metadata import version
+
+    packages = ("torch", "torchvision", "numpy", "scikit-learn", "bitarray")
+    found = {name: version(name) for name in packages}
+    return {"python": sys.version.split()[0], "deepcompress": __version__, **found}
 
 
 def _storable(network: str) -> str:

@@ -40,8 +40,11 @@ class StageResult:
 
 @dataclass(frozen=True)
 class Result:
-    """What a compression did. Accuracies are in percent (None where nothing measured them), `accuracy_after` that of
-    the network reloaded from the file."""
+    """What a compression did.
+
+    Accuracies are in percent, None where nothing measured them; `accuracy_after` is that of the network reloaded from
+    the file. `kept` is the surviving fraction of each layer after pruning.
+    """
 
     file: str
     file_bytes: int
@@ -49,6 +52,7 @@ class Result:
     ratio: float
     accuracy_before: float | None
     accuracy_after: float | None
+    kept: dict[str, float]
     stages: list[StageResult]
     seed: int
     recipe: dict[str, Any]
@@ -220,6 +224,7 @@ def _run(
         ratio=dense / breakdown.file_bytes,
         accuracy_before=stages[0].accuracy,
         accuracy_after=stages[-1].accuracy,
+        kept={name: masks.density(name) for name in masks.keep},
         stages=stages,
         seed=recipe.seed,
         recipe=recipe.as_dict(),

@@ -330,9 +330,11 @@ def _decode_coded(info: TensorInfo, section: memoryview, codebook: Array) -> Arr
 def _decode_weights(info: TensorInfo, tables: Reader, payload: memoryview, codebook: Array) -> Array:
     """The weight stream as bit patterns, one for each of `info.entries`."""
     if info.weight_coder is Coder.LITERAL:
+        if len(payload) != info.entries * info.dtype.bits.itemsize:
+            raise FormatError(f"{info.entries} literal weights do not make {len(payload)} bytes")
         survivors = np.frombuffer(payload, dtype=info.dtype.bits)
-        if len(survivors) != info.entries or not survivors.all():
-            raise FormatError(f"{len(survivors)} literal weights, or zeros among them; announced were {info.entries}")
+        if not survivors.all():
+            raise FormatError("a literal weight is zero")
         return survivors
     symbols = streams.decode(streams.read_table(info.weight_coder, tables, info.alphabet), payload, info.entries)
     zero = np.zeros(0 if info.offset_bits else 1, dtype=info.dtype.bits)

@@ -1,4 +1,4 @@
-"""Where the bytes of a .dc file are, from its header alone."""
+"""Where the bytes of a .dc file are, from its header."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from deepcompress.container.reader import ModelFile
 #: What a section holds, in the order in which tables show it. Together with ``header`` and ``checksum``
 #: these parts are the whole file.
 PARTS = ("weights", "offsets", "codebooks", "tables", "biases")
+
+
+#: Files up to this size are read whole to be verified, which takes some hundredths of a second.
+VERIFIED_UP_TO = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,16 @@ class Breakdown:
 
 
 def inspect(path: str | Path) -> Breakdown:
-    """The breakdown of the file at `path`; only its header is read.
+    """The breakdown of the file at `path`.
+
+    A file of up to `VERIFIED_UP_TO` bytes is also held against its checksum; of a larger one only the header is read.
 
     Raises:
-        FormatError: the file is missing, or its header is not valid.
+        FormatError: the file is missing or damaged.
     """
     with ModelFile(path) as file:
+        if file.file_bytes <= VERIFIED_UP_TO:
+            file.check_crc()
         return breakdown(file.header, str(path), file.file_bytes)
 
 
@@ -167,9 +175,13 @@ def _parts(info: TensorInfo) -> dict[str, int]:
 
 
 def _stage_bytes(info: TensorInfo, bits: int, itembits: int) -> tuple[int, int]:
-    """Bytes after stage 1 and after stage 2, all streams at fixed width and no tensor larger than raw."""
+    """Bytes after stage 1 and after stage 2, all streams at the fixed widths of this file and none larger than raw.
+
+    Positions of a tensor without offsets are counted as a bit for each element.
+    """
     if info.encoding is not Encoding.CODED:
         return info.section, info.section
-    offsets = (info.nonzeros + info.fillers) * info.offset_bits
-    pruned = min(-(-(info.entries * itembits + offsets) // 8), info.nbytes)
-    return pruned, min(-(-(info.entries * bits + offsets) // 8) + info.codebook, info.nbytes)
+    positions = (info.nonzeros + info.fillers) * info.offset_bits if info.offset_bits else info.size
+    pruned = min(-(-(info.nonzeros * itembits + positions) // 8), info.nbytes)
+    entries = info.entries * bits + (positions if info.offset_bits else 0)
+    return pruned, min(-(-entries // 8) + info.codebook, info.nbytes)

@@ -163,7 +163,8 @@ def unpack_header(raw: bytes, file_size: int) -> Header:
     reader.end()
     header = Header(network, data, entries, extensions, size=len(raw))
     if header.file_size != file_size:
-        raise FormatError(f"the header describes a file of {header.file_size} bytes, but it has {file_size}")
+        wrong = "it is cut short" if file_size < header.file_size else "something was appended to it"
+        raise FormatError(f"the header describes a file of {header.file_size} bytes, but it has {file_size}: {wrong}")
     return header
 
 

@@ -140,6 +140,14 @@ class ModelFile:
                 f"{self.path}: its tensors would take {claimed} bytes, more than the {self._max_bytes} allowed; "
                 "if you trust the file, raise max_bytes (--max-bytes)"
             )
+        self.check_crc()
+
+    def check_crc(self) -> None:
+        """Verify the checksum of the whole file.
+
+        Raises:
+            FormatError: the file is damaged.
+        """
         self._stream.seek(0)
         crc, left = 0, self.file_bytes - CRC_BYTES
         while left:

@@ -63,10 +63,14 @@ def build(spec: str) -> nn.Module:
     if not Path(path).is_file():
         raise NetworkError(f"--network {spec}: the file {path} does not exist")
     try:
-        make = runpy.run_path(path)[factory]
-    except KeyError:
-        raise NetworkError(f"--network {spec}: {path} defines nothing named {factory!r}") from None
-    network = make()
+        defined = runpy.run_path(path)
+        if not callable(defined.get(factory)):
+            raise NetworkError(f"--network {spec}: {path} defines no function named {factory!r}")
+        network = defined[factory]()
+    except NetworkError:
+        raise
+    except Exception as error:  # it is the user's code
+        raise NetworkError(f"--network {spec}: {path} fails with {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"--network {spec}: {factory}() returned {type(network).__name__}, not a torch.nn.Module")
     return network

@@ -2,12 +2,12 @@
 
 Which layer feeds which is read off the network's graph (torch.fx), so no names are needed. Only chains are
 followed: from one layer through operations that work channel by channel to the next layer. Where a result is
-used twice, added or concatenated, nothing is concluded.
+used twice, added or concatenated, or a weight is, nothing is concluded.
 """
 
 from __future__ import annotations
 
-import operator
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -26,16 +26,15 @@ _POOLING_MODULES = (
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
     nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
 )  # fmt: skip
-_ELEMENTWISE_FUNCTIONS = (
+_ELEMENTWISE_FUNCTIONS = (  # and methods of tensors, by name
     F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.sigmoid, F.tanh, torch.sigmoid, torch.tanh,
-    F.dropout,
+    F.dropout, "relu", "sigmoid", "tanh", "contiguous",
 )  # fmt: skip
 _POOLING_FUNCTIONS = (
     F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
     F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d,
     torch.max_pool1d, torch.max_pool2d, torch.max_pool3d,
 )  # fmt: skip
-_ELEMENTWISE_METHODS = ("relu", "sigmoid", "tanh", "contiguous")
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -61,45 +60,75 @@ def connections(model: nn.Module) -> list[Connection]:
     except Exception:  # tracing runs the user's forward, which may fail in any way
         return []
     modules = dict(model.named_modules())
-    calls = [node for node in graph.nodes if node.op == "call_module"]
-    used_once = {node.target for node in calls if sum(other.target == node.target for other in calls) == 1}
+    names = _followed(model, graph)
     found = []
-    for node in calls:
-        target = _next_layer(node, modules)
-        if target is None or node.target not in used_once or target not in used_once:
+    for node in graph.nodes:
+        target, path = _next_layer(node, modules) if node.op == "call_module" and node.target in names else (None, [])
+        if target not in names:
             continue
-        source_layer, target_layer = modules[str(node.target)], modules[target]
-        if not _is_simple(source_layer) or not _is_simple(target_layer):
-            continue
-        outputs, inputs = source_layer.weight.shape[0], target_layer.weight.shape[1]
-        if inputs % outputs == 0:
-            found.append(Connection(f"{node.target}.weight", f"{target}.weight", inputs // outputs))
+        source_layer, target_layer = modules[str(node.target)], modules[str(target)]
+        repeat = _repeat(source_layer, target_layer, path)
+        if repeat is not None:
+            found.append(Connection(f"{node.target}.weight", f"{target}.weight", repeat))
     return found
 
 
-def _is_simple(module: nn.Module) -> bool:
-    return isinstance(module, _LAYERS) and getattr(module, "groups", 1) == 1
+def _followed(model: nn.Module, graph: torch.fx.Graph) -> set[str]:
+    """Layers of which a connection may be concluded: called once, ungrouped, and their weight is nobody else's."""
+    owners = Counter(id(value) for _, value in model.named_parameters(remove_duplicate=False))
+    uses = Counter(str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr"))
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _LAYERS)
+        and getattr(module, "groups", 1) == 1
+        and owners[id(module.weight)] == 1
+        and (uses[name], uses[f"{name}.weight"]) == (1, 0)
+    }
 
 
-def _next_layer(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str | None:
-    """Name of the layer that alone uses this node's result, through channelwise operations only."""
+def _next_layer(node: torch.fx.Node, modules: dict[str, nn.Module]) -> tuple[str | None, list[str]]:
+    """The layer that alone uses this node's result through the operations of `_kind`, and the kinds on the way."""
+    path: list[str] = []
     while len(node.users) == 1:
         node = next(iter(node.users))
-        if node.op == "call_module":
-            module = modules[str(node.target)]
-            if isinstance(module, _LAYERS):
-                return str(node.target)
-            if not isinstance(module, _CHANNELWISE_MODULES):
-                return None
-        elif not _is_channelwise(node):
-            return None
-    return None
+        if node.op == "call_module" and isinstance(modules[str(node.target)], _LAYERS):
+            return str(node.target), path
+        kind = _kind(node, modules)
+        if kind is None:
+            break
+        path.append(kind)
+    return None, path
 
 
-def _is_channelwise(node: torch.fx.Node) -> bool:
-    if node.op == "call_method":
-        return node.target in _CHANNELWISE_METHODS
-    return node.op == "call_function" and node.target is not operator.add and node.target in _CHANNELWISE_FUNCTIONS
+def _kind(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str | None:
+    """``elementwise``, ``pool``, or ``flatten`` (of all dimensions but the first); None for anything else."""
+    what = modules[str(node.target)] if node.op == "call_module" else node.target
+    if isinstance(what, nn.Flatten):
+        return "flatten" if (what.start_dim, what.end_dim) == (1, -1) else None
+    if what in ("flatten", torch.flatten):
+        start, end = (*node.args[1:], None, None)[:2]
+        given = (node.kwargs.get("start_dim", start), node.kwargs.get("end_dim", end))
+        return "flatten" if given in ((1, None), (1, -1)) else None
+    if isinstance(what, _ELEMENTWISE_MODULES) or what in _ELEMENTWISE_FUNCTIONS:
+        return "elementwise"
+    return "pool" if isinstance(what, _POOLING_MODULES) or what in _POOLING_FUNCTIONS else None
+
+
+def _repeat(source: nn.Module, target: nn.Module, path: list[str]) -> int | None:
+    """Inputs of `target` for each output of `source`; None where they are not the channels in order.
+
+    Channels are a convolution's second dimension, and a linear layer's last: pooling and flattening keep the
+    first in order, not the second.
+    """
+    (outputs, _), (_, inputs) = source.get_parameter("weight").shape[:2], target.get_parameter("weight").shape[:2]
+    if isinstance(source, nn.Linear):
+        fits = isinstance(target, nn.Linear) and "pool" not in path and inputs == outputs
+    elif isinstance(target, nn.Linear):
+        fits = "flatten" in path and "pool" not in path[path.index("flatten") :] and inputs % outputs == 0
+    else:
+        fits = "flatten" not in path and inputs == outputs
+    return int(inputs // outputs) if fits else None
 
 
 def remove_dead(masks: Masks, links: list[Connection]) -> tuple[Masks, int]:

@@ -71,7 +71,8 @@ class PruningHooks(Hooks):
         self.masks.apply(self.weights)
         for dropout, rate, name in self.dropouts:
             dropout.p = rescaled_dropout(rate, self.masks.density(name))
-        return f"{100 * self.masks.sparsity:.1f} % pruned"
+        done = sum(1 for start in self.steps if start <= epoch)
+        return f"iteration {done}/{len(self.steps)}, {100 * self.masks.sparsity:.1f} % pruned"
 
     def after_backward(self) -> None:
         """Add the gradient of an L1 penalty; L2 is the optimizer's weight decay."""

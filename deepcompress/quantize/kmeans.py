@@ -6,6 +6,7 @@ Never a matrix of weights x centroids: clustering runs on distinct or histogramm
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -97,11 +98,13 @@ def _condense(values: Array) -> tuple[Array, Array]:
 def _lloyd(samples: Array, weights: Array, start: Array) -> Array:
     """Weighted Lloyd iterations from `start`. One thread: sums in a fixed order give the same bytes every time."""
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     if len(samples) <= len(start):
         return samples
-    with threadpool_limits(limits=1):
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer clusters than wanted are fine: see `_settle`
         model = KMeans(len(start), init=start.reshape(-1, 1), n_init=1, max_iter=100, tol=1e-6, algorithm="lloyd")
         model.fit(samples.reshape(-1, 1), sample_weight=weights)
     centroids: Array = np.sort(model.cluster_centers_.reshape(-1))

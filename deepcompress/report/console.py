@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from deepcompress.training import progress
@@ -20,11 +20,10 @@ class ConsoleProgress(progress.Progress):
         self._live = self._console.is_terminal and not quiet
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(compact=True),
+            TextColumn("left"),
             console=self._console,
             disable=not self._live,
         )
@@ -53,15 +52,15 @@ class ConsoleProgress(progress.Progress):
         """Move the bar."""
         if self._task is None:
             return
-        description = f"{self._stage}  epoch {int(done) + 1}/{self._epochs}"
-        state = f"loss {loss:.4f}{self._val}{self._note}"
+        description = f"{self._stage} epoch {int(done) + 1}/{self._epochs}"
+        state = f"{self._note}loss {loss:.4f}{self._val}"
         self._bar.update(self._task, completed=done, description=description, state=state)
 
     def epoch(self, result: progress.EpochResult) -> None:
         """Remember what the bar shows beside the loss; without a bar, print a line."""
         self._val = "" if result.val_error is None else f"  val error {result.val_error:.2f} %"
         if result.note:
-            self._note = f"  {result.note}"
+            self._note = f"{result.note}  "
         if self._live:
             return
         elapsed = time.perf_counter() - self._started

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -25,7 +26,9 @@ def output() -> Console:
 
 def grid(columns: Sequence[tuple[str, str]], title: str | None = None) -> Table:
     """An empty table; `columns` are heading and justification (``left`` or ``right``)."""
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False, show_edge=False)
+    table = Table(
+        title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
+    )
     for heading, justify in columns:
         table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=justify == "right")
     return table
@@ -50,42 +53,53 @@ def stages_table(result: Result) -> Table:
     return table
 
 
-def layers_table(breakdown: Breakdown) -> Table:
-    """The tensors of a file, with the columns of tables 2 and 3 of the paper and the bytes of each section.
+#: The columns of `layers_table`: heading, justification, and how soon a narrow terminal loses it (0: never).
+LAYER_COLUMNS = (
+    ("Tensor", "left", 0),
+    ("Shape", "left", 1),
+    ("Kept", "right", 0),
+    ("Bits", "right", 0),
+    ("Idx bits", "right", 0),
+    ("Fillers", "right", 3),
+    ("Weights", "right", 0),
+    ("Offsets", "right", 0),
+    ("Book", "right", 4),
+    ("Tables", "right", 5),
+    ("Bytes", "right", 0),
+    ("Rate", "right", 2),
+)
+
+
+def layers_table(breakdown: Breakdown, width: int = UNLIMITED) -> Table:
+    """The tensors of a file, with the columns of tables 2 and 3 of the paper and the bytes of each part.
 
     Bits and index bits are those before and after entropy coding, per surviving weight; the rate is bytes over
-    dense fp32 bytes.
+    dense fp32 bytes. Columns are left out until the table fits into `width`.
     """
-    table = grid(
-        [
-            ("Tensor", "left"),
-            ("Shape", "left"),
-            ("Kept", "right"),
-            ("Bits", "right"),
-            ("Idx bits", "right"),
-            ("Fillers", "right"),
-            ("Weights", "right"),
-            ("Offsets", "right"),
-            ("Book", "right"),
-            ("Tables", "right"),
-            ("Bytes", "right"),
-            ("Rate", "right"),
-        ]
-    )
-    for layer in breakdown.layers:
-        table.add_row(*_layer_row(layer))
-    return table
+    dropped = 0
+    while True:
+        shown = [index for index, (_, _, rank) in enumerate(LAYER_COLUMNS) if not 0 < rank <= dropped]
+        table = grid([LAYER_COLUMNS[index][:2] for index in shown])
+        for layer in breakdown.layers:
+            row = _layer_row(layer)
+            table.add_row(*(row[index] for index in shown))
+        console = Console(width=UNLIMITED)
+        if dropped == 5 or Measurement.get(console, console.options, table).maximum <= width:
+            return table
+        dropped += 1
 
 
 def _layer_row(layer: LayerBreakdown) -> list[Text | str]:
+    name = Text(layer.name)
     shape = "×".join(map(str, layer.shape)) or "scalar"
-    share = percent(100 * layer.bytes / layer.dense_bytes, 1) if layer.dense_bytes else "–"
+    rate = percent(100 * layer.bytes / layer.dense_bytes, 1) if layer.dense_bytes else "–"
     if layer.kind != "coded":
-        note = layer.coder if layer.kind == "alias" else ""
-        return [Text(layer.name), shape, Text(note), "", "", "", "", "", "", "", size(layer.bytes), share]
+        if layer.kind == "alias":
+            name.append(f" = {layer.coder.removeprefix('same as ')}")
+        return [name, shape, "", "", "", "", "", "", "", "", size(layer.bytes), rate]
     parts = layer.parts
     return [
-        Text(layer.name),
+        name,
         shape,
         percent(100 * layer.density, 1),
         f"{layer.bits}→{layer.coded_bits:.2f}",
@@ -96,7 +110,7 @@ def _layer_row(layer: LayerBreakdown) -> list[Text | str]:
         size(parts["codebooks"]),
         size(parts["tables"]),
         size(layer.bytes),
-        share,
+        rate,
     ]
 
 
@@ -110,12 +124,13 @@ def sections_table(breakdown: Breakdown) -> Table:
 
 
 def headline(breakdown: Breakdown) -> str:
-    """A file in two lines."""
+    """A file in a few lines."""
     kept = 100 * breakdown.nonzeros / breakdown.weights if breakdown.weights else 100.0
     stages = " → ".join(f"{name} {ratio:.1f}×" for name, ratio in breakdown.stages.items())
     return (
         f"{breakdown.file}: {size(breakdown.file_bytes)} bytes, {breakdown.ratio:.2f}× smaller than "
         f"{size(breakdown.dense_bytes)} bytes of dense fp32\n"
         f"format {breakdown.format_version}, network {breakdown.network or 'not named'}, data "
-        f"{breakdown.data or 'not named'}; {kept:.2f} % of {size(breakdown.weights)} weights kept; {stages}"
+        f"{breakdown.data or 'not named'}\n"
+        f"{kept:.2f} % of {size(breakdown.weights)} weights kept; {stages}"
     )

@@ -58,6 +58,11 @@ class DataSet:
         """Test batches: for reporting only."""
         return TensorLoader(self.x_test, self.y_test, batch_size)
 
+    def all_batches(self, batch_size: int = 1000) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Every sample of every part, in order: views, for checks of the whole."""
+        parts = ((self.x_train, self.y_train), (self.x_val, self.y_val), (self.x_test, self.y_test))
+        return [batch for x, y in parts for batch in TensorLoader(x, y, batch_size)]
+
 
 class TensorLoader:
     """Batches of two tensors, an iterable like torch's DataLoader but without per-sample work.
@@ -142,8 +147,8 @@ def _from_torchvision(name: str, class_name: str, shift: int) -> Callable[[Path]
         for train in (True, False):
             try:
                 parts.append(_fetch(maker, folder, train))
-            except (OSError, RuntimeError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            except Exception as error:  # no file, no network, or any complaint of a parser about a damaged file
+                reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(": ")
                 raise DataError(
                     f"{name} is not in {folder} and could not be downloaded ({reason}); point --data-dir or "
                     "DEEPCOMPRESS_DATA at a folder that holds it, or use --data digits, which needs no download"
@@ -176,18 +181,21 @@ def _images(array: np.ndarray[Any, Any]) -> torch.Tensor:
 def _npz(path: Path) -> DataSet:
     keys = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             missing = [key for key in keys if key not in arrays]
             if missing:
                 raise DataError(f"{path} has no array {missing[0]!r}; it must hold {', '.join(keys)}")
             x_train, y_train, x_test, y_test = (arrays[key] for key in keys)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as an .npz file: {error}") from None
-    for x, y, part in ((x_train, y_train, "train"), (x_test, y_test, "test")):
-        if len(x) != len(y) or len(x) == 0:
-            raise DataError(
-                f"{path}: x_{part} has {len(x)} samples and y_{part} {len(y)}; they must match and not be 0"
-            )
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # numpy and zipfile raise anything on damaged bytes
+        raise DataError(f"{path} is not a readable .npz file: {error or type(error).__name__}") from None
+    _check_arrays(path, "train", x_train, y_train, at_least=3)
+    _check_arrays(path, "test", x_test, y_test, at_least=1)
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise DataError(f"{path}: samples of x_train are {x_train.shape[1:]}, but those of x_test {x_test.shape[1:]}")
     return _assemble(
         path.stem,
         _images(x_train),
@@ -197,6 +205,19 @@ def _npz(path: Path) -> DataSet:
         validation=max(1, len(x_train) // 10),
         shift=0,
     )
+
+
+def _check_arrays(path: Path, part: str, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], at_least: int) -> None:
+    for name, array, kinds in ((f"x_{part}", x, "fiub"), (f"y_{part}", y, "iu")):
+        if array.dtype.kind not in kinds:
+            raise DataError(f"{path}: {name} is {array.dtype}; images are numbers, and labels are integers")
+    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or len(x) < at_least:
+        raise DataError(
+            f"{path}: x_{part} has shape {x.shape} and y_{part} {y.shape}; samples and labels must be as many, "
+            f"{at_least} or more, and a label is one number"
+        )
+    if not np.isfinite(x).all():
+        raise DataError(f"{path}: x_{part} holds NaN or infinite values")
 
 
 def _assemble(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +96,7 @@ def fit(
     every step. Validation data, if given, is only reported; nothing is chosen by it.
 
     Raises:
-        DataError: `batches` is empty.
+        DataError: `batches` is empty, or an iterator.
         DeepCompressError: the loss is no longer finite.
     """
     hooks, progress = hooks or Hooks(), progress or Progress()
@@ -134,6 +134,10 @@ def fit(
 
 def _count(batches: Batches) -> int:
     """Batches per pass; an iterable without a length is passed over once to count it."""
+    if isinstance(batches, Iterator):
+        raise DataError(
+            "the training data is an iterator, spent after one pass; give a DataLoader, or a list of batches"
+        )
     try:
         return max(len(batches), 1)  # type: ignore[arg-type]
     except TypeError:
@@ -171,27 +175,34 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
 def check_fits(model: nn.Module, batches: Batches) -> None:
     """Run the first batch, to refuse data that the network is not for before any time is spent.
 
+    The labels of all batches are looked at.
+
     Raises:
-        DataError: there are no batches, or a label is beyond the network's outputs.
+        DataError: there are no batches, or a label is none of the network's outputs.
         NetworkError: the network cannot take the samples.
     """
     first = next(iter(batches), None)
     if first is None:
         raise DataError("the data has no batches")
-    x, y = first
+    x = first[0]
     was_training = model.training
     model.eval()
     try:
         logits = model(x.to(next(model.parameters()).device))
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # the user's forward may fail in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise NetworkError(
             f"the network {type(model).__name__} cannot take samples of shape {tuple(x.shape[1:])}: {reason}"
         ) from None
     finally:
         model.train(was_training)
-    if logits.ndim != 2 or logits.shape[1] <= int(y.max()):
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        found = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise NetworkError(f"the network gives {found}; a classifier's outputs are of shape (samples, classes)")
+    labels = torch.cat([y.flatten() for _, y in batches])
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[1]:
         raise DataError(
-            f"the network gives outputs of shape {tuple(logits.shape[1:])}, but labels go up to {int(y.max())}: "
+            f"the network tells {logits.shape[1]} classes apart, but labels go from {low} to {high}: "
             "is this the data it was trained on?"
         )

@@ -1,0 +1,235 @@
+"""A second reader of .dc files: docs/format.md put into plain Python, slow and without numpy.
+
+It shares no code with the package, so that both agree only if both do what the specification says. It checks
+what it needs to find its way, and refuses less than a real reader must.
+"""
+
+import zlib
+
+MAGIC = b"\x89DC\x01"
+SIZES = {0: 4, 1: 2, 2: 2, 3: 8, 4: 1, 5: 1, 6: 2, 7: 4, 8: 8, 9: 1}
+RAW, PLANES, CODED, ALIAS = range(4)
+NONE, CONSTANT, FIXED, HUFFMAN, LITERAL = range(5)
+
+
+class Bytes:
+    """Bytes read from front to back."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, count):
+        assert self.at + count <= len(self.data)
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def byte(self):
+        return self.take(1)[0]
+
+    def varint(self):
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    def text(self):
+        return self.take(self.varint()).decode("utf-8")
+
+
+class Bits:
+    """Bits read from the top of each byte down."""
+
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def bit(self):
+        self.at += 1
+        return self.data[self.at - 1 >> 3] >> 7 - (self.at - 1 & 7) & 1
+
+    def number(self, width):
+        value = 0
+        for _ in range(width):
+            value = value << 1 | self.bit()
+        return value
+
+    def bytes_read(self):
+        return -(-self.at // 8)
+
+    def end(self):
+        while self.at % 8:
+            assert self.bit() == 0
+        assert self.at == 8 * len(self.data)
+
+
+def read(data):
+    """name -> (number of the dtype, shape, the bytes of the elements), and the facts of the header beside them."""
+    file = Bytes(data)
+    assert file.take(4) == MAGIC
+    header = Bytes(file.take(file.varint()))
+    assert crc(data[: file.at]) == file.take(4)
+    facts = {"network": header.text(), "data": header.text(), "header_bytes": file.at}
+    facts["extensions"] = [(header.byte(), header.text(), header.take(header.varint())) for _ in range(header.varint())]
+    tensors, name = [], b""
+    for _ in range(header.varint()):
+        name = name[: header.varint()] + header.take(header.varint())
+        tensors.append(tensor_facts(header, name.decode("utf-8")))
+    assert header.at == len(header.data)
+    for tensor in tensors:
+        tensor["section"] = file.take(tensor["bytes"])
+        assert tensor["encoding"] == ALIAS or crc(tensor["section"]) == tensor["crc"]
+    assert crc(data[: file.at]) == file.take(4)
+    assert file.at == len(data)
+    facts["tensors"] = tensors
+    values = {}
+    for tensor in tensors:
+        source = tensors[tensor["target"]] if tensor["encoding"] == ALIAS else tensor
+        values[tensor["name"]] = (source["dtype"], source["shape"], elements(source, tensors))
+    return values, facts
+
+
+def crc(data):
+    return zlib.crc32(data).to_bytes(4, "little")
+
+
+def tensor_facts(header, name):
+    kind = header.byte()
+    tensor = {"name": name, "encoding": kind // 16, "dtype": kind % 16, "size": SIZES[kind % 16]}
+    tensor["shape"] = tuple(header.varint() for _ in range(header.varint()))
+    tensor["count"] = 1
+    for dimension in tensor["shape"]:
+        tensor["count"] *= dimension
+    if tensor["encoding"] == ALIAS:
+        return tensor | {"target": header.varint(), "bytes": 0}
+    if tensor["encoding"] == RAW:
+        tensor["bytes"] = tensor["count"] * tensor["size"]
+    if tensor["encoding"] == PLANES:
+        tensor["bytes"] = header.varint()
+    if tensor["encoding"] == CODED:
+        tensor |= coded_facts(header, tensor["size"])
+    return tensor | {"crc": header.take(4)}
+
+
+def coded_facts(header, size):
+    k, owner, n, b, coders = header.varint(), header.varint(), header.varint(), header.byte(), header.byte()
+    tables, weights = header.varint(), header.varint()
+    fillers, offsets = (header.varint(), header.varint()) if b else (0, 0)
+    facts = {"k": k, "owner": owner, "n": n, "b": b, "coders": divmod(coders, 16), "fillers": fillers}
+    facts["parts"] = (0 if owner else k * size, tables, offsets, weights)
+    return facts | {"bytes": sum(facts["parts"])}
+
+
+def elements(tensor, tensors):
+    if tensor["encoding"] == RAW:
+        return tensor["section"]
+    if tensor["encoding"] == PLANES:
+        return from_planes(tensor)
+    return from_codes(tensor, codebook_of(tensors[tensor["owner"] - 1] if tensor["owner"] else tensor))
+
+
+def codebook_of(tensor):
+    size = tensor["size"]
+    return [tensor["section"][i * size : (i + 1) * size] for i in range(tensor["k"])]
+
+
+def from_planes(tensor):
+    section = Bytes(tensor["section"])
+    planes = []
+    for _ in range(tensor["size"]):
+        coder = section.byte()
+        body = Bytes(section.take(section.varint()))
+        table = read_table(coder, body, 256)
+        planes.append(symbols_of(coder, table, body.take(len(body.data) - body.at), tensor["count"], 256))
+    assert section.at == len(section.data)
+    return bytes(plane[i] for i in range(tensor["count"]) for plane in planes)
+
+
+def from_codes(tensor, codebook):
+    section = Bytes(tensor["section"])
+    _, tables, offsets, weights = (Bytes(section.take(part)) for part in tensor["parts"])
+    offset_coder, weight_coder = tensor["coders"]
+    zero, n, b = bytes(tensor["size"]), tensor["n"], tensor["b"]
+    offset_table = read_table(offset_coder, tables, 1 << b)
+    if weight_coder == LITERAL:
+        values = [weights.take(tensor["size"]) for _ in range(n)]
+        assert weights.at == len(weights.data)
+    else:
+        alphabet = codebook if b else [zero, *codebook]
+        table = read_table(weight_coder, tables, len(alphabet))
+        count = n if b else tensor["count"]
+        values = [alphabet[i] for i in symbols_of(weight_coder, table, weights.data, count, len(alphabet))]
+    assert tables.at == len(tables.data)
+    if not b:
+        assert sum(value != zero for value in values) == n
+        return b"".join(values)
+
+    out, filler, found = [], (1 << b) - 1, iter(values)
+    steps = symbols_of(offset_coder, offset_table, offsets.data, n + tensor["fillers"], 1 << b)
+    assert not steps or steps[-1] != filler
+    for step in steps:
+        out += [zero] * step
+        if step != filler:
+            out.append(next(found))
+    assert next(found, None) is None
+    return b"".join(out + [zero] * (tensor["count"] - len(out)))
+
+
+def read_table(coder, tables, alphabet):
+    if coder == CONSTANT:
+        return tables.varint()
+    if coder != HUFFMAN:
+        return None
+    used = tables.varint()
+    assert used <= alphabet
+    bits = Bits(tables.data[tables.at :])
+    lengths, previous = [], 0
+    for _ in range(used):
+        if bits.bit():
+            previous = previous + 1 if not bits.bit() else previous - 1 if not bits.bit() else bits.number(4)
+        lengths.append(previous)
+    tables.at += bits.bytes_read()
+    words, word, length_before = {}, 0, 0
+    for length, symbol in sorted((length, symbol) for symbol, length in enumerate(lengths) if length):
+        word <<= length - length_before
+        words[length, word] = symbol
+        word, length_before = word + 1, length
+    assert word == 1 << length_before  # complete
+    return words
+
+
+def symbols_of(coder, table, stream, count, alphabet):
+    if coder == NONE:
+        assert count == 0
+        return []
+    if coder == CONSTANT:
+        assert not stream
+        return [table] * count
+    if coder == FIXED:
+        bits = Bits(stream)
+        symbols = [bits.number(max(1, (alphabet - 1).bit_length())) for _ in range(count)]
+        bits.end()
+        return symbols
+    assert coder == HUFFMAN
+    lanes = 1
+    if count >= 1 << 17:
+        while 2 * lanes <= count // 2048:
+            lanes *= 2
+    stream = Bytes(stream)
+    sizes = [int.from_bytes(stream.take(2), "little") for _ in range(lanes)] if lanes > 1 else [len(stream.data)]
+    symbols = [None] * count
+    for lane, size in enumerate(sizes):
+        bits = Bits(stream.take(size))
+        for i in range(lane, count, lanes):
+            symbols[i] = next_symbol(bits, table)
+        bits.end()
+    assert stream.at == len(stream.data)
+    return symbols
+
+
+def next_symbol(bits, words):
+    word = length = 0
+    while (length, word) not in words:
+        word, length = word << 1 | bits.bit(), length + 1
+    return words[length, word]

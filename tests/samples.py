@@ -1,0 +1,73 @@
+"""Small networks, and synthetic data that they learn at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+CLASSES = 4
+SIDE = 8
+
+# What a user would write into a file of their own, for --network file.py:factory.
+NETWORK_FILE = f"""
+from torch import nn
+
+
+def small():
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 20), nn.ReLU(),
+        nn.Linear(20, {CLASSES}),
+    )
+
+
+def broken():
+    raise RuntimeError("no luck")
+
+
+def text():
+    return "not a network"
+
+
+not_callable = 3
+"""
+
+
+class Mlp(nn.Module):
+    """Two hidden layers with dropout between them, on flat inputs."""
+
+    def __init__(self, inputs: int = 12, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(inputs, 32)
+        self.drop = nn.Dropout(0.4)
+        self.fc2 = nn.Linear(32, 16)
+        self.fc3 = nn.Linear(16, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.drop(torch.relu(self.fc1(x)))
+        logits: torch.Tensor = self.fc3(torch.relu(self.fc2(x)))
+        return logits
+
+
+def conv_net(batch_norm: bool = False) -> nn.Sequential:
+    """Two convolutions and two linear layers, on images of one channel and SIDE x SIDE pixels."""
+    norm = nn.BatchNorm2d(8) if batch_norm else nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), norm, nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, CLASSES),
+    )  # fmt: skip
+
+
+def blobs(n: int, seed: int, shape: tuple[int, ...] = (12,)) -> tuple[torch.Tensor, torch.Tensor]:
+    """One noisy cloud for each class around its own fixed centre: learned by any network within an epoch or two."""
+    centres = torch.randn(CLASSES, *shape, generator=torch.Generator().manual_seed(1000))
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, CLASSES, (n,), generator=generator)
+    return centres[y] + 0.6 * torch.randn(n, *shape, generator=generator), y
+
+
+def batches(
+    n: int, seed: int, shape: tuple[int, ...] = (12,), size: int = 32
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """`blobs` as a list of batches, which can be passed over again and again."""
+    x, y = blobs(n, seed, shape)
+    return list(zip(x.split(size), y.split(size), strict=True))

@@ -1,0 +1,74 @@
+"""The documents tell the truth: their code runs, their bytes are the writer's, their figures are those of the files."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepcompress.coding.tensors import DType, encode_coded, encode_plain
+from deepcompress.container.breakdown import inspect
+from deepcompress.container.writer import pack
+from deepcompress.recipe import Recipe
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = sorted(path.stem for path in (ROOT / "results").glob("*.json"))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_hex_dump_of_the_format_is_what_the_writer_makes():
+    text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+    dump = re.findall(r"^[0-9a-f]{4}  ([0-9a-f ]+)$", text, re.MULTILINE)
+    weight = np.zeros((16, 16), dtype=np.float32)
+    for i in range(64):
+        weight.reshape(-1)[4 * i + (i % 8 == 0)] = -1.0 if i % 8 == 3 else 0.25 if i % 16 == 5 else 0.5
+    tensors = [
+        ("fc.weight", encode_coded(weight, DType.FLOAT32, np.array([-1, 0.25, 0.5], dtype=np.float32))),
+        ("fc.bias", encode_plain(np.array([0.5] * 15 + [-1], dtype=np.float32), DType.FLOAT32)),
+        ("steps", encode_plain(np.array(3, dtype=np.int64), DType.INT64)),
+    ]
+    assert bytes.fromhex("".join(dump)) == pack(tensors, "", "digits")
+
+
+def test_python_in_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(README, "python")
+    exec(compile(code, "README.md", "exec"), {})
+    size, ratio, accuracy = map(float, capsys.readouterr().out.split())
+    assert size == (tmp_path / "model.dc").stat().st_size
+    assert ratio > 20
+    assert 0 <= accuracy <= 100
+
+
+def test_recipe_in_the_readme_loads(tmp_path):
+    (text,) = blocks(README, "toml")
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    recipe = Recipe.load(tmp_path / "recipe.toml")
+    assert (recipe.prune, recipe.bits, recipe.conv_bits) == (0.92, 5, 8)
+    assert recipe.prune_of("fc1.weight") == 0.95
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_are_those_of_the_files(name):
+    stated = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    found = inspect(ROOT / "results" / f"{name}.dc")
+    assert found.file_bytes == stated["file_bytes"] == sum(found.sections.values())
+    assert found.dense_bytes == stated["dense_bytes"]
+    assert stated["ratio"] == pytest.approx(found.dense_bytes / found.file_bytes)
+    (row,) = [line for line in README.splitlines() if line.startswith("|") and f"results/{name}.dc" in line]
+    for figure in (
+        f"{stated['file_bytes']:,}",
+        f"{stated['ratio']:.1f}×",
+        f"{100 - stated['accuracy_before']:.2f} %",
+        f"{100 - stated['accuracy_after']:.2f} %",
+    ):
+        assert figure in row
+
+
+def test_there_are_results():
+    assert {"lenet5-digits", "lenet5-mnist", "lenet-300-100-mnist"} <= set(RESULTS)

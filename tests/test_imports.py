@@ -1,0 +1,197 @@
+"""The architecture: which module may import which, and what stays unloaded until it is needed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import deepcompress
+from deepcompress.pipeline import compress_state
+from deepcompress.recipe import Recipe
+
+ROOT = Path(deepcompress.__file__).parent
+
+# The way the data flows, as it is built: a module imports its own line, and lines above. Vocabulary comes first,
+# then each stage of the pipeline and what puts a file together, then the whole, and what people see of it.
+ORDER = [
+    ["errors"],
+    ["files"],
+    ["recipe"],
+    ["layers"],
+    ["checkpoint"],
+    ["coding"],
+    ["container"],
+    ["interop"],
+    ["networks"],
+    ["loader"],
+    ["training"],
+    ["prune"],
+    ["quantize"],
+    ["packing"],
+    ["pipeline"],
+    ["report"],
+    ["cli"],
+    ["__main__"],
+]
+
+# Folders, from the bottom up: the same rule inside of each.
+INSIDE = {
+    "coding": ["bits", "huffman", "streams", "offsets", "tensors"],
+    "container": ["format", "writer", "reader", "breakdown"],
+    "networks": ["lenet"],
+    "training": ["progress", "data", "loop", "dense"],
+    "prune": ["scores", "masks", "schedule", "neurons", "stage"],
+    "quantize": ["kmeans", "sharing"],
+    "report": ["console", "tables"],
+}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(path):
+    """Every module that a file imports, wherever in it, but for what only type checkers see."""
+    found = set()
+
+    def visit(node):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in MODULES else str(node.module))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def own(path):
+    """As `imports`, but only this package's modules, without its name in front."""
+    return {name.removeprefix("deepcompress.") for name in imports(path) if name.startswith("deepcompress.")}
+
+
+INNER = {name.removeprefix("deepcompress."): path for name, path in MODULES.items() if name != "deepcompress"}
+
+
+def test_every_module_has_its_place():
+    assert {name.split(".")[0] for name in INNER} == {name for line in ORDER for name in line}
+    for folder, names in INSIDE.items():
+        assert {name.split(".")[1] for name in INNER if name.startswith(f"{folder}.")} == set(names)
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_imports_run_one_way(name):
+    rank = {module: index for index, line in enumerate(ORDER) for module in line}
+    top, _, rest = name.partition(".")
+    for other in own(INNER[name]):
+        other_top, _, other_rest = other.partition(".")
+        if other_top != top:
+            assert rank[other_top] < rank[top], f"{name} imports {other}"
+        elif rest and other_rest:
+            inside = INSIDE[top]
+            assert inside.index(other_rest) < inside.index(rest), f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", [name for name in INNER if name.split(".")[0] in ("loader", "coding", "container")])
+def test_a_reader_of_files_knows_nothing_of_how_they_are_made(name):
+    makers = {"prune", "quantize", "training", "pipeline", "packing", "recipe", "checkpoint", "report", "cli"}
+    assert not {other.split(".")[0] for other in own(INNER[name])} & makers
+
+
+def users(library):
+    """Modules that import `library`, as folders or single modules."""
+    return {
+        name.removeprefix("deepcompress.").split(".")[0]
+        for name, path in MODULES.items()
+        if any(found.split(".")[0] == library for found in imports(path))
+    }
+
+
+def test_libraries_have_their_places():
+    assert users("click") == {"cli"}
+    assert users("rich") == {"report"}
+    assert users("bitarray") == {"coding"}
+    assert users("safetensors") == {"checkpoint"}
+    assert users("sklearn") <= {"quantize", "training"}
+    assert users("torchvision") <= {"networks", "training"}
+    assert not users("torch") & {"coding", "container", "files", "errors", "recipe", "report"}
+    assert not users("pickle") - {"checkpoint"}
+
+
+def test_heavy_libraries_are_imported_where_they_are_used():
+    for name, path in MODULES.items():
+        top = ast.parse(path.read_text(encoding="utf-8")).body
+        names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
+        heavy = {"sklearn", "torchvision", "safetensors", "matplotlib"}
+        assert not {found.split(".")[0] for found in names} & heavy, name
+
+
+PROBE = """
+import sys
+from deepcompress.cli import main
+sys.argv = ["deepcompress", *{arguments!r}]
+try:
+    main()
+finally:
+    print(*sorted({{name.split(".")[0] for name in sys.modules}}), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("file") / "m.dc"
+    torch.manual_seed(0)
+    compress_state({"w": torch.randn(40, 30), "b": torch.randn(30)}, Recipe(prune=0.8, retrain=False), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["compress", "--help"], ["inspect"], ["inspect", "--json"], ["verify"]],
+    ids=" ".join,
+)
+def test_commands_that_answer_at_once_load_no_torch(arguments, model_file):
+    file = [model_file] if arguments[0] in ("inspect", "verify") else []
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE.format(arguments=[*arguments, *file])], capture_output=True, check=False, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.split())
+    assert "deepcompress" in loaded
+    assert not loaded & {"torch", "torchvision", "sklearn", "scipy", "matplotlib", "safetensors"}
+    if "--json" in arguments:
+        assert json.loads(done.stdout)["file"] == model_file
+
+
+def test_the_public_api_is_lazy_and_complete():
+    done = subprocess.run(
+        [sys.executable, "-c", "import deepcompress, sys; print('torch' in sys.modules); deepcompress.compress"],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert (done.stdout, done.returncode) == ("False\n", 0)
+    assert {"compress", "load", "load_state_dict", "inspect", "Recipe"} <= set(deepcompress.__all__)
+    assert set(deepcompress.__all__) == set(deepcompress._HOMES)
+    for name in deepcompress.__all__:
+        assert getattr(deepcompress, name).__name__ == name
+        assert name in dir(deepcompress)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = deepcompress.nothing

@@ -1,0 +1,60 @@
+"""Which tensors are layers, and what is refused before any work is done."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from deepcompress.errors import CheckpointError, RecipeError
+from deepcompress.layers import Layer, check_finite, check_rules, compressible, tied_to
+from deepcompress.recipe import LayerRule, Recipe
+
+
+def test_layers_are_floating_point_tensors_of_two_or_more_dimensions():
+    state = {
+        "w": torch.zeros(3, 4),
+        "b": torch.zeros(3),
+        "conv": torch.zeros(2, 1, 3, 3, dtype=torch.float16),
+        "count": torch.tensor(3),
+        "ids": torch.zeros(3, 4, dtype=torch.int64),
+        "flags": torch.zeros(3, 4, dtype=torch.bool),
+        "empty": torch.zeros(0, 4),
+        "a": torch.zeros(1, 1, dtype=torch.bfloat16),
+    }
+    assert compressible(state) == [Layer("w", (3, 4)), Layer("conv", (2, 1, 3, 3)), Layer("a", (1, 1))]
+    assert [layer.weights for layer in compressible(state)] == [12, 18, 1]
+    assert [layer.is_conv for layer in compressible(state)] == [False, True, False]
+
+
+def test_batch_norm_is_no_layer():
+    assert compressible(nn.BatchNorm2d(4).state_dict()) == []
+    assert [layer.name for layer in compressible(nn.Conv1d(2, 3, 5).state_dict())] == ["weight"]
+
+
+def test_tied_weights_are_one_layer():
+    w = torch.randn(4, 4)
+    state = {"a": w, "b": w, "view": w.view(2, 8), "same values": w.clone(), "transposed": w.t(), "c": w}
+    assert tied_to(state) == {"b": "a", "c": "a"}
+    assert [layer.name for layer in compressible(state)] == ["a", "view", "same values", "transposed"]
+
+
+def test_empty_tensors_are_not_tied():
+    assert tied_to({"a": torch.zeros(0), "b": torch.zeros(0)}) == {}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_values_that_are_not_finite_are_named_and_counted(value, dtype):
+    bias = torch.zeros(10, dtype=dtype)
+    bias[3:5] = value
+    with pytest.raises(CheckpointError, match=r"tensor fc.bias: 2 of 10 values are NaN or infinite"):
+        check_finite({"fc.weight": torch.ones(3, 3), "n": torch.tensor(1), "fc.bias": bias})
+    check_finite({"fc.weight": torch.ones(3, 3), "n": torch.tensor(1)})
+
+
+def test_a_rule_about_no_layer_is_refused():
+    layers = [Layer("conv1.weight", (1, 1, 3, 3)), Layer("fc.weight", (2, 2))]
+    check_rules(Recipe(layers=(LayerRule("conv*"), LayerRule("fc.weight"))), layers)
+    with pytest.raises(RecipeError, match=r"'cnv\*' matches no layer; there are conv1.weight, fc.weight"):
+        check_rules(Recipe(layers=(LayerRule("*"), LayerRule("cnv*"))), layers)

@@ -1,0 +1,144 @@
+"""From a file to a network that runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from samples import CLASSES, Mlp
+from torch import nn
+
+from deepcompress.errors import FormatError, NetworkError
+from deepcompress.loader import fill, load, load_state_dict
+from deepcompress.networks.lenet import LeNet5, LeNet300100
+from deepcompress.pipeline import compress_state
+from deepcompress.recipe import Recipe
+
+RECIPE = Recipe(prune=0.9, bits=4, retrain=False)
+
+
+@pytest.fixture
+def lenet_file(tmp_path):
+    torch.manual_seed(0)
+    compress_state(LeNet300100().state_dict(), RECIPE, tmp_path / "m.dc", network="lenet-300-100", data="digits")
+    return tmp_path / "m.dc"
+
+
+@pytest.fixture
+def mlp_file(tmp_path, mlp):
+    compress_state(mlp.state_dict(), RECIPE, tmp_path / "mlp.dc")
+    return tmp_path / "mlp.dc"
+
+
+def test_the_network_that_the_file_names(lenet_file):
+    network = load(lenet_file)
+    assert type(network) is LeNet300100
+    assert not network.training
+    state = load_state_dict(lenet_file)
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert network(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+
+
+def test_a_network_of_ones_own(mlp_file):
+    own = Mlp()
+    network = load(mlp_file, into=own)
+    assert network is own
+    assert not own.training
+    state = load_state_dict(mlp_file)
+    assert list(state) == list(own.state_dict())
+    assert all(torch.equal(value, state[name]) for name, value in own.state_dict().items())
+
+
+def test_into_wins_over_the_name(lenet_file):
+    own = LeNet300100()
+    assert load(str(lenet_file), into=own, device="cpu") is own
+
+
+def test_no_network_named(mlp_file):
+    with pytest.raises(NetworkError, match=r"mlp.dc: the file names no network; give yours"):
+        load(mlp_file)
+
+
+@pytest.mark.parametrize("name", ["mine", "torchvision:nothing", "evil.py:run"])
+def test_an_unknown_network_and_nothing_runs(tmp_path, mlp, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    compress_state(mlp.state_dict(), RECIPE, tmp_path / "m.dc", network=name)
+    with pytest.raises(NetworkError, match=r"unknown network|no model named"):
+        load(tmp_path / "m.dc")
+
+
+def test_a_name_whose_network_has_other_tensors(tmp_path):
+    compress_state(LeNet300100().state_dict(), RECIPE, tmp_path / "m.dc", network="lenet5")
+    with pytest.raises(NetworkError, match=r"m.dc: has no tensor conv1.weight, which the network LeNet5 needs"):
+        load(tmp_path / "m.dc")
+
+
+def test_fill_names_what_is_wrong():
+    state = Mlp().state_dict()
+    with pytest.raises(NetworkError, match=r"x: has a tensor extra, which the network Mlp does not know"):
+        fill(Mlp(), {**state, "extra": torch.ones(1)}, "x")
+    with pytest.raises(NetworkError, match=r"x: has no tensor fc3.bias"):
+        fill(Mlp(), {name: value for name, value in state.items() if name != "fc3.bias"}, "x")
+    with pytest.raises(NetworkError, match=rf"tensor fc3.weight has shape \({CLASSES}, 16\), but .* needs \(9, 16\)"):
+        fill(Mlp(classes=9), state, "x")
+
+
+def test_fill_changes_nothing_when_it_fails():
+    model = Mlp()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(NetworkError):
+        fill(model, {**Mlp().state_dict(), "fc3.bias": torch.ones(77)}, "x")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_max_bytes(lenet_file):
+    needed = 4 * 266_610
+    assert len(load_state_dict(lenet_file, max_bytes=needed)) == 6
+    for function in (load_state_dict, load):
+        with pytest.raises(FormatError, match=f"would take {needed} bytes, more than the {needed - 1} allowed"):
+            function(lenet_file, max_bytes=needed - 1)
+
+
+def test_files_that_are_not_there_or_not_whole(tmp_path, lenet_file):
+    raw = lenet_file.read_bytes()
+    bad = tmp_path / "bad.dc"
+    for content in (
+        b"",
+        b"hello, this is text",
+        raw[:-1],
+        raw[: len(raw) // 2],
+        raw[:3] + b"\x07" + raw[4:],
+        raw + b"\0",
+    ):
+        bad.write_bytes(content)
+        for function in (load, load_state_dict):
+            with pytest.raises(FormatError, match=r"bad.dc: "):
+                function(bad)
+    with pytest.raises(FormatError, match="no such file"):
+        load(tmp_path / "missing.dc")
+    with pytest.raises(FormatError, match="not a regular file"):
+        load(tmp_path)
+
+
+def test_any_changed_byte_is_found(tmp_path, mlp_file):
+    raw = mlp_file.read_bytes()
+    bad = tmp_path / "bad.dc"
+    for at in range(0, len(raw), 7):
+        bad.write_bytes(raw[:at] + bytes([raw[at] ^ 0x10]) + raw[at + 1 :])
+        with pytest.raises(FormatError):
+            load_state_dict(bad)
+
+
+def test_every_reference_network(tmp_path):
+    torch.manual_seed(0)
+    compress_state(LeNet5().state_dict(), RECIPE, tmp_path / "m.dc", network="lenet5")
+    assert type(load(tmp_path / "m.dc")) is LeNet5
+
+
+def test_buffers_come_back(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
+    model(torch.randn(9, 6))
+    compress_state(model.state_dict(), Recipe(prune=0.2, retrain=False), tmp_path / "m.dc")
+    other = load(tmp_path / "m.dc", into=nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)))
+    assert torch.equal(other[1].running_var, model[1].running_var)
+    assert other[1].num_batches_tracked == 1

@@ -1,0 +1,209 @@
+"""Settings: what is refused, which rule wins, and the way to TOML and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepcompress.errors import DeepCompressError, RecipeError
+from deepcompress.recipe import CHOICES, MAX_BITS, LayerRule, Recipe, read_toml
+
+# TOML has no lone surrogates, as it is UTF-8.
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+fractions = st.floats(0, 1, exclude_max=True)
+widths = st.integers(1, MAX_BITS) | st.just("none")
+rules = st.builds(LayerRule, names, prune=st.none() | fractions, bits=st.none() | widths, group=st.none() | names)
+recipes = st.builds(
+    Recipe,
+    prune=fractions,
+    bits=st.none() | widths,
+    conv_bits=st.none() | widths,
+    iterations=st.integers(1, 50),
+    epochs=st.integers(0, 500),
+    retrain=st.booleans(),
+    lr=st.floats(0, 10),
+    penalty_weight=st.floats(0, 1),
+    shift=st.none() | st.integers(0, 64),
+    seed=st.integers(0, 2**31 - 1),
+    layers=st.lists(rules, max_size=3).map(tuple),
+    **{field: st.sampled_from(allowed) for field, allowed in CHOICES.items()},
+)
+
+
+@given(recipes)
+def test_toml_round_trip(tmp_path_factory, recipe):
+    path = tmp_path_factory.mktemp("toml") / "r.toml"
+    path.write_text(recipe.to_toml(), encoding="utf-8")
+    assert Recipe.load(path) == recipe
+
+
+@given(recipes)
+def test_dict_round_trip(recipe):
+    assert Recipe.from_dict(recipe.as_dict()) == recipe
+
+
+def test_as_dict_leaves_out_what_is_not_set():
+    plain = Recipe(layers=(LayerRule("conv*", prune=0.5),)).as_dict()
+    assert plain["layer"] == [{"pattern": "conv*", "prune": 0.5}]
+    assert not {"conv_bits", "quality", "shift", "layers"} & set(plain)
+    assert None not in plain.values()
+
+
+def test_none_and_the_word_none_are_the_same_bits():
+    assert Recipe(bits=None) == Recipe(bits="none")
+    assert Recipe.from_dict(Recipe(bits=None).as_dict()).bits_of("w", False) is None
+
+
+REFUSED = [
+    ("prune", 1.2), ("prune", 1), ("prune", -0.1), ("prune", math.nan), ("prune", "0.5"), ("prune", True),
+    ("bits", 0), ("bits", MAX_BITS + 1), ("bits", 2.5), ("bits", "5"), ("bits", True), ("bits", "all"),
+    ("conv_bits", 0), ("conv_bits", "some"), ("iterations", 0), ("iterations", 1.5), ("epochs", -1),
+    ("finetune_epochs", -1), ("batch_size", 0), ("seed", -1), ("seed", 2**31), ("shift", -1), ("shift", 65),
+    ("lr", -1.0), ("lr", math.inf), ("lr", math.nan), ("lr", "fast"), ("lr", [1]), ("finetune_lr", -1.0),
+    ("penalty_weight", -1.0), ("quality", -0.5), ("quality", math.nan),
+    *((field, "nonsense") for field in CHOICES),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), REFUSED)
+def test_refused_values_name_the_setting_and_what_was_found(field, value):
+    settings = {"distribution": "std"} if field == "quality" else {}
+    with pytest.raises(RecipeError) as caught:
+        Recipe(**{**settings, field: value})
+    assert str(caught.value).startswith(f"{field} is {value!r}")
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, DeepCompressError)
+
+
+@pytest.mark.parametrize("field", CHOICES)
+def test_a_wrong_choice_lists_the_right_ones(field):
+    with pytest.raises(RecipeError) as caught:
+        Recipe(**{field: "nonsense"})
+    assert all(choice in str(caught.value) for choice in CHOICES[field])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("prune", 0), ("prune", 0.999), ("bits", 1), ("bits", MAX_BITS), ("bits", "none"), ("bits", None),
+     ("conv_bits", "none"), ("epochs", 0), ("lr", 0), ("seed", 2**31 - 1), ("shift", 0)],
+)  # fmt: skip
+def test_the_limits_themselves_are_allowed(field, value):
+    assert dataclasses.replace(Recipe(), **{field: value}) is not None
+
+
+def test_quality_is_only_for_std():
+    assert Recipe(distribution="std", quality=1.0).quality == 1.0
+    for settings in ({}, {"distribution": "std", "scope": "global"}):
+        with pytest.raises(RecipeError, match="quality is for distribution 'std'"):
+            Recipe(quality=1.0, **settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("conv*:prune=0.6,bits=8", LayerRule("conv*", prune=0.6, bits=8)),
+        ("fc1: prune = 0.5 , group = a", LayerRule("fc1", prune=0.5, group="a")),
+        ("fc?:bits=none", LayerRule("fc?", bits="none")),
+        ("*:prune=0", LayerRule("*", prune=0)),
+    ],
+)
+def test_parse(text, rule):
+    assert LayerRule.parse(text) == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("conv1", "write PATTERN"),
+        ("conv1:", "write PATTERN"),
+        (":prune=0.5", "needs a pattern"),
+        ("conv1:sparsity=0.5", "unknown setting 'sparsity'"),
+        ("conv1:prune", "prune"),
+        ("conv1:prune=", "prune"),
+        ("conv1:prune=1.2", "prune is 1.2"),
+        ("conv1:prune=much", "prune is 'much'"),
+        ("conv1:bits=0", "bits is 0"),
+        ("conv1:bits=2.5", "bits is 2.5"),
+        ("conv1:bits=many", "bits is 'many'"),
+    ],
+)
+def test_parse_refuses(text, reason):
+    with pytest.raises(RecipeError, match=reason) as caught:
+        LayerRule.parse(text)
+    assert f"--layer {text!r}" in str(caught.value)
+
+
+def test_a_rule_matches_the_tensor_and_its_module():
+    assert LayerRule("conv1").matches("conv1.weight")
+    assert LayerRule("conv1.weight").matches("conv1.weight")
+    assert LayerRule("*.weight").matches("a.b.weight")
+    assert LayerRule("a.[bc]").matches("a.c.weight")
+    assert not LayerRule("conv").matches("conv1.weight")
+    assert not LayerRule("CONV1").matches("conv1.weight")
+
+
+def test_a_later_rule_wins_setting_by_setting():
+    recipe = Recipe(
+        bits=5,
+        layers=(
+            LayerRule("*", prune=0.5, bits=4, group="all"),
+            LayerRule("fc*", prune=0.9),
+            LayerRule("fc2", bits="none", group="own"),
+        ),
+    )
+    assert [recipe.prune_of(f"{name}.weight") for name in ("conv", "fc1", "fc2")] == [0.5, 0.9, 0.9]
+    assert [recipe.bits_of(f"{name}.weight", False) for name in ("conv", "fc1", "fc2")] == [4, 4, None]
+    assert [recipe.group_of(f"{name}.weight") for name in ("conv", "fc1", "fc2")] == ["all", "all", "own"]
+    assert Recipe().prune_of("fc1.weight") is None
+    assert Recipe().group_of("fc1.weight") is None
+
+
+def test_conv_bits_are_for_convolutions_and_rules_beat_them():
+    recipe = Recipe(bits=5, conv_bits=8, layers=(LayerRule("last", bits=3),))
+    assert recipe.bits_of("a.weight", is_conv=True) == 8
+    assert recipe.bits_of("a.weight", is_conv=False) == 5
+    assert recipe.bits_of("last.weight", is_conv=True) == 3
+    assert Recipe(bits=5, conv_bits="none").bits_of("a.weight", is_conv=True) is None
+    assert Recipe(bits="none", conv_bits=8).bits_of("a.weight", is_conv=False) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"prun": 0.5}, "unknown setting 'prun'; known are prune, scope"),
+        ({"prune": "0.5"}, "prune is '0.5'; expected float"),
+        ({"prune": True}, "prune is True; expected float"),
+        ({"retrain": 1}, "retrain is 1; expected bool"),
+        ({"scope": 3}, "scope is 3"),
+        ({"epochs": 2.5}, "epochs is 2.5"),
+        ({"epochs": [3]}, r"epochs is \[3\]"),
+        ({"lr": {}}, "lr is {}"),
+        ({"layer": 5}, "layer must be a list of tables"),
+        ({"layer": [5]}, "layer must be a list of tables"),
+        ({"layer": [{"prune": 0.5}]}, r"\[\[layer\]\]: a layer rule needs a pattern"),
+        ({"layer": [{"pattern": 5}]}, r"\[\[layer\]\]: a layer rule needs a pattern"),
+        ({"layer": [{"pattern": "a", "group": 5}]}, "group is 5"),
+        ({"layer": [{"pattern": "a", "layers": 1}]}, "unknown setting 'layers'"),
+    ],
+)
+def test_from_dict_refuses(values, reason):
+    with pytest.raises(RecipeError, match=reason) as caught:
+        Recipe.from_dict(values, "here")
+    assert str(caught.value).startswith("here: ")
+
+
+def test_load_says_which_file(tmp_path):
+    with pytest.raises(RecipeError, match=r"missing.toml: No such file"):
+        Recipe.load(tmp_path / "missing.toml")
+    bad = tmp_path / "bad.toml"
+    for content in (b"prune = = 3", b"\xff\xfe"):
+        bad.write_bytes(content)
+        with pytest.raises(RecipeError, match=r"bad.toml: not valid TOML"):
+            read_toml(bad)
+    bad.write_text("prune = 1.5")
+    with pytest.raises(RecipeError, match=r"bad.toml: prune is 1.5"):
+        Recipe.load(bad)

@@ -1,0 +1,265 @@
+"""The one loop: what is called when, what is measured, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import CLASSES, Mlp
+from torch import nn
+
+from deepcompress.errors import DataError, DeepCompressError, NetworkError
+from deepcompress.training.loop import Hooks, check_fits, evaluate, fit, pick_device, seed_everything, warmup_cosine
+from deepcompress.training.progress import EpochResult, Progress
+
+
+class Fixed(nn.Module):
+    """Gives the logits that it is fed."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def test_evaluate_by_hand():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]])
+    y = torch.tensor([0, 1, 1])
+    found = evaluate(Fixed(), [(logits[:2], y[:2]), (logits[2:], y[2:])])
+    assert (found.samples, found.accuracy, found.error) == (3, 100 * 2 / 3, 100 / 3)
+    assert found.loss == pytest.approx(float(F.cross_entropy(logits, y)))
+
+
+def test_evaluate_leaves_the_mode_and_the_gradients(mlp, flat_test):
+    for training in (True, False):
+        mlp.train(training)
+        first, second = evaluate(mlp, flat_test), evaluate(mlp, flat_test)
+        assert first == second  # no dropout
+        assert mlp.training is training
+        assert all(parameter.grad is None for parameter in mlp.parameters())
+
+
+def test_no_samples():
+    with pytest.raises(DataError, match="no samples to evaluate on"):
+        evaluate(Fixed(), [])
+
+
+class Diary(Hooks, Progress):
+    """Writes down every call."""
+
+    def __init__(self, model):
+        self.model, self.lines = model, []
+
+    def begin(self, stage, epochs):
+        self.lines.append(f"begin {stage} {epochs}")
+
+    def before_epoch(self, epoch):
+        self.lines.append(f"before {epoch}")
+        return f"note {epoch}"
+
+    def after_backward(self):
+        assert self.model.scale.grad is not None
+        self.before = self.model.scale.detach().clone()
+        self.lines.append("backward")
+
+    def after_step(self):
+        assert not torch.equal(self.before, self.model.scale)
+        self.lines.append("step")
+
+    def epoch(self, result):
+        self.lines.append((result.epoch, result.epochs, result.val_error, result.note))
+
+
+def test_the_order_of_calls():
+    model = Fixed()
+    batch = (torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([1, 1]))
+    diary = Diary(model)
+    fit(
+        model, [batch, batch], torch.optim.SGD(model.parameters(), lr=0.1), 2,
+        stage="train", hooks=diary, val_batches=[batch], progress=diary,
+    )  # fmt: skip
+    epoch = ["backward", "step"] * 2
+    assert diary.lines == [
+        "begin train 2", "before 0", *epoch, (1, 2, 50.0, "note 0"), "before 1", *epoch, (2, 2, 50.0, "note 1"),
+    ]  # fmt: skip
+
+
+def test_the_learning_rate_of_every_group_follows_the_factor():
+    model = Fixed()
+    other = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([{"params": [model.scale]}, {"params": [other], "lr": 3.0}], lr=1.0)
+    seen = []
+
+    class Watch(Hooks):
+        def after_step(self):
+            seen.append([group["lr"] for group in optimizer.param_groups])
+
+    batch = (torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    fit(model, [batch] * 2, optimizer, 2, stage="x", hooks=Watch(), lr_factor=lambda part: part)
+    assert seen == [[part, 3 * part] for part in (0.125, 0.375, 0.625, 0.875)]
+
+
+def test_warmup_and_cosine():
+    assert warmup_cosine(0) == 0
+    assert warmup_cosine(0.01) == 0.5
+    assert warmup_cosine(0.02) == 1
+    assert warmup_cosine(0.51) == pytest.approx(0.5)
+    assert warmup_cosine(1) == pytest.approx(0)
+    assert warmup_cosine(0.25, warmup=0) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def test_gradients_start_from_nothing_at_every_step():
+    """Also those of parameters that the optimizer does not have: weights that share values are moved by others."""
+    model = nn.Linear(2, 2)
+    seen = []
+
+    class Watch(Hooks):
+        def after_backward(self):
+            seen.append(model.weight.grad.clone())
+
+    batch = (torch.ones(1, 2), torch.tensor([0]))
+    fit(model, [batch] * 3, torch.optim.SGD([model.bias], lr=0.0), 1, stage="x", hooks=Watch())
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+
+
+def test_training_mode_is_on_while_training(mlp, flat_train):
+    modes = []
+
+    class Watch(Hooks):
+        def after_backward(self):
+            modes.append(mlp.training)
+
+    mlp.eval()
+    fit(
+        mlp,
+        flat_train[:2],
+        torch.optim.SGD(mlp.parameters(), lr=0.1),
+        1,
+        stage="x",
+        hooks=Watch(),
+        val_batches=flat_train,
+    )
+    assert modes == [True, True]
+
+
+class Endless:
+    """Batches without a length, as a streaming data set gives them; each pass starts anew."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        yield from self.batches
+
+
+def test_batches_without_a_length(flat_train):
+    def weights(batches):
+        torch.manual_seed(0)
+        model = Mlp()
+        fit(model, batches, torch.optim.SGD(model.parameters(), lr=0.1), 2, stage="x")
+        return model.fc1.weight
+
+    assert torch.equal(weights(flat_train), weights(Endless(flat_train)))
+
+
+def test_an_iterator_is_refused_before_it_is_spent(mlp, flat_train):
+    batches = iter(flat_train)
+    with pytest.raises(DataError, match="is an iterator, spent after one pass"):
+        fit(mlp, batches, torch.optim.SGD(mlp.parameters(), lr=0.1), 2, stage="x")
+    assert next(batches) is flat_train[0]
+
+
+@pytest.mark.parametrize("batches", [[], Endless([])])
+def test_no_batches(mlp, batches):
+    with pytest.raises(DataError, match="prune: the training data has no batches"):
+        fit(mlp, batches, torch.optim.SGD(mlp.parameters(), lr=0.1), 1, stage="prune")
+
+
+@pytest.mark.parametrize("rate", [1e30, math.nan])
+def test_a_loss_that_is_not_finite(mlp, flat_train, rate):
+    with pytest.raises(DeepCompressError, match=r"prune: the loss is (nan|inf) in epoch \d; lower the learning rate"):
+        fit(mlp, flat_train, torch.optim.SGD(mlp.parameters(), lr=rate), 3, stage="prune")
+
+
+def test_seed_everything():
+    def draws():
+        import random
+
+        import numpy as np
+
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    seed_everything(5)
+    first = draws()
+    seed_everything(5)
+    assert draws() == first
+    seed_everything(6)
+    assert all(a != b for a, b in zip(draws(), first, strict=True))
+
+
+def test_pick_device():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("cuda", "mps"):
+        if not {"cuda": torch.cuda, "mps": torch.backends.mps}[name].is_available():
+            with pytest.raises(DeepCompressError, match=f"--device {name}: this machine has no such device"):
+                pick_device(name)
+
+
+class Odd(nn.Module):
+    """Returns what it is told to, or raises it."""
+
+    def __init__(self, result):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.result = result
+
+    def forward(self, x):
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result(x)
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (RuntimeError("mat1 and mat2\nmore"), r"the network Odd cannot take samples of shape \(12,\): mat1 and mat2$"),
+        (IndexError("Dimension out of range"), r"cannot take samples of shape \(12,\): Dimension out of range"),
+        (AssertionError(), r"cannot take samples of shape \(12,\): AssertionError"),
+        (lambda x: (x, x), "the network gives tuple; a classifier's outputs are of shape"),
+        (lambda x: x.reshape(-1, 2, 6), r"the network gives shape \(32, 2, 6\)"),
+    ],
+)
+def test_networks_that_are_not_for_the_data(flat_train, result, reason):
+    with pytest.raises(NetworkError, match=reason):
+        check_fits(Odd(result), flat_train)
+
+
+def test_labels_beyond_the_outputs_wherever_they_are(flat_train):
+    x, y = flat_train[-1]
+    for label, found in ((CLASSES, f"from 0 to {CLASSES}"), (-1, f"from -1 to {CLASSES - 1}")):
+        bad = torch.cat([torch.tensor([label]), y[1:]])
+        with pytest.raises(DataError, match=f"tells {CLASSES} classes apart, but labels go {found}"):
+            check_fits(Mlp(), [*flat_train, (x, bad)])
+
+
+def test_data_that_fits(mlp, flat_train):
+    mlp.train()
+    check_fits(mlp, flat_train)
+    assert mlp.training
+    check_fits(Mlp(classes=CLASSES + 3), flat_train)
+    with pytest.raises(DataError, match="the data has no batches"):
+        check_fits(mlp, [])
+
+
+def test_the_default_progress_ignores_everything():
+    quiet = Progress()
+    quiet.begin("x", 1)
+    quiet.batch(0.5, 1.0)
+    quiet.epoch(EpochResult("x", 1, 1, 0.5, None))
+    quiet.message("hello")
