@@ -42,7 +42,7 @@ ORDER = [
 
 # Folders, from the bottom up: the same rule inside of each.
 INSIDE = {
-    "coding": ["bits", "huffman", "streams", "offsets", "tensors"],
+    "coding": ["bits", "huffman", "kernels", "lanes", "streams", "offsets", "tensors"],
     "container": ["format", "writer", "reader", "breakdown"],
     "networks": ["lenet"],
     "training": ["progress", "data", "loop", "dense"],

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import streams
+from deepcompress.coding import lanes, streams
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -50,12 +50,23 @@ def to_symbols(gap: Array, bits: int) -> Array:
 def scatter(symbols: Array, bits: int, survivors: Array, values: Array) -> None:
     """The inverse: put `survivors`, in order, where the offset `symbols` say, into `values`, flat and all zero.
 
-    Works in chunks, so that the positions never exist all at once.
-
     Raises:
         FormatError: the symbols place a different number of weights, or one outside of the tensor.
     """
+    compiled = lanes.kernels() if len(symbols) >= lanes.LANES_FROM else None
+    place = scatter_in_chunks if compiled is None else compiled.scatter
     filler = (1 << bits) - 1
+    placed, end = place(symbols, filler, survivors, values)
+    if end > len(values):
+        raise FormatError(f"offsets lead to position {end}, beyond the tensor's {len(values)}")
+    if placed != len(survivors):
+        raise FormatError(f"offsets place {placed} weights, but {len(survivors)} were announced")
+    if len(symbols) and int(symbols[-1]) == filler:
+        raise FormatError("the last offset is a filler")
+
+
+def scatter_in_chunks(symbols: Array, filler: int, survivors: Array, values: Array) -> tuple[int, int]:
+    """What `kernels.scatter` does, by numpy; in chunks, so that the positions never exist all at once."""
     placed, end = 0, 0
     for start in range(0, len(symbols), CHUNK):
         chunk = symbols[start : start + CHUNK]
@@ -63,8 +74,7 @@ def scatter(symbols: Array, bits: int, survivors: Array, values: Array) -> None:
         ends = end + np.cumsum(chunk + is_weight.astype(np.int64))
         end, count = int(ends[-1]), int(np.count_nonzero(is_weight))
         if end > len(values) or placed + count > len(survivors):
-            raise FormatError(f"offsets lead to weight {placed + count} at {end}, beyond the tensor's {len(values)}")
+            return placed + count, end
         values[ends[is_weight] - 1] = survivors[placed : placed + count]
         placed += count
-    if placed != len(survivors) or (len(symbols) and int(symbols[-1]) == filler):
-        raise FormatError(f"offsets place {placed} weights, but {len(survivors)} were announced")
+    return placed, end

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcompress.coding import huffman, streams
+from deepcompress.coding import lanes as lanes_module
 from deepcompress.coding.bits import Reader
-from deepcompress.coding.streams import Coder, Table, choose, encode, fixed_width, lane_count, read_table
+from deepcompress.coding.lanes import lane_count
+from deepcompress.coding.streams import Coder, Table, choose, encode, fixed_width, read_table
 from deepcompress.errors import FormatError
 
 FIBONACCI_COUNTS = [1, 1]
@@ -164,7 +166,7 @@ def test_long_streams_are_dealt_round_robin_to_lanes_that_bitarray_reads(count):
         assert 0 <= len(bits) - used < 8
         assert not bits[used:].any()
         assert list(canonical_decode(bits[:used], *huffman.canonical_tables(lengths))) == expected
-        assert streams.decode_lane(memoryview(lane), len(expected), lengths).tolist() == expected
+        assert lanes_module.decode_lane(memoryview(lane), len(expected), lengths).tolist() == expected
     assert np.array_equal(decoded(stream, 32, count), symbols)
 
 
@@ -189,11 +191,11 @@ def test_lanes_in_lock_step_equal_lane_by_lane(alphabet, counts):
     symbols = np.random.default_rng(2).permutation(np.repeat(np.arange(alphabet, dtype=np.uint16), counts))
     lengths = huffman.code_lengths(np.bincount(symbols, minlength=alphabet).tolist())
     lanes = lane_count(len(symbols))
-    payload = streams._pack_huffman(symbols, lengths)
+    payload = lanes_module.pack(symbols, lengths)
     slow = np.empty(len(symbols), dtype=np.uint16)
     for number, lane in enumerate(lanes_of(payload, lanes)):
-        slow[number::lanes] = streams.decode_lane(memoryview(lane), len(slow[number::lanes]), lengths)
-    fast = streams.decode_lanes(memoryview(payload), lanes, len(symbols), lengths)
+        slow[number::lanes] = lanes_module.decode_lane(memoryview(lane), len(slow[number::lanes]), lengths)
+    fast = lanes_module.decode_lanes(memoryview(payload), lanes, len(symbols), lengths)
     assert np.array_equal(slow, symbols)
     assert np.array_equal(fast, symbols)
 

@@ -1,0 +1,131 @@
+"""The inner loops of the coder, compiled by numba. Each has a slow twin that gives the very same result.
+
+Compiled once and cached on disk; they run without the interpreter lock, so threads can decode tensors side by side.
+Importing this module imports numba: `streams` and `offsets` do so only for tensors that are large enough to repay it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+U = np.uint64
+
+
+def words_of(payload: bytes | memoryview) -> Array:
+    """The bytes as big-endian words of 64 bits, with zeros after them: a window may reach beyond the end."""
+    padding = bytes(16 - len(payload) % 8)
+    return np.frombuffer(b"".join((payload, padding)), dtype=">u8").astype(np.uint64)
+
+
+@njit(cache=True, nogil=True)
+def decode_rows(words: Array, at: Array, table: Array, width: int, out: Array) -> None:
+    """Decode all lanes in lock step; the slow twin is `streams.decode_lanes`.
+
+    Args:
+        words: `words_of` the stream, uint64.
+        at: bit position of each lane, uint64; moved to where each lane's last symbol ends.
+        table: `huffman.lookup_table`, 2^width entries.
+        width: bits of the longest code word, at most 15: four of them fit into one window.
+        out: the symbols, symbol i from lane i mod len(at).
+    """
+    n, lanes = U(out.shape[0]), U(at.shape[0])
+    last, top = U(words.shape[0] - 2), U(64 - width)
+    row = U(0)
+    while row + U(4) * lanes <= n:
+        for lane in range(lanes):
+            p = at[lane]
+            i, s = min(p >> U(6), last), p & U(63)
+            window = (words[i] << s) | ((words[i + U(1)] >> U(1)) >> (U(63) - s))
+            o = row + U(lane)
+            for _ in range(4):
+                entry = U(table[window >> top])
+                out[o] = entry >> U(4)
+                window <<= entry & U(15)
+                p += entry & U(15)
+                o += lanes
+            at[lane] = p
+        row += U(4) * lanes
+    while row < n:
+        for lane in range(min(lanes, n - row)):
+            p = at[lane]
+            i, s = min(p >> U(6), last), p & U(63)
+            window = (words[i] << s) | ((words[i + U(1)] >> U(1)) >> (U(63) - s))
+            entry = U(table[window >> top])
+            out[row + U(lane)] = entry >> U(4)
+            at[lane] = p + (entry & U(15))
+        row += lanes
+
+
+@njit(cache=True, nogil=True)
+def lane_bits(symbols: Array, lengths: Array, lanes: int) -> Array:
+    """Bits that each lane takes, int64."""
+    bits = np.zeros(lanes, dtype=np.int64)
+    for row in range(0, symbols.shape[0], lanes):
+        for lane in range(min(lanes, symbols.shape[0] - row)):
+            bits[lane] += lengths[symbols[row + lane]]
+    return bits
+
+
+@njit(cache=True, nogil=True)
+def encode_rows(symbols: Array, entries: Array, at: Array, out: Array) -> None:
+    """Encode all lanes in lock step; the slow twin is bitarray, lane by lane.
+
+    Args:
+        symbols: what to encode, symbol i into lane i mod len(at).
+        entries: of each symbol, its code word times 16 plus its length.
+        at: byte position of each lane, uint64; moved to where the lane's whole words end.
+        out: the stream, zeros, uint8.
+    """
+    n, lanes = U(symbols.shape[0]), U(at.shape[0])
+    pending = np.zeros(lanes, dtype=np.uint64)
+    filled = np.zeros(lanes, dtype=np.uint64)
+    row = U(0)
+    while row < n:
+        for lane in range(min(lanes, n - row)):
+            entry = U(entries[symbols[row + U(lane)]])
+            length = entry & U(15)
+            bits, fill = (pending[lane] << length) | (entry >> U(4)), filled[lane] + length
+            if fill >= U(32):
+                fill -= U(32)
+                word, p = bits >> fill, at[lane]
+                for k in range(4):
+                    out[p + U(k)] = (word >> U(24 - 8 * k)) & U(255)
+                at[lane] = p + U(4)
+            pending[lane], filled[lane] = bits, fill
+        row += lanes
+    for lane in range(lanes):
+        fill, p = filled[lane], at[lane]
+        bits = pending[lane] << (U(32) - fill)
+        while fill > U(0):
+            out[p] = (bits >> U(24)) & U(255)
+            bits <<= U(8)
+            p += U(1)
+            fill = fill - U(8) if fill > U(8) else U(0)
+
+
+@njit(cache=True, nogil=True)
+def scatter(symbols: Array, filler: int, survivors: Array, values: Array) -> tuple[int, int]:
+    """Put survivors where the offset symbols say; the slow twin is `offsets.scatter`.
+
+    Returns:
+        How many were placed, and the position after the last symbol; stops before either leaves its array.
+    """
+    placed, end = U(0), U(0)
+    size, count, gap = U(values.shape[0]), U(survivors.shape[0]), U(filler)
+    for i in range(symbols.shape[0]):
+        symbol = U(symbols[i])
+        if symbol == gap:
+            end += gap
+            continue
+        end += symbol
+        if end >= size or placed >= count:
+            return int(placed) + 1, int(end) + 1
+        values[end] = survivors[placed]
+        placed += U(1)
+        end += U(1)
+    return int(placed), int(end)

@@ -1,0 +1,178 @@
+"""The payload of a Huffman stream: one plain canonical bit stream, or many of them side by side.
+
+A stream of many symbols is dealt to several *lanes*, symbol i to lane i mod L, each a canonical bit stream of its
+own. All lanes can then be decoded in lock step, and each step gives one row of the output as it lies in memory:
+a shape that suits compiled code, numpy, several cores and a GPU alike. How many lanes there are follows from the
+number of symbols alone. Any lane can be read with ``bitarray.util.canonical_decode``, the reference in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from bitarray import bitarray
+from bitarray.util import canonical_decode
+
+from deepcompress.coding import huffman
+from deepcompress.errors import FormatError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SYMBOLS_PER_LANE = 2048
+LANES_FROM = 1 << 17  # fewer symbols than this are one plain stream
+
+
+def lane_count(symbols: int) -> int:
+    """Lanes of a stream of `symbols` symbols: a power of two near symbols / 2048, and 1 for short ones."""
+    if symbols < LANES_FROM:
+        return 1
+    return 1 << (symbols // SYMBOLS_PER_LANE).bit_length() - 1
+
+
+def overhead(symbols: int) -> int:
+    """Bytes that lanes add to a stream: two for the length of each, and half a byte of padding on average."""
+    lanes = lane_count(symbols)
+    return lanes * 5 // 2 if lanes > 1 else 0
+
+
+@cache
+def kernels() -> Any:
+    """The compiled kernels (`coding.kernels`), or None where numba cannot be had: then numpy and bitarray do it."""
+    try:
+        return import_module("deepcompress.coding.kernels")
+    except ImportError:
+        return None
+
+
+def pack(symbols: Array, lengths: Sequence[int]) -> bytes:
+    """Encode `symbols` with the canonical code of these lengths, in as many lanes as `lane_count` says."""
+    lanes = lane_count(len(symbols))
+    if lanes == 1:
+        return encode_lane(symbols, lengths)
+    if kernels() is not None:
+        return _encode_rows(symbols, lengths, lanes)
+    return encode_lanes(symbols, lengths, lanes)
+
+
+def unpack(payload: memoryview, count: int, lengths: Sequence[int]) -> Array:
+    """The inverse of `pack`: `count` symbols as uint8, or uint16 where the alphabet has more than 256.
+
+    Raises:
+        FormatError: the payload does not hold exactly `count` symbols.
+    """
+    if count > 8 * len(payload):
+        raise FormatError(f"{len(payload)} bytes cannot hold {count} Huffman symbols")
+    lanes = lane_count(count)
+    if lanes == 1:
+        return decode_lane(payload, count, lengths)
+    if kernels() is not None:
+        return _decode_rows(payload, lanes, count, lengths)
+    return decode_lanes(payload, lanes, count, lengths)
+
+
+def encode_lane(symbols: Array, lengths: Sequence[int]) -> bytes:
+    """One plain canonical stream, by bitarray."""
+    bits = bitarray()
+    bits.encode(huffman.code_words(lengths), symbols.tolist())
+    return bits.tobytes()
+
+
+def encode_lanes(symbols: Array, lengths: Sequence[int], lanes: int) -> bytes:
+    """Lanes by bitarray, one after the other: the reference for the compiled encoder."""
+    packed = [encode_lane(symbols[lane::lanes], lengths) for lane in range(lanes)]
+    return np.array([len(lane) for lane in packed], dtype="<u2").tobytes() + b"".join(packed)
+
+
+def _encode_rows(symbols: Array, lengths: Sequence[int], lanes: int) -> bytes:
+    compiled = kernels()
+    entries = np.zeros(len(lengths), dtype=np.uint32)
+    for symbol, word in huffman.code_words(lengths).items():
+        entries[symbol] = int(word.to01(), 2) << 4 | len(word)
+    symbols = np.ascontiguousarray(symbols)
+    sizes = (compiled.lane_bits(symbols, np.asarray(lengths, dtype=np.int64), lanes) + 7) // 8
+    head = sizes.astype("<u2").view(np.uint8)
+    out = np.zeros(len(head) + int(sizes.sum()), dtype=np.uint8)
+    out[: len(head)] = head
+    compiled.encode_rows(symbols, entries, (sizes.cumsum() - sizes + len(head)).astype(np.uint64), out)
+    return out.tobytes()
+
+
+def decode_lane(lane: memoryview, count: int, lengths: Sequence[int]) -> Array:
+    """One plain canonical stream of `count` symbols, by bitarray."""
+    count_by_length, order = huffman.canonical_tables(lengths)
+    bits = bitarray()
+    bits.frombytes(bytes(lane))
+    try:
+        decoded = canonical_decode(bits, count_by_length, order)
+        symbols = np.fromiter(decoded, dtype=_dtype(lengths), count=count)
+    except ValueError:
+        raise FormatError(f"a Huffman stream ends before its {count} symbols") from None
+    used = int(np.asarray(lengths, dtype=np.int64)[symbols].sum())
+    if len(bits) - used >= 8 or bits[used:].any():
+        raise FormatError("a Huffman stream has bits after its last symbol")
+    return symbols
+
+
+def decode_lanes(payload: memoryview, lanes: int, count: int, lengths: Sequence[int]) -> Array:
+    """All lanes in lock step by numpy: each step takes the next symbol of every lane, the next row of the output."""
+    starts, ends = _lane_bits(payload, lanes)
+    width = max(lengths)
+    table = huffman.lookup_table(lengths, width)
+    data = np.frombuffer(bytes(payload) + bytes(4), dtype=np.uint8)
+    windows = np.zeros(len(data) - 3, dtype=np.uint32)  # the 32 bits from every byte on
+    for k in range(4):
+        windows |= data[k : len(data) - 3 + k].astype(np.uint32) << np.uint32(24 - 8 * k)
+    symbols = np.empty(-(-count // lanes) * lanes, dtype=_dtype(lengths))
+    at = starts.copy()
+    unused = np.uint32(32 - width)
+    for row in range(0, count, lanes):
+        window = windows.take(at >> 3, mode="clip")
+        window <<= (at & 7).astype(np.uint32)
+        window >>= unused
+        found = table.take(window)
+        np.right_shift(found, 4, out=symbols[row : row + lanes], casting="unsafe")
+        found &= 15
+        found[count - row :] = 0  # the last row may be short
+        at += found
+    _check_ends(payload, at, ends)
+    return symbols[:count]
+
+
+def _decode_rows(payload: memoryview, lanes: int, count: int, lengths: Sequence[int]) -> Array:
+    compiled = kernels()
+    starts, ends = _lane_bits(payload, lanes)
+    width = max(lengths)
+    symbols = np.empty(count, dtype=_dtype(lengths))
+    at = starts.astype(np.uint64)
+    compiled.decode_rows(compiled.words_of(payload), at, huffman.lookup_table(lengths, width), width, symbols)
+    _check_ends(payload, at.astype(np.int64), ends)
+    return symbols
+
+
+def _check_ends(payload: memoryview, at: Array, ends: Array) -> None:
+    """Each lane must end, at bit `at`, within its last byte, and the rest of that byte must be zero."""
+    left = ends - at
+    if (left < 0).any() or (left >= 8).any():
+        raise FormatError("a lane of a Huffman stream does not end with its last symbol")
+    last = np.frombuffer(payload, dtype=np.uint8)[(ends >> 3) - 1]
+    if (last & ((1 << left) - 1)).any():
+        raise FormatError("the padding of a lane of a Huffman stream is not zero")
+
+
+def _lane_bits(payload: memoryview, lanes: int) -> tuple[Array, Array]:
+    """Where each lane starts and ends, in bits from the start of the stream (int64)."""
+    if len(payload) < 2 * lanes:
+        raise FormatError(f"a stream of {lanes} lanes has only {len(payload)} bytes")
+    sizes = np.frombuffer(payload[: 2 * lanes], dtype="<u2").astype(np.int64)
+    ends = sizes.cumsum() + 2 * lanes
+    if int(ends[-1]) != len(payload):
+        raise FormatError(f"lanes end at byte {int(ends[-1])} of a stream of {len(payload)} bytes")
+    return 8 * (ends - sizes), 8 * ends
+
+
+def _dtype(lengths: Sequence[int]) -> type[np.unsignedinteger[Any]]:
+    return np.uint8 if len(lengths) <= 256 else np.uint16
