@@ -1,104 +1,211 @@
-"""Encode and decode symbol streams like those of a pruned, shared layer; ours against bitarray alone and zlib.
+"""Encode and decode the streams of pruned, shared layers: ours, and what one would take instead.
 
-Every figure is the median of several runs, every decoded stream is compared with what went in, and sizes are
-given over the order-0 entropy.
+Three streams of 10 million symbols: offsets of 4 and of 5 bits between the weights of a layer of which 8 % are kept,
+and 5-bit codebook indices. Every figure is the median of several rounds in which each coder runs once; every decoded
+stream is compared with what went in. Each coder gets the symbols in the type that it takes, made beforehand (bitarray
+a list, constriction int32), and gives a numpy array back. Sizes are over the order-0 entropy; ours has its table in it,
+and the lengths of its lanes.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 from bitarray import bitarray
 from bitarray.util import canonical_decode, canonical_huffman
+from measure import machine, medians
 
-from deepcompress.coding import streams
+from deepcompress.coding import lanes, streams
 from deepcompress.coding.bits import Reader
 
+Array = np.ndarray[Any, np.dtype[Any]]
+DENSITY = 0.08
 
-def indices(count: int) -> np.ndarray:
+
+@dataclass(frozen=True)
+class Coder:
+    """One way to code a stream: symbols to what it stores, that back to symbols, and the bytes of what it stores."""
+
+    encode: Callable[[], Any]
+    decode: Callable[[Any], Array]
+    size: Callable[[Any], int] = len
+
+
+def indices(count: int) -> Array:
     """5-bit cluster indices, roughly as Gaussian as those of a trained layer."""
     drawn = np.random.default_rng(0).normal(16, 6, count)
     return np.clip(drawn.round(), 0, 31).astype(np.uint8)
 
 
-def ours(symbols: np.ndarray) -> tuple[Callable[[], bytes], Callable[[bytes], np.ndarray]]:
+def offsets(count: int, bits: int) -> Array:
+    """Zeros between weights that are kept at random, as offset symbols of `bits` bits with fillers."""
+    gaps = np.random.default_rng(0).geometric(DENSITY, count) - 1
+    filler = (1 << bits) - 1
+    ends = np.cumsum(gaps // filler + 1)
+    symbols = np.full(ends[-1], filler, dtype=np.uint8)
+    symbols[ends - 1] = gaps % filler
+    return symbols[:count].copy()
+
+
+def ours(symbols: Array, alphabet: int) -> Coder:
     """This project's streams, coder chosen by size, with table."""
-    stream = streams.encode(symbols, 32)
 
-    def decode(payload: bytes) -> np.ndarray:
-        table = streams.read_table(stream.coder, Reader(stream.table, "table"), 32)
-        return streams.decode(table, memoryview(payload), len(symbols))
+    def decode(stream: streams.Stream) -> Array:
+        table = streams.read_table(stream.coder, Reader(stream.table, "table"), alphabet)
+        return streams.decode(table, memoryview(stream.payload), len(symbols))
 
-    return lambda: streams.encode(symbols, 32).payload, decode
+    return Coder(lambda: streams.encode(symbols, alphabet), decode, lambda stream: stream.size)
 
 
-def plain_bitarray(symbols: np.ndarray) -> tuple[Callable[[], bytes], Callable[[bytes], np.ndarray]]:
+@contextmanager
+def no_kernels() -> Iterator[None]:
+    """As where numba cannot be had."""
+    kernels = lanes.kernels
+    lanes.kernels = lambda: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        lanes.kernels = kernels
+
+
+def ours_by_numpy(symbols: Array, alphabet: int) -> Coder:
+    """The same bytes without compiled kernels: numpy decodes, bitarray encodes."""
+    compiled = ours(symbols, alphabet)
+    return Coder(no_kernels()(compiled.encode), no_kernels()(compiled.decode), compiled.size)
+
+
+def plain_bitarray(symbols: Array, alphabet: int) -> Coder:
     """One canonical stream by bitarray's own functions."""
     counts = np.bincount(symbols)
     code, lengths, order = canonical_huffman({s: int(c) for s, c in enumerate(counts) if c})
+    listed = symbols.tolist()
 
     def encode() -> bytes:
         bits = bitarray()
-        bits.encode(code, symbols.tolist())
+        bits.encode(code, listed)
         return bits.tobytes()
 
-    def decode(payload: bytes) -> np.ndarray:
+    def decode(payload: bytes) -> Array:
         bits = bitarray()
         bits.frombytes(payload)
         return np.fromiter(canonical_decode(bits, lengths, order), dtype=np.uint8, count=len(symbols))
 
-    return encode, decode
+    return Coder(encode, decode)
 
 
-def zlib_huffman(symbols: np.ndarray) -> tuple[Callable[[], bytes], Callable[[bytes], np.ndarray]]:
+def zlib_huffman(symbols: Array, alphabet: int) -> Coder:
     """zlib without matching: Huffman only, on one byte a symbol."""
 
     def encode() -> bytes:
         coder = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)
-        return coder.compress(symbols.tobytes()) + coder.flush()
+        return coder.compress(symbols) + coder.flush()
 
-    return encode, lambda payload: np.frombuffer(zlib.decompress(payload), dtype=np.uint8)
+    return Coder(encode, lambda payload: np.frombuffer(zlib.decompress(payload), dtype=np.uint8))
 
 
-def median_seconds(run: Callable[[], object], runs: int) -> float:
-    """Median wall time of `run`."""
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def zstandard(symbols: Array, alphabet: int) -> Coder:
+    """zstandard's fastest level on one byte a symbol."""
+    zstd = import_module("zstandard")
+
+    def decode(payload: bytes) -> Array:
+        return np.frombuffer(zstd.ZstdDecompressor().decompress(payload), dtype=np.uint8)
+
+    return Coder(lambda: zstd.ZstdCompressor(level=1).compress(symbols), decode)
+
+
+def constriction_model(symbols: Array, alphabet: int) -> tuple[Any, Array, Any]:
+    """constriction's streams, the symbols as it takes them, and the model of their frequencies."""
+    stream = import_module("constriction").stream
+    counts = np.maximum(np.bincount(symbols, minlength=alphabet), 1)
+    return stream, symbols.astype(np.int32), stream.model.Categorical(counts / counts.sum(), perfect=False)
+
+
+def ans(symbols: Array, alphabet: int) -> Coder:
+    """constriction's ANS coder with a static model, which is not stored."""
+    stream, wide, model = constriction_model(symbols, alphabet)
+
+    def encode() -> Array:
+        coder = stream.stack.AnsCoder()
+        coder.encode_reverse(wide, model)
+        return coder.get_compressed()
+
+    return Coder(
+        encode, lambda words: stream.stack.AnsCoder(words).decode(model, len(wide)), lambda words: words.nbytes
+    )
+
+
+def range_coder(symbols: Array, alphabet: int) -> Coder:
+    """constriction's range coder with a static model, which is not stored."""
+    stream, wide, model = constriction_model(symbols, alphabet)
+
+    def encode() -> Array:
+        coder = stream.queue.RangeEncoder()
+        coder.encode(wide, model)
+        return coder.get_compressed()
+
+    def decode(words: Array) -> Array:
+        return stream.queue.RangeDecoder(words).decode(model, len(wide))
+
+    return Coder(encode, decode, lambda words: words.nbytes)
+
+
+CODERS: dict[str, Callable[[Array, int], Coder]] = {
+    "bitarray": plain_bitarray,
+    "deepcompress": ours,
+    "  without kernels": ours_by_numpy,
+    "zstandard, level 1": zstandard,
+    "zlib, Huffman only": zlib_huffman,
+    "constriction, ANS": ans,
+    "constriction, range": range_coder,
+}
+
+
+def compare(title: str, symbols: Array, bits: int, runs: int) -> None:
+    """Print one row a coder."""
+    frequencies = np.bincount(symbols)[np.bincount(symbols) > 0] / len(symbols)
+    entropy = float(-(frequencies * np.log2(frequencies)).sum())
+    print(f"\n{title}: {len(symbols):,} symbols, entropy {entropy:.3f} bits")
+    print(f"{'coder':<20}{'over entropy':>14}{'encode M/s':>12}{'÷ bitarray':>12}{'decode M/s':>12}{'÷ bitarray':>12}")
+    actions: dict[str, Callable[[], object]] = {}
+    sizes: dict[str, int] = {}
+    for name, make in CODERS.items():
+        try:
+            coder = make(symbols, 1 << bits)
+        except ImportError as error:
+            print(f"{name:<20}  not measured: {error}")
+            continue
+        stored = coder.encode()
+        if not np.array_equal(coder.decode(stored), symbols):
+            raise SystemExit(f"{name}: what was decoded is not what was encoded")
+        sizes[name] = coder.size(stored)
+        actions[f"{name} encodes"] = coder.encode
+        actions[f"{name} decodes"] = lambda coder=coder, stored=stored: coder.decode(stored)
+    seconds = medians(actions, runs)
+    for name, size in sizes.items():
+        encoding, decoding = seconds[f"{name} encodes"], seconds[f"{name} decodes"]
+        faster = seconds["bitarray encodes"] / encoding, seconds["bitarray decodes"] / decoding
+        rate, over = len(symbols) / 1e6, 100 * (8 * size / len(symbols) / entropy - 1)
+        row = f"{name:<20}{over:>12.2f} %{rate / encoding:>12.1f}{faster[0]:>11.2f}×"
+        print(f"{row}{rate / decoding:>12.1f}{faster[1]:>11.2f}×")
 
 
 def main() -> None:
-    """Print one row a coder."""
+    """Print one table a stream."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--symbols", type=int, default=10_000_000)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
-    symbols = indices(options.symbols)
-    frequencies = np.bincount(symbols)[np.bincount(symbols) > 0] / len(symbols)
-    entropy = float(-(frequencies * np.log2(frequencies)).sum())
-    print(f"{len(symbols):,} symbols of 5 bits, entropy {entropy:.3f} bits, median of {options.runs} runs")
-    print(f"{'coder':<12}{'over entropy':>14}{'encode M/s':>12}{'decode M/s':>12}{'decode ÷ bitarray':>19}")
-    reference = None
-    for name, make in (("bitarray", plain_bitarray), ("zlib", zlib_huffman), ("deepcompress", ours)):
-        encode, decode = make(symbols)
-        payload = encode()
-        assert np.array_equal(decode(payload), symbols)
-        encoding = median_seconds(encode, options.runs)
-        decoding = median_seconds(lambda decode=decode, payload=payload: decode(payload), options.runs)
-        reference = reference or decoding
-        over = 100 * (8 * len(payload) / len(symbols) / entropy - 1)
-        rate = len(symbols) / 1e6
-        print(
-            f"{name:<12}{over:>12.2f} %{rate / encoding:>12.1f}{rate / decoding:>12.1f}{reference / decoding:>18.2f}×"
-        )
+    print(f"Coders: medians of {options.runs} runs; {machine()}")
+    compare("4-bit offsets", offsets(options.symbols, 4), 4, options.runs)
+    compare("5-bit offsets", offsets(options.symbols, 5), 5, options.runs)
+    compare("5-bit indices", indices(options.symbols), 5, options.runs)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@
     network = dc.load("model.dc", into=MyNet())    # your own
     tensors = dc.load_state_dict("model.dc")
     facts = dc.inspect("model.dc")
+    with dc.open("model.dc") as file:              # one tensor, without decoding the others
+        weight = file["conv1.weight"]
 
 Names are imported when they are first used, so that looking at a file does not load torch.
 """
@@ -19,9 +21,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deepcompress.container.breakdown import Breakdown, inspect
     from deepcompress.errors import DeepCompressError, FormatError
+    from deepcompress.lazy import TensorFile, open
     from deepcompress.loader import load, load_state_dict
-    from deepcompress.pipeline import Result, compress, compress_state
+    from deepcompress.pipeline import compress
     from deepcompress.recipe import LayerRule, Recipe
+    from deepcompress.result import Result
+    from deepcompress.streaming import compress_state
 
 __version__ = "0.1.0"
 
@@ -31,12 +36,14 @@ _HOMES = {
     "FormatError": "errors",
     "LayerRule": "recipe",
     "Recipe": "recipe",
-    "Result": "pipeline",
+    "Result": "result",
+    "TensorFile": "lazy",
     "compress": "pipeline",
-    "compress_state": "pipeline",
+    "compress_state": "streaming",
     "inspect": "container.breakdown",
     "load": "loader",
     "load_state_dict": "loader",
+    "open": "lazy",
 }
 
 __all__ = [
@@ -46,11 +53,13 @@ __all__ = [
     "LayerRule",
     "Recipe",
     "Result",
+    "TensorFile",
     "compress",
     "compress_state",
     "inspect",
     "load",
     "load_state_dict",
+    "open",
 ]
 
 

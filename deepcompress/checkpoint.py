@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ class Checkpoint:
     `network` and `data` are names that the file may carry; `facts` is anything else that is plain text or a number.
     """
 
-    state: dict[str, torch.Tensor]
+    state: Mapping[str, torch.Tensor]
     network: str | None = None
     data: str | None = None
     facts: dict[str, str | int | float] = field(default_factory=dict)
@@ -40,7 +43,8 @@ class Checkpoint:
 def load_checkpoint(path: str | Path, trust_pickle: bool = False) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
-    Understood are a state_dict, a dictionary that holds one under one of `STATE_KEYS`, and a .safetensors file.
+    Understood are a state_dict, a dictionary that holds one under one of `STATE_KEYS`, a .safetensors file, and the
+    index (.safetensors.index.json) of several.
 
     Args:
         path: the file.
@@ -49,30 +53,102 @@ def load_checkpoint(path: str | Path, trust_pickle: bool = False) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, holds code, or holds no tensors.
     """
+    lazy = open_checkpoint(path, trust_pickle, mapped=False)
+    return replace(lazy, state=_checked(lazy.state, Path(path)))
+
+
+def open_checkpoint(path: str | Path, trust_pickle: bool = False, mapped: bool = True) -> Checkpoint:
+    """As `load_checkpoint`, but tensors come from the disk when they are asked for.
+
+    A .safetensors file gives a new tensor each time; a .pt file is mapped into memory (if `mapped`), and must not
+    change while its tensors are in use.
+    """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
+    if path.name.endswith(".safetensors.index.json"):
+        return Checkpoint(LazyTensors(_shards(path)))
     if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    return _from_content(_load_pt(path, trust_pickle), path)
+        lazy = LazyTensors(dict.fromkeys(_names_in(path), path))
+        facts = lazy.facts(path)
+        network, data = facts.pop("network", None), facts.pop("data", None)
+        return Checkpoint(lazy, network, data, {**facts})
+    return _from_content(_load_pt(path, trust_pickle, mapped), path)
 
 
-def _load_safetensors(path: Path) -> Checkpoint:
+class LazyTensors(Mapping[str, torch.Tensor]):
+    """The tensors of .safetensors files, each read anew whenever it is asked for: the caller may change it."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = dict(files)
+        prefixed = all(name.startswith("module.") for name in self._files)
+        self._names = {name.removeprefix("module.") if prefixed else name: name for name in self._files}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        path = self._files[self._names[name]]
+        with _safetensors(path) as stream:
+            tensor: torch.Tensor = stream.get_tensor(self._names[name])
+            return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def facts(self, path: Path) -> dict[str, str]:
+        """The metadata of one of the files."""
+        with _safetensors(path) as stream:
+            return dict(stream.metadata() or {})
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as stream:
-            facts = dict(stream.metadata() or {})
-            state = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            yield stream
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a valid .safetensors file: {error}") from None
-    return Checkpoint(_checked(state, path), facts.pop("network", None), facts.pop("data", None), facts)
 
 
-def _load_pt(path: Path, trust_pickle: bool) -> Any:
+def _names_in(path: Path) -> list[str]:
+    with _safetensors(path) as stream:
+        names = list(stream.keys())
+    if not names:
+        raise CheckpointError(f"{path}: holds no tensors")
+    return names
+
+
+def _shards(path: Path) -> dict[str, Path]:
+    """The file of each tensor, by an index that stands beside them."""
+    try:
+        where = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        files = {str(name): path.parent / str(file) for name, file in where.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{path}: not an index of .safetensors files (a JSON object with a weight_map)") from None
+    if not files:
+        raise CheckpointError(f"{path}: holds no tensors")
+    held = {file: set(_names_in(file)) for file in _beside(path, set(files.values()))}
+    for name, file in files.items():
+        if name not in held[file]:
+            raise CheckpointError(f"{path}: tensor {name} is not in {file.name}, where the index says it is")
+    return files
+
+
+def _beside(path: Path, files: set[Path]) -> list[Path]:
+    for file in sorted(files):
+        if file.parent != path.parent or not file.is_file():
+            raise CheckpointError(f"{path}: names the file {file.name}, which is not beside it")
+    return sorted(files)
+
+
+def _load_pt(path: Path, trust_pickle: bool, mapped: bool) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # about odd pickles, beside the error that they end in
-            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+            mapped = mapped and zipfile.is_zipfile(path)  # the old format cannot be mapped
+            return torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=mapped)
     except pickle.UnpicklingError as error:
         if any(mark in str(error) for mark in _CODE_MARKS):
             raise CheckpointError(

@@ -267,26 +267,24 @@ def compress(
 ) -> None:
     """Prune, share and code a network into one .dc file.
 
-    CKPT is a .pt or .safetensors file.
+    CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several.
 
     The test data decides nothing: it is measured on for the table at the end.
     """
     recipe = _recipe(recipe_file, layers, settings)
 
-    from deepcompress import pipeline
-    from deepcompress.checkpoint import load_checkpoint
+    from deepcompress.checkpoint import open_checkpoint
     from deepcompress.files import check_writable
     from deepcompress.report.console import ConsoleProgress
+    from deepcompress.streaming import compress_state
 
     check_writable(output)
-    source = load_checkpoint(checkpoint, trust_pickle)
+    source = open_checkpoint(checkpoint, trust_pickle)
     name = network or _network_name(source)
     with ConsoleProgress(quiet) as watch:
         if not recipe.retrain and data is None:
             label = _storable(name or "")
-            result = pipeline.compress_state(
-                source.state, recipe, output, network=label, data=source.data or "", watch=watch
-            )
+            result = compress_state(source.state, recipe, output, network=label, data=source.data or "", watch=watch)
         else:
             result = _compress_with_data(source, checkpoint, name, data, data_dir, device, recipe, output, watch)
 
@@ -509,7 +507,7 @@ def _network_name(source: Checkpoint) -> str | None:
     """The network that a file names, or that its tensors fit."""
     from deepcompress import networks
 
-    return source.network or networks.match({name: tuple(value.shape) for name, value in source.state.items()})
+    return source.network or networks.match(source.state)
 
 
 def _model(source: Checkpoint, name: str | None, file: str, purpose: str) -> nn.Module:
@@ -528,7 +526,7 @@ def _model(source: Checkpoint, name: str | None, file: str, purpose: str) -> nn.
             "(your own: --network file.py:factory), or compress it with --no-retrain"
         )
     model = networks.build(name) if source.network != name else networks.build_known(name)
-    fill(model, source.state, file)
+    fill(model, dict(source.state), file)
     return model
 
 

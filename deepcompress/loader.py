@@ -18,9 +18,12 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def load_state_dict(
-    path: str | Path, device: str | torch.device = "cpu", max_bytes: int | None = None
+    path: str | Path, device: str | torch.device = "cpu", max_bytes: int | None = None, threads: int | None = None
 ) -> dict[str, torch.Tensor]:
     """Decode all tensors of a .dc file, in the order of the file; tied tensors share their memory.
+
+    Tensors are decoded one after the other, and each is moved to `device` before the next: beside the largest tensor
+    and its section, the host holds only what stays there.
 
     Nothing in the file is executed or imported. The header and every checksum are verified before the first
     tensor is allocated.
@@ -30,10 +33,13 @@ def load_state_dict(
         device: where the tensors go.
         max_bytes: how many bytes the decoded tensors may take together; by default 1024 times the size of the
             file, and at least 256 MiB.
+        threads: how many share the work on a large tensor; by default as many as torch uses
+            (``torch.get_num_threads()``). The result is the same.
 
     Raises:
         FormatError: the file is missing, damaged, too new, or claims more than `max_bytes`.
     """
+    workers = threads or torch.get_num_threads()
     with ModelFile(path) as file:
         file.check(max_bytes)
         state: dict[str, torch.Tensor] = {}
@@ -42,7 +48,7 @@ def load_state_dict(
             if entry.info.encoding is Encoding.ALIAS:
                 state[name] = state[file.resolved(entry).name]
             else:
-                state[name] = to_torch(*file.read(name)).to(device)
+                state[name] = to_torch(*file.read(name, workers)).to(device)
         return state
 
 
@@ -70,7 +76,8 @@ def load(
     if into is None and not name:
         raise NetworkError(f"{path}: the file names no network; give yours with --network, or load(path, into=model)")
     state = load_state_dict(path, device, max_bytes)
-    network = networks.build_known(name) if into is None else into
+    elements = sum(value.numel() for value in state.values())
+    network = networks.build_known(name, elements) if into is None else into
     fill(network, state, str(path))
     return network.to(device).eval()
 

@@ -1,18 +1,86 @@
-"""A state_dict, pruned and shared, to the bytes of a .dc file."""
+"""Tensors, pruned and shared, to the entries of a .dc file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from deepcompress.coding.tensors import DType, EncodedTensor, alias, encode_coded, encode_plain
+from deepcompress.coding.encoder import (
+    CHUNK,
+    alias,
+    encode_coded,
+    encode_plain,
+    plan_literal,
+    plan_plain,
+    plan_shared,
+    survey,
+)
+from deepcompress.coding.tensors import DType, EncodedTensor, TensorInfo
 from deepcompress.container.writer import pack
-from deepcompress.interop import Array, to_array
+from deepcompress.interop import Array, check_dtype, to_array
 from deepcompress.layers import Layer, tied_to
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.recipe import Recipe
+
+
+class Packer:
+    """Encodes the tensors of one file in their order, and knows what later ones may refer to.
+
+    `allow_huffman` False keeps streams at fixed width, as the paper's stages 1 and 2 do.
+    """
+
+    def __init__(self, small_dtype: str = "float32", allow_huffman: bool = True) -> None:
+        self.small_dtype, self.allow_huffman = small_dtype, allow_huffman
+        self._order: dict[str, int] = {}
+        self._owners: dict[tuple[Hashable, DType], int] = {}
+
+    def tied(self, name: str, value: torch.Tensor, first: str) -> EncodedTensor:
+        """A tensor that is the earlier tensor `first`."""
+        self._order[name] = len(self._order)
+        return alias(tuple(value.shape), check_dtype(name, value), self._order[first])
+
+    def small(self, name: str, value: torch.Tensor) -> EncodedTensor:
+        """A tensor that is stored exactly (fp32 ones as `small_dtype`, where they fit)."""
+        self._order[name] = len(self._order)
+        values, dtype = to_array(name, value)
+        if self.small_dtype == "float16" and dtype is DType.FLOAT32:
+            with np.errstate(over="ignore"):
+                halves = values.astype(np.float16)
+            if np.isfinite(halves).all():
+                return encode_plain(halves, DType.FLOAT16)
+        return encode_plain(values, dtype)
+
+    def layer(
+        self, name: str, value: torch.Tensor, centroids: torch.Tensor | None = None, book: Hashable = None
+    ) -> EncodedTensor:
+        """A pruned tensor: by indices into its shared values `centroids`, or by its surviving values.
+
+        Layers with the same `book` share one codebook in the file (one for each dtype among them).
+        """
+        values, dtype, entries = _parts(name, value, centroids)
+        encoded = encode_coded(values, dtype, entries, self.allow_huffman, self._owner(book, dtype))
+        if encoded.info.codebook:
+            self._owners[book, dtype] = len(self._order)
+        self._order[name] = len(self._order)
+        return encoded
+
+    def plan_fixed(
+        self, name: str, value: torch.Tensor, centroids: torch.Tensor | None = None, book: Hashable = None
+    ) -> TensorInfo:
+        """The facts of `layer` if all streams had fixed widths, without the encoding."""
+        values, dtype, entries = _parts(name, value, centroids)
+        found = survey(values, dtype, entries)
+        plain = plan_plain(found)
+        if entries is None:
+            coded = plan_literal(found, allow_huffman=False)
+        else:
+            coded = plan_shared(found, allow_huffman=False, target=self._owner(book, dtype))
+        return coded if coded.section < plain.section else plain
+
+    def _owner(self, book: Hashable, dtype: DType) -> int | None:
+        return None if book is None else self._owners.get((book, dtype))
 
 
 def pack_state(
@@ -35,47 +103,43 @@ def pack_state(
         codebooks: those of the layers that are shared, as `quantize.sharing.share` left them.
         allow_huffman: False for the paper's stages 1 and 2, where streams have fixed widths.
     """
+    packer = Packer(recipe.small_dtype, allow_huffman)
     tied = tied_to(state)
-    order = {name: index for index, name in enumerate(state)}
     book_of = {member.name: codebook for codebook in codebooks for member in codebook.members}
-    owner_of: dict[tuple[int, DType], int] = {}  # layers of one group may differ in dtype: one codebook each
     coded = {layer.name for layer in layers}
-    tensors: list[tuple[str, EncodedTensor]] = []
+    tensors = []
     for name, value in state.items():
-        values, dtype = to_array(name, value)
+        book = book_of.get(name)
         if name in tied:
-            encoded = alias(values, dtype, order[tied[name]])
-        elif name in coded:
-            book = book_of.get(name)
-            target = owner_of.get((id(book), dtype))
-            entries = None if book is None else codebook_entries(book, value.dtype)
-            encoded = encode_coded(_without_negative_zero(values, dtype), dtype, entries, allow_huffman, target)
-            if book is not None and encoded.info.codebook:
-                owner_of[id(book), dtype] = order[name]
+            encoded = packer.tied(name, value, tied[name])
+        elif name not in coded:
+            encoded = packer.small(name, value)
+        elif book is None:
+            encoded = packer.layer(name, value)
         else:
-            encoded = _encode_small(values, dtype, recipe.small_dtype)
+            encoded = packer.layer(name, value, book.centroids, id(book))
         tensors.append((name, encoded))
     return pack(tensors, network, data)
 
 
-def codebook_entries(codebook: Codebook, dtype: torch.dtype) -> Array:
+def codebook_entries(centroids: torch.Tensor, dtype: torch.dtype) -> Array:
     """The centroids in the storage type of `dtype`: sorted, distinct, and none of them zero."""
-    rounded = codebook.centroids.detach().to(dtype).cpu()
+    rounded = centroids.detach().to(dtype).cpu()
     distinct = torch.unique(rounded[rounded != 0].double()).to(dtype)
     return to_array("codebook", distinct)[0]
+
+
+def _parts(name: str, value: torch.Tensor, centroids: torch.Tensor | None) -> tuple[Array, DType, Array | None]:
+    values, dtype = to_array(name, value)
+    entries = None if centroids is None else codebook_entries(centroids, value.dtype)
+    return _without_negative_zero(values, dtype), dtype, entries
 
 
 def _without_negative_zero(values: Array, dtype: DType) -> Array:
     """Pruned is pruned: a zero of either sign becomes +0, so that only surviving weights are stored."""
     sign = np.array(1 << (8 * dtype.bits.itemsize - 1), dtype=dtype.bits)
-    bits = np.ascontiguousarray(values).view(dtype.bits)
-    return np.where(bits == sign, np.zeros_like(bits), bits).view(dtype.storage)
-
-
-def _encode_small(values: Array, dtype: DType, small_dtype: str) -> EncodedTensor:
-    if small_dtype == "float16" and dtype is DType.FLOAT32:
-        with np.errstate(over="ignore"):
-            halves = values.astype(np.float16)
-        if np.isfinite(halves).all():
-            return encode_plain(halves, DType.FLOAT16)
-    return encode_plain(values, dtype)
+    flat = np.ascontiguousarray(values).reshape(-1).view(dtype.bits)
+    parts = [flat[start : start + CHUNK] for start in range(0, len(flat), CHUNK)]
+    if not any((part == sign).any() for part in parts):  # the usual case, for which no copy is made
+        return values
+    return np.where(flat == sign, np.zeros_like(sign), flat).view(dtype.storage).reshape(values.shape)

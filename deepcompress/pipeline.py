@@ -5,64 +5,26 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from deepcompress.container.breakdown import Breakdown, inspect
+from deepcompress.container.breakdown import inspect
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.files import check_writable, write_atomic
 from deepcompress.interop import check_dtype, dense_bytes
-from deepcompress.layers import Layer, check_finite, check_rules, compressible, tied_to
+from deepcompress.layers import Layer, check_finite, check_rules, compressible
 from deepcompress.loader import fill, load_state_dict
 from deepcompress.packing import pack_state
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
 from deepcompress.quantize.sharing import Codebook, share, tune
 from deepcompress.recipe import Recipe
+from deepcompress.result import Result, StageResult, kept_line
 from deepcompress.training.loop import Batches, evaluate, seed_everything
 from deepcompress.training.progress import Progress
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """Where things stood after a stage: bytes of the .dc file then, its ratio to dense fp32, accuracy in percent."""
-
-    stage: str
-    bytes: int
-    ratio: float
-    accuracy: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a compression did.
-
-    Accuracies are in percent, None where nothing measured them; `accuracy_after` is that of the network reloaded from
-    the file. `kept` is the surviving fraction of each layer after pruning.
-    """
-
-    file: str
-    file_bytes: int
-    dense_bytes: int
-    ratio: float
-    accuracy_before: float | None
-    accuracy_after: float | None
-    kept: dict[str, float]
-    stages: list[StageResult]
-    seed: int
-    recipe: dict[str, Any]
-    breakdown: Breakdown = field(repr=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        plain = asdict(self)
-        del plain["breakdown"]
-        return plain
 
 
 def compress(
@@ -128,41 +90,9 @@ def compress(
     return _run(state, weights, layers, recipe, Path(path), steps, network, data, watch)
 
 
-def compress_state(
-    state: Mapping[str, torch.Tensor],
-    recipe: Recipe | None = None,
-    path: str | Path = "model.dc",
-    *,
-    network: str = "",
-    data: str = "",
-    watch: Progress | None = None,
-) -> Result:
-    """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
-
-    `state` is not changed. Arguments, results and errors are otherwise those of `compress`.
-    """
-    recipe, watch = recipe or Recipe(), watch or Progress()
-    tied = tied_to(state)
-    own = {name: value.detach().cpu().clone().contiguous() for name, value in state.items() if name not in tied}
-    copied = {name: own[tied.get(name, name)] for name in state}
-    layers = _layers(copied, recipe)
-    weights = {layer.name: copied[layer.name] for layer in layers}
-    seed_everything(recipe.seed)
-    steps = _Steps(lambda: prune(weights, recipe, watch=watch), _tune_nothing, _measure_nothing)
-    return _run(copied, weights, layers, recipe, Path(path), steps, network, data, watch)
-
-
-def _tune_nothing(masks: Masks, codebooks: list[Codebook]) -> None:
-    """Without data there is nothing to tune by."""
-
-
-def _measure_nothing(reloaded: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Without data there is nothing to measure on."""
-
-
 @dataclass(frozen=True)
 class _Steps:
-    """What differs with and without a network at hand."""
+    """The stages as this network and this data do them."""
 
     prune: Callable[[], Masks]
     tune: Callable[[Masks, list[Codebook]], None]
@@ -206,7 +136,8 @@ def _run(
     finish("dense", dense, steps.accuracy(), clock)
     clock = time.perf_counter()
     masks = steps.prune()
-    watch.message(_kept_line(masks))
+    kept = {name: masks.density(name) for name in masks.keep}
+    watch.message(kept_line(kept, masks.sparsity))
     finish("prune", len(packed([], allow_huffman=False)), steps.accuracy(), clock)
     clock = time.perf_counter()
     codebooks = share(weights, layers, recipe)
@@ -224,14 +155,9 @@ def _run(
         ratio=dense / breakdown.file_bytes,
         accuracy_before=stages[0].accuracy,
         accuracy_after=stages[-1].accuracy,
-        kept={name: masks.density(name) for name in masks.keep},
+        kept=kept,
         stages=stages,
         seed=recipe.seed,
         recipe=recipe.as_dict(),
         breakdown=breakdown,
     )
-
-
-def _kept_line(masks: Masks) -> str:
-    kept = ", ".join(f"{name.removesuffix('.weight')} {100 * masks.density(name):.1f} %" for name in masks.keep)
-    return f"weights kept: {kept}; {100 * (1 - masks.sparsity):.2f} % in all"

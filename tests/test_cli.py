@@ -529,7 +529,7 @@ def test_an_interrupt_is_one_line(plain, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deepcompress.pipeline.compress_state", stop)
+    monkeypatch.setattr("deepcompress.streaming.compress_state", stop)
     result = run("compress", plain, "--no-retrain")
     assert result.exit_code == 1
     assert result.stderr.strip() == "Error: interrupted; nothing was written"

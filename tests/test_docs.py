@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepcompress.coding.tensors import DType, encode_coded, encode_plain
+from deepcompress.coding.encoder import encode_coded, encode_plain
+from deepcompress.coding.tensors import DType
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.writer import pack
 from deepcompress.recipe import Recipe

@@ -1,5 +1,10 @@
 import os
+import random
+import re
 import stat
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -175,3 +180,37 @@ def test_check_writable_leaves_nothing_and_changes_nothing(path):
         check_writable(path.parent / "nowhere" / "model.dc")
     with pytest.raises(OutputError, match="it is a folder"):
         check_writable(path.parent)
+
+
+WRITER = """
+import sys
+from deepcompress.files import write_atomic
+path, size = sys.argv[1], int(sys.argv[2])
+old, new = b"o" * size, b"n" * size
+print("ready", flush=True)
+while True:
+    write_atomic(path, new)
+    write_atomic(path, lambda temporary: temporary.write_bytes(old))
+"""
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file_or_the_new_one(path):
+    size = 1 << 20  # long enough to be cut in the middle
+    contents = {b"o" * size, b"n" * size}
+    path.write_bytes(b"o" * size)
+    rng = random.Random(0)
+    halves = 0
+    for _ in range(12):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(size)], stdout=subprocess.PIPE)
+        assert writer.stdout.readline() == b"ready\n"
+        time.sleep(rng.uniform(0, 0.02))
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+        assert path.read_bytes() in contents
+        for left in path.parent.iterdir():
+            if left != path:  # whatever was only half there has a name that no one takes for the file
+                assert re.fullmatch(r"\.model\.dc\.\w+\.tmp", left.name)
+                halves += 1
+                left.unlink()
+    assert halves  # some of the writers were killed in the middle of it

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import numpy as np
 import pytest
 import torch
 from samples import CLASSES, Mlp
 from torch import nn
 
+from deepcompress.coding.encoder import encode_coded
+from deepcompress.coding.lanes import LANES_FROM
+from deepcompress.coding.tensors import DType
+from deepcompress.container.writer import pack
 from deepcompress.errors import FormatError, NetworkError
 from deepcompress.loader import fill, load, load_state_dict
 from deepcompress.networks.lenet import LeNet5, LeNet300100
-from deepcompress.pipeline import compress_state
 from deepcompress.recipe import Recipe
+from deepcompress.streaming import compress_state
 
 RECIPE = Recipe(prune=0.9, bits=4, retrain=False)
 
@@ -129,6 +136,39 @@ def test_any_changed_byte_is_found(tmp_path, mlp_file):
             load_state_dict(bad)
 
 
+def test_any_number_of_threads_loads_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepcompress.coding.lanes._LANES_PER_THREAD", 8)
+    monkeypatch.setattr("deepcompress.coding.offsets.PER_THREAD", 1 << 12)
+    rng, book = np.random.default_rng(0), np.linspace(-1, 1, 32, dtype=np.float32)
+    values = {density: book[rng.binomial(31, 0.5, (900, 800))] for density in (0.3, 0.9)}
+    values = {density: np.where(rng.random((900, 800)) < density, full, 0) for density, full in values.items()}
+    encoded = {str(density): encode_coded(full, DType.FLOAT32, book) for density, full in values.items()}
+    assert [tensor.info.offset_bits > 0 for tensor in encoded.values()] == [True, False]
+    assert all(tensor.info.entries >= LANES_FROM for tensor in encoded.values())
+    (tmp_path / "m.dc").write_bytes(pack(encoded.items()))
+    for threads in (None, 1, 2, 5):
+        state = load_state_dict(tmp_path / "m.dc", threads=threads)
+        for density, full in values.items():
+            assert np.array_equal(state[str(density)].numpy(), full)
+
+
+def test_the_host_holds_one_dense_tensor_at_a_time(tmp_path):
+    rng, book = np.random.default_rng(0), np.linspace(0.1, 1, 16, dtype=np.float32)
+    dense = np.where(rng.random((1000, 1000)) < 0.1, book[rng.integers(0, 16, (1000, 1000))], np.float32(0))
+    encoded = encode_coded(dense, DType.FLOAT32, book)
+    (tmp_path / "m.dc").write_bytes(pack((f"w{number}", encoded) for number in range(8)))
+    load_state_dict(tmp_path / "m.dc", device="meta")  # what is imported and compiled is not counted
+    tracemalloc.start()
+    try:
+        state = load_state_dict(tmp_path / "m.dc", device="meta")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [value.shape for value in state.values()] == [(1000, 1000)] * 8
+    assert all(value.device.type == "meta" for value in state.values())
+    assert dense.nbytes < peak < 1.4 * dense.nbytes  # the tensor, its section, its symbols; 8 of them would be 8 times
+
+
 def test_every_reference_network(tmp_path):
     torch.manual_seed(0)
     compress_state(LeNet5().state_dict(), RECIPE, tmp_path / "m.dc", network="lenet5")
@@ -142,3 +182,13 @@ def test_buffers_come_back(tmp_path):
     other = load(tmp_path / "m.dc", into=nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)))
     assert torch.equal(other[1].running_var, model[1].running_var)
     assert other[1].num_batches_tracked == 1
+
+
+def test_a_small_file_cannot_ask_for_a_huge_network(tmp_path, monkeypatch):
+    def built(*_, **__):
+        raise AssertionError("it was built")
+
+    monkeypatch.setattr("torchvision.models.get_model", built)
+    compress_state({"fc.weight": torch.ones(10, 10)}, RECIPE, tmp_path / "m.dc", network="torchvision:vit_h_14")
+    with pytest.raises(NetworkError, match=r"torchvision:vit_h_14 has 632,045,800 weights, but there are only 100 "):
+        load(tmp_path / "m.dc")

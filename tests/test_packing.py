@@ -139,10 +139,10 @@ def test_codebook_entries_are_distinct_sorted_and_not_zero():
     (book,) = share(state, compressible(state), Recipe(bits=2))
     with torch.no_grad():
         book.centroids.copy_(torch.tensor([3.0, 0.0, -1.0, 3.0]))
-    assert codebook_entries(book, torch.float32).tolist() == [-1, 3]
+    assert codebook_entries(book.centroids, torch.float32).tolist() == [-1, 3]
     with torch.no_grad():
         book.centroids.copy_(torch.tensor([1.0, 1.0001, 1e-9, 2.0]))  # the same, and zero, as halves
-    entries = codebook_entries(book, torch.float16)
+    entries = codebook_entries(book.centroids, torch.float16)
     assert entries.dtype == np.float16
     assert entries.tolist() == [1, 2]
 

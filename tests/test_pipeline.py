@@ -12,8 +12,9 @@ from torch import nn
 
 import deepcompress as dc
 from deepcompress.errors import CheckpointError, DeepCompressError, FormatError, OutputError, RecipeError
-from deepcompress.pipeline import compress, compress_state
+from deepcompress.pipeline import compress
 from deepcompress.recipe import LayerRule, Recipe
+from deepcompress.streaming import compress_state
 from deepcompress.training.loop import evaluate, fit
 from deepcompress.training.progress import Progress
 

@@ -141,7 +141,10 @@ def _next_length(bits: _Bits, previous: int) -> int:
     elif not next(bits):
         step = -1
     else:
-        return next(bits) << 3 | next(bits) << 2 | next(bits) << 1 | next(bits)
+        length = next(bits) << 3 | next(bits) << 2 | next(bits) << 1 | next(bits)
+        if abs(length - previous) <= 1:
+            raise FormatError("a Huffman table is not in its shortest form")
+        return length
     if not 0 <= previous + step <= MAX_LENGTH:
         raise FormatError(f"a Huffman table holds a code length of {previous + step}; allowed are 0 to {MAX_LENGTH}")
     return previous + step

@@ -6,6 +6,7 @@ Importing this module imports numba: `streams` and `offsets` do so only for tens
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,26 +19,29 @@ U = np.uint64
 
 def words_of(payload: bytes | memoryview) -> Array:
     """The bytes as big-endian words of 64 bits, with zeros after them: a window may reach beyond the end."""
-    padding = bytes(16 - len(payload) % 8)
-    return np.frombuffer(b"".join((payload, padding)), dtype=">u8").astype(np.uint64)
+    words: Array = np.zeros(len(payload) // 8 + 2, dtype=np.uint64)
+    words.view(np.uint8)[: len(payload)] = np.frombuffer(payload, dtype=np.uint8)
+    if sys.byteorder == "little":
+        words.byteswap(inplace=True)
+    return words
 
 
 @njit(cache=True, nogil=True)
-def decode_rows(words: Array, at: Array, table: Array, width: int, out: Array) -> None:
-    """Decode all lanes in lock step; the slow twin is `streams.decode_lanes`.
+def decode_rows(words: Array, at: Array, table: Array, width: int, first: int, total: int, out: Array) -> None:
+    """Decode lanes `first` to first + len(at) - 1 of `total` in lock step; the slow twin is `lanes.decode_lanes`.
 
     Args:
-        words: `words_of` the stream, uint64.
+        words: `words_of` the bytes of these lanes, uint64.
         at: bit position of each lane, uint64; moved to where each lane's last symbol ends.
         table: `huffman.lookup_table`, 2^width entries.
         width: bits of the longest code word, at most 15: four of them fit into one window.
-        out: the symbols, symbol i from lane i mod len(at).
+        out: the symbols of all lanes, symbol i from lane i mod `total`; those of other lanes are left alone.
     """
-    n, lanes = U(out.shape[0]), U(at.shape[0])
+    n, lanes, mine = U(out.shape[0]), U(total), U(at.shape[0])
     last, top = U(words.shape[0] - 2), U(64 - width)
-    row = U(0)
-    while row + U(4) * lanes <= n:
-        for lane in range(lanes):
+    row = U(first)
+    while row + U(3) * lanes + mine <= n:
+        for lane in range(mine):
             p = at[lane]
             i, s = min(p >> U(6), last), p & U(63)
             window = (words[i] << s) | ((words[i + U(1)] >> U(1)) >> (U(63) - s))
@@ -51,7 +55,7 @@ def decode_rows(words: Array, at: Array, table: Array, width: int, out: Array) -
             at[lane] = p
         row += U(4) * lanes
     while row < n:
-        for lane in range(min(lanes, n - row)):
+        for lane in range(min(mine, n - row)):
             p = at[lane]
             i, s = min(p >> U(6), last), p & U(63)
             window = (words[i] << s) | ((words[i + U(1)] >> U(1)) >> (U(63) - s))
@@ -59,6 +63,26 @@ def decode_rows(words: Array, at: Array, table: Array, width: int, out: Array) -
             out[row + U(lane)] = entry >> U(4)
             at[lane] = p + (entry & U(15))
         row += lanes
+
+
+@njit(cache=True, nogil=True)
+def count(symbols: Array, alphabet: int) -> Array:
+    """How often each symbol occurs, int64; the slow twin is `streams.count_in_chunks`.
+
+    Args:
+        symbols: unsigned integers.
+        alphabet: above the largest value of their type, for nothing is checked here.
+    """
+    # Two tables, because a counter that was just written is slow to read again, and equal symbols come in runs.
+    counts = np.zeros((2, alphabet), dtype=np.int64)
+    half = symbols.shape[0] // 2
+    for i in range(half):
+        counts[0, symbols[2 * i]] += 1
+        counts[1, symbols[2 * i + 1]] += 1
+    if symbols.shape[0] % 2:
+        counts[0, symbols[-1]] += 1
+    total: Array = counts[0] + counts[1]
+    return total
 
 
 @njit(cache=True, nogil=True)
@@ -109,23 +133,42 @@ def encode_rows(symbols: Array, entries: Array, at: Array, out: Array) -> None:
 
 
 @njit(cache=True, nogil=True)
-def scatter(symbols: Array, filler: int, survivors: Array, values: Array) -> tuple[int, int]:
-    """Put survivors where the offset symbols say; the slow twin is `offsets.scatter`.
+def measure(symbols: Array, filler: int) -> tuple[int, int]:
+    """How many weights offset symbols place, and how many elements they pass; the slow twin is `offsets.measure`."""
+    weights, end = 0, 0
+    for symbol in symbols:
+        is_weight = int(symbol != filler)
+        weights += is_weight
+        end += int(symbol) + is_weight
+    return weights, end
 
-    Returns:
-        How many were placed, and the position after the last symbol; stops before either leaves its array.
+
+@njit(cache=True, nogil=True)
+def scatter(symbols: Array, filler: int, survivors: Array, entries: Array | None, values: Array) -> None:
+    """Put survivors where the offset symbols say; the slow twin is `offsets.scatter_in_chunks`.
+
+    Args:
+        symbols: which `measure` has found to place len(survivors) weights, and to stay within `values`.
+        filler: the symbol that is no weight.
+        survivors: values; or indices into `entries`, if there are any.
+        entries: the shared values, or None.
+        values: zeros, flat.
     """
     placed, end = U(0), U(0)
-    size, count, gap = U(values.shape[0]), U(survivors.shape[0]), U(filler)
     for i in range(symbols.shape[0]):
         symbol = U(symbols[i])
-        if symbol == gap:
-            end += gap
-            continue
         end += symbol
-        if end >= size or placed >= count:
-            return int(placed) + 1, int(end) + 1
-        values[end] = survivors[placed]
-        placed += U(1)
-        end += U(1)
-    return int(placed), int(end)
+        if symbol != U(filler):
+            if entries is None:
+                values[end] = survivors[placed]
+            else:
+                values[end] = entries[survivors[placed]]
+            placed += U(1)
+            end += U(1)
+
+
+@njit(cache=True, nogil=True)
+def look_up(entries: Array, symbols: Array, values: Array) -> None:
+    """values[i] = entries[symbols[i]]; the slow twin is `tensors.look_up_in_chunks`."""
+    for i in range(symbols.shape[0]):
+        values[i] = entries[symbols[i]]

@@ -8,6 +8,7 @@ number of symbols alone. Any lane can be read with ``bitarray.util.canonical_dec
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -17,13 +18,19 @@ import numpy as np
 from bitarray import bitarray
 from bitarray.util import canonical_decode
 
-from deepcompress.coding import huffman
+from deepcompress.coding import huffman, threads
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_TOO_SHORT = "a Huffman stream ends before its {} symbols"
+_TOO_LONG = "a Huffman stream has bits after its last symbol"
+
 SYMBOLS_PER_LANE = 2048
 LANES_FROM = 1 << 17  # fewer symbols than this are one plain stream
+_KERNELS = "deepcompress.coding.kernels"
+_KERNELS_FROM = 1 << 12  # fewer symbols than this are decoded sooner than the kernels' table is built
+_LANES_PER_THREAD = 64  # 131,072 symbols at least: some times what it takes to start a thread
 
 
 def lane_count(symbols: int) -> int:
@@ -43,9 +50,16 @@ def overhead(symbols: int) -> int:
 def kernels() -> Any:
     """The compiled kernels (`coding.kernels`), or None where numba cannot be had: then numpy and bitarray do it."""
     try:
-        return import_module("deepcompress.coding.kernels")
+        return import_module(_KERNELS)
     except ImportError:
         return None
+
+
+def kernels_for(symbols: int) -> Any:
+    """The kernels, if they serve so many symbols: a short stream does not repay importing numba, but uses it then."""
+    if symbols >= LANES_FROM or (symbols >= _KERNELS_FROM and _KERNELS in sys.modules):
+        return kernels()
+    return None
 
 
 def pack(symbols: Array, lengths: Sequence[int]) -> bytes:
@@ -58,8 +72,10 @@ def pack(symbols: Array, lengths: Sequence[int]) -> bytes:
     return encode_lanes(symbols, lengths, lanes)
 
 
-def unpack(payload: memoryview, count: int, lengths: Sequence[int]) -> Array:
+def unpack(payload: memoryview, count: int, lengths: Sequence[int], workers: int = 1) -> Array:
     """The inverse of `pack`: `count` symbols as uint8, or uint16 where the alphabet has more than 256.
+
+    The compiled kernels share the lanes among `workers` threads.
 
     Raises:
         FormatError: the payload does not hold exactly `count` symbols.
@@ -67,10 +83,11 @@ def unpack(payload: memoryview, count: int, lengths: Sequence[int]) -> Array:
     if count > 8 * len(payload):
         raise FormatError(f"{len(payload)} bytes cannot hold {count} Huffman symbols")
     lanes = lane_count(count)
+    compiled = kernels_for(count) is not None
     if lanes == 1:
-        return decode_lane(payload, count, lengths)
-    if kernels() is not None:
-        return _decode_rows(payload, lanes, count, lengths)
+        return (_decode_row if compiled else decode_lane)(payload, count, lengths)
+    if compiled:
+        return _decode_rows(payload, lanes, count, lengths, workers)
     return decode_lanes(payload, lanes, count, lengths)
 
 
@@ -110,46 +127,84 @@ def decode_lane(lane: memoryview, count: int, lengths: Sequence[int]) -> Array:
         decoded = canonical_decode(bits, count_by_length, order)
         symbols = np.fromiter(decoded, dtype=_dtype(lengths), count=count)
     except ValueError:
-        raise FormatError(f"a Huffman stream ends before its {count} symbols") from None
+        raise FormatError(_TOO_SHORT.format(count)) from None
     used = int(np.asarray(lengths, dtype=np.int64)[symbols].sum())
     if len(bits) - used >= 8 or bits[used:].any():
-        raise FormatError("a Huffman stream has bits after its last symbol")
+        raise FormatError(_TOO_LONG)
+    return symbols
+
+
+def _decode_row(lane: memoryview, count: int, lengths: Sequence[int]) -> Array:
+    """`decode_lane` by the compiled kernel."""
+    at, end = np.zeros(1, dtype=np.int64), 8 * len(lane)
+    symbols = _decode_parts(lane, at, np.array([end]), count, lengths, 1)
+    left = end - int(at[0])
+    if left < 0:
+        raise FormatError(_TOO_SHORT.format(count))
+    if left >= 8 or lane[-1] & (1 << left) - 1:
+        raise FormatError(_TOO_LONG)
     return symbols
 
 
 def decode_lanes(payload: memoryview, lanes: int, count: int, lengths: Sequence[int]) -> Array:
     """All lanes in lock step by numpy: each step takes the next symbol of every lane, the next row of the output."""
-    starts, ends = _lane_bits(payload, lanes)
+    at, ends = _lane_bits(payload, lanes)
     width = max(lengths)
     table = huffman.lookup_table(lengths, width)
-    data = np.frombuffer(bytes(payload) + bytes(4), dtype=np.uint8)
-    windows = np.zeros(len(data) - 3, dtype=np.uint32)  # the 32 bits from every byte on
-    for k in range(4):
-        windows |= data[k : len(data) - 3 + k].astype(np.uint32) << np.uint32(24 - 8 * k)
+    symbol_of, length_of = (table >> 4).astype(_dtype(lengths)), (table & 15).astype(np.uint64)
+    windows = _windows(payload)
     symbols = np.empty(-(-count // lanes) * lanes, dtype=_dtype(lengths))
-    at = starts.copy()
-    unused = np.uint32(32 - width)
-    for row in range(0, count, lanes):
-        window = windows.take(at >> 3, mode="clip")
-        window <<= (at & 7).astype(np.uint32)
-        window >>= unused
-        found = table.take(window)
-        np.right_shift(found, 4, out=symbols[row : row + lanes], casting="unsafe")
-        found &= 15
-        found[count - row :] = 0  # the last row may be short
-        at += found
+    index, used = np.empty(lanes, dtype=np.uint64), np.empty(lanes, dtype=np.uint64)
+    unused = np.uint64(64 - width)
+    steps = lanes * (33 // width)  # 33 bits of a window are sure to be of the stream: two or more symbols
+    for start in range(0, count, steps):
+        window = windows.take(at >> 5, mode="clip")
+        window <<= (at & 31).view(np.uint64)
+        for row in range(start, min(start + steps, count), lanes):
+            np.right_shift(window, unused, out=index)
+            symbol_of.take(index.view(np.int64), out=symbols[row : row + lanes], mode="clip")
+            length_of.take(index.view(np.int64), out=used, mode="clip")
+            used[count - row :] = 0  # the last row may be short
+            window <<= used
+            at += used.view(np.int64)
     _check_ends(payload, at, ends)
     return symbols[:count]
 
 
-def _decode_rows(payload: memoryview, lanes: int, count: int, lengths: Sequence[int]) -> Array:
+def _windows(payload: memoryview) -> Array:
+    """The 64 bits from every 32nd bit on, with zeros after the end, uint64."""
+    padding = bytes(12 - len(payload) % 4)
+    halves = np.frombuffer(b"".join((payload, padding)), dtype=">u4").astype(np.uint64)
+    windows: Array = halves[:-1] << np.uint64(32) | halves[1:]
+    return windows
+
+
+def _decode_rows(payload: memoryview, lanes: int, count: int, lengths: Sequence[int], workers: int = 1) -> Array:
+    """`decode_lanes` by the compiled kernel."""
+    at, ends = _lane_bits(payload, lanes)
+    symbols = _decode_parts(payload, at, ends, count, lengths, workers)
+    _check_ends(payload, at, ends)
+    return symbols
+
+
+def _decode_parts(
+    payload: memoryview, at: Array, ends: Array, count: int, lengths: Sequence[int], workers: int
+) -> Array:
+    """Decode lanes that start at bits `at`, moved to where each one's last symbol ends, and should end at `ends`."""
     compiled = kernels()
-    starts, ends = _lane_bits(payload, lanes)
     width = max(lengths)
+    table = huffman.lookup_table(lengths, width)
     symbols = np.empty(count, dtype=_dtype(lengths))
-    at = starts.astype(np.uint64)
-    compiled.decode_rows(compiled.words_of(payload), at, huffman.lookup_table(lengths, width), width, symbols)
-    _check_ends(payload, at.astype(np.int64), ends)
+
+    def decode(first: int, stop: int) -> None:
+        # Lanes stand one after the other, so each thread turns only its own bytes into words.
+        base = int(at[first])
+        words = compiled.words_of(payload[base >> 3 : int(ends[stop - 1]) >> 3])
+        mine = (at[first:stop] - base).astype(np.uint64)
+        compiled.decode_rows(words, mine, table, width, first, len(at), symbols)
+        at[first:stop] = mine.astype(np.int64) + base
+
+    threads.run(decode, threads.split(len(at), workers, _LANES_PER_THREAD))
     return symbols
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import lanes, streams
+from deepcompress.coding import lanes, streams, threads
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_BITS = 12
 CHUNK = 1 << 20
+PER_THREAD = 1 << 17  # symbols at least: some times what it takes to start a thread
 
 
 def gaps(positions: Array) -> Array:
@@ -27,15 +28,26 @@ def gaps(positions: Array) -> Array:
 
 def best_bits(gap: Array, allow_huffman: bool = True) -> tuple[int, int]:
     """The offset width in bits that codes these gaps in the fewest bytes, and those bytes, table included."""
+    return best_width(*np.unique(gap, return_counts=True), allow_huffman)
+
+
+def best_width(gaps: Array, counts: Array, allow_huffman: bool = True) -> tuple[int, int]:
+    """As `best_bits`, from the distinct gaps and how often each occurs."""
     sizes = []
-    distinct, occurrences = np.unique(gap, return_counts=True)
     for bits in range(1, MAX_BITS + 1):
-        filler = (1 << bits) - 1
-        counts = np.bincount(distinct % filler, weights=occurrences, minlength=filler + 1).astype(np.int64)
-        counts[filler] = int((distinct // filler * occurrences).sum())
-        sizes.append((streams.choose(counts, allow_huffman)[2], bits))
+        size = streams.choose(symbol_counts(gaps, counts, bits), allow_huffman)[2]
+        sizes.append((size, bits))
     size, bits = min(sizes)
     return bits, size
+
+
+def symbol_counts(gaps: Array, counts: Array, bits: int) -> Array:
+    """How often each offset symbol of `bits` bits occurs for these distinct gaps; the last symbol is the filler."""
+    filler = (1 << bits) - 1
+    symbols = np.zeros(filler + 1, dtype=np.int64)
+    np.add.at(symbols, gaps % filler, counts)
+    symbols[filler] = int((gaps // filler * counts).sum())
+    return symbols
 
 
 def to_symbols(gap: Array, bits: int) -> Array:
@@ -47,16 +59,35 @@ def to_symbols(gap: Array, bits: int) -> Array:
     return symbols
 
 
-def scatter(symbols: Array, bits: int, survivors: Array, values: Array) -> None:
+def scatter(
+    symbols: Array, bits: int, survivors: Array, values: Array, entries: Array | None = None, workers: int = 1
+) -> None:
     """The inverse: put `survivors`, in order, where the offset `symbols` say, into `values`, flat and all zero.
+
+    With `entries`, survivors are indices into them. Nothing is written unless everything has its place.
 
     Raises:
         FormatError: the symbols place a different number of weights, or one outside of the tensor.
     """
-    compiled = lanes.kernels() if len(symbols) >= lanes.LANES_FROM else None
+    compiled = lanes.kernels_for(len(symbols))
+    count = measure if compiled is None else compiled.measure
     place = scatter_in_chunks if compiled is None else compiled.scatter
     filler = (1 << bits) - 1
-    placed, end = place(symbols, filler, survivors, values)
+    parts = threads.split(len(symbols), 1 if compiled is None else workers, PER_THREAD)
+    begins = [(0, 0)]  # of each part: weights placed before it, elements passed before it
+    for start, stop in parts:
+        weights, passed = count(symbols[start:stop], filler)
+        begins.append((begins[-1][0] + weights, begins[-1][1] + passed))
+    _check_total(*begins[-1], symbols, filler, survivors, values)
+
+    def work(part: int, _: int) -> None:
+        (start, stop), (placed, end), (after, _) = parts[part], begins[part], begins[part + 1]
+        place(symbols[start:stop], filler, survivors[placed:after], entries, values[end:])
+
+    threads.run(work, [(part, part + 1) for part in range(len(parts))])
+
+
+def _check_total(placed: int, end: int, symbols: Array, filler: int, survivors: Array, values: Array) -> None:
     if end > len(values):
         raise FormatError(f"offsets lead to position {end}, beyond the tensor's {len(values)}")
     if placed != len(survivors):
@@ -65,16 +96,20 @@ def scatter(symbols: Array, bits: int, survivors: Array, values: Array) -> None:
         raise FormatError("the last offset is a filler")
 
 
-def scatter_in_chunks(symbols: Array, filler: int, survivors: Array, values: Array) -> tuple[int, int]:
+def measure(symbols: Array, filler: int) -> tuple[int, int]:
+    """How many weights offset symbols place, and how many elements they pass."""
+    weights = int(np.count_nonzero(symbols != filler))
+    return weights, int(symbols.sum(dtype=np.int64)) + weights
+
+
+def scatter_in_chunks(symbols: Array, filler: int, survivors: Array, entries: Array | None, values: Array) -> None:
     """What `kernels.scatter` does, by numpy; in chunks, so that the positions never exist all at once."""
     placed, end = 0, 0
     for start in range(0, len(symbols), CHUNK):
         chunk = symbols[start : start + CHUNK]
         is_weight = chunk != filler
         ends = end + np.cumsum(chunk + is_weight.astype(np.int64))
-        end, count = int(ends[-1]), int(np.count_nonzero(is_weight))
-        if end > len(values) or placed + count > len(survivors):
-            return placed + count, end
-        values[ends[is_weight] - 1] = survivors[placed : placed + count]
-        placed += count
-    return placed, end
+        count = int(np.count_nonzero(is_weight))
+        found = survivors[placed : placed + count]
+        values[ends[is_weight] - 1] = found if entries is None else entries[found]
+        placed, end = placed + count, int(ends[-1])

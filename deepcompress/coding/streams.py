@@ -17,6 +17,8 @@ from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_CHUNK = 1 << 16  # a multiple of 8
+
 
 class Coder(IntEnum):
     """How a stream is written; the numbers are part of the file format."""
@@ -67,10 +69,27 @@ def choose(counts: Array, allow_huffman: bool = True) -> tuple[Coder, list[int],
     return (Coder.HUFFMAN, lengths, size) if size < fixed else (Coder.FIXED, [], fixed)
 
 
+def count(symbols: Array, alphabet: int) -> Array:
+    """How often each symbol below `alphabet` occurs, int64."""
+    compiled = lanes.kernels() if len(symbols) >= lanes.LANES_FROM and symbols.dtype in (np.uint8, np.uint16) else None
+    if compiled is None:
+        return count_in_chunks(symbols, alphabet)
+    counts: Array = compiled.count(np.ascontiguousarray(symbols), 1 << 8 * symbols.itemsize)
+    assert not counts[alphabet:].any()
+    return counts[:alphabet]
+
+
+def count_in_chunks(symbols: Array, alphabet: int) -> Array:
+    """What `kernels.count` does, by numpy; in chunks, because numpy widens them to 64 bits first."""
+    counts = np.zeros(alphabet, dtype=np.int64)
+    for start in range(0, len(symbols), _CHUNK):
+        counts += np.bincount(symbols[start : start + _CHUNK], minlength=alphabet)
+    return counts
+
+
 def encode(symbols: Array, alphabet: int, allow_huffman: bool = True) -> Stream:
     """Code a one-dimensional array of integers in 0..alphabet-1 with whichever coder is smallest."""
-    counts = np.bincount(symbols, minlength=alphabet)
-    coder, lengths, _ = choose(counts, allow_huffman)
+    coder, lengths, _ = choose(count(symbols, alphabet), allow_huffman)
     if coder is Coder.CONSTANT:
         return Stream(coder, varint(int(symbols[0])), b"")
     if coder is Coder.FIXED:
@@ -99,8 +118,8 @@ def read_table(coder: Coder, reader: Reader, alphabet: int) -> Table:
     return Table(coder, alphabet)
 
 
-def decode(table: Table, payload: memoryview, count: int) -> Array:
-    """The exact inverse of `encode`: `count` symbols as unsigned integers.
+def decode(table: Table, payload: memoryview, count: int, workers: int = 1) -> Array:
+    """The exact inverse of `encode`: `count` symbols as unsigned integers, long Huffman streams by `workers` threads.
 
     Nothing is allocated before it is sure that `payload` can hold so many symbols; for a constant stream,
     which has none, the caller has bounded `count`.
@@ -111,7 +130,7 @@ def decode(table: Table, payload: memoryview, count: int) -> Array:
     if table.coder is Coder.FIXED:
         return _unpack_fixed(payload, count, table.alphabet)
     if table.coder is Coder.HUFFMAN:
-        return lanes.unpack(payload, count, table.lengths)
+        return lanes.unpack(payload, count, table.lengths, workers)
     if len(payload):
         raise FormatError(f"a {table.coder.name} stream has {len(payload)} bytes; it must have none")
     if table.coder is Coder.CONSTANT or (table.coder is Coder.NONE and count == 0):
@@ -126,20 +145,27 @@ def _dtype(alphabet: int) -> type[np.unsignedinteger[Any]]:
 def _pack_fixed(symbols: Array, width: int) -> bytes:
     """Symbols of `width` bits each, most significant bit first, padded with zero bits."""
     shifts = np.arange(width - 1, -1, -1, dtype=np.uint16)
-    bits = (symbols.astype(np.uint16)[:, None] >> shifts & 1).astype(np.uint8)
-    return np.packbits(bits).tobytes()
+    packed = []
+    for start in range(0, len(symbols), _CHUNK):  # of whole bytes; all bits at once would take 16 times the symbols
+        chunk = symbols[start : start + _CHUNK].astype(np.uint16)
+        packed.append(np.packbits((chunk[:, None] >> shifts & 1).astype(np.uint8)).tobytes())
+    return b"".join(packed)
 
 
 def _unpack_fixed(payload: memoryview, count: int, alphabet: int) -> Array:
     width = fixed_width(alphabet)
     if len(payload) != -(-count * width // 8):
         raise FormatError(f"{count} symbols of {width} bits do not make {len(payload)} bytes")
-    bits = np.unpackbits(np.frombuffer(payload, dtype=np.uint8))
-    if bits[count * width :].any():
-        raise FormatError("the padding of a fixed-width stream is not zero")
+    data = np.frombuffer(payload, dtype=np.uint8)
     symbols = np.zeros(count, dtype=_dtype(1 << width))
-    for column in range(width):
-        symbols = symbols << 1 | bits[column : count * width : width]
+    for start in range(0, count, _CHUNK):
+        chunk = symbols[start : start + _CHUNK]
+        bits = np.unpackbits(data[start * width // 8 : -(-(start + len(chunk)) * width // 8)])
+        if bits[len(chunk) * width :].any():
+            raise FormatError("the padding of a fixed-width stream is not zero")
+        for column in range(width):
+            chunk <<= 1
+            chunk |= bits[column : len(chunk) * width : width]
     if count and int(symbols.max()) >= alphabet:
         raise FormatError(f"a symbol is {int(symbols.max())}, but the alphabet has only {alphabet}")
     return symbols

@@ -7,15 +7,15 @@ same width, so that any dtype, signed zeros and NaN payloads come back as they w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import offsets, streams
-from deepcompress.coding.bits import Reader, varint
-from deepcompress.coding.streams import Coder, Stream
+from deepcompress.coding import lanes, offsets, streams, threads
+from deepcompress.coding.bits import Reader
+from deepcompress.coding.streams import Coder
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -121,138 +121,14 @@ class EncodedTensor:
     section: bytes
 
 
-def alias(values: Array, dtype: DType, target: int) -> EncodedTensor:
-    """A tensor that is the same as tensor number `target` of the file."""
-    return EncodedTensor(TensorInfo(values.shape, dtype, Encoding.ALIAS, target=target), b"")
-
-
-def encode_plain(values: Array, dtype: DType) -> EncodedTensor:
-    """Store `values` (in ``dtype.storage``) exactly: byte plane by byte plane where that is smaller, else raw.
-
-    In small float tensors such as biases the planes of sign and exponent hold few distinct bytes.
-    """
-    raw = np.ascontiguousarray(values, dtype=dtype.storage).tobytes()
-    info = TensorInfo(values.shape, dtype, Encoding.RAW, weights=len(raw))
-    planes = _encode_planes(raw, dtype.storage.itemsize)
-    if len(planes) < len(raw):
-        return EncodedTensor(replace(info, encoding=Encoding.PLANES, weights=len(planes)), planes)
-    return EncodedTensor(info, raw)
-
-
-def encode_coded(
-    values: Array, dtype: DType, codebook: Array | None, allow_huffman: bool = True, target: int | None = None
-) -> EncodedTensor:
-    """Store `values` by offsets and codebook indices, in the smallest of the layouts that the format has.
-
-    Args:
-        values: any shape, in ``dtype.storage``; zeros (all bits 0) are the pruned weights.
-        codebook: the shared values, distinct and none of them zero, at most `MAX_CODEBOOK`; every
-            non-zero value must be one of them. None stores the surviving values themselves.
-        allow_huffman: False keeps every stream at fixed width (the paper's stage 2).
-        target: index of the earlier tensor in the file that already stores this codebook.
-
-    Returns:
-        A CODED tensor, or a RAW or PLANES one where that takes fewer bytes.
-    """
-    flat = np.ascontiguousarray(values, dtype=dtype.storage).reshape(-1).view(dtype.bits)
-    positions = np.flatnonzero(flat)
-    info = TensorInfo(values.shape, dtype, Encoding.CODED, nonzeros=len(positions), target=target)
-    survivors = flat[positions]
-    if codebook is None:
-        candidate = _encode_literal(info, survivors, positions, allow_huffman)
-    else:
-        candidate = _encode_shared(info, survivors, positions, codebook, allow_huffman)
-    plain = encode_plain(values, dtype)
-    return candidate if len(candidate.section) < len(plain.section) else plain
-
-
-def _encode_literal(info: TensorInfo, survivors: Array, positions: Array, allow_huffman: bool) -> EncodedTensor:
-    gap = offsets.gaps(positions)
-    width, _ = offsets.best_bits(gap, allow_huffman)
-    stream = Stream(Coder.LITERAL if len(survivors) else Coder.NONE, b"", survivors.tobytes())
-    return _assemble(info, b"", _offset_stream(gap, width, allow_huffman), stream)
-
-
-def _encode_shared(
-    info: TensorInfo, survivors: Array, positions: Array, codebook: Array, allow_huffman: bool
-) -> EncodedTensor:
-    assert len(codebook) <= MAX_CODEBOOK
-    entries = np.ascontiguousarray(codebook, dtype=info.dtype.storage).view(info.dtype.bits)
-    indices = _lookup(survivors, entries)
-    info = replace(info, codebook_size=len(entries))
-    part = b"" if info.target is not None else entries.tobytes()
-
-    gap = offsets.gaps(positions)
-    width, offset_size = offsets.best_bits(gap, allow_huffman)
-    counts = np.bincount(indices, minlength=len(entries))
-    sparse_size = offset_size + streams.choose(counts, allow_huffman)[2]
-    with_zero = np.concatenate(([info.size - len(indices)], counts))
-    if streams.choose(with_zero, allow_huffman)[2] <= sparse_size:
-        symbols = np.zeros(info.size, dtype=np.uint16)
-        symbols[positions] = indices + 1
-        return _assemble(info, part, None, streams.encode(symbols, info.alphabet, allow_huffman))
-    offset = _offset_stream(gap, width, allow_huffman)
-    return _assemble(info, part, offset, streams.encode(indices, len(entries), allow_huffman))
-
-
-@dataclass(frozen=True)
-class _Offsets:
-    """The offset stream of one tensor, its width in bits, and how many of its symbols are fillers."""
-
-    stream: Stream
-    width: int
-    fillers: int
-
-
-def _offset_stream(gap: Array, width: int, allow_huffman: bool) -> _Offsets:
-    symbols = offsets.to_symbols(gap, width)
-    return _Offsets(streams.encode(symbols, 1 << width, allow_huffman), width, len(symbols) - len(gap))
-
-
-def _lookup(survivors: Array, entries: Array) -> Array:
-    """The index in `entries` of each survivor, both as bit patterns."""
-    order = np.argsort(entries, kind="stable")
-    found = np.searchsorted(entries[order], survivors)
-    indices: Array = order[np.minimum(found, len(entries) - 1)] if len(entries) else found
-    if len(survivors) and not (len(entries) and np.array_equal(entries[indices], survivors)):
-        raise ValueError("a surviving weight is not in the codebook")
-    return indices
-
-
-def _assemble(info: TensorInfo, codebook: bytes, offset: _Offsets | None, weight: Stream) -> EncodedTensor:
-    positions = offset or _Offsets(Stream(Coder.NONE, b"", b""), 0, 0)
-    info = replace(
-        info,
-        codebook=len(codebook),
-        tables=len(positions.stream.table) + len(weight.table),
-        offsets=len(positions.stream.payload),
-        weights=len(weight.payload),
-        fillers=positions.fillers,
-        offset_bits=positions.width,
-        offset_coder=positions.stream.coder,
-        weight_coder=weight.coder,
-    )
-    parts = (codebook, positions.stream.table, weight.table, positions.stream.payload, weight.payload)
-    return EncodedTensor(info, b"".join(parts))
-
-
-def _encode_planes(raw: bytes, width: int) -> bytes:
-    """Byte k of every element together, for each k, as a stream with its coder, table and length in front."""
-    planes = np.frombuffer(raw, dtype=np.uint8).reshape(-1, width)
-    out = bytearray()
-    for plane in planes.T:
-        stream = streams.encode(plane, 256)
-        out += bytes([stream.coder]) + varint(stream.size) + stream.table + stream.payload
-    return bytes(out)
-
-
-def decode(info: TensorInfo, section: memoryview, codebook: Array | None = None) -> Array:
+def decode(info: TensorInfo, section: memoryview, codebook: Array | None = None, workers: int = 1) -> Array:
     """The tensor in ``info.dtype.storage``, exactly as it was encoded.
 
     Args:
         info: its facts, already checked against the file (see `container.format`); `info.nbytes` is allocated.
         section: the tensor's section, `info.section` bytes.
         codebook: the shared values, where they are stored with an earlier tensor.
+        workers: threads that share the work on a large CODED tensor.
 
     Raises:
         FormatError: the section does not hold exactly this tensor.
@@ -262,7 +138,7 @@ def decode(info: TensorInfo, section: memoryview, codebook: Array | None = None)
     if info.encoding is Encoding.PLANES:
         return _decode_planes(info, section)
     assert info.encoding is Encoding.CODED
-    return _decode_coded(info, section, codebook if codebook is not None else decode_codebook(info, section))
+    return _decode_coded(info, section, decode_codebook(info, section) if codebook is None else codebook, workers)
 
 
 def decode_codebook(info: TensorInfo, section: memoryview) -> Array:
@@ -303,7 +179,7 @@ def coder_of(number: int) -> Coder:
         raise FormatError(f"coder {number} is unknown; known are 0 to {max(Coder)}") from None
 
 
-def _decode_coded(info: TensorInfo, section: memoryview, codebook: Array) -> Array:
+def _decode_coded(info: TensorInfo, section: memoryview, codebook: Array, workers: int) -> Array:
     reader = Reader(section, "section")
     reader.take(info.codebook, "codebook")
     tables = Reader(reader.take(info.tables, "tables"), "tables")
@@ -313,37 +189,48 @@ def _decode_coded(info: TensorInfo, section: memoryview, codebook: Array) -> Arr
     gap_symbols = None
     if info.offset_bits:
         table = streams.read_table(info.offset_coder, tables, 1 << info.offset_bits)
-        gap_symbols = streams.decode(table, offset_payload, info.nonzeros + info.fillers)
-    survivors = _decode_weights(info, tables, weight_payload, codebook)
+        gap_symbols = streams.decode(table, offset_payload, info.nonzeros + info.fillers, workers)
+    if info.weight_coder is Coder.LITERAL:
+        entries, survivors = None, _literals(info, weight_payload)
+    else:
+        entries = codebook if info.offset_bits else np.concatenate((np.zeros(1, dtype=codebook.dtype), codebook))
+        table = streams.read_table(info.weight_coder, tables, info.alphabet)
+        survivors = streams.decode(table, weight_payload, info.entries, workers)
     tables.end()
 
     if gap_symbols is None:
-        found = int(np.count_nonzero(survivors))
+        assert entries is not None
+        found = int(np.count_nonzero(survivors))  # entry 0 is zero, and no other
         if found != info.nonzeros:
             raise FormatError(f"{found} weights are not zero, but {info.nonzeros} were announced")
-        return survivors.view(info.dtype.storage).reshape(info.shape)
-    values = np.zeros(info.size, dtype=info.dtype.bits)
-    offsets.scatter(gap_symbols, info.offset_bits, survivors, values)
+        values = look_up(entries, survivors, workers)
+    else:
+        values = np.zeros(info.size, dtype=info.dtype.bits)
+        offsets.scatter(gap_symbols, info.offset_bits, survivors, values, entries, workers)
     return values.view(info.dtype.storage).reshape(info.shape)
 
 
-def _decode_weights(info: TensorInfo, tables: Reader, payload: memoryview, codebook: Array) -> Array:
-    """The weight stream as bit patterns, one for each of `info.entries`."""
-    if info.weight_coder is Coder.LITERAL:
-        if len(payload) != info.entries * info.dtype.bits.itemsize:
-            raise FormatError(f"{info.entries} literal weights do not make {len(payload)} bytes")
-        survivors = np.frombuffer(payload, dtype=info.dtype.bits)
-        if not survivors.all():
-            raise FormatError("a literal weight is zero")
-        return survivors
-    symbols = streams.decode(streams.read_table(info.weight_coder, tables, info.alphabet), payload, info.entries)
-    zero = np.zeros(0 if info.offset_bits else 1, dtype=info.dtype.bits)
-    return _look_up(np.concatenate((zero, codebook)), symbols)
+def _literals(info: TensorInfo, payload: memoryview) -> Array:
+    """The weights themselves, as bit patterns."""
+    if len(payload) != info.entries * info.dtype.bits.itemsize:
+        raise FormatError(f"{info.entries} literal weights do not make {len(payload)} bytes")
+    survivors = np.frombuffer(payload, dtype=info.dtype.bits)
+    if not survivors.all():
+        raise FormatError("a literal weight is zero")
+    return survivors
 
 
-def _look_up(entries: Array, symbols: Array) -> Array:
-    """``entries[symbols]`` in chunks: numpy widens indices to 64 bits, several times what the result takes."""
+def look_up(entries: Array, symbols: Array, workers: int = 1) -> Array:
+    """``entries[symbols]`` for symbols below len(entries)."""
     values = np.empty(len(symbols), dtype=entries.dtype)
+    compiled = lanes.kernels_for(len(symbols))
+    place = look_up_in_chunks if compiled is None else compiled.look_up
+    parts = threads.split(len(symbols), 1 if compiled is None else workers, offsets.PER_THREAD)
+    threads.run(lambda start, stop: place(entries, symbols[start:stop], values[start:stop]), parts)
+    return values
+
+
+def look_up_in_chunks(entries: Array, symbols: Array, values: Array) -> None:
+    """What `kernels.look_up` does, by numpy; in chunks, because it widens indices to 64 bits."""
     for start in range(0, len(symbols), offsets.CHUNK):
         values[start : start + offsets.CHUNK] = entries[symbols[start : start + offsets.CHUNK]]
-    return values

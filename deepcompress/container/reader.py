@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -29,15 +30,24 @@ def default_max_bytes(file_bytes: int) -> int:
 class ModelFile:
     """A .dc file, open for reading; use it as a context manager.
 
-    Opening reads and checks the header only. `read` decodes one tensor, `check` verifies the whole file.
+    Opening reads and checks the header only. `read` decodes one tensor, `check` verifies the whole file. Threads may
+    share it.
+
+    Sections are read, not mapped into memory: when somebody truncates a mapped file, the next look at its pages
+    ends the process with SIGBUS, where a read comes back short and is an error like any other. And a map would save
+    little: each byte of a section is looked at twice, and a section is small against the tensor that it becomes.
 
     Attributes:
         header: names, facts and checksums.
         file_bytes: size of the file on disk.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, max_bytes: int | None = None) -> None:
         """Open `path`.
+
+        Args:
+            path: the file.
+            max_bytes: how many bytes a tensor that is read may take, instead of `default_max_bytes`.
 
         Raises:
             FormatError: it does not exist, cannot be read, or its header is not valid.
@@ -54,7 +64,8 @@ class ModelFile:
             raise FormatError(f"{self.path}: {error}") from None
         self._by_name = {entry.name: entry for entry in self.header.entries}
         self._codebooks: dict[int, Array] = {}
-        self._max_bytes = default_max_bytes(self.file_bytes)
+        self._max_bytes = default_max_bytes(self.file_bytes) if max_bytes is None else max_bytes
+        self._position = Lock()  # held from going to a section until it is read
 
     def _open(self) -> BinaryIO:
         try:
@@ -72,11 +83,19 @@ class ModelFile:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; only the header can be looked at from then on."""
         self._stream.close()
 
     def __iter__(self) -> Iterator[str]:
         """Names of the tensors, in the order of the file."""
         return iter(self._by_name)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor of that name."""
+        return name in self._by_name
 
     def entry(self, name: str) -> Entry:
         """The facts of one tensor.
@@ -92,8 +111,12 @@ class ModelFile:
             return entry
         return self.header.entries[entry.info.target]
 
-    def read(self, name: str) -> tuple[Array, DType]:
+    def read(self, name: str, workers: int = 1) -> tuple[Array, DType]:
         """Decode one tensor: its values in the dtype's storage type (bfloat16 as its 16 bits), and the dtype.
+
+        Args:
+            name: of the tensor.
+            workers: threads that share the work, if it is a large tensor.
 
         Raises:
             KeyError: there is no tensor of that name.
@@ -106,7 +129,7 @@ class ModelFile:
             codebook = None
             if entry.info.encoding is Encoding.CODED and entry.info.target is not None:
                 codebook = self._codebook(entry.info.target)
-            return tensors.decode(entry.info, self._section(entry), codebook), entry.info.dtype
+            return tensors.decode(entry.info, self._section(entry), codebook, workers), entry.info.dtype
         except FormatError as error:
             raise FormatError(f"{self.path}: tensor {name}: {error}") from None
 
@@ -118,8 +141,9 @@ class ModelFile:
         return self._codebooks[index]
 
     def _section(self, entry: Entry) -> memoryview:
-        self._stream.seek(entry.start)
-        section = self._stream.read(entry.info.section)
+        with self._position:
+            self._stream.seek(entry.start)
+            section = self._stream.read(entry.info.section)
         if len(section) != entry.info.section or zlib.crc32(section) != entry.crc:
             raise FormatError("the checksum of its section does not match: the file is damaged")
         return memoryview(section)

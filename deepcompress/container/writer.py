@@ -1,12 +1,18 @@
-"""Encoded tensors to the bytes of a .dc file."""
+"""Encoded tensors to a .dc file: in memory, or tensor by tensor onto the disk."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
 
-from deepcompress.coding.tensors import EncodedTensor
-from deepcompress.container.format import Entry, Header, crc_bytes, pack_header, unpack_header
+from deepcompress.coding.tensors import EncodedTensor, TensorInfo
+from deepcompress.container.format import CRC_BYTES, Entry, Header, pack_header, unpack_header
+from deepcompress.files import write_atomic
 
 
 def pack(tensors: Iterable[tuple[str, EncodedTensor]], network: str = "", data: str = "") -> bytes:
@@ -20,9 +26,58 @@ def pack(tensors: Iterable[tuple[str, EncodedTensor]], network: str = "", data: 
     Raises:
         FormatError: the file could not be read back, because a name or a shape is beyond the limits of the format.
     """
-    tensors = list(tensors)
-    entries = tuple(Entry(name, encoded.info, zlib.crc32(encoded.section)) for name, encoded in tensors)
-    chunks = [pack_header(Header(network, data, entries)), *(encoded.section for _, encoded in tensors)]
-    file = b"".join(chunks) + crc_bytes(*chunks)
-    unpack_header(chunks[0], len(file))
-    return file
+    target = BytesIO()
+    _write(target, BytesIO(), tensors, network, data)
+    return target.getvalue()
+
+
+def save(path: str | Path, tensors: Iterable[tuple[str, EncodedTensor]], network: str = "", data: str = "") -> None:
+    """Write a file to `path`, with only one of `tensors` in memory at a time.
+
+    Sections wait in a temporary file until the last is encoded, because the header comes first. Whoever opens `path`
+    finds the old file or the new one, whole. Arguments as in `pack`.
+
+    Raises:
+        FormatError: as `pack`.
+        OutputError: the file cannot be written; `path` is as it was.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as target, tempfile.TemporaryFile(dir=temporary.parent) as spool:
+            _write(target, spool, tensors, network, data)
+
+    write_atomic(path, write)
+
+
+def planned_size(tensors: Iterable[tuple[str, TensorInfo]], network: str = "", data: str = "") -> int:
+    """Bytes of the file that tensors with these facts would make."""
+    header = Header(network, data, tuple(Entry(name, info, crc=0) for name, info in tensors))
+    return len(pack_header(header)) + sum(entry.info.section for entry in header.entries) + CRC_BYTES
+
+
+def _write(
+    target: BinaryIO, spool: BinaryIO, tensors: Iterable[tuple[str, EncodedTensor]], network: str, data: str
+) -> None:
+    entries = []
+    for name, encoded in tensors:
+        entries.append(Entry(name, encoded.info, zlib.crc32(encoded.section)))
+        spool.write(encoded.section)
+    header = pack_header(Header(network, data, tuple(entries)))
+    sections = spool.tell()
+    unpack_header(header, len(header) + sections + CRC_BYTES)
+    checked = _Checksum(target)
+    checked.write(header)
+    spool.seek(0)
+    shutil.copyfileobj(spool, checked, 1 << 20)
+    target.write(checked.crc.to_bytes(CRC_BYTES, "little"))
+
+
+class _Checksum:
+    """Passes writes on and keeps their CRC."""
+
+    def __init__(self, target: BinaryIO) -> None:
+        self.target, self.crc = target, 0
+
+    def write(self, data: bytes) -> int:
+        self.crc = zlib.crc32(data, self.crc)
+        return self.target.write(data)

@@ -27,13 +27,18 @@ REGISTRY: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def build_known(name: str) -> nn.Module:
+def build_known(name: str, elements: int | None = None) -> nn.Module:
     """Build a network that the registry or torchvision knows by `name`.
 
     Safe for names that come from a file: nothing is imported that the name asks for.
 
+    Args:
+        name: of the network.
+        elements: how many the tensors for it have; then a network of torchvision's that needs more is not even
+            built. The largest takes gigabytes, and a small file can name it.
+
     Raises:
-        NetworkError: the name is unknown; the message lists the known ones.
+        NetworkError: the name is unknown, with the known ones; or the network needs more elements.
     """
     if name in REGISTRY:
         return REGISTRY[name]()
@@ -42,6 +47,9 @@ def build_known(name: str) -> nn.Module:
 
         model = name.removeprefix("torchvision:")
         if model in models.list_models():
+            needed = min((int(w.meta["num_params"]) for w in models.get_model_weights(model)), default=0)
+            if elements is not None and elements < needed:
+                raise NetworkError(f"the network {name} has {needed:,} weights, but there are only {elements:,} for it")
             network: nn.Module = models.get_model(model, weights=None)
             return network
         raise NetworkError(f"torchvision has no model named {model!r}; see torchvision.models.list_models()")
@@ -76,14 +84,15 @@ def build(spec: str) -> nn.Module:
     return network
 
 
-def match(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Name the one registered network whose state_dict has exactly these keys and shapes.
+def match(state: Mapping[str, torch.Tensor]) -> str | None:
+    """Name the one registered network whose state_dict has exactly the keys and shapes of `state`.
 
-    Returns None when none fits. Networks are built on the meta device: no memory is used.
+    Returns None when none fits. Networks are built on the meta device, and tensors are only asked for where
+    all keys fit: no memory is used.
     """
     for name, factory in REGISTRY.items():
         with torch.device("meta"):
-            state = factory().state_dict()
-        if {key: tuple(value.shape) for key, value in state.items()} == dict(shapes):
+            own = factory().state_dict()
+        if own.keys() == state.keys() and all(own[key].shape == state[key].shape for key in own):
             return name
     return None

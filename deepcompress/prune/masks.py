@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from deepcompress.errors import PruneError, RecipeError
-from deepcompress.prune.scores import CRITERIA, DISTRIBUTIONS
+from deepcompress.prune.scores import DISTRIBUTIONS, Profile, chunks, lowest, profile
 from deepcompress.recipe import Recipe
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -71,39 +71,61 @@ def cut(weights: Mapping[str, torch.Tensor], recipe: Recipe, progress: float = 1
     Raises:
         RecipeError: the layers' own fractions leave more than the others can make up for.
     """
-    saliency = {
-        name: CRITERIA[recipe.criterion](weight).float().flatten().cpu().numpy() for name, weight in weights.items()
-    }
-    own = {name: fraction for name in weights if (fraction := recipe.prune_of(name)) is not None}
-    keep = {
-        name: _drop_lowest(saliency[name], round(fraction * progress * saliency[name].size))
-        for name, fraction in own.items()
-    }
-    shared = [name for name in weights if name not in own]
+    profiles = {name: profile(weight, recipe.criterion) for name, weight in weights.items()}
+    shares, floored = share_out(profiles, recipe, progress)
+    return Cut(Masks({name: keep_mask(weights[name], recipe.criterion, shares[name]) for name in weights}), floored)
+
+
+def share_out(
+    profiles: Mapping[str, Profile], recipe: Recipe, progress: float = 1.0
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """How many weights each layer loses, and the layers that would have been emptied and keep one instead.
+
+    Raises:
+        RecipeError: as `cut`.
+    """
+    losses = {}
+    for name, layer in profiles.items():
+        own = recipe.prune_of(name)
+        if own is not None:
+            losses[name] = round(own * progress * layer.weights)
+    shared = [name for name in profiles if name not in losses]
     if shared:
         scale = DISTRIBUTIONS["global" if recipe.scope == "global" else recipe.distribution]
-        scores = np.concatenate([scale(saliency[name]) for name in shared])
+        scores = [scale(profiles[name].levels, profiles[name].counts) for name in shared]
+        counts = [profiles[name].counts for name in shared]
         if recipe.quality is not None:
-            kept = scores >= recipe.quality * progress
+            below = [
+                int(size[score < recipe.quality * progress].sum()) for score, size in zip(scores, counts, strict=True)
+            ]
         else:
-            kept = _drop_lowest(scores, _share(recipe, progress, saliency, keep, len(scores)))
-        ends = np.cumsum([saliency[name].size for name in shared])[:-1]
-        keep.update(zip(shared, np.split(kept, ends), strict=True))
-    floored = tuple(name for name in weights if not keep[name].any())
-    for name in floored:
-        keep[name][int(np.argmax(saliency[name]))] = True
-    masks = {
-        name: torch.from_numpy(keep[name]).to(weight.device).reshape(weight.shape) for name, weight in weights.items()
-    }
-    return Cut(Masks(masks), floored)
+            below = _below_one_threshold(scores, counts, _remaining(recipe, progress, profiles, losses, shared))
+        losses.update(zip(shared, below, strict=True))
+    floored = tuple(name for name in profiles if losses[name] >= profiles[name].weights)
+    losses.update({name: profiles[name].weights - 1 for name in floored})
+    return losses, floored
 
 
-def _share(recipe: Recipe, progress: float, saliency: dict[str, Array], own: dict[str, Array], available: int) -> int:
+def _below_one_threshold(scores: list[Array], counts: list[Array], total: int) -> list[int]:
+    """How many of the `total` lowest-scored weights lie in each layer; of equal scores the earlier layer's go first."""
+    order = np.argsort(np.concatenate(scores), kind="stable")
+    sizes = np.concatenate(counts)[order]
+    before = np.cumsum(sizes) - sizes
+    taken = np.zeros_like(sizes)
+    taken[order] = np.clip(total - before, 0, sizes)
+    ends = np.cumsum([len(score) for score in scores])[:-1]
+    return [int(part.sum()) for part in np.split(taken, ends)]
+
+
+def _remaining(
+    recipe: Recipe, progress: float, profiles: Mapping[str, Profile], losses: dict[str, int], shared: list[str]
+) -> int:
     """How many weights the layers without a fraction of their own must lose together."""
-    total = sum(values.size for values in saliency.values())
-    removed = sum(int((~mask).sum()) for mask in own.values())
+    total = sum(layer.weights for layer in profiles.values())
+    available = sum(profiles[name].weights for name in shared)
+    removed = sum(losses.values())
     wanted = round(recipe.prune * progress * total) - removed
-    if wanted >= available and not own:
+    if wanted >= available and not losses:
         raise RecipeError(f"prune is {recipe.prune}: none of the {total} weights would be left; prune less")
     if wanted >= available:
         raise RecipeError(
@@ -113,16 +135,30 @@ def _share(recipe: Recipe, progress: float, saliency: dict[str, Array], own: dic
     return max(wanted, 0)
 
 
-def _drop_lowest(scores: Array, count: int) -> Array:
-    """A mask that is False for the `count` lowest scores; of equal ones the first go."""
-    keep = np.ones(len(scores), dtype=bool)
-    if count <= 0:
-        return keep
-    threshold = np.partition(scores, count - 1)[count - 1]
-    keep[scores < threshold] = False
-    ties = np.flatnonzero(scores == threshold)
-    keep[ties[: count - int((~keep).sum())]] = False
-    return keep
+def keep_mask(weight: torch.Tensor, criterion: str, losses: int) -> torch.Tensor:
+    """A mask (bool, like `weight`) that is False for the `losses` least salient weights; of equal ones the first go."""
+    keep = np.concatenate([np.zeros(0, dtype=bool), *_kept(weight, criterion, losses)])
+    return torch.from_numpy(keep).reshape(weight.shape).to(weight.device)
+
+
+@torch.no_grad()
+def prune_in_place(weight: torch.Tensor, criterion: str, losses: int) -> None:
+    """Set the `losses` least salient of `weight`, contiguous, to +0; beside it, memory for one chunk is taken."""
+    flat, start = weight.view(-1), 0
+    for kept in _kept(weight, criterion, losses):
+        flat[start : start + len(kept)].masked_fill_(torch.from_numpy(~kept).to(weight.device), 0.0)
+        start += len(kept)
+
+
+def _kept(weight: torch.Tensor, criterion: str, losses: int) -> Iterator[Array]:
+    """For each of the `chunks` of a layer, which of its weights are kept."""
+    level, ties = lowest(weight, criterion, losses) if losses else (-1.0, 0)
+    for part in chunks(weight, criterion):
+        kept = part > level
+        equal = np.flatnonzero(part == level)
+        kept[equal[ties:]] = True
+        ties = max(ties - len(equal), 0)
+        yield kept
 
 
 def check_alive(masks: Masks) -> None:

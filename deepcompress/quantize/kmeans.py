@@ -14,6 +14,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+CHUNK = 1 << 20  # values of a large layer that are looked at together
 MAX_SAMPLES = 1 << 14  # distinct values up to this many are clustered exactly; beyond, a histogram of so many bins
 
 
@@ -82,15 +83,18 @@ def assign(values: Array, centroids: Array) -> Array:
 
 def _condense(values: Array) -> tuple[Array, Array]:
     """Values and how often each occurs: exact while there are few, else the means of equal-width bins."""
-    if len(values) <= 1 << 22:
+    if len(values) <= CHUNK:
         distinct, counts = np.unique(values.astype(np.float64), return_counts=True)
         if len(distinct) <= MAX_SAMPLES:
             return distinct, counts.astype(np.float64)
     low, high = float(values.min()), float(values.max())
     # In float64: float32 overflows on the span of very large values, and on the inverse of a very small one.
-    bins = ((values.astype(np.float64) - low) * ((MAX_SAMPLES - 1) / (high - low))).astype(np.int64)
-    counts = np.bincount(bins, minlength=MAX_SAMPLES)
-    sums = np.bincount(bins, weights=values, minlength=MAX_SAMPLES)
+    counts, sums = np.zeros(MAX_SAMPLES, dtype=np.int64), np.zeros(MAX_SAMPLES)
+    for start in range(0, len(values), CHUNK):
+        part = values[start : start + CHUNK]
+        bins = ((part.astype(np.float64) - low) * ((MAX_SAMPLES - 1) / (high - low))).astype(np.int64)
+        counts += np.bincount(bins, minlength=MAX_SAMPLES)
+        sums += np.bincount(bins, weights=part, minlength=MAX_SAMPLES)
     used = counts > 0
     return sums[used] / counts[used], counts[used].astype(np.float64)
 
@@ -117,5 +121,8 @@ def _settle(values: Array, centroids: Array) -> Array:
     if zero.any():
         centroids[zero] = values[np.argmin(np.abs(values))]
         centroids = np.unique(centroids)
-    used: Array = centroids[np.unique(assign(values, centroids))]
-    return used
+    used = np.zeros(len(centroids), dtype=bool)
+    for start in range(0, len(values), CHUNK):
+        used[assign(values[start : start + CHUNK], centroids)] = True
+    settled: Array = centroids[used]
+    return settled

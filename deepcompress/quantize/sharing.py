@@ -17,7 +17,10 @@ from deepcompress.recipe import Recipe
 from deepcompress.training.loop import Batches, Hooks, fit
 from deepcompress.training.progress import Progress
 
+Array = np.ndarray[Any, np.dtype[Any]]
 Weights = Mapping[str, torch.Tensor]
+
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def share(weights: Weights, layers: list[Layer], recipe: Recipe) -> list[Codeboo
     Layers whose bits are ``none`` are left as they are.
     """
     codebooks = []
-    for names, bits in _groups(layers, recipe):
+    for names, bits in groups(layers, recipe):
         flats = [weights[name].detach().reshape(-1) for name in names]
         positions = [torch.nonzero(flat, as_tuple=True)[0] for flat in flats]
         values = [flat[place].float().cpu().numpy() for flat, place in zip(flats, positions, strict=True)]
@@ -88,7 +91,29 @@ def share(weights: Weights, layers: list[Layer], recipe: Recipe) -> list[Codeboo
     return codebooks
 
 
-def _groups(layers: list[Layer], recipe: Recipe) -> list[tuple[list[str], int]]:
+def survivors(weight: torch.Tensor) -> Array:
+    """The non-zero values of a layer, in order, as float32 (float64 stays so); gathered in chunks."""
+    flat = weight.detach().reshape(-1)
+    parts = [np.zeros(0, dtype=np.float64 if flat.dtype is torch.float64 else np.float32)]
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK]
+        parts.append(part[part != 0].to(torch.float64 if flat.dtype is torch.float64 else torch.float32).cpu().numpy())
+    return np.concatenate(parts)
+
+
+@torch.no_grad()
+def snap(weight: torch.Tensor, centroids: Array) -> None:
+    """Move each non-zero value of `weight`, contiguous, to the nearest of the sorted `centroids`, in place."""
+    flat, shared = weight.view(-1), torch.from_numpy(centroids).to(weight.dtype)
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK]
+        alive = part != 0
+        values = part[alive].to(torch.from_numpy(centroids).dtype).cpu().numpy()
+        part[alive] = shared[torch.from_numpy(assign(values, centroids))].to(weight.device)
+
+
+def groups(layers: list[Layer], recipe: Recipe) -> list[tuple[list[str], int]]:
+    """Names of the layers that share a codebook, and its bits; layers that are not shared are in none."""
     groups: dict[str, list[str]] = {}
     bits: dict[str, int] = {}
     for layer in layers:
@@ -143,7 +168,7 @@ def tune(
         return
     shared = {id(weights[member.name]) for codebook in codebooks for member in codebook.members}
     free = [parameter for parameter in model.parameters() if id(parameter) not in shared]
-    # The penalty of retraining goes on, or the shared values grow only to make the network surer of itself.
+    # The penalty of retraining goes on.
     decay = recipe.penalty_weight if recipe.penalty == "l2" else 0.0
     groups: list[dict[str, Any]] = [
         {"params": [codebook.centroids for codebook in codebooks]},

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from deepcompress.training import progress
 
+SECONDS_BETWEEN_LINES = 10
+
 
 class ConsoleProgress(progress.Progress):
     """Shows stage, iteration, epoch, loss, validation error and time left; use it as a context manager."""
@@ -28,7 +30,7 @@ class ConsoleProgress(progress.Progress):
             disable=not self._live,
         )
         self._task: TaskID | None = None
-        self._started, self._epochs, self._stage = 0.0, 0, ""
+        self._started, self._epochs, self._stage, self._said = 0.0, 0, "", 0.0
         self._val, self._note = "", ""
 
     def __enter__(self) -> ConsoleProgress:
@@ -70,6 +72,23 @@ class ConsoleProgress(progress.Progress):
             f"{result.stage:<8}  epoch {result.epoch:>{width}}/{result.epochs}  loss {result.loss:.4f}{self._val}"
             f"{'  ' + result.note if result.note else ''}  {clock(left)} left"
         )
+
+    def work(self, stage: str, done: int, total: int, note: str) -> None:
+        """A bar over weights; elsewhere a line every ten seconds at most."""
+        if stage != self._stage:
+            self._drop_bar()
+            self._stage, self._started, self._said = stage, time.perf_counter(), time.perf_counter()
+            self._task = self._bar.add_task(stage, total=float(total) or None, state="")
+        if self._task is None:
+            return
+        state = f"{done / 1e6:,.1f} M weights  {note}"
+        self._bar.update(self._task, completed=float(done), description=stage, state=state)
+        now = time.perf_counter()
+        if not self._live and now - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = now
+            elapsed = now - self._started
+            left = f"  {clock(elapsed / done * (total - done))} left" if done and total else ""
+            self._print(f"{stage:<8}  {state}{left}")
 
     def message(self, text: str) -> None:
         """A line of its own, above the bar."""

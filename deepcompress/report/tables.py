@@ -13,7 +13,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from deepcompress.container.breakdown import Breakdown, LayerBreakdown
-    from deepcompress.pipeline import Result
+    from deepcompress.result import Result
 
 UNLIMITED = 1000  # columns of a file or a pipe
 

@@ -29,5 +29,8 @@ class Progress:
     def epoch(self, result: EpochResult) -> None:
         """An epoch ended."""
 
+    def work(self, stage: str, done: int, total: int, note: str) -> None:
+        """`done` of `total` weights are through a stage that has no epochs; `note` names what comes next."""
+
     def message(self, text: str) -> None:
         """Something worth a line: a decision that was taken, a floor that was applied."""

@@ -288,3 +288,18 @@ def test_the_padding_of_a_table_must_be_zero():
         damaged = bytes(packed[:-1]) + bytes([packed[-1] | 1 << bit])
         with pytest.raises(FormatError, match="padding"):
             unpack_lengths(Reader(damaged, "test"), 4)
+
+
+@pytest.mark.parametrize(
+    ("bits", "why"),
+    [
+        ("1110001" + "1110001", "the second length is the first again"),
+        ("1110010" + "1110001" + "1110010", "one less, then one more"),
+        ("1110001", "one more than the 0 before the first"),
+    ],
+)
+def test_a_length_that_is_near_the_one_before_must_not_be_spelled_out(bits, why):
+    used = len(bits) // 7
+    table = bytes([used]) + int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+    with pytest.raises(FormatError, match="shortest form"):
+        unpack_lengths(Reader(table, "test"), 8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepcompress.coding import huffman, lanes, offsets
+from deepcompress.coding import huffman, lanes, offsets, streams, tensors
 from deepcompress.errors import FormatError
 
 numba = pytest.importorskip("numba", reason="without numba there are no kernels to compare")
@@ -55,6 +55,19 @@ def test_without_numba_the_bytes_are_the_same(monkeypatch):
     assert np.array_equal(lanes.unpack(memoryview(with_numba), len(symbols), lengths), symbols)
 
 
+@pytest.mark.parametrize("count", [1 << 17, (1 << 17) + 1, 300_000])
+@pytest.mark.parametrize("alphabet", [1, 2, 32, 256, 257, 4097])
+def test_counts(count, alphabet):
+    symbols = drawn(count, alphabet)
+    expected = np.bincount(symbols, minlength=alphabet)
+    every_other = np.repeat(symbols, 2)[::2]  # not contiguous
+    for found in (streams.count(symbols, alphabet), streams.count(every_other, alphabet)):
+        assert found.dtype == np.int64
+        assert np.array_equal(found, expected)
+    assert np.array_equal(streams.count_in_chunks(symbols, alphabet), expected)
+    assert np.array_equal(streams.count(symbols.astype(np.int64), alphabet), expected)  # by numpy
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_damage_is_refused_by_both_or_read_alike_by_both(seed):
     rng = np.random.default_rng(seed)
@@ -73,30 +86,110 @@ def test_damage_is_refused_by_both_or_read_alike_by_both(seed):
     assert outcomes[0] == outcomes[1]
 
 
-@pytest.mark.parametrize("bits", [1, 3, 8])
-@pytest.mark.parametrize("wrong", ["nothing", "too small", "too few", "too many"])
-def test_scatter(bits, wrong):
+@pytest.mark.parametrize("workers", [2, 3, 8, 1000])
+@pytest.mark.parametrize("alphabet", [32, 257])
+def test_any_number_of_threads_decodes_the_same(workers, alphabet, monkeypatch):
+    monkeypatch.setattr(lanes, "_LANES_PER_THREAD", 16)
+    symbols = drawn(300_001, alphabet)
+    lengths = huffman.code_lengths(np.bincount(symbols, minlength=alphabet).tolist())
+    payload = memoryview(lanes.pack(symbols, lengths))
+    assert lanes.lane_count(len(symbols)) == 128  # and the last row is short: 8 parts, or as many as there are threads
+    assert np.array_equal(lanes.unpack(payload, len(symbols), lengths, workers), symbols)
+    for at in (300, len(payload) // 2, len(payload) - 300):
+        damaged = bytearray(payload)
+        damaged[at] ^= 0xFF
+        outcomes = [outcome(lanes.unpack, memoryview(damaged), len(symbols), lengths, n) for n in (1, workers)]
+        assert outcomes[0] == outcomes[1]
+
+
+def outcome(decode, *arguments):
+    """The bytes that `decode` gives, or the message of its refusal."""
+    try:
+        return decode(*arguments).tobytes()
+    except FormatError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 63, 4096, 5001, (1 << 17) - 1])
+@pytest.mark.parametrize("alphabet", [2, 32, 257])
+def test_one_plain_stream(count, alphabet):
+    rng = np.random.default_rng(count)
+    counts = np.bincount(drawn(count + alphabet, alphabet), minlength=alphabet)
+    lengths = huffman.code_lengths(counts.tolist())
+    symbols = rng.choice(alphabet, count, p=counts / counts.sum())
+    lane = lanes.encode_lane(symbols, lengths)
+    for data in (lane, lane + b"\0", lane[:-1] + bytes([lane[-1] ^ 1]), lane[:-1], lane[:-2], rng.bytes(len(lane))):
+        outcomes = [outcome(decode, memoryview(data), count, lengths) for decode in DECODERS if 8 * len(data) >= count]
+        assert len(set(outcomes)) <= 1
+    assert np.array_equal(lanes._decode_row(memoryview(lane), count, lengths), symbols)
+
+
+DECODERS = (lanes.decode_lane, lanes._decode_row)
+
+
+def test_short_streams_use_the_kernels_only_once_they_are_there(monkeypatch):
+    assert lanes.kernels() is not None
+    assert lanes.kernels_for(1 << 12) is lanes.kernels()
+    assert lanes.kernels_for((1 << 12) - 1) is None
+    monkeypatch.setattr(lanes, "_KERNELS", "not.imported.yet")
+    assert lanes.kernels_for((1 << 17) - 1) is None
+    assert lanes.kernels_for(1 << 17) is lanes.kernels()
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8, 9])
+@pytest.mark.parametrize("workers", [1, 2, 3, 50])
+def test_scatter(bits, workers, monkeypatch):
+    monkeypatch.setattr(offsets, "PER_THREAD", 1 << 10)
     rng = np.random.default_rng(bits)
-    size = 400_000
-    positions = np.flatnonzero(rng.random(size) < 0.4)
+    positions = np.flatnonzero(rng.random(400_000) < (0.4 if bits < 9 else 0.01))
     symbols = offsets.to_symbols(offsets.gaps(positions), bits)
-    filler = (1 << bits) - 1
-    assert len(symbols) >= lanes.LANES_FROM  # long enough that `offsets.scatter` takes the kernel
-    survivors = np.arange(1, len(positions) + 1, dtype=np.uint32)
-    if wrong == "too few":
-        survivors = survivors[:-1]
-    if wrong == "too many":
-        survivors = np.append(survivors, survivors[-1])
-    length = int(positions[-1]) if wrong == "too small" else size
-    outcomes = []
-    for place in (lanes.kernels().scatter, offsets.scatter_in_chunks):
-        values = np.zeros(length, dtype=np.uint32)
-        placed, end = place(symbols, filler, survivors, values)
-        outcomes.append((placed == len(survivors), end > length))
-        if wrong == "nothing":
-            assert np.array_equal(np.flatnonzero(values), positions)
-            assert np.array_equal(values[positions], survivors)
-    assert outcomes[0] == outcomes[1] == (wrong in ("nothing", "too small"), wrong == "too small")
-    if wrong != "nothing":
-        with pytest.raises(FormatError):
-            offsets.scatter(symbols, bits, survivors, np.zeros(length, dtype=np.uint32))
+    filler, entries = (1 << bits) - 1, np.arange(7, 39, dtype=np.uint32)
+    compiled = lanes.kernels()
+    measured = [measure(symbols, filler) for measure in (compiled.measure, offsets.measure)]
+    assert measured == [(len(positions), int(positions[-1]) + 1)] * 2
+    indices = rng.integers(0, len(entries), len(positions)).astype(np.uint8)
+    for survivors, book in ((np.arange(1, len(positions) + 1, dtype=np.uint32), None), (indices, entries)):
+        expected = np.zeros(400_000, dtype=np.uint32)
+        expected[positions] = survivors if book is None else entries[survivors]
+        for place in (compiled.scatter, offsets.scatter_in_chunks):
+            values = np.zeros(400_000, dtype=np.uint32)
+            place(symbols, filler, survivors, book, values)
+            assert np.array_equal(values, expected)
+        values = np.zeros(400_000, dtype=np.uint32)
+        offsets.scatter(symbols, bits, survivors, values, book, workers)
+        assert np.array_equal(values, expected)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("kernels", [True, False])
+def test_scatter_writes_nothing_unless_all_fits(workers, kernels, monkeypatch):
+    if not kernels:
+        monkeypatch.setattr(lanes, "kernels", lambda: None)
+    positions = np.flatnonzero(np.random.default_rng(0).random(400_000) < 0.4)
+    symbols = offsets.to_symbols(offsets.gaps(positions), 3)
+    assert len(symbols) >= lanes.LANES_FROM
+    survivors = np.arange(1, len(positions) + 2, dtype=np.uint32)
+    for size, count, message in (
+        (int(positions[-1]), len(positions), "beyond the tensor's"),
+        (400_000, len(positions) - 1, "were announced"),
+        (400_000, len(positions) + 1, "were announced"),
+    ):
+        values = np.zeros(size, dtype=np.uint32)
+        with pytest.raises(FormatError, match=message):
+            offsets.scatter(symbols, 3, survivors[:count], values, None, workers)
+        assert not values.any()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+def test_look_up(workers, dtype, monkeypatch):
+    monkeypatch.setattr(offsets, "PER_THREAD", 1 << 10)
+    rng = np.random.default_rng(workers)
+    entries = rng.integers(0, 1 << 16, 257).astype(dtype)
+    symbols = rng.integers(0, 257, 150_001).astype(np.uint16)
+    slow = np.empty(len(symbols), dtype=dtype)
+    tensors.look_up_in_chunks(entries, symbols, slow)
+    fast = tensors.look_up(entries, symbols, workers)
+    assert fast.dtype == slow.dtype
+    assert np.array_equal(fast, slow)
+    assert np.array_equal(slow, entries[symbols])

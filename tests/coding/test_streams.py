@@ -306,3 +306,14 @@ def test_impossible_counts_are_refused_before_anything_is_allocated(table, count
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("count", [(1 << 16) - 1, 1 << 16, (1 << 16) + 1, (1 << 17) + 5])
+@pytest.mark.parametrize("alphabet", [2, 5, 256, 4097])
+def test_fixed_width_across_chunks(count, alphabet):
+    symbols = np.random.default_rng(count).integers(0, alphabet, count).astype(np.uint16)
+    stream = streams.encode(symbols, alphabet, allow_huffman=False)
+    width = streams.fixed_width(alphabet)
+    assert stream.payload == np.packbits(symbols[:, None] >> np.arange(width)[::-1] & 1).tobytes()
+    found = streams.decode(streams.Table(Coder.FIXED, alphabet), memoryview(stream.payload), count)
+    assert np.array_equal(found, symbols)

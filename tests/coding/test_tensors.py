@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcompress.coding import offsets, streams, tensors
+from deepcompress.coding.encoder import alias, encode_coded, encode_plain
 from deepcompress.coding.streams import Coder
 from deepcompress.coding.tensors import (
     MAX_CODEBOOK,
@@ -15,12 +16,9 @@ from deepcompress.coding.tensors import (
     EncodedTensor,
     Encoding,
     TensorInfo,
-    alias,
     coder_of,
     decode,
     decode_codebook,
-    encode_coded,
-    encode_plain,
 )
 from deepcompress.errors import FormatError
 
@@ -193,7 +191,7 @@ def test_coder_of():
 
 def test_alias():
     values = np.zeros((2, 3), dtype=np.float16)
-    encoded = alias(values, DType.FLOAT16, 7)
+    encoded = alias(values.shape, DType.FLOAT16, 7)
     assert encoded.info == TensorInfo((2, 3), DType.FLOAT16, Encoding.ALIAS, target=7)
     assert (encoded.section, encoded.info.section, encoded.info.nbytes) == (b"", 0, 12)
 
@@ -544,4 +542,4 @@ def test_look_up_across_chunks(monkeypatch):
     monkeypatch.setattr(offsets, "CHUNK", 7)
     entries = np.array([3, 5, 9], dtype=np.uint16)
     symbols = np.random.default_rng(0).integers(0, 3, 50).astype(np.uint8)
-    assert tensors._look_up(entries, symbols).tolist() == [[3, 5, 9][symbol] for symbol in symbols.tolist()]
+    assert tensors.look_up(entries, symbols).tolist() == [[3, 5, 9][symbol] for symbol in symbols.tolist()]

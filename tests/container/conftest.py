@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from crafting import shared_weights
 
-from deepcompress.coding.tensors import DType, Encoding, alias, encode_coded, encode_plain
+from deepcompress.coding.encoder import alias, encode_coded, encode_plain
+from deepcompress.coding.tensors import DType, Encoding
 from deepcompress.container.reader import ModelFile
 from deepcompress.container.writer import pack
 
@@ -22,7 +23,7 @@ def small_tensors():
         ("conv.weight", conv, DType.FLOAT32, encode_coded(conv, DType.FLOAT32, book)),
         ("conv.bias", bias, DType.FLOAT32, encode_plain(bias, DType.FLOAT32)),
         ("fc.weight", dense, DType.FLOAT32, encode_coded(dense, DType.FLOAT32, book, target=0)),
-        ("fc.tied", dense, DType.FLOAT32, alias(dense, DType.FLOAT32, 2)),
+        ("fc.tied", dense, DType.FLOAT32, alias(dense.shape, DType.FLOAT32, 2)),
         ("literal", literal, DType.FLOAT16, encode_coded(literal, DType.FLOAT16, None)),
         ("half", half, DType.BFLOAT16, encode_plain(half, DType.BFLOAT16)),
         ("steps", np.array(3), DType.INT64, encode_plain(np.array(3), DType.INT64)),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from crafting import header_of, shared_weights
 
-from deepcompress.coding.tensors import DType, alias, encode_coded, encode_plain
+from deepcompress.coding.encoder import alias, encode_coded, encode_plain
+from deepcompress.coding.tensors import DType
 from deepcompress.container import breakdown as breakdown_module
 from deepcompress.container.breakdown import PARTS, breakdown, dense_bytes, inspect
 from deepcompress.container.writer import pack
@@ -134,7 +135,11 @@ def test_an_empty_file(save):
 
 def test_dense_bytes():
     float16, int64 = np.zeros(10, np.float16), np.zeros(10, np.int64)
-    tensors = [encode_plain(float16, DType.FLOAT16), encode_plain(int64, DType.INT64), alias(int64, DType.INT64, 1)]
+    tensors = [
+        encode_plain(float16, DType.FLOAT16),
+        encode_plain(int64, DType.INT64),
+        alias(int64.shape, DType.INT64, 1),
+    ]
     assert dense_bytes(encoded.info for encoded in tensors) == 40 + 80
 
 

@@ -6,7 +6,8 @@ from crafting import around, craft, crc, header_of, shared_weights, tensor, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcompress.coding.tensors import DType, Encoding, TensorInfo, alias, encode_coded, encode_plain
+from deepcompress.coding.encoder import alias, encode_coded, encode_plain
+from deepcompress.coding.tensors import DType, Encoding, TensorInfo
 from deepcompress.container.format import (
     Entry,
     Extension,
@@ -37,7 +38,9 @@ def test_the_smallest_file_by_hand():
 def test_a_header_by_hand():
     values = np.array([1, 2], dtype=np.int16)
     encoded = encode_plain(values, DType.INT16)
-    header = pack([("a.b", encoded), ("a.c", encoded), ("a.d", alias(values, DType.INT16, 1))], "net", "mnist")[:-12]
+    header = pack([("a.b", encoded), ("a.c", encoded), ("a.d", alias(values.shape, DType.INT16, 1))], "net", "mnist")[
+        :-12
+    ]
     section = crc(bytes.fromhex("01000200")).hex()
     body = "03" + b"net".hex() + "05" + b"mnist".hex() + "00" + "03"
     body += "0003" + b"a.b".hex() + "06" + "0102" + section

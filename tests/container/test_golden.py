@@ -9,8 +9,9 @@ import plain_reader
 import pytest
 from crafting import header_of
 
+from deepcompress.coding.encoder import alias, encode_coded, encode_plain
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import DType, Encoding, alias, encode_coded, encode_plain
+from deepcompress.coding.tensors import DType, Encoding
 from deepcompress.container.writer import pack
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,7 +36,7 @@ TENSORS = {
     "conv.weight": (CONV, DType.FLOAT32, encode_coded(CONV, DType.FLOAT32, BOOK)),
     "conv.bias": (b := np.array([0.5] * 11 + [-1], "<f4"), DType.FLOAT32, encode_plain(b, DType.FLOAT32)),
     "fc.weight": (FC, DType.FLOAT32, encode_coded(FC, DType.FLOAT32, BOOK, target=0)),
-    "fc.tied": (FC, DType.FLOAT32, alias(FC, DType.FLOAT32, 2)),
+    "fc.tied": (FC, DType.FLOAT32, alias(FC.shape, DType.FLOAT32, 2)),
     "long.weight": (LONG, DType.FLOAT32, encode_coded(LONG, DType.FLOAT32, BOOK, target=0)),
     "literal.weight": (LITERAL, DType.FLOAT16, encode_coded(LITERAL, DType.FLOAT16, None)),
     "fixed.weight": (LONG, DType.FLOAT32, encode_coded(LONG, DType.FLOAT32, BOOK, allow_huffman=False)),

@@ -37,7 +37,8 @@ from crafting import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepcompress.coding.tensors import DType, encode_plain
+from deepcompress.coding.encoder import encode_plain
+from deepcompress.coding.tensors import DType
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.reader import ModelFile
 from deepcompress.container.writer import pack

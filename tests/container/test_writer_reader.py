@@ -10,11 +10,13 @@ from crafting import header_of, shared_weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deepcompress.coding.encoder import alias, encode_coded, encode_plain
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import DType, Encoding, TensorInfo, alias, encode_coded, encode_plain
+from deepcompress.coding.tensors import DType, Encoding, TensorInfo
 from deepcompress.container import reader
 from deepcompress.container.reader import ModelFile, default_max_bytes
-from deepcompress.container.writer import pack
+from deepcompress.container.writer import pack, planned_size
+from deepcompress.container.writer import save as save_file
 from deepcompress.errors import FormatError
 
 BOOK = np.array([-1.5, -0.25, 0.25, 2.0], dtype=np.float32)
@@ -128,7 +130,7 @@ def test_a_tied_tensor_costs_no_section(small_file, load):
     assert loaded["fc.tied"] == loaded["fc.weight"]
     values = np.ones(300, dtype=np.float32)
     once = pack([("a", encode_plain(values, DType.FLOAT32))])
-    twice = pack([("a", encode_plain(values, DType.FLOAT32)), ("b", alias(values, DType.FLOAT32, 0))])
+    twice = pack([("a", encode_plain(values, DType.FLOAT32)), ("b", alias(values.shape, DType.FLOAT32, 0))])
     assert len(twice) - len(once) == 3 + 1 + 3 + 1  # name, kind, shape (300), target
 
 
@@ -257,7 +259,7 @@ def test_names_that_no_reader_takes(tensors, labels, message):
 def test_aliases_that_no_reader_takes():
     values = np.zeros(3, dtype=np.float32)
     with pytest.raises(FormatError, match="alias of tensor 1, which does not come before it"):
-        pack([("a", alias(values, DType.FLOAT32, 1)), ("b", encode_plain(values, DType.FLOAT32))])
+        pack([("a", alias(values.shape, DType.FLOAT32, 1)), ("b", encode_plain(values, DType.FLOAT32))])
 
 
 # Paths -----------------------------------------------------------------------------------------------------
@@ -291,3 +293,25 @@ def test_a_file_that_may_not_be_read(small_file, save, monkeypatch):
 def test_an_empty_file(save):
     with pytest.raises(FormatError, match=r"model.dc: this is not a .dc file"):
         ModelFile(save(b""))
+
+
+def test_saving_tensor_by_tensor_makes_the_same_file(tmp_path, small_tensors):
+    tensors = [(name, encoded) for name, _, _, encoded in small_tensors]
+    expected = pack(tensors, "net", "digits")
+    save_file(tmp_path / "m.dc", iter(tensors), "net", "digits")
+    assert (tmp_path / "m.dc").read_bytes() == expected
+    assert planned_size([(name, encoded.info) for name, encoded in tensors], "net", "digits") == len(expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.dc"]
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, small_tensors):
+    (tmp_path / "m.dc").write_bytes(b"old")
+
+    def failing():
+        yield small_tensors[0][0], small_tensors[0][3]
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        save_file(tmp_path / "m.dc", failing())
+    assert (tmp_path / "m.dc").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.dc"]

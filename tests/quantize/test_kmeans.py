@@ -189,3 +189,11 @@ def test_assignment_between_two_centroids():
     centroids = np.array([-1.0, 1.0, 4.0], np.float32)
     values = np.array([-9, -1, -0.1, 0.1, 1, 2.4, 2.6, 99], np.float32)
     assert assign(values, centroids).tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert assign(np.array([0, 2.5], np.float32), centroids).tolist() == [1, 2]  # just between: the upper one
+
+
+def test_centroids_without_weights_are_dropped_and_zero_is_moved():
+    values = np.array([1, 2, 10], np.float32)
+    assert kmeans._settle(values, np.array([1, 2, 5, 10], np.float32)).tolist() == [1, 2, 10]
+    assert kmeans._settle(values, np.array([0, 8], np.float32)).tolist() == [1, 8]
+    assert kmeans._settle(values, np.array([0, 1, 8], np.float32)).tolist() == [1, 8]

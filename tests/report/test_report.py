@@ -9,10 +9,11 @@ import torch
 from rich.console import Console
 
 from deepcompress.container.breakdown import inspect
-from deepcompress.pipeline import Result, StageResult, compress_state
 from deepcompress.recipe import Recipe
 from deepcompress.report import tables
 from deepcompress.report.console import ConsoleProgress, clock
+from deepcompress.result import Result, StageResult
+from deepcompress.streaming import compress_state
 from deepcompress.training.progress import EpochResult
 
 

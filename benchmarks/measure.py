@@ -1,0 +1,68 @@
+"""What the benchmarks share: medians of interleaved runs, processes with their peak memory, and the machine's name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def machine() -> str:
+    """Cores, processor, and versions: without them a figure says nothing."""
+    model = platform.processor() or "unknown processor"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    threads = os.environ.get("OMP_NUM_THREADS", "not set")
+    return f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}, OMP_NUM_THREADS {threads}"
+
+
+def medians(actions: Mapping[str, Callable[[], object]], runs: int) -> dict[str, float]:
+    """Median wall seconds of each action.
+
+    Each round runs all of them once, so that a machine that becomes slower for a while does so for all.
+    """
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(runs):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one process, from its start to its end: wall seconds, and the most memory it held, in MB (10^6 bytes)."""
+
+    seconds: float
+    megabytes: float
+
+
+def run_process(command: Sequence[str]) -> Cost:
+    """Run `command` and say what it cost.
+
+    Raises:
+        RuntimeError: it fails; with what it wrote to stderr.
+    """
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stderr.close()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {said.strip()}")
+    return Cost(time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e6)
+
+
+def median_cost(costs: Sequence[Cost]) -> Cost:
+    """The median of each."""
+    return Cost(statistics.median(c.seconds for c in costs), statistics.median(c.megabytes for c in costs))

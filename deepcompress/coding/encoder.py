@@ -1,0 +1,272 @@
+"""One tensor to the bytes of its section, in the smallest layout that the format has for it.
+
+First a *survey* counts what the tensor is made of; from the counts alone each layout's size is known (`plan_…`); then
+only the smallest is written. Everything runs over the tensor in chunks, so that beside it there is never more than
+its symbols and the section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from deepcompress.coding import offsets, streams
+from deepcompress.coding.bits import varint
+from deepcompress.coding.huffman import pack_lengths
+from deepcompress.coding.streams import Coder, Stream
+from deepcompress.coding.tensors import MAX_CODEBOOK, DType, EncodedTensor, Encoding, TensorInfo
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+CHUNK = 1 << 20
+_NO_STREAM = Stream(Coder.NONE, b"", b"")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a tensor is made of.
+
+    Attributes:
+        shape, dtype: of the tensor.
+        nonzeros: elements that are not zero (all bits 0).
+        gaps, gap_counts: distinct numbers of zeros before a non-zero element, ascending, and how often each occurs.
+        planes: how often each byte value occurs at each byte of the elements, int64 (element size, 256).
+        entries: the codebook as bit patterns, or None if the values are not shared.
+        index_counts: how often each entry occurs.
+    """
+
+    shape: tuple[int, ...]
+    dtype: DType
+    nonzeros: int
+    gaps: Array
+    gap_counts: Array
+    planes: Array
+    entries: Array | None
+    index_counts: Array
+
+    @property
+    def info(self) -> TensorInfo:
+        """The facts as far as they do not depend on the layout, as a CODED tensor."""
+        return TensorInfo(self.shape, self.dtype, Encoding.CODED, nonzeros=self.nonzeros)
+
+
+def survey(values: Array, dtype: DType, codebook: Array | None = None) -> Survey:
+    """Count what `values` (in ``dtype.storage``) is made of.
+
+    Args:
+        values: any shape.
+        dtype: element type.
+        codebook: the shared values, distinct and none of them zero, at most `MAX_CODEBOOK`; every non-zero
+            element must be one of them. None for values that are not shared.
+    """
+    flat = _bits_of(values, dtype)
+    entries = None if codebook is None else np.ascontiguousarray(codebook, dtype=dtype.storage).view(dtype.bits)
+    assert entries is None or len(entries) <= MAX_CODEBOOK
+    width = dtype.bits.itemsize
+    planes = np.zeros((width, 256), dtype=np.int64)
+    index_counts = np.zeros(0 if entries is None else len(entries), dtype=np.int64)
+    gaps: dict[int, int] = {}
+    nonzeros = 0
+    for chunk, positions, gap in _walk(flat):
+        nonzeros += len(positions)
+        for distinct, count in zip(*(part.tolist() for part in np.unique(gap, return_counts=True)), strict=True):
+            gaps[distinct] = gaps.get(distinct, 0) + count
+        for k, plane in enumerate(chunk.view(np.uint8).reshape(-1, width).T):
+            planes[k] += np.bincount(plane, minlength=256)
+        if entries is not None:
+            index_counts += np.bincount(_lookup(chunk[positions], entries), minlength=len(entries))
+    ordered = np.array(sorted(gaps.items()), dtype=np.int64).reshape(-1, 2)
+    return Survey(values.shape, dtype, nonzeros, ordered[:, 0], ordered[:, 1], planes, entries, index_counts)
+
+
+def _bits_of(values: Array, dtype: DType) -> Array:
+    return np.ascontiguousarray(values, dtype=dtype.storage).reshape(-1).view(dtype.bits)
+
+
+def _walk(flat: Array) -> Iterator[tuple[Array, Array, Array]]:
+    """Chunks of a flat tensor: elements, where in the chunk they are not zero, and the zeros before each of those."""
+    last = -1
+    for start in range(0, len(flat), CHUNK):
+        chunk = flat[start : start + CHUNK]
+        positions = np.flatnonzero(chunk)
+        yield chunk, positions, np.diff(positions, prepend=last - start) - 1
+        if len(positions):
+            last = start + int(positions[-1])
+
+
+def _lookup(survivors: Array, entries: Array) -> Array:
+    """The index in `entries` of each survivor, both as bit patterns."""
+    order = np.argsort(entries, kind="stable")
+    found = np.searchsorted(entries[order], survivors)
+    indices: Array = order[np.minimum(found, len(entries) - 1)] if len(entries) else found
+    if len(survivors) and not (len(entries) and np.array_equal(entries[indices], survivors)):
+        raise ValueError("a surviving weight is not in the codebook")
+    return indices
+
+
+# Plans: the facts of a tensor in each layout, sizes included, from the survey alone ----------------------------
+
+
+def plan_plain(found: Survey) -> TensorInfo:
+    """As RAW, or as byte planes where they are smaller."""
+    raw = TensorInfo(found.shape, found.dtype, Encoding.RAW)
+    planes = 0
+    for counts in found.planes:
+        size = streams.choose(counts)[2]
+        planes += 1 + len(varint(size)) + size
+    if planes < raw.nbytes:
+        return replace(raw, encoding=Encoding.PLANES, weights=planes)
+    return replace(raw, weights=raw.nbytes)
+
+
+def plan_literal(found: Survey, allow_huffman: bool = True) -> TensorInfo:
+    """As offsets and the surviving values themselves: a layer that is pruned but not shared."""
+    info = _with_offsets(found.info, found, allow_huffman)
+    literal = found.nonzeros * found.dtype.bits.itemsize
+    return replace(info, weights=literal, weight_coder=Coder.LITERAL if literal else Coder.NONE)
+
+
+def plan_shared(found: Survey, allow_huffman: bool = True, target: int | None = None) -> TensorInfo:
+    """As codebook indices, with offsets or with a symbol for zero, whichever is smaller.
+
+    `target` is the earlier tensor of the file that already stores this codebook.
+    """
+    assert found.entries is not None
+    info = replace(found.info, codebook_size=len(found.entries), target=target)
+    info = replace(info, codebook=0 if target is not None else found.entries.nbytes)
+    sparse = _with_weights(_with_offsets(info, found, allow_huffman), found.index_counts, allow_huffman)
+    zeros = info.size - found.nonzeros
+    dense = _with_weights(info, np.concatenate(([zeros], found.index_counts)), allow_huffman)
+    return dense if dense.section <= sparse.section else sparse
+
+
+def _with_offsets(info: TensorInfo, found: Survey, allow_huffman: bool) -> TensorInfo:
+    width, _ = offsets.best_width(found.gaps, found.gap_counts, allow_huffman)
+    counts = offsets.symbol_counts(found.gaps, found.gap_counts, width)
+    coder, table, payload = _sizes(counts, allow_huffman)
+    return replace(info, offset_bits=width, fillers=int(counts[-1]), offset_coder=coder, tables=table, offsets=payload)
+
+
+def _with_weights(info: TensorInfo, counts: Array, allow_huffman: bool) -> TensorInfo:
+    coder, table, payload = _sizes(counts, allow_huffman)
+    return replace(info, weight_coder=coder, tables=info.tables + table, weights=payload)
+
+
+def _sizes(counts: Array, allow_huffman: bool) -> tuple[Coder, int, int]:
+    """Coder, bytes of its table, and bytes of the payload for symbols that occur `counts` times."""
+    coder, lengths, size = streams.choose(counts, allow_huffman)
+    table = {Coder.HUFFMAN: lambda: len(pack_lengths(lengths)), Coder.CONSTANT: lambda: size}.get(coder, lambda: 0)()
+    return coder, table, size - table
+
+
+# Encoding ------------------------------------------------------------------------------------------------------
+
+
+def alias(shape: tuple[int, ...], dtype: DType, target: int) -> EncodedTensor:
+    """A tensor that is the same as tensor number `target` of the file."""
+    return EncodedTensor(TensorInfo(shape, dtype, Encoding.ALIAS, target=target), b"")
+
+
+def encode_plain(values: Array, dtype: DType) -> EncodedTensor:
+    """Store `values` (in ``dtype.storage``) exactly: byte plane by byte plane where that is smaller, else raw.
+
+    In small float tensors such as biases the planes of sign and exponent hold few distinct bytes.
+    """
+    return _write_plain(values, dtype, plan_plain(survey(values, dtype)))
+
+
+def encode_coded(
+    values: Array, dtype: DType, codebook: Array | None, allow_huffman: bool = True, target: int | None = None
+) -> EncodedTensor:
+    """Store `values` by offsets and codebook indices, in the smallest of the layouts that the format has.
+
+    Args:
+        values: any shape, in ``dtype.storage``; zeros (all bits 0) are the pruned weights.
+        dtype: element type.
+        codebook: the shared values, distinct and none of them zero, at most `MAX_CODEBOOK`; every
+            non-zero value must be one of them. None stores the surviving values themselves.
+        allow_huffman: False keeps every stream at fixed width (the paper's stage 2).
+        target: index of the earlier tensor in the file that already stores this codebook.
+
+    Returns:
+        A CODED tensor, or a RAW or PLANES one where that takes fewer bytes.
+    """
+    found = survey(values, dtype, codebook)
+    plain = plan_plain(found)
+    plan = plan_literal(found, allow_huffman) if codebook is None else plan_shared(found, allow_huffman, target)
+    if plan.section < plain.section:
+        encoded = _write_coded(values, found, plan, allow_huffman)
+        # The plan knows the padding of lanes only on average, so the bytes themselves have the last word.
+        if len(encoded.section) < plain.section:
+            return encoded
+    return _write_plain(values, dtype, plain)
+
+
+def _write_plain(values: Array, dtype: DType, plan: TensorInfo) -> EncodedTensor:
+    raw = np.ascontiguousarray(values, dtype=dtype.storage).tobytes()
+    if plan.encoding is Encoding.RAW:
+        return EncodedTensor(plan, raw)
+    section = _encode_planes(raw, dtype.bits.itemsize)
+    if len(section) < len(raw):
+        return EncodedTensor(replace(plan, weights=len(section)), section)
+    return EncodedTensor(replace(plan, encoding=Encoding.RAW, weights=len(raw)), raw)
+
+
+def _encode_planes(raw: bytes, width: int) -> bytes:
+    """Byte k of every element together, for each k, as a stream with its coder, table and length in front."""
+    planes = np.frombuffer(raw, dtype=np.uint8).reshape(-1, width)
+    out = bytearray()
+    for plane in planes.T:
+        stream = streams.encode(plane, 256)
+        out += bytes([stream.coder]) + varint(stream.size) + stream.table + stream.payload
+    return bytes(out)
+
+
+def _write_coded(values: Array, found: Survey, plan: TensorInfo, allow_huffman: bool) -> EncodedTensor:
+    flat = _bits_of(values, found.dtype)
+    offset = _NO_STREAM
+    if plan.offset_bits:
+        symbols = _offset_symbols(flat, plan)
+        offset = streams.encode(symbols, 1 << plan.offset_bits, allow_huffman)
+    if found.entries is None:
+        weight = Stream(plan.weight_coder, b"", flat[flat != 0].tobytes())
+    else:
+        weight = streams.encode(_weight_symbols(flat, found.entries, plan), plan.alphabet, allow_huffman)
+    codebook = found.entries.tobytes() if found.entries is not None and plan.target is None else b""
+    info = replace(
+        plan,
+        tables=len(offset.table) + len(weight.table),
+        offsets=len(offset.payload),
+        weights=len(weight.payload),
+        offset_coder=offset.coder,
+        weight_coder=weight.coder,
+    )
+    return EncodedTensor(info, b"".join((codebook, offset.table, weight.table, offset.payload, weight.payload)))
+
+
+def _offset_symbols(flat: Array, plan: TensorInfo) -> Array:
+    symbols = np.empty(plan.nonzeros + plan.fillers, dtype=np.uint16 if plan.offset_bits > 8 else np.uint8)
+    at = 0
+    for _, _, gap in _walk(flat):
+        part = offsets.to_symbols(gap, plan.offset_bits)
+        symbols[at : at + len(part)] = part
+        at += len(part)
+    return symbols
+
+
+def _weight_symbols(flat: Array, entries: Array, plan: TensorInfo) -> Array:
+    """A codebook index for each survivor, or, without offsets, 0 for zero and the index plus 1 for each element."""
+    symbols = np.zeros(plan.entries, dtype=np.uint16 if plan.alphabet > 256 else np.uint8)
+    at = 0
+    for chunk, positions, _ in _walk(flat):
+        indices = _lookup(chunk[positions], entries)
+        if plan.offset_bits:
+            symbols[at : at + len(indices)] = indices
+            at += len(indices)
+        else:
+            symbols[at + positions] = indices + 1
+            at += len(chunk)
+    return symbols

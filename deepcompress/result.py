@@ -1,0 +1,57 @@
+"""What a compression did, stage by stage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from deepcompress.container.breakdown import Breakdown
+
+MOST_LAYERS_IN_A_LINE = 24
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Where things stood after a stage: bytes of the .dc file then, its ratio to dense fp32, accuracy in percent."""
+
+    stage: str
+    bytes: int
+    ratio: float
+    accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a compression did.
+
+    Accuracies are in percent, None where nothing measured them; `accuracy_after` is that of the network reloaded from
+    the file. `kept` is the surviving fraction of each layer after pruning.
+    """
+
+    file: str
+    file_bytes: int
+    dense_bytes: int
+    ratio: float
+    accuracy_before: float | None
+    accuracy_after: float | None
+    kept: dict[str, float]
+    stages: list[StageResult]
+    seed: int
+    recipe: dict[str, Any]
+    breakdown: Breakdown = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        plain = asdict(self)
+        del plain["breakdown"]
+        return plain
+
+
+def kept_line(kept: dict[str, float], sparsity: float) -> str:
+    """The surviving fraction of each layer, and of all together, in a line; of many layers only the extremes."""
+    parts = [f"{name.removesuffix('.weight')} {100 * density:.1f} %" for name, density in kept.items()]
+    if len(parts) > MOST_LAYERS_IN_A_LINE:
+        low, high = min(kept, key=kept.__getitem__), max(kept, key=kept.__getitem__)
+        parts = [f"from {100 * kept[low]:.2f} % ({low}) to {100 * kept[high]:.2f} % ({high}) over {len(kept)} layers"]
+    return f"weights kept: {', '.join(parts)}; {100 * (1 - sparsity):.2f} % in all"

@@ -1,0 +1,191 @@
+"""Compression of bare tensors, one at a time: no network, no data, and no memory for more than the largest tensor.
+
+The first pass over the tensors takes the profile of each layer's magnitudes, which is all that is needed to decide how
+many weights each layer loses. The second prunes, shares, encodes and writes them one after the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deepcompress.coding.tensors import EncodedTensor, TensorInfo
+from deepcompress.container.breakdown import inspect
+from deepcompress.container.writer import planned_size, save
+from deepcompress.errors import CheckpointError
+from deepcompress.files import check_writable
+from deepcompress.interop import Array, check_dtype
+from deepcompress.layers import Layer, check_finite, check_rules, is_layer, tied_to
+from deepcompress.packing import Packer
+from deepcompress.prune.masks import prune_in_place, share_out
+from deepcompress.prune.scores import Profile, profile
+from deepcompress.quantize.kmeans import cluster
+from deepcompress.quantize.sharing import groups, snap, survivors
+from deepcompress.recipe import Recipe
+from deepcompress.result import Result, StageResult, kept_line
+from deepcompress.training.progress import Progress
+
+
+def compress_state(
+    state: Mapping[str, torch.Tensor],
+    recipe: Recipe | None = None,
+    path: str | Path = "model.dc",
+    *,
+    network: str = "",
+    data: str = "",
+    watch: Progress | None = None,
+) -> Result:
+    """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
+
+    Args:
+        state: tensors by name: a state_dict, which is not changed, or a mapping that is no dict and gives a new
+            tensor of its own each time it is asked (`checkpoint.open_checkpoint`), about twice for each.
+        recipe: settings; those of training have no effect.
+        path: the file to write; an old one is replaced at the very end, or not at all.
+        network, data: names to store in the file.
+        watch: told what happens.
+
+    Raises:
+        RecipeError: a setting does not fit the tensors.
+        CheckpointError: there are no weights to compress, NaN among them, or a dtype that the format has not.
+        OutputError: `path` cannot be written.
+    """
+    recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
+    check_writable(path)
+    started = time.perf_counter()
+    content = _look_through(state, recipe, watch)
+    losses, floored = share_out(content.profiles, recipe)
+    for name in floored:
+        watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
+    kept = {name: 1 - losses[name] / layer.weights for name, layer in content.profiles.items()}
+    total = sum(layer.weights for layer in content.profiles.values())
+    watch.message(kept_line(kept, sum(losses.values()) / total))
+    stream = _Stream(state, content, losses, recipe, watch)
+    pruned = time.perf_counter()
+    save(path, stream, network, data)
+    sizes = [planned_size(infos.items(), network, data) for infos in (stream.pruned, stream.shared)]
+    found = inspect(path)
+    now = time.perf_counter()
+    dense = content.dense_bytes
+    stages = [
+        StageResult("dense", dense, 1.0, None, 0.0),
+        StageResult("prune", sizes[0], dense / sizes[0], None, round(pruned - started, 3)),
+        StageResult("quantize", sizes[1], dense / sizes[1], None, round(stream.sharing_seconds, 3)),
+        StageResult("encode", found.file_bytes, found.ratio, None, round(now - pruned - stream.sharing_seconds, 3)),
+    ]
+    return Result(
+        file=str(path),
+        file_bytes=found.file_bytes,
+        dense_bytes=dense,
+        ratio=dense / found.file_bytes,
+        accuracy_before=None,
+        accuracy_after=None,
+        kept=kept,
+        stages=stages,
+        seed=recipe.seed,
+        recipe=recipe.as_dict(),
+        breakdown=found,
+    )
+
+
+@dataclass
+class _Content:
+    """What the first pass found: layers and their profiles, tied names, and sizes."""
+
+    tied: dict[str, str]
+    layers: list[Layer] = field(default_factory=list)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    dense_bytes: int = 0
+    elements: int = 0
+
+
+def _look_through(state: Mapping[str, torch.Tensor], recipe: Recipe, watch: Progress) -> _Content:
+    # A mapping that loads tensors anew each time has no two that are one.
+    content = _Content(tied_to(state) if isinstance(state, dict) else {})
+    for name in state:
+        if name in content.tied:
+            continue
+        value = state[name].detach()
+        watch.work("look", content.elements, 0, name)
+        check_dtype(name, value)
+        check_finite({name: value})
+        content.elements += value.numel()
+        content.dense_bytes += value.numel() * (4 if value.is_floating_point() else value.element_size())
+        if is_layer(value):
+            content.layers.append(Layer(name, tuple(value.shape)))
+            content.profiles[name] = profile(value, recipe.criterion)
+    if not content.layers:
+        raise CheckpointError("there is nothing to compress: no floating-point tensor has two or more dimensions")
+    check_rules(recipe, content.layers)
+    return content
+
+
+class _Stream:
+    """The encoded tensors of a file, one at a time; while it runs it notes what earlier stages would have made."""
+
+    def __init__(
+        self,
+        state: Mapping[str, torch.Tensor],
+        content: _Content,
+        losses: Mapping[str, int],
+        recipe: Recipe,
+        watch: Progress,
+    ) -> None:
+        self.state, self.content, self.losses, self.recipe, self.watch = state, content, losses, recipe, watch
+        self.pruned: dict[str, TensorInfo] = {}
+        self.shared: dict[str, TensorInfo] = {}
+        self.sharing_seconds = 0.0
+        self._groups = {name: (members, bits) for members, bits in groups(content.layers, recipe) for name in members}
+        self._centroids: dict[tuple[str, ...], Array] = {}
+        self._packer = Packer(recipe.small_dtype, recipe.coder == "huffman")
+
+    def __iter__(self) -> Iterator[tuple[str, EncodedTensor]]:
+        done = 0
+        for name in self.state:
+            self.watch.work("encode", done, self.content.elements, name)
+            if name in self.content.tied:
+                first = self.content.tied[name]
+                encoded = self._packer.tied(name, self.state[name], first)
+                self.pruned[name] = self.shared[name] = encoded.info
+            elif name in self.losses:
+                encoded = self._layer(name)
+            else:
+                encoded = self._packer.small(name, self.state[name])
+                self.pruned[name] = self.shared[name] = encoded.info
+            done += encoded.info.size
+            yield name, encoded
+
+    def _layer(self, name: str) -> EncodedTensor:
+        weight = self._pruned(name)
+        self.pruned[name] = self._packer.plan_fixed(name, weight)
+        if name not in self._groups:
+            self.shared[name] = self.pruned[name]
+            return self._packer.layer(name, weight)
+        started = time.perf_counter()
+        members, bits = self._groups[name]
+        centroids = self._shared_values(tuple(members), bits, name, weight)
+        snap(weight, centroids)
+        book: Hashable = tuple(members) if len(members) > 1 else None
+        values = torch.from_numpy(centroids)
+        self.shared[name] = self._packer.plan_fixed(name, weight, values, book)
+        self.sharing_seconds += time.perf_counter() - started
+        return self._packer.layer(name, weight, values, book)
+
+    def _pruned(self, name: str) -> torch.Tensor:
+        weight = self.state[name].detach()
+        if isinstance(self.state, dict) or not weight.is_contiguous() or weight.device.type != "cpu":
+            weight = weight.cpu().clone(memory_format=torch.contiguous_format)
+        prune_in_place(weight, self.recipe.criterion, self.losses[name])
+        return weight
+
+    def _shared_values(self, members: tuple[str, ...], bits: int, name: str, weight: torch.Tensor) -> Array:
+        """The centroids of a layer, or of its group: then all its members are looked at when the first is met."""
+        if members not in self._centroids:
+            parts = [survivors(weight if member == name else self._pruned(member)) for member in members]
+            self._centroids[members] = cluster(np.concatenate(parts), 1 << bits, self.recipe.init, self.recipe.seed)
+        return self._centroids[members]

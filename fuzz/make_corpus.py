@@ -1,0 +1,134 @@
+"""Write the seeds of the fuzz target: `python fuzz/make_corpus.py`. Small files that have all that the format has."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from fuzz_reader import ROOT, lanes_in_short_streams
+
+from deepcompress.coding.encoder import alias, encode_coded, encode_plain
+from deepcompress.coding.tensors import DType, EncodedTensor
+from deepcompress.container.writer import pack
+
+sys.path.insert(0, str(ROOT / "tests" / "container"))
+import crafting
+
+CORPUS = Path(__file__).resolve().parent / "corpus"
+Named = list[tuple[str, EncodedTensor]]
+
+
+def sparse(size: int, density: float, values: list[float], dtype: str = "<f4", seed: int = 0) -> np.ndarray:
+    """Zeros, and some of `values`, the first ones more often."""
+    rng = np.random.default_rng(seed)
+    book = np.asarray(values, dtype=dtype)
+    out = book[np.minimum(rng.geometric(0.4, size) - 1, len(book) - 1)]
+    out[rng.random(size) >= density] = 0
+    return out
+
+
+def coded(values: np.ndarray, dtype: DType, **options: object) -> EncodedTensor:
+    """A tensor with the codebook of its own values."""
+    bits = np.ascontiguousarray(values).reshape(-1).view(dtype.bits)
+    book = np.unique(bits[bits != 0]).view(dtype.storage)
+    return encode_coded(values, dtype, book, **options)  # type: ignore[arg-type]
+
+
+def plain() -> Named:
+    """Raw tensors and byte planes of every type, a scalar, and nothing at all."""
+    rng = np.random.default_rng(1)
+    out: Named = [("empty", encode_plain(np.zeros((0, 3), dtype=np.int8), DType.INT8))]
+    for dtype in DType:
+        noise = rng.integers(0, 256, 6 * dtype.storage.itemsize, np.uint8).view(dtype.bits)
+        values = np.eye(1, 2, dtype=bool) if dtype is DType.BOOL else noise.view(dtype.storage).reshape(2, 3)
+        out.append((f"{dtype.name.lower()}.raw", encode_plain(values, dtype)))
+        out.append((f"{dtype.name.lower()}.planes", encode_plain(np.ones(40, dtype=dtype.storage), dtype)))
+    return [*out, ("scalar", encode_plain(np.array(7), DType.INT64))]
+
+
+def codebooks() -> Named:
+    """With and without offsets, fixed width and Huffman, constant streams, a shared codebook, and aliases."""
+    few = [0.5, -0.25, 1.0, 2.0, -3.0]
+    thin, thick = sparse(1500, 0.1, few), sparse(200, 0.9, few, seed=1)
+    shared = sparse(120, 0.2, few, seed=2)
+    book = np.asarray(few, dtype=np.float32)
+    every = np.zeros(64, dtype=np.float32)
+    every[3::4] = 1.5
+    return [
+        ("thin", encode_coded(thin, DType.FLOAT32, book)),
+        ("thick", encode_coded(thick, DType.FLOAT32, book)),
+        ("shared", encode_coded(shared, DType.FLOAT32, book, target=0)),
+        ("tied", alias(shared.shape, DType.FLOAT32, 2)),
+        ("fixed.thin", encode_coded(thin, DType.FLOAT32, book, allow_huffman=False)),
+        ("fixed.thick", encode_coded(thick, DType.FLOAT32, book, allow_huffman=False)),
+        ("every", coded(every, DType.FLOAT32)),
+        ("same", coded(np.full((8, 8), 2, dtype=np.float32), DType.FLOAT32)),
+        ("zeros", encode_coded(np.zeros(50, dtype=np.float32), DType.FLOAT32, book[:0])),
+    ]
+
+
+def types() -> Named:
+    """Codebooks and literal weights of the four types that are coded."""
+    out: Named = []
+    for dtype in list(DType)[:4]:
+        values = sparse(150, 0.1, [1, 2, 3, 4], dtype.bits.str, seed=dtype).view(dtype.storage)
+        out.append((f"{dtype.name.lower()}.book", coded(values, dtype)))
+        noise = np.random.default_rng(dtype).integers(0, 256, values.nbytes, np.uint8).view(dtype.bits)
+        values = (noise * (values.view(dtype.bits) > 0)).view(dtype.storage)
+        out.append((f"{dtype.name.lower()}.literal", encode_coded(values, dtype, None)))
+    return out
+
+
+def deep() -> Named:
+    """A code with words of 15 bits (Fibonacci counts), and an alphabet that takes two bytes a symbol."""
+    counts = [1, 1]
+    while len(counts) < 16:
+        counts.append(counts[-1] + counts[-2])
+    fibonacci = np.repeat(np.arange(1, 17, dtype=np.float32), counts)
+    wide = np.zeros(4000, dtype=np.float32)
+    wide[::3] = np.minimum(np.arange(1, 1335) // 3 + 1, 300)
+    far = np.zeros(1 << 14, dtype=np.uint16)
+    far[[5, 4000, 12000, 12001]] = 7
+    return [
+        ("fibonacci", coded(fibonacci, DType.FLOAT32)),
+        ("wide", coded(wide, DType.FLOAT32)),
+        ("far", coded(far, DType.BFLOAT16)),
+    ]
+
+
+def laned() -> Named:
+    """Huffman streams with lanes, where the fuzz target makes even short ones have them."""
+    few = [0.5, -0.25, 1.0, 2.0, -3.0, 4.0, 5.0]
+    with lanes_in_short_streams():
+        return [
+            ("thin", coded(sparse(20_000, 0.1, few), DType.FLOAT32)),
+            ("thick", coded(sparse(1500, 0.9, few, seed=3), DType.FLOAT32)),
+            ("planes", encode_plain(sparse(700, 0.8, few, seed=4), DType.FLOAT32)),
+        ]
+
+
+def files() -> dict[str, bytes]:
+    """Every seed by its name."""
+    return {
+        "nothing": pack([], "", ""),
+        "plain": pack(plain(), "lenet5", "digits"),
+        "codebooks": pack(codebooks(), "", "mnist"),
+        "types": pack(types()),
+        "deep": pack(deep()),
+        "laned": pack(laned()),
+        "extensions": crafting.craft(extensions=[(0, "new", b"later"), (0, "empty", b"")], network="net"),
+        "required": crafting.craft(extensions=[(1, "newer", b"")]),
+    }
+
+
+def main() -> None:
+    """Write them all."""
+    CORPUS.mkdir(exist_ok=True)
+    for name, data in files().items():
+        (CORPUS / f"{name}.dc").write_bytes(data)
+        print(f"{name}.dc: {len(data):,} bytes")
+
+
+if __name__ == "__main__":
+    main()
