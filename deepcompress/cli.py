@@ -525,7 +525,8 @@ def _model(source: Checkpoint, name: str | None, file: str, purpose: str) -> nn.
             f"{file}: its tensors fit no known network, so it cannot be {purpose}: name it with --network "
             "(your own: --network file.py:factory), or compress it with --no-retrain"
         )
-    model = networks.build(name) if source.network != name else networks.build_known(name)
+    elements = sum(value.numel() for value in source.state.values())
+    model = networks.build(name) if source.network != name else networks.build_known(name, elements)
     fill(model, dict(source.state), file)
     return model
 

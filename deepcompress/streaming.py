@@ -19,7 +19,7 @@ from deepcompress.container.breakdown import inspect
 from deepcompress.container.writer import planned_size, save
 from deepcompress.errors import CheckpointError
 from deepcompress.files import check_writable
-from deepcompress.interop import Array, check_dtype
+from deepcompress.interop import Array, check_dtype, dense_bytes
 from deepcompress.layers import Layer, check_finite, check_rules, is_layer, tied_to
 from deepcompress.packing import Packer
 from deepcompress.prune.masks import prune_in_place, share_out
@@ -115,7 +115,7 @@ def _look_through(state: Mapping[str, torch.Tensor], recipe: Recipe, watch: Prog
         check_dtype(name, value)
         check_finite({name: value})
         content.elements += value.numel()
-        content.dense_bytes += value.numel() * (4 if value.is_floating_point() else value.element_size())
+        content.dense_bytes += dense_bytes({name: value})
         if is_layer(value):
             content.layers.append(Layer(name, tuple(value.shape)))
             content.profiles[name] = profile(value, recipe.criterion)

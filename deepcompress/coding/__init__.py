@@ -1,6 +1,6 @@
 """Stage 3: arrays to bytes and back, without torch.
 
-`tensors` turns one array into the parts that the container stores, and is the only module that others
-need; it stands on `offsets` (gaps between surviving weights), `huffman` (canonical codes), `streams`
-(sequences of symbols) and `bits` (integers and bounds-checked reading).
+`encoder` turns one array into the section that the container stores and `tensors` turns it back; both stand on
+`offsets` (gaps between surviving weights), `streams` (sequences of symbols), `lanes` and `huffman` (canonical codes),
+`kernels` (the compiled inner loops) and `bits` (integers and bounds-checked reading).
 """

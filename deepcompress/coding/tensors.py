@@ -1,4 +1,4 @@
-"""One tensor to the parts that the container stores, and back, bit for bit.
+"""What a file says of a tensor, and its section back to values, bit for bit; `encoder` is the other direction.
 
 Everything works on the tensor's *bits*: values are looked up and compared as unsigned integers of the
 same width, so that any dtype, signed zeros and NaN payloads come back as they went in.
