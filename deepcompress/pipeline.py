@@ -66,6 +66,11 @@ def compress(
     for tensor in (*work.parameters(), *work.buffers()):
         tensor.data = tensor.data.contiguous()
     state = work.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"entry {name} of the state_dict is a {type(value).__name__}; only tensors can be stored"
+            )
     layers = _layers(state, recipe)
     parameters = dict(work.named_parameters(remove_duplicate=False))
     weights = {layer.name: parameters.get(layer.name, state[layer.name]) for layer in layers}
