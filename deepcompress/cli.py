@@ -5,8 +5,10 @@ Heavy modules are imported inside the commands, so that ``--help`` and ``inspect
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,11 @@ class OneLineErrors(click.Group):
             _fail(error.format_message() if isinstance(error, click.ClickException) else str(error), 1)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted; nothing was written", 1)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the output has seen enough
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+                sys.exit(1)
+            _fail(f"the output cannot be written: {error.strerror or error}", 1)
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -533,3 +533,13 @@ def test_an_interrupt_is_one_line(plain, monkeypatch):
     result = run("compress", plain, "--no-retrain")
     assert result.exit_code == 1
     assert result.stderr.strip() == "Error: interrupted; nothing was written"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which is on Linux only")
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_output_that_cannot_be_written_is_one_line(flags):
+    command = [sys.executable, "-m", "deepcompress", "inspect", str(ROOT / "results" / "lenet5-digits.dc"), *flags]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: the output cannot be written: No space left on device\n"
