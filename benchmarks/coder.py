@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import argparse
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -20,9 +19,9 @@ from typing import Any
 import numpy as np
 from bitarray import bitarray
 from bitarray.util import canonical_decode, canonical_huffman
-from measure import machine, medians
+from measure import machine, medians, no_kernels
 
-from deepcompress.coding import lanes, streams
+from deepcompress.coding import streams
 from deepcompress.coding.bits import Reader
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -62,17 +61,6 @@ def ours(symbols: Array, alphabet: int) -> Coder:
         return streams.decode(table, memoryview(stream.payload), len(symbols))
 
     return Coder(lambda: streams.encode(symbols, alphabet), decode, lambda stream: stream.size)
-
-
-@contextmanager
-def no_kernels() -> Iterator[None]:
-    """As where numba cannot be had."""
-    kernels = lanes.kernels
-    lanes.kernels = lambda: None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        lanes.kernels = kernels
 
 
 def ours_by_numpy(symbols: Array, alphabet: int) -> Coder:

@@ -16,16 +16,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from measure import machine, medians
+from measure import machine, medians, no_kernels
 from safetensors.torch import load_file, save_file
 
-from deepcompress.coding import lanes
 from deepcompress.coding.encoder import encode_coded, encode_plain
 from deepcompress.coding.tensors import DType
 from deepcompress.container.writer import pack
@@ -78,17 +76,6 @@ def write(folder: Path) -> None:
     (folder / "network.dc").write_bytes(pack(encoded))
     torch.save(state, folder / "network.pt")
     save_file(state, folder / "network.safetensors")
-
-
-@contextmanager
-def no_kernels() -> Iterator[None]:
-    """As where numba cannot be had."""
-    kernels = lanes.kernels
-    lanes.kernels = lambda: None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        lanes.kernels = kernels
 
 
 def loaders(folder: Path, threads: int) -> dict[str, Callable[[], State]]:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: medians of interleaved runs, processes with their peak memory, and the machine's name."""
+"""What the benchmarks share: medians of interleaved runs, peak memory of processes, and the machine's name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from deepcompress.coding import lanes
 
 
 def machine() -> str:
@@ -66,3 +69,14 @@ def run_process(command: Sequence[str]) -> Cost:
 def median_cost(costs: Sequence[Cost]) -> Cost:
     """The median of each."""
     return Cost(statistics.median(c.seconds for c in costs), statistics.median(c.megabytes for c in costs))
+
+
+@contextmanager
+def no_kernels() -> Iterator[None]:
+    """As where numba cannot be had."""
+    kernels = lanes.kernels
+    lanes.kernels = lambda: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        lanes.kernels = kernels

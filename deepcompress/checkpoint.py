@@ -7,7 +7,7 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,8 +81,7 @@ class LazyTensors(Mapping[str, torch.Tensor]):
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self._files = dict(files)
-        prefixed = all(name.startswith("module.") for name in self._files)
-        self._names = {name.removeprefix("module.") if prefixed else name: name for name in self._files}
+        self._names = _unprefixed(self._files)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         path = self._files[self._names[name]]
@@ -182,7 +181,7 @@ def _from_content(content: Any, path: Path) -> Checkpoint:
 
 
 def _checked(state: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a state_dict, without the prefix that DataParallel puts before every name."""
+    """The tensors of a state_dict, by their names without DataParallel's prefix."""
     tensors = {}
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
@@ -194,9 +193,14 @@ def _checked(state: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
         tensors[name] = value.detach()
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return tensors
+    return {name: tensors[stored] for name, stored in _unprefixed(tensors).items()}
+
+
+def _unprefixed(names: Iterable[str]) -> dict[str, str]:
+    """Each name without the prefix that DataParallel puts before all of them, and the name as it is stored."""
+    stored = list(names)
+    prefix = "module." if all(name.startswith("module.") for name in stored) else ""
+    return {name.removeprefix(prefix): name for name in stored}
 
 
 def check_ending(path: str | Path) -> None:

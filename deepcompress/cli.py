@@ -532,9 +532,10 @@ def _model(source: Checkpoint, name: str | None, file: str, purpose: str) -> nn.
             f"{file}: its tensors fit no known network, so it cannot be {purpose}: name it with --network "
             "(your own: --network file.py:factory), or compress it with --no-retrain"
         )
-    elements = sum(value.numel() for value in source.state.values())
+    state = dict(source.state)
+    elements = sum(value.numel() for value in state.values())
     model = networks.build(name) if source.network != name else networks.build_known(name, elements)
-    fill(model, dict(source.state), file)
+    fill(model, state, file)
     return model
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import offsets, streams
+from deepcompress.coding import lanes, offsets, streams
 from deepcompress.coding.bits import varint
 from deepcompress.coding.huffman import pack_lengths
 from deepcompress.coding.streams import Coder, Stream
@@ -92,7 +92,7 @@ def _walk(flat: Array) -> Iterator[tuple[Array, Array, Array]]:
     for start in range(0, len(flat), CHUNK):
         chunk = flat[start : start + CHUNK]
         positions = np.flatnonzero(chunk)
-        yield chunk, positions, np.diff(positions, prepend=last - start) - 1
+        yield chunk, positions, offsets.gaps(positions, last - start)
         if len(positions):
             last = start + int(positions[-1])
 
@@ -248,7 +248,7 @@ def _write_coded(values: Array, found: Survey, plan: TensorInfo, allow_huffman: 
 
 
 def _offset_symbols(flat: Array, plan: TensorInfo) -> Array:
-    symbols = np.empty(plan.nonzeros + plan.fillers, dtype=np.uint16 if plan.offset_bits > 8 else np.uint8)
+    symbols = np.empty(plan.nonzeros + plan.fillers, dtype=lanes.symbol_type(1 << plan.offset_bits))
     at = 0
     for _, _, gap in _walk(flat):
         part = offsets.to_symbols(gap, plan.offset_bits)
@@ -259,7 +259,7 @@ def _offset_symbols(flat: Array, plan: TensorInfo) -> Array:
 
 def _weight_symbols(flat: Array, entries: Array, plan: TensorInfo) -> Array:
     """A codebook index for each survivor, or, without offsets, 0 for zero and the index plus 1 for each element."""
-    symbols = np.zeros(plan.entries, dtype=np.uint16 if plan.alphabet > 256 else np.uint8)
+    symbols = np.zeros(plan.entries, dtype=lanes.symbol_type(plan.alphabet))
     at = 0
     for chunk, positions, _ in _walk(flat):
         indices = _lookup(chunk[positions], entries)

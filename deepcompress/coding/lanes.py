@@ -40,6 +40,11 @@ def lane_count(symbols: int) -> int:
     return 1 << (symbols // SYMBOLS_PER_LANE).bit_length() - 1
 
 
+def symbol_type(alphabet: int) -> type[np.unsignedinteger[Any]]:
+    """The numpy type of symbols below `alphabet`."""
+    return np.uint8 if alphabet <= 256 else np.uint16
+
+
 def overhead(symbols: int) -> int:
     """Bytes that lanes add to a stream: two for the length of each, and half a byte of padding on average."""
     lanes = lane_count(symbols)
@@ -125,7 +130,7 @@ def decode_lane(lane: memoryview, count: int, lengths: Sequence[int]) -> Array:
     bits.frombytes(bytes(lane))
     try:
         decoded = canonical_decode(bits, count_by_length, order)
-        symbols = np.fromiter(decoded, dtype=_dtype(lengths), count=count)
+        symbols = np.fromiter(decoded, dtype=symbol_type(len(lengths)), count=count)
     except ValueError:
         raise FormatError(_TOO_SHORT.format(count)) from None
     used = int(np.asarray(lengths, dtype=np.int64)[symbols].sum())
@@ -151,9 +156,9 @@ def decode_lanes(payload: memoryview, lanes: int, count: int, lengths: Sequence[
     at, ends = _lane_bits(payload, lanes)
     width = max(lengths)
     table = huffman.lookup_table(lengths, width)
-    symbol_of, length_of = (table >> 4).astype(_dtype(lengths)), (table & 15).astype(np.uint64)
+    symbol_of, length_of = (table >> 4).astype(symbol_type(len(lengths))), (table & 15).astype(np.uint64)
     windows = _windows(payload)
-    symbols = np.empty(-(-count // lanes) * lanes, dtype=_dtype(lengths))
+    symbols = np.empty(-(-count // lanes) * lanes, dtype=symbol_type(len(lengths)))
     index, used = np.empty(lanes, dtype=np.uint64), np.empty(lanes, dtype=np.uint64)
     unused = np.uint64(64 - width)
     steps = lanes * (33 // width)  # 33 bits of a window are sure to be of the stream: two or more symbols
@@ -194,7 +199,7 @@ def _decode_parts(
     compiled = kernels()
     width = max(lengths)
     table = huffman.lookup_table(lengths, width)
-    symbols = np.empty(count, dtype=_dtype(lengths))
+    symbols = np.empty(count, dtype=symbol_type(len(lengths)))
 
     def decode(first: int, stop: int) -> None:
         # Lanes stand one after the other, so each thread turns only its own bytes into words.
@@ -227,7 +232,3 @@ def _lane_bits(payload: memoryview, lanes: int) -> tuple[Array, Array]:
     if int(ends[-1]) != len(payload):
         raise FormatError(f"lanes end at byte {int(ends[-1])} of a stream of {len(payload)} bytes")
     return 8 * (ends - sizes), 8 * ends
-
-
-def _dtype(lengths: Sequence[int]) -> type[np.unsignedinteger[Any]]:
-    return np.uint8 if len(lengths) <= 256 else np.uint16

@@ -21,18 +21,16 @@ CHUNK = 1 << 20
 PER_THREAD = 1 << 17  # symbols at least: some times what it takes to start a thread
 
 
-def gaps(positions: Array) -> Array:
-    """Zeros before each weight, given the ascending positions of the weights in the flattened tensor."""
-    return np.diff(positions, prepend=-1) - 1
-
-
-def best_bits(gap: Array, allow_huffman: bool = True) -> tuple[int, int]:
-    """The offset width in bits that codes these gaps in the fewest bytes, and those bytes, table included."""
-    return best_width(*np.unique(gap, return_counts=True), allow_huffman)
+def gaps(positions: Array, last: int = -1) -> Array:
+    """Zeros before each weight, given the ascending positions of the weights, and that of the one before them."""
+    return np.diff(positions, prepend=last) - 1
 
 
 def best_width(gaps: Array, counts: Array, allow_huffman: bool = True) -> tuple[int, int]:
-    """As `best_bits`, from the distinct gaps and how often each occurs."""
+    """The offset width in bits that codes gaps in the fewest bytes, and those bytes, table included.
+
+    `gaps` are the distinct ones, and `counts` how often each occurs.
+    """
     sizes = []
     for bits in range(1, MAX_BITS + 1):
         size = streams.choose(symbol_counts(gaps, counts, bits), allow_huffman)[2]

@@ -134,12 +134,8 @@ def decode(table: Table, payload: memoryview, count: int, workers: int = 1) -> A
     if len(payload):
         raise FormatError(f"a {table.coder.name} stream has {len(payload)} bytes; it must have none")
     if table.coder is Coder.CONSTANT or (table.coder is Coder.NONE and count == 0):
-        return np.full(count, table.symbol, dtype=_dtype(table.alphabet))
+        return np.full(count, table.symbol, dtype=lanes.symbol_type(table.alphabet))
     raise FormatError(f"a stream of {count} symbols is marked {table.coder.name}")
-
-
-def _dtype(alphabet: int) -> type[np.unsignedinteger[Any]]:
-    return np.uint8 if alphabet <= 256 else np.uint16
 
 
 def _pack_fixed(symbols: Array, width: int) -> bytes:
@@ -157,7 +153,7 @@ def _unpack_fixed(payload: memoryview, count: int, alphabet: int) -> Array:
     if len(payload) != -(-count * width // 8):
         raise FormatError(f"{count} symbols of {width} bits do not make {len(payload)} bytes")
     data = np.frombuffer(payload, dtype=np.uint8)
-    symbols = np.zeros(count, dtype=_dtype(1 << width))
+    symbols = np.zeros(count, dtype=lanes.symbol_type(1 << width))
     for start in range(0, count, _CHUNK):
         chunk = symbols[start : start + _CHUNK]
         bits = np.unpackbits(data[start * width // 8 : -(-(start + len(chunk)) * width // 8)])

@@ -94,21 +94,23 @@ def share(weights: Weights, layers: list[Layer], recipe: Recipe) -> list[Codeboo
 def survivors(weight: torch.Tensor) -> Array:
     """The non-zero values of a layer, in order, as float32 (float64 stays so); gathered in chunks."""
     flat = weight.detach().reshape(-1)
-    parts = [np.zeros(0, dtype=np.float64 if flat.dtype is torch.float64 else np.float32)]
+    dtype = torch.float64 if flat.dtype is torch.float64 else torch.float32
+    parts = [torch.zeros(0, dtype=dtype).numpy()]
     for start in range(0, len(flat), CHUNK):
         part = flat[start : start + CHUNK]
-        parts.append(part[part != 0].to(torch.float64 if flat.dtype is torch.float64 else torch.float32).cpu().numpy())
+        parts.append(part[part != 0].to(dtype).cpu().numpy())
     return np.concatenate(parts)
 
 
 @torch.no_grad()
 def snap(weight: torch.Tensor, centroids: Array) -> None:
     """Move each non-zero value of `weight`, contiguous, to the nearest of the sorted `centroids`, in place."""
-    flat, shared = weight.view(-1), torch.from_numpy(centroids).to(weight.dtype)
+    flat, exact = weight.view(-1), torch.from_numpy(centroids)
+    shared = exact.to(weight.dtype)
     for start in range(0, len(flat), CHUNK):
         part = flat[start : start + CHUNK]
         alive = part != 0
-        values = part[alive].to(torch.from_numpy(centroids).dtype).cpu().numpy()
+        values = part[alive].to(exact.dtype).cpu().numpy()
         part[alive] = shared[torch.from_numpy(assign(values, centroids))].to(weight.device)
 
 
