@@ -83,12 +83,13 @@ def load(
 
 
 def fill(network: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load `state` into `network`.
+    """Load `state` into `network`; batch norm's counters (`networks.batch_counters`) may be missing.
 
     Raises:
         NetworkError: naming the first tensor that is missing, unknown, or of another shape.
     """
     own = network.state_dict()
+    state = {name: own[name] for name in networks.batch_counters(network) if name in own} | state
     kind = type(network).__name__
     for name in own:
         if name not in state:

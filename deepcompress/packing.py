@@ -28,11 +28,12 @@ from deepcompress.recipe import Recipe
 class Packer:
     """Encodes the tensors of one file in their order, and knows what later ones may refer to.
 
-    `allow_huffman` False keeps streams at fixed width, as the paper's stages 1 and 2 do.
+    `allow_huffman` False keeps streams at fixed width, as the paper's stages 1 and 2 do; `index_bits` is the width of
+    offsets, None for the best of each layer.
     """
 
-    def __init__(self, small_dtype: str = "float32", allow_huffman: bool = True) -> None:
-        self.small_dtype, self.allow_huffman = small_dtype, allow_huffman
+    def __init__(self, small_dtype: str = "float32", allow_huffman: bool = True, index_bits: int | None = None) -> None:
+        self.small_dtype, self.allow_huffman, self.index_bits = small_dtype, allow_huffman, index_bits
         self._order: dict[str, int] = {}
         self._owners: dict[tuple[Hashable, DType], int] = {}
 
@@ -60,7 +61,7 @@ class Packer:
         Layers with the same `book` share one codebook in the file (one for each dtype among them).
         """
         values, dtype, entries = _parts(name, value, centroids)
-        encoded = encode_coded(values, dtype, entries, self.allow_huffman, self._owner(book, dtype))
+        encoded = encode_coded(values, dtype, entries, self.allow_huffman, self._owner(book, dtype), self.index_bits)
         if encoded.info.codebook:
             self._owners[book, dtype] = len(self._order)
         self._order[name] = len(self._order)
@@ -74,9 +75,9 @@ class Packer:
         found = survey(values, dtype, entries)
         plain = plan_plain(found)
         if entries is None:
-            coded = plan_literal(found, allow_huffman=False)
+            coded = plan_literal(found, allow_huffman=False, index_bits=self.index_bits)
         else:
-            coded = plan_shared(found, allow_huffman=False, target=self._owner(book, dtype))
+            coded = plan_shared(found, False, self._owner(book, dtype), self.index_bits)
         return coded if coded.section < plain.section else plain
 
     def _owner(self, book: Hashable, dtype: DType) -> int | None:
@@ -103,7 +104,7 @@ def pack_state(
         codebooks: those of the layers that are shared, as `quantize.sharing.share` left them.
         allow_huffman: False for the paper's stages 1 and 2, where streams have fixed widths.
     """
-    packer = Packer(recipe.small_dtype, allow_huffman)
+    packer = Packer(recipe.small_dtype, allow_huffman, recipe.index_bits)
     tied = tied_to(state)
     book_of = {member.name: codebook for codebook in codebooks for member in codebook.members}
     coded = {layer.name for layer in layers}

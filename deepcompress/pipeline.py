@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from deepcompress.batchnorm import fold_statistics
 from deepcompress.container.breakdown import inspect
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.files import check_writable, write_atomic
@@ -18,12 +18,12 @@ from deepcompress.interop import check_dtype, dense_bytes
 from deepcompress.layers import Layer, check_finite, check_rules, compressible
 from deepcompress.loader import fill, load_state_dict
 from deepcompress.packing import pack_state
-from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
 from deepcompress.quantize.sharing import Codebook, share, tune
 from deepcompress.recipe import Recipe
 from deepcompress.result import Result, StageResult, kept_line
 from deepcompress.training.loop import Batches, evaluate, seed_everything
+from deepcompress.training.objective import Classification
 from deepcompress.training.progress import Progress
 
 
@@ -59,49 +59,89 @@ def compress(
         PruneError: a layer would be emptied.
         OutputError: `path` cannot be written.
     """
-    recipe, watch = recipe or Recipe(), watch or Progress()
+    recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
     if recipe.retrain and train_loader is None:
         raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
+    batches = train_loader if recipe.retrain else None
+    report = test_loader if test_loader is not None else val_loader
     work = copy.deepcopy(model)
+    state = _contiguous_state(work)
+    layers = _layers(state, recipe)
+    parameters = dict(work.named_parameters(remove_duplicate=False))
+    weights = {layer.name: parameters.get(layer.name, state[layer.name]) for layer in layers}
+    check_writable(path)
+    objective = Classification(recipe.label_smoothing, _teacher(model, recipe), recipe.distill, recipe.temperature)
+    seed_everything(recipe.seed)
+    stages = _Stages(dense_bytes(state), lambda: evaluate(work, report).accuracy if report is not None else None)
+
+    def packed(codebooks: list[Codebook], allow_huffman: bool) -> bytes:
+        return pack_state(state, layers, codebooks, recipe, network, data, allow_huffman)
+
+    stages.finish("dense", stages.dense)
+    if batches is None:
+        masks = prune(weights, recipe, watch=watch)
+    else:
+        masks = prune_and_retrain(work, weights, batches, recipe, val_loader, watch, objective)
+    kept = {name: masks.density(name) for name in masks.keep}
+    watch.message(kept_line(kept, masks.sparsity))
+    stages.finish("prune", len(packed([], allow_huffman=False)))
+    codebooks = share(weights, layers, recipe)
+    if batches is not None:
+        tune(work, weights, masks, codebooks, batches, recipe, val_loader, watch, objective)
+    if recipe.batch_norm == "fold":
+        for counter in fold_statistics(work):
+            del state[counter]
+    stages.finish("quantize", len(packed(codebooks, allow_huffman=False)))
+    write_atomic(path, packed(codebooks, allow_huffman=recipe.coder == "huffman"))
+    fill(work, load_state_dict(path, max_bytes=sum(value.nbytes for value in state.values())), str(path))
+    breakdown = inspect(path)
+    stages.finish("encode", breakdown.file_bytes)
+    return Result(
+        file=str(path),
+        file_bytes=breakdown.file_bytes,
+        dense_bytes=stages.dense,
+        ratio=stages.dense / breakdown.file_bytes,
+        accuracy_before=stages.results[0].accuracy,
+        accuracy_after=stages.results[-1].accuracy,
+        kept=kept,
+        stages=stages.results,
+        seed=recipe.seed,
+        recipe=recipe.as_dict(),
+        breakdown=breakdown,
+    )
+
+
+class _Stages:
+    """What the stages came to: each measures from where the one before it ended."""
+
+    def __init__(self, dense: int, accuracy: Callable[[], float | None]) -> None:
+        self.dense, self.accuracy = dense, accuracy
+        self.results: list[StageResult] = []
+        self._since = time.perf_counter()
+
+    def finish(self, stage: str, size: int) -> None:
+        accuracy = self.accuracy()
+        now = time.perf_counter()
+        self.results.append(StageResult(stage, size, self.dense / size, accuracy, round(now - self._since, 3)))
+        self._since = now
+
+
+def _contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:
+    """The state_dict of a network, its memory made contiguous, so that tensors can be worked on as flat ones."""
     for tensor in (*work.parameters(), *work.buffers()):
         tensor.data = tensor.data.contiguous()
-    state = work.state_dict()
+    state = dict(work.state_dict())
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(
                 f"entry {name} of the state_dict is a {type(value).__name__}; only tensors can be stored"
             )
-    layers = _layers(state, recipe)
-    parameters = dict(work.named_parameters(remove_duplicate=False))
-    weights = {layer.name: parameters.get(layer.name, state[layer.name]) for layer in layers}
-    report = test_loader if test_loader is not None else val_loader
-    seed_everything(recipe.seed)
-
-    def prune_step() -> Masks:
-        if recipe.retrain and train_loader is not None:
-            return prune_and_retrain(work, weights, train_loader, recipe, val_loader, watch)
-        return prune(weights, recipe, watch=watch)
-
-    def tune_step(masks: Masks, codebooks: list[Codebook]) -> None:
-        if recipe.retrain and train_loader is not None:
-            tune(work, weights, masks, codebooks, train_loader, recipe, val_loader, watch)
-
-    def accuracy(reloaded: Mapping[str, torch.Tensor] | None = None) -> float | None:
-        if reloaded is not None:
-            fill(work, dict(reloaded), str(path))
-        return evaluate(work, report).accuracy if report is not None else None
-
-    steps = _Steps(prune_step, tune_step, accuracy)
-    return _run(state, weights, layers, recipe, Path(path), steps, network, data, watch)
+    return state
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """The stages as this network and this data do them."""
-
-    prune: Callable[[], Masks]
-    tune: Callable[[Masks, list[Codebook]], None]
-    accuracy: Callable[..., float | None]
+def _teacher(model: nn.Module, recipe: Recipe) -> nn.Module | None:
+    """The dense network as it came, if the recipe asks for its word."""
+    return copy.deepcopy(model).eval().requires_grad_(False) if recipe.distill else None
 
 
 def _layers(state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Layer]:
@@ -113,56 +153,3 @@ def _layers(state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Layer]:
     check_finite(state)
     check_rules(recipe, layers)
     return layers
-
-
-def _run(
-    state: Mapping[str, torch.Tensor],
-    weights: Mapping[str, torch.Tensor],
-    layers: list[Layer],
-    recipe: Recipe,
-    path: Path,
-    steps: _Steps,
-    network: str,
-    data: str,
-    watch: Progress,
-) -> Result:
-    check_writable(path)
-    dense = dense_bytes(state)
-    clock = time.perf_counter()
-    stages: list[StageResult] = []
-
-    def finish(stage: str, size: int, accuracy: float | None, since: float) -> None:
-        seconds = time.perf_counter() - since
-        stages.append(StageResult(stage, size, dense / size, accuracy, round(seconds, 3)))
-
-    def packed(codebooks: list[Codebook], allow_huffman: bool) -> bytes:
-        return pack_state(state, layers, codebooks, recipe, network, data, allow_huffman)
-
-    finish("dense", dense, steps.accuracy(), clock)
-    clock = time.perf_counter()
-    masks = steps.prune()
-    kept = {name: masks.density(name) for name in masks.keep}
-    watch.message(kept_line(kept, masks.sparsity))
-    finish("prune", len(packed([], allow_huffman=False)), steps.accuracy(), clock)
-    clock = time.perf_counter()
-    codebooks = share(weights, layers, recipe)
-    steps.tune(masks, codebooks)
-    finish("quantize", len(packed(codebooks, allow_huffman=False)), steps.accuracy(), clock)
-    clock = time.perf_counter()
-    write_atomic(path, packed(codebooks, allow_huffman=recipe.coder == "huffman"))
-    reloaded = load_state_dict(path, max_bytes=sum(value.nbytes for value in state.values()))
-    breakdown = inspect(path)
-    finish("encode", breakdown.file_bytes, steps.accuracy(reloaded), clock)
-    return Result(
-        file=str(path),
-        file_bytes=breakdown.file_bytes,
-        dense_bytes=dense,
-        ratio=dense / breakdown.file_bytes,
-        accuracy_before=stages[0].accuracy,
-        accuracy_after=stages[-1].accuracy,
-        kept=kept,
-        stages=stages,
-        seed=recipe.seed,
-        recipe=recipe.as_dict(),
-        breakdown=breakdown,
-    )

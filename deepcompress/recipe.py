@@ -28,6 +28,9 @@ CHOICES = {
     "optimizer": ("sgd", "adam"),
     "penalty": ("l2", "l1", "none"),
     "small_dtype": ("float32", "float16"),
+    "batch_norm": ("keep", "fold"),
+    "lr_schedule": ("cosine", "constant", "step"),
+    "precision": ("float32", "bfloat16"),
 }
 
 
@@ -98,11 +101,20 @@ class Recipe:
         init: where k-means starts (Han et al. 2016, section 3.2).
         finetune_epochs: epochs of centroid tuning by backpropagation, assignments fixed.
         coder: ``huffman``, or ``fixed`` for the paper's stage 2 alone.
+        index_bits: width of the offsets between weights; None takes the best for each layer.
         small_dtype: precision of biases and other small tensors in the file.
+        batch_norm: ``fold`` moves the running statistics into scale and shift, exact in evaluation and half the
+            bytes; such a file cannot be trained on as well as one that keeps them.
         retrain: False compresses without any data: no retraining and no tuning.
         optimizer, lr, finetune_lr, batch_size: of retraining, and of centroid tuning (always SGD).
         penalty, penalty_weight: on the surviving weights while retraining.
+        lr_schedule: how the learning rates fall during retraining, and again during centroid tuning.
+        label_smoothing: probability that the training labels spread evenly over all classes.
+        distill: weight of the dense network's word on each training sample beside its label's, 0 to 1.
+        temperature: what both networks' logits are divided by for that.
+        precision: ``bfloat16`` computes the network in it while training, where torch's autocast finds it safe.
         shift: random shifts of training images in pixels; None takes the data set's own.
+        flip: whether training images are mirrored at random; None takes the data set's own.
         seed: of everything that is drawn.
         layers: rules for single layers; a later rule wins.
     """
@@ -120,7 +132,9 @@ class Recipe:
     init: str = "linear"
     finetune_epochs: int = 3
     coder: str = "huffman"
+    index_bits: int | None = None
     small_dtype: str = "float32"
+    batch_norm: str = "keep"
     retrain: bool = True
     optimizer: str = "sgd"
     lr: float = 0.02
@@ -128,7 +142,13 @@ class Recipe:
     batch_size: int = 128
     penalty: str = "l2"
     penalty_weight: float = 0.0005
+    lr_schedule: str = "cosine"
+    label_smoothing: float = 0.0
+    distill: float = 0.0
+    temperature: float = 4.0
+    precision: str = "float32"
     shift: int | None = None
+    flip: bool | None = None
     seed: int = 0
     layers: tuple[LayerRule, ...] = ()
 
@@ -144,12 +164,16 @@ class Recipe:
                 _check_int(getattr(self, field), field, 1, MAX_BITS, "or 'none'")
         for field, low in (("iterations", 1), ("epochs", 0), ("finetune_epochs", 0), ("batch_size", 1), ("seed", 0)):
             _check_int(getattr(self, field), field, low, 2**31 - 1)
-        if self.shift is not None:
-            _check_int(self.shift, "shift", 0, 64)
-        for field in ("lr", "finetune_lr", "penalty_weight", "quality"):
-            value = getattr(self, field)
-            if value is not None and not (isinstance(value, (int, float)) and 0 <= value < float("inf")):
-                raise RecipeError(f"{field} is {value!r}; it must be a finite number, 0 or above")
+        for field, low, high in (("shift", 0, 64), ("index_bits", 1, MAX_BITS)):
+            if getattr(self, field) is not None:
+                _check_int(getattr(self, field), field, low, high)
+        for field in ("lr", "finetune_lr", "penalty_weight"):
+            _check_number(getattr(self, field), field, 0)
+        if self.quality is not None:
+            _check_number(self.quality, "quality", 0)
+        _check_number(self.label_smoothing, "label_smoothing", 0, 0.99)
+        _check_number(self.distill, "distill", 0, 1)
+        _check_number(self.temperature, "temperature", 0.01)
         if self.quality is not None and (self.distribution != "std" or self.scope != "layer"):
             raise RecipeError("quality is for distribution 'std' with scope 'layer' (Han's threshold)")
 
@@ -235,7 +259,9 @@ def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
         if key not in known:
             raise RecipeError(f"{where}: unknown setting {key!r}; known are {', '.join(known)}")
         annotation = str(kind.__annotations__[key])
-        if isinstance(value, bool) != (annotation == "bool") or (isinstance(value, str) and "str" not in annotation):
+        if isinstance(value, bool) != annotation.startswith("bool") or (
+            isinstance(value, str) and "str" not in annotation
+        ):
             raise RecipeError(f"{where}: {key} is {value!r}; expected {annotation}")
     try:
         return kind(**values)
@@ -262,6 +288,13 @@ def _number(text: str) -> int | float | str:
 def _check_fraction(value: Any, what: str) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
         raise RecipeError(f"{what} is {value!r}; it must be a fraction, at least 0 and below 1 (0.9 removes 90 %)")
+
+
+def _check_number(value: Any, what: str, low: float, high: float = float("inf")) -> None:
+    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not known or not low <= value <= high or value == float("inf"):
+        allowed = f"{low} or above" if high == float("inf") else f"from {low} to {high}"
+        raise RecipeError(f"{what} is {value!r}; it must be a finite number, {allowed}")
 
 
 def _check_int(value: Any, what: str, low: int, high: int, otherwise: str = "") -> None:

@@ -142,7 +142,7 @@ class _Stream:
         self.sharing_seconds = 0.0
         self._groups = {name: (members, bits) for members, bits in groups(content.layers, recipe) for name in members}
         self._centroids: dict[tuple[str, ...], Array] = {}
-        self._packer = Packer(recipe.small_dtype, recipe.coder == "huffman")
+        self._packer = Packer(recipe.small_dtype, recipe.coder == "huffman", recipe.index_bits)
 
     def __iter__(self) -> Iterator[tuple[str, EncodedTensor]]:
         done = 0

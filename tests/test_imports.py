@@ -30,6 +30,7 @@ ORDER = [
     ["interop"],
     ["networks"],
     ["lazy", "loader"],
+    ["batchnorm"],
     ["training"],
     ["prune"],
     ["quantize"],
@@ -46,11 +47,12 @@ ORDER = [
 INSIDE = {
     "coding": ["bits", "huffman", "kernels", "threads", "lanes", "streams", "offsets", "tensors", "encoder"],
     "container": ["format", "writer", "reader", "breakdown"],
-    "networks": ["lenet"],
-    "training": ["progress", "data", "loop", "dense"],
+    "networks": ["lenet", "resnet"],
+    "training": ["progress", "data", "objective", "loop", "dense"],
     "prune": ["scores", "masks", "schedule", "neurons", "stage"],
     "quantize": ["kmeans", "sharing"],
     "report": ["console", "tables"],
+    "cli": ["group", "options", "common", "train", "compress", "files"],
 }
 
 

@@ -122,29 +122,34 @@ def plan_plain(found: Survey) -> TensorInfo:
     return replace(raw, weights=raw.nbytes)
 
 
-def plan_literal(found: Survey, allow_huffman: bool = True) -> TensorInfo:
+def plan_literal(found: Survey, allow_huffman: bool = True, index_bits: int | None = None) -> TensorInfo:
     """As offsets and the surviving values themselves: a layer that is pruned but not shared."""
-    info = _with_offsets(found.info, found, allow_huffman)
+    info = _with_offsets(found.info, found, allow_huffman, index_bits)
     literal = found.nonzeros * found.dtype.bits.itemsize
     return replace(info, weights=literal, weight_coder=Coder.LITERAL if literal else Coder.NONE)
 
 
-def plan_shared(found: Survey, allow_huffman: bool = True, target: int | None = None) -> TensorInfo:
+def plan_shared(
+    found: Survey, allow_huffman: bool = True, target: int | None = None, index_bits: int | None = None
+) -> TensorInfo:
     """As codebook indices, with offsets or with a symbol for zero, whichever is smaller.
 
-    `target` is the earlier tensor of the file that already stores this codebook.
+    `target` is the earlier tensor of the file that already stores this codebook; `index_bits` asks for offsets of
+    that width.
     """
     assert found.entries is not None
     info = replace(found.info, codebook_size=len(found.entries), target=target)
     info = replace(info, codebook=0 if target is not None else found.entries.nbytes)
-    sparse = _with_weights(_with_offsets(info, found, allow_huffman), found.index_counts, allow_huffman)
+    sparse = _with_weights(_with_offsets(info, found, allow_huffman, index_bits), found.index_counts, allow_huffman)
+    if index_bits is not None:
+        return sparse
     zeros = info.size - found.nonzeros
     dense = _with_weights(info, np.concatenate(([zeros], found.index_counts)), allow_huffman)
     return dense if dense.section <= sparse.section else sparse
 
 
-def _with_offsets(info: TensorInfo, found: Survey, allow_huffman: bool) -> TensorInfo:
-    width, _ = offsets.best_width(found.gaps, found.gap_counts, allow_huffman)
+def _with_offsets(info: TensorInfo, found: Survey, allow_huffman: bool, index_bits: int | None) -> TensorInfo:
+    width = index_bits or offsets.best_width(found.gaps, found.gap_counts, allow_huffman)[0]
     counts = offsets.symbol_counts(found.gaps, found.gap_counts, width)
     coder, table, payload = _sizes(counts, allow_huffman)
     return replace(info, offset_bits=width, fillers=int(counts[-1]), offset_coder=coder, tables=table, offsets=payload)
@@ -179,7 +184,12 @@ def encode_plain(values: Array, dtype: DType) -> EncodedTensor:
 
 
 def encode_coded(
-    values: Array, dtype: DType, codebook: Array | None, allow_huffman: bool = True, target: int | None = None
+    values: Array,
+    dtype: DType,
+    codebook: Array | None,
+    allow_huffman: bool = True,
+    target: int | None = None,
+    index_bits: int | None = None,
 ) -> EncodedTensor:
     """Store `values` by offsets and codebook indices, in the smallest of the layouts that the format has.
 
@@ -190,13 +200,17 @@ def encode_coded(
             non-zero value must be one of them. None stores the surviving values themselves.
         allow_huffman: False keeps every stream at fixed width (the paper's stage 2).
         target: index of the earlier tensor in the file that already stores this codebook.
+        index_bits: width of the offsets; None takes the best, or none at all where that is smaller.
 
     Returns:
         A CODED tensor, or a RAW or PLANES one where that takes fewer bytes.
     """
     found = survey(values, dtype, codebook)
     plain = plan_plain(found)
-    plan = plan_literal(found, allow_huffman) if codebook is None else plan_shared(found, allow_huffman, target)
+    if codebook is None:
+        plan = plan_literal(found, allow_huffman, index_bits)
+    else:
+        plan = plan_shared(found, allow_huffman, target, index_bits)
     if plan.section < plain.section:
         encoded = _write_coded(values, found, plan, allow_huffman)
         # The plan knows the padding of lanes only on average, so the bytes themselves have the last word.

@@ -17,13 +17,16 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from deepcompress.errors import NetworkError
 from deepcompress.networks.lenet import LeNet5, LeNet300100
+from deepcompress.networks.resnet import ResNet20
 
 REGISTRY: dict[str, Callable[[], nn.Module]] = {
     "lenet-300-100": LeNet300100,
     "lenet5": LeNet5,
+    "resnet20": ResNet20,
 }
 
 
@@ -87,12 +90,26 @@ def build(spec: str) -> nn.Module:
 def match(state: Mapping[str, torch.Tensor]) -> str | None:
     """Name the one registered network whose state_dict has exactly the keys and shapes of `state`.
 
-    Returns None when none fits. Networks are built on the meta device, and tensors are only asked for where
-    all keys fit: no memory is used.
+    Batch norm's counters may be missing (see `batch_counters`). Returns None when none fits. Networks are built on
+    the meta device, and tensors are only asked for where all keys fit: no memory is used.
     """
     for name, factory in REGISTRY.items():
         with torch.device("meta"):
-            own = factory().state_dict()
-        if own.keys() == state.keys() and all(own[key].shape == state[key].shape for key in own):
+            network = factory()
+        own = network.state_dict()
+        fits = own.keys() >= state.keys() and own.keys() - state.keys() <= batch_counters(network)
+        if fits and all(own[key].shape == state[key].shape for key in state):
             return name
     return None
+
+
+def batch_counters(network: nn.Module) -> set[str]:
+    """Names of batch norm's ``num_batches_tracked``: old checkpoints lack them, and no output needs them.
+
+    (Only training with ``momentum=None`` does; such counters are not among these.)
+    """
+    return {
+        f"{name}.num_batches_tracked".lstrip(".")
+        for name, module in network.named_modules()
+        if isinstance(module, _NormBase) and module.momentum is not None
+    }

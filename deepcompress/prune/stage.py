@@ -13,6 +13,7 @@ from deepcompress.prune.neurons import Connection, connections, remove_dead
 from deepcompress.prune.schedule import epochs_of, progress
 from deepcompress.recipe import Recipe
 from deepcompress.training.loop import Batches, Hooks, fit
+from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
 
 Weights = Mapping[str, torch.Tensor]
@@ -34,6 +35,7 @@ def prune_and_retrain(
     recipe: Recipe,
     val_batches: Batches | None = None,
     watch: Progress | None = None,
+    objective: Objective = cross_entropy,
 ) -> Masks:
     """Iterative magnitude pruning with masked retraining (Han et al. 2015, section 3), in place.
 
@@ -44,12 +46,25 @@ def prune_and_retrain(
         recipe: sparsity, schedule, and the settings of retraining.
         val_batches: only reported, epoch by epoch.
         watch: told what happens.
+        objective: what retraining minimizes.
     """
     hooks = PruningHooks(model, weights, recipe, watch or Progress())
     if recipe.epochs == 0:
         return prune(weights, recipe, hooks.links, watch)
     optimizer = make_optimizer(model, recipe)
-    fit(model, batches, optimizer, recipe.epochs, stage="prune", hooks=hooks, val_batches=val_batches, progress=watch)
+    fit(
+        model,
+        batches,
+        optimizer,
+        recipe.epochs,
+        stage="prune",
+        hooks=hooks,
+        val_batches=val_batches,
+        objective=objective,
+        lr_schedule=recipe.lr_schedule,
+        precision=recipe.precision,
+        progress=watch,
+    )
     return hooks.masks
 
 

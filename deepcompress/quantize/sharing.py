@@ -15,6 +15,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.quantize.kmeans import assign, cluster
 from deepcompress.recipe import Recipe
 from deepcompress.training.loop import Batches, Hooks, fit
+from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -164,6 +165,7 @@ def tune(
     recipe: Recipe,
     val_batches: Batches | None = None,
     watch: Progress | None = None,
+    objective: Objective = cross_entropy,
 ) -> None:
     """Fine-tune the centroids, and all parameters that are not shared, with the assignments fixed, in place."""
     if recipe.finetune_epochs == 0 or not codebooks:
@@ -186,5 +188,8 @@ def tune(
         stage="quantize",
         hooks=hooks,
         val_batches=val_batches,
+        objective=objective,
+        lr_schedule=recipe.lr_schedule,
+        precision=recipe.precision,
         progress=watch,
     )

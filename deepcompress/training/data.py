@@ -27,8 +27,8 @@ SPLIT_SEED = 2016  # splits never depend on the seed of a run, so that all runs 
 class DataSet:
     """One data set, normalized: images as float32 (n, channels, height, width), labels as int64 (n,).
 
-    `shift` is the largest random shift in pixels, in each direction, that keeps an image's meaning:
-    the default of the training loop for this data.
+    `shift` is the largest random shift in pixels, in each direction, that keeps an image's meaning, and `flip` says
+    whether a mirror image means the same: the defaults of the training loop for this data.
     """
 
     name: str
@@ -39,16 +39,20 @@ class DataSet:
     x_test: torch.Tensor
     y_test: torch.Tensor
     shift: int = 0
+    flip: bool = False
 
     def to(self, device: torch.device) -> DataSet:
         """The same data on `device`."""
         changes: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
         return replace(self, **changes)
 
-    def train_loader(self, batch_size: int, seed: int, shift: int | None = None) -> TensorLoader:
-        """Shuffled training batches, randomly shifted by up to `shift` pixels (default: the data's own)."""
-        pixels = self.shift if shift is None else shift
-        return TensorLoader(self.x_train, self.y_train, batch_size, seed=seed, shift=pixels)
+    def train_loader(
+        self, batch_size: int, seed: int, shift: int | None = None, flip: bool | None = None
+    ) -> TensorLoader:
+        """Shuffled training batches, shifted by up to `shift` pixels and mirrored at random; None: the data's own."""
+        shift = self.shift if shift is None else shift
+        flip = self.flip if flip is None else flip
+        return TensorLoader(self.x_train, self.y_train, batch_size, seed=seed, shift=shift, flip=flip)
 
     def val_loader(self, batch_size: int = 1000) -> TensorLoader:
         """Validation batches: held out of the training data, and what every decision is made on."""
@@ -68,14 +72,22 @@ class TensorLoader:
     """Batches of two tensors, an iterable like torch's DataLoader but without per-sample work.
 
     With a `seed` each pass is a new permutation drawn from one seeded generator; without one the
-    order is that of the tensors. `shift` moves each image by up to that many pixels, filling with
-    its own corner value (the background of a normalized image is not zero).
+    order is that of the tensors. `shift` moves each image by up to that many pixels, filling with its own
+    border (the background of a normalized image is not zero); `flip` mirrors every second one, on average.
     """
 
     def __init__(
-        self, x: torch.Tensor, y: torch.Tensor, batch_size: int, seed: int | None = None, shift: int = 0
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        batch_size: int,
+        seed: int | None = None,
+        shift: int = 0,
+        flip: bool = False,
     ) -> None:
-        self.x, self.y, self.batch_size, self.shift = x, y, batch_size, shift if x.ndim == 4 else 0
+        self.x, self.y, self.batch_size = x, y, batch_size
+        images = x.ndim == 4
+        self.shift, self.flip = shift if images else 0, flip and images
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -90,7 +102,7 @@ class TensorLoader:
         order = torch.randperm(n, generator=self.generator).to(self.x.device)
         for start in range(0, n, self.batch_size):
             chosen = order[start : start + self.batch_size]
-            yield self._shifted(self.x[chosen]), self.y[chosen]
+            yield self._flipped(self._shifted(self.x[chosen])), self.y[chosen]
 
     def _shifted(self, x: torch.Tensor) -> torch.Tensor:
         if not self.shift:
@@ -103,6 +115,12 @@ class TensorLoader:
         columns = (move[1] + torch.arange(width, device=x.device))[:, None, :]
         picked = padded[torch.arange(n, device=x.device)[:, None, None], :, rows, columns]
         return picked.permute(0, 3, 1, 2)
+
+    def _flipped(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.flip:
+            return x
+        mirrored = torch.randint(0, 2, (len(x), 1, 1, 1), generator=self.generator).bool().to(x.device)
+        return torch.where(mirrored, x.flip(3), x)
 
 
 def data_dir(given: str | Path | None = None) -> Path:
@@ -136,7 +154,7 @@ def _digits(_: Path) -> DataSet:
     return _assemble("digits", x[500:], y[500:], x[:500], y[:500], validation=200, shift=1)
 
 
-def _from_torchvision(name: str, class_name: str, shift: int) -> Callable[[Path], DataSet]:
+def _from_torchvision(name: str, class_name: str, shift: int, flip: bool = False) -> Callable[[Path], DataSet]:
     """A loader for one of torchvision's small image sets: read if there, else downloaded."""
 
     def load(folder: Path) -> DataSet:
@@ -154,7 +172,7 @@ def _from_torchvision(name: str, class_name: str, shift: int) -> Callable[[Path]
                     "DEEPCOMPRESS_DATA at a folder that holds it, or use --data digits, which needs no download"
                 ) from None
         (x_train, y_train), (x_test, y_test) = parts
-        return _assemble(name, x_train, y_train, x_test, y_test, validation=5000, shift=shift)
+        return _assemble(name, x_train, y_train, x_test, y_test, validation=5000, shift=shift, flip=flip)
 
     return load
 
@@ -203,7 +221,6 @@ def _npz(path: Path) -> DataSet:
         _images(x_test),
         torch.as_tensor(y_test),
         validation=max(1, len(x_train) // 10),
-        shift=0,
     )
 
 
@@ -227,7 +244,8 @@ def _assemble(
     x_test: torch.Tensor,
     y_test: torch.Tensor,
     validation: int,
-    shift: int,
+    shift: int = 0,
+    flip: bool = False,
 ) -> DataSet:
     """Hold out `validation` training samples, and normalize all by mean and deviation of the rest, per channel."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
@@ -237,12 +255,12 @@ def _assemble(
     deviation = x[kept].std(dim=axes, keepdim=True).clamp_min(1e-6)
     x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
     y, y_test = y.long(), y_test.long()
-    return DataSet(name, x[kept], y[kept], x[held], y[held], x_test, y_test, shift)
+    return DataSet(name, x[kept], y[kept], x[held], y[held], x_test, y_test, shift, flip)
 
 
 DATA_SETS: dict[str, Callable[[Path], DataSet]] = {
     "digits": _digits,
     "mnist": _from_torchvision("mnist", "MNIST", shift=1),
     "fashion-mnist": _from_torchvision("fashion-mnist", "FashionMNIST", shift=1),
-    "cifar10": _from_torchvision("cifar10", "CIFAR10", shift=4),
+    "cifar10": _from_torchvision("cifar10", "CIFAR10", shift=4, flip=True),
 }

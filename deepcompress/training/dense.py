@@ -1,4 +1,4 @@
-"""Training a dense reference network from scratch."""
+"""Training a dense reference network, from scratch or on from weights that it has."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from torch import nn
 
 from deepcompress.training.data import DataSet
 from deepcompress.training.loop import fit, seed_everything
+from deepcompress.training.objective import Classification
 from deepcompress.training.progress import Progress
 
 
 @dataclass(frozen=True)
 class DenseSettings:
-    """SGD with Nesterov momentum 0.9 and a cosine learning rate.
+    """SGD with Nesterov momentum 0.9.
 
-    `shift`: random shifts of the training images in pixels; None takes the data set's own.
+    `shift`, `flip`: random shifts of the training images in pixels, and mirror images; None takes the data set's own.
+    `lr_schedule`, `precision`: see `training.loop.fit`.
     """
 
     epochs: int = 20
@@ -24,6 +26,10 @@ class DenseSettings:
     lr: float = 0.02
     weight_decay: float = 5e-4
     shift: int | None = None
+    flip: bool | None = None
+    label_smoothing: float = 0.0
+    lr_schedule: str = "cosine"
+    precision: str = "float32"
     seed: int = 0
 
 
@@ -43,11 +49,14 @@ def train_dense(
     )
     fit(
         model,
-        data.train_loader(settings.batch_size, settings.seed, settings.shift),
+        data.train_loader(settings.batch_size, settings.seed, settings.shift, settings.flip),
         optimizer,
         settings.epochs,
         stage="train",
         val_batches=data.val_loader(),
+        objective=Classification(settings.label_smoothing),
+        lr_schedule=settings.lr_schedule,
+        precision=settings.precision,
         progress=progress,
     )
     return model

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepcompress.errors import DataError, DeepCompressError, NetworkError
+from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import EpochResult, Progress
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,14 @@ def warmup_cosine(progress: float, warmup: float = 0.02) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
+#: Factor of the learning rate at a point (0..1) of a run. ``step`` is that of He et al. 2016, section 4.2.
+LR_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": warmup_cosine,
+    "constant": lambda progress: 1.0,
+    "step": lambda progress: 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01,
+}
+
+
 def fit(
     model: nn.Module,
     batches: Batches,
@@ -86,20 +94,24 @@ def fit(
     stage: str,
     hooks: Hooks | None = None,
     val_batches: Batches | None = None,
-    loss_fn: Loss = F.cross_entropy,
-    lr_factor: Callable[[float], float] = warmup_cosine,
+    objective: Objective = cross_entropy,
+    lr_schedule: str = "cosine",
+    precision: str = "float32",
     progress: Progress | None = None,
 ) -> None:
     """Train `model` in place for `epochs` passes over `batches`.
 
-    Each parameter group's learning rate is its initial one times ``lr_factor(done / all)``, set before
-    every step. Validation data, if given, is only reported; nothing is chosen by it.
+    Each parameter group's learning rate is its initial one times the factor that `LR_SCHEDULES` has for this point
+    of the run, set before every step. With `precision` ``bfloat16`` the network computes in it where torch's autocast
+    finds that safe; weights, gradients of weights and the loss stay float32. Validation data, if given, is only
+    reported; nothing is chosen by it.
 
     Raises:
         DataError: `batches` is empty, or an iterator.
         DeepCompressError: the loss is no longer finite.
     """
     hooks, progress = hooks or Hooks(), progress or Progress()
+    lr_factor = LR_SCHEDULES[lr_schedule]
     base_rates = [group["lr"] for group in optimizer.param_groups]
     device = next(model.parameters()).device
     progress.begin(stage, epochs)
@@ -113,7 +125,10 @@ def fit(
             factor = lr_factor((epoch + part) / epochs)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
-            loss = loss_fn(model(x.to(device)), y.to(device))
+            x, y = x.to(device), y.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                logits = model(x)
+                loss = objective(logits.float(), x, y)
             # Not the optimizer's: shared weights are none of its parameters, yet their gradients must not add up.
             model.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

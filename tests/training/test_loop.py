@@ -11,7 +11,16 @@ from samples import CLASSES, Mlp
 from torch import nn
 
 from deepcompress.errors import DataError, DeepCompressError, NetworkError
-from deepcompress.training.loop import Hooks, check_fits, evaluate, fit, pick_device, seed_everything, warmup_cosine
+from deepcompress.training.loop import (
+    LR_SCHEDULES,
+    Hooks,
+    check_fits,
+    evaluate,
+    fit,
+    pick_device,
+    seed_everything,
+    warmup_cosine,
+)
 from deepcompress.training.progress import EpochResult, Progress
 
 
@@ -88,7 +97,8 @@ def test_the_order_of_calls():
     ]  # fmt: skip
 
 
-def test_the_learning_rate_of_every_group_follows_the_factor():
+def test_the_learning_rate_of_every_group_follows_the_factor(monkeypatch):
+    monkeypatch.setitem(LR_SCHEDULES, "rising", lambda part: part)
     model = Fixed()
     other = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([{"params": [model.scale]}, {"params": [other], "lr": 3.0}], lr=1.0)
@@ -99,7 +109,7 @@ def test_the_learning_rate_of_every_group_follows_the_factor():
             seen.append([group["lr"] for group in optimizer.param_groups])
 
     batch = (torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-    fit(model, [batch] * 2, optimizer, 2, stage="x", hooks=Watch(), lr_factor=lambda part: part)
+    fit(model, [batch] * 2, optimizer, 2, stage="x", hooks=Watch(), lr_schedule="rising")
     assert seen == [[part, 3 * part] for part in (0.125, 0.375, 0.625, 0.875)]
 
 

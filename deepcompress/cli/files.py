@@ -1,0 +1,119 @@
+"""What there is to do with a .dc file: inspect, eval, export, verify."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+
+from deepcompress.cli.common import build_model, data_name, load_any, network_name, show
+from deepcompress.cli.options import common, data_options, max_bytes_option, network_option, trust_option
+
+
+@click.command("inspect")
+@click.argument("file", metavar="MODEL.dc", type=click.Path())
+@common
+def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> None:
+    """Show where the bytes of a .dc file are.
+
+    Tensor by tensor, with the columns of tables 2 and 3 of the paper: bits of a codebook index and of an offset,
+    before → after entropy coding and per surviving weight; and section by section. The ratios after prune and
+    quantize are those that this file's streams would have at their fixed widths.
+    """
+    from deepcompress.container.breakdown import inspect
+
+    found = inspect(file)
+
+    def report() -> None:
+        from deepcompress.report import tables
+
+        console = tables.output()
+        console.out(tables.headline(found), highlight=False)
+        console.print()
+        console.print(tables.layers_table(found, console.width))
+        console.print()
+        console.print(tables.sections_table(found))
+
+    show(as_json, found.as_dict(), report)
+
+
+@click.command("eval")
+@click.argument("file", metavar="MODEL.dc", type=click.Path())
+@network_option
+@data_options()
+@trust_option
+@max_bytes_option
+@common
+def eval_command(
+    file: str,
+    network: str | None,
+    data: str | None,
+    data_dir: str | None,
+    device: str,
+    trust_pickle: bool,
+    max_bytes: int | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Rebuild a network and measure it on test data.
+
+    MODEL.dc may also be a dense checkpoint.
+    """
+    from deepcompress.interop import dense_bytes
+    from deepcompress.training.data import load_data
+    from deepcompress.training.loop import check_fits, evaluate, pick_device
+
+    source = load_any(file, trust_pickle, max_bytes)
+    target = pick_device(device)
+    model = build_model(source, network or network_name(source), file, "rebuilt").to(target)
+    samples = load_data(data_name(data, source.data, file), data_dir).to(target)
+    check_fits(model, samples.test_loader())
+    found = evaluate(model, samples.test_loader())
+    size = Path(file).stat().st_size
+    ratio = dense_bytes(source.state) / size
+    result = {
+        "file": file, "accuracy": found.accuracy, "error": found.error,
+        "loss": found.loss if math.isfinite(found.loss) else None, "samples": found.samples,
+        "data": samples.name, "file_bytes": size, "ratio": ratio,
+    }  # fmt: skip
+    show(as_json, result, lambda: (
+        f"{file}: error {found.error:.2f} % (accuracy {found.accuracy:.2f} %) on {found.samples:,} test samples of "
+        f"{samples.name}, loss {found.loss:.4f}; {size:,} bytes, {ratio:.2f}×"
+    ))  # fmt: skip
+
+
+@click.command()
+@click.argument("file", metavar="MODEL.dc", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), metavar="FILE", help="x.pt or x.safetensors.")
+@max_bytes_option
+@common
+def export(file: str, output: str, max_bytes: int | None, as_json: bool, verbose: bool, quiet: bool) -> None:
+    """Write the dense tensors as .pt or .safetensors."""
+    from deepcompress.checkpoint import check_ending, save_checkpoint
+
+    check_ending(output)
+    source = load_any(file, False, max_bytes)
+    save_checkpoint(output, source)
+    size = Path(output).stat().st_size
+    result = {"file": output, "file_bytes": size, "tensors": len(source.state)}
+    show(as_json, result, lambda: f"{output}: {len(source.state)} tensors, {size:,} bytes")
+
+
+@click.command()
+@click.argument("file", metavar="MODEL.dc", type=click.Path())
+@max_bytes_option
+@common
+def verify(file: str, max_bytes: int | None, as_json: bool, verbose: bool, quiet: bool) -> None:
+    """Check every checksum and decode everything."""
+    from deepcompress.container.reader import ModelFile
+
+    with ModelFile(file) as opened:
+        opened.check(max_bytes)
+        names = list(opened)
+        for name in names:
+            opened.read(name)
+        size = opened.file_bytes
+    result = {"file": file, "ok": True, "file_bytes": size, "tensors": len(names)}
+    show(as_json, result, lambda: f"{file}: intact, {len(names)} tensors in {size:,} bytes")

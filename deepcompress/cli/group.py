@@ -1,0 +1,45 @@
+"""Errors as one line, and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Any
+
+import click
+
+from deepcompress.errors import DeepCompressError, RecipeError
+
+
+class OneLineErrors(click.Group):
+    """A group whose errors are one line on stderr: exit code 1 for bad input, 2 for wrong usage."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and exit with 0, 1 or 2."""
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(2)
+        except click.UsageError as error:
+            hint = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
+            _fail(error.format_message() + hint, 2)
+        except RecipeError as error:
+            _fail(str(error), 2)
+        except (click.ClickException, DeepCompressError) as error:
+            _fail(error.format_message() if isinstance(error, click.ClickException) else str(error), 1)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted; nothing was written", 1)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the output has seen enough
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+                sys.exit(1)
+            _fail(f"the output cannot be written: {error.strerror or error}", 1)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo("Error: " + " ".join(message.split()), err=True)
+    sys.exit(code)

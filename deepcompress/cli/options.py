@@ -1,0 +1,146 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from deepcompress.recipe import CHOICES, MAX_BITS, LayerRule, Recipe, read_toml
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in this order."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+common = options(
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there."),
+    click.option("-v", "--verbose", is_flag=True, help="Say more."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no messages."),
+)
+
+
+def data_options(default: str | None = None) -> Callable[[Command], Command]:
+    """Which data, where it lies, and what computes; without a `default` the data is what the file names."""
+    named = default or "what the file names"
+    return options(
+        click.option("--data", default=default, metavar="NAME|DIR|FILE.npz",
+                     help="digits, mnist, fashion-mnist, cifar10; a folder with one folder of images for each class; "
+                     f"or a .npz file with x_train, y_train, x_test, y_test.  [default: {named}]"),
+        click.option("--data-dir", type=click.Path(), envvar="DEEPCOMPRESS_DATA", show_envvar=True,
+                     help="Folder of the named data sets, as torchvision lays them out."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True),
+    )  # fmt: skip
+
+
+def training_choice(flag: str, field: str, default: str | None, text: str) -> Callable[[Command], Command]:
+    """A choice that `train` and `compress` both have, with its `default` (None: nothing given)."""
+    shown = f"{text}  [default: {default or getattr(Recipe, field)}]"
+    return click.option(flag, field, type=click.Choice(CHOICES[field]), default=default, help=shown)
+
+
+augmentation_options = options(
+    click.option("--shift", type=click.IntRange(0, 64), metavar="PIXELS",
+                 help="Random shifts of training images; 0: none.  [default: the data's own, 1 for digits and mnist]"),
+    click.option("--flip/--no-flip", default=None,
+                 help="Mirror training images at random.  [default: the data's own, yes for cifar10]"),
+)  # fmt: skip
+network_option = click.option(
+    "--network", metavar="NAME",
+    help="lenet5, lenet-300-100, resnet20, torchvision:resnet18, or your own: file.py:factory.",
+)  # fmt: skip
+trust_option = click.option(
+    "--trust-pickle", is_flag=True, help="Load a pickled module. It can run any code: only for files of your own."
+)
+max_bytes_option = click.option(
+    "--max-bytes", type=click.IntRange(min=0), metavar="N",
+    help="Most bytes that the decoded tensors may take.  [default: 1024 × the file, at least 256 MiB]",
+)  # fmt: skip
+
+
+def _shown(field: str, text: str) -> str:
+    default = getattr(Recipe, field)
+    return f"{text}  [default: {default}]" if default is not None else text
+
+
+def _bits(_: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == "none":
+        return value
+    if value.isdecimal() and 1 <= int(value) <= MAX_BITS:
+        return int(value)
+    raise click.BadParameter(f"{value!r} is not a whole number from 1 to {MAX_BITS}, nor 'none'", param=parameter)
+
+
+def _choice(flag: str, field: str, text: str) -> Callable[[Command], Command]:
+    return click.option(flag, field, type=click.Choice(CHOICES[field]), help=_shown(field, text))
+
+
+recipe_options = options(
+    click.option("--recipe", "recipe_file", type=click.Path(), metavar="FILE.toml",
+                 help="Read settings from a file; options given here win."),
+    click.option("--prune", type=click.FloatRange(0, 1, max_open=True), metavar="F",
+                 help=_shown("prune", "Fraction of all prunable weights to remove.")),
+    click.option("--bits", callback=_bits, metavar="B",
+                 help=_shown("bits", "2^B shared values a layer; none: no sharing.")),
+    click.option("--conv-bits", callback=_bits, metavar="B", help="The same for convolutions.  [default: --bits]"),
+    click.option("--layer", "layers", multiple=True, metavar="'PATTERN:prune=F,bits=B,group=G'",
+                 help="Settings for the layers whose name matches; repeatable, the last wins. "
+                 "Layers of one group share a codebook."),
+    _choice("--scope", "scope", "Spread the fraction over the layers, or one threshold for the network."),
+    _choice("--distribution", "distribution", "How it is spread: lamp (sensitive layers keep more), uniform, "
+            "or std (Han's quality × standard deviation)."),
+    click.option("--quality", type=click.FloatRange(min=0), metavar="Q",
+                 help="With --distribution std: the threshold in standard deviations, in place of --prune."),
+    _choice("--criterion", "criterion", "What makes a weight worth keeping."),
+    _choice("--schedule", "schedule", "How sparsity rises over the iterations."),
+    click.option("--iterations", type=click.IntRange(min=1), metavar="N",
+                 help=_shown("iterations", "Rounds of pruning and retraining.")),
+    click.option("--epochs", type=click.IntRange(min=0), metavar="N",
+                 help=_shown("epochs", "Retraining epochs in all.")),
+    click.option("--finetune-epochs", type=click.IntRange(min=0), metavar="N",
+                 help=_shown("finetune_epochs", "Epochs of centroid tuning.")),
+    _choice("--init", "init", "Where k-means starts."),
+    _choice("--coder", "coder", "Entropy coder of offsets and indices."),
+    click.option("--index-bits", type=click.IntRange(1, MAX_BITS), metavar="B",
+                 help="Width of the offsets between weights.  [default: the best for each layer]"),
+    _choice("--batch-norm", "batch_norm", "fold: running statistics into scale and shift, for fewer bytes."),
+    _choice("--small-dtype", "small_dtype", "Precision of biases and other small tensors in the file."),
+    click.option("--no-retrain", "retrain", is_flag=True, flag_value=False, default=None,
+                 help="Use no data: neither retraining nor tuning."),
+    _choice("--optimizer", "optimizer", "Of retraining."),
+    click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
+                 help=_shown("lr", "Highest learning rate of retraining.")),
+    click.option("--finetune-lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
+                 help=_shown("finetune_lr", "Highest learning rate of centroid tuning (SGD).")),
+    click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help=_shown("batch_size", "")),
+    _choice("--penalty", "penalty", "On the weights while retraining."),
+    click.option("--penalty-weight", type=click.FloatRange(min=0), metavar="X", help=_shown("penalty_weight", "")),
+    training_choice("--lr-schedule", "lr_schedule", None, "How the learning rates fall."),
+    click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), metavar="E",
+                 help=_shown("label_smoothing", "Probability that the labels spread over all classes.")),
+    click.option("--distill", type=click.FloatRange(0, 1), metavar="W",
+                 help=_shown("distill", "Weight of the dense network's word beside the labels'.")),
+    click.option("--temperature", type=click.FloatRange(min=0, min_open=True), metavar="T",
+                 help=_shown("temperature", "With --distill: what the logits are divided by.")),
+    training_choice("--precision", "precision", None, "What the network computes in while training."),
+    augmentation_options,
+    click.option("--seed", type=click.IntRange(min=0), metavar="N", help=_shown("seed", "")),
+)  # fmt: skip
+
+
+def build_recipe(path: str | None, layers: tuple[str, ...], settings: dict[str, Any]) -> Recipe:
+    """The recipe of the file, if any, with the options that were given on top."""
+    values = read_toml(path) if path else {}
+    values |= {key: value for key, value in settings.items() if value is not None}
+    recipe = Recipe.from_dict(values, f"recipe {path}" if path else "options")
+    return Recipe(**{**vars(recipe), "layers": (*recipe.layers, *map(LayerRule.parse, layers))})

@@ -1,0 +1,50 @@
+"""What training minimizes: cross entropy, by choice with smoothed labels and the word of a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+#: The loss of a batch, a scalar, from the logits (batch, classes), the inputs, and the labels (batch,).
+Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def cross_entropy(logits: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The plain objective: mean cross entropy in nats."""
+    return F.cross_entropy(logits, y)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Cross entropy with smoothed labels, mixed with what a teacher says of the same inputs.
+
+    ``(1 - distill) * cross_entropy + distill * temperature^2 * KL(teacher || student)``, both distributions softened
+    by `temperature` (Hinton, Vinyals and Dean 2015, section 2). The teacher sees the inputs that the student sees,
+    augmented or not.
+
+    Attributes:
+        label_smoothing: probability that is spread evenly over all classes (Szegedy et al. 2016, section 7).
+        teacher: a network in evaluation mode; None where `distill` is 0.
+        distill: weight of the teacher's term, 0 to 1.
+        temperature: 1 compares probabilities as they are; higher ones let the unlikely classes speak.
+    """
+
+    label_smoothing: float = 0.0
+    teacher: nn.Module | None = None
+    distill: float = 0.0
+    temperature: float = 4.0
+
+    def __call__(self, logits: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch."""
+        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        if self.teacher is None or not self.distill:
+            return loss
+        with torch.no_grad():
+            taught = F.log_softmax(self.teacher(x).float() / self.temperature, dim=1)
+        student = F.log_softmax(logits / self.temperature, dim=1)
+        divergence = F.kl_div(student, taught, reduction="batchmean", log_target=True)
+        return (1 - self.distill) * loss + self.distill * self.temperature**2 * divergence
