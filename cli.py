@@ -2,4 +2,5 @@
 
 from deepcompress.cli import main
 
-main()
+if __name__ == "__main__":  # processes of a sweep import this file again
+    main()

@@ -164,16 +164,23 @@ class Recipe:
                 _check_int(getattr(self, field), field, 1, MAX_BITS, "or 'none'")
         for field, low in (("iterations", 1), ("epochs", 0), ("finetune_epochs", 0), ("batch_size", 1), ("seed", 0)):
             _check_int(getattr(self, field), field, low, 2**31 - 1)
+        for field, unset in (("retrain", False), ("flip", True)):
+            value = getattr(self, field)
+            if not (isinstance(value, bool) or (unset and value is None)):
+                raise RecipeError(f"{field} is {value!r}; it must be true or false")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         for field, low, high in (("shift", 0, 64), ("index_bits", 1, MAX_BITS)):
             if getattr(self, field) is not None:
                 _check_int(getattr(self, field), field, low, high)
         for field in ("lr", "finetune_lr", "penalty_weight"):
-            _check_number(getattr(self, field), field, 0)
+            check_number(getattr(self, field), field, 0)
         if self.quality is not None:
-            _check_number(self.quality, "quality", 0)
-        _check_number(self.label_smoothing, "label_smoothing", 0, 0.99)
-        _check_number(self.distill, "distill", 0, 1)
-        _check_number(self.temperature, "temperature", 0.01)
+            check_number(self.quality, "quality", 0)
+        check_number(self.label_smoothing, "label_smoothing", 0, 0.99)
+        check_number(self.distill, "distill", 0, 1)
+        check_number(self.temperature, "temperature", 0.01, 1000)
         if self.quality is not None and (self.distribution != "std" or self.scope != "layer"):
             raise RecipeError("quality is for distribution 'std' with scope 'layer' (Han's threshold)")
 
@@ -290,7 +297,12 @@ def _check_fraction(value: Any, what: str) -> None:
         raise RecipeError(f"{what} is {value!r}; it must be a fraction, at least 0 and below 1 (0.9 removes 90 %)")
 
 
-def _check_number(value: Any, what: str, low: float, high: float = float("inf")) -> None:
+def check_number(value: Any, what: str, low: float, high: float = float("inf")) -> None:
+    """Refuse what is no finite number from `low` to `high`.
+
+    Raises:
+        RecipeError: naming it as `what`.
+    """
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not known or not low <= value <= high or value == float("inf"):
         allowed = f"{low} or above" if high == float("inf") else f"from {low} to {high}"

@@ -17,7 +17,7 @@ import torch
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.writer import planned_size, save
-from deepcompress.errors import CheckpointError
+from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.files import check_writable
 from deepcompress.interop import Array, check_dtype, dense_bytes
 from deepcompress.layers import Layer, check_finite, check_rules, is_layer, tied_to
@@ -56,6 +56,8 @@ def compress_state(
         OutputError: `path` cannot be written.
     """
     recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
+    if recipe.batch_norm == "fold":  # eps is the network's, and no tensor
+        raise RecipeError("batch_norm 'fold' needs the network, not only its tensors: name it and its data")
     check_writable(path)
     started = time.perf_counter()
     content = _look_through(state, recipe, watch)

@@ -38,6 +38,7 @@ ORDER = [
     ["result"],
     ["streaming"],
     ["pipeline"],
+    ["sensitivity", "sweep"],
     ["report"],
     ["cli"],
     ["__main__"],
@@ -48,11 +49,11 @@ INSIDE = {
     "coding": ["bits", "huffman", "kernels", "threads", "lanes", "streams", "offsets", "tensors", "encoder"],
     "container": ["format", "writer", "reader", "breakdown"],
     "networks": ["lenet", "resnet"],
-    "training": ["progress", "data", "objective", "loop", "dense"],
+    "training": ["progress", "folders", "data", "objective", "loop", "dense"],
     "prune": ["scores", "masks", "schedule", "neurons", "stage"],
     "quantize": ["kmeans", "sharing"],
-    "report": ["console", "tables"],
-    "cli": ["group", "options", "common", "train", "compress", "files"],
+    "report": ["console", "tables", "page", "charts", "plots"],
+    "cli": ["group", "options", "common", "train", "compress", "files", "sensitivity", "sweep", "plot"],
 }
 
 
@@ -132,6 +133,7 @@ def users(library):
 def test_libraries_have_their_places():
     assert users("click") == {"cli"}
     assert users("rich") == {"report"}
+    assert users("matplotlib") == {"report"}
     assert users("bitarray") == {"coding"}
     assert users("safetensors") == {"checkpoint"}
     assert users("sklearn") <= {"quantize", "training"}

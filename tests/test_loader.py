@@ -184,6 +184,31 @@ def test_buffers_come_back(tmp_path):
     assert other[1].num_batches_tracked == 1
 
 
+def test_batch_norms_counters_may_be_missing_and_nothing_else(tmp_path):
+    """Old checkpoints lack them, and files of folded networks; training with momentum None is lost without them."""
+
+    def build():
+        return nn.Sequential(nn.Conv1d(6, 6, 1), nn.BatchNorm1d(6), nn.InstanceNorm1d(6, track_running_stats=True))
+
+    model, other = build(), build()
+    model(torch.randn(9, 6, 4))
+    full = {name: value.clone() for name, value in model.state_dict().items()}
+    counters = {"1.num_batches_tracked", "2.num_batches_tracked"}
+    other[1].num_batches_tracked.fill_(5)
+    fill(other, {name: value for name, value in full.items() if name not in counters}, "x")
+    assert all(torch.equal(value, full[name]) for name, value in other.state_dict().items() if name not in counters)
+    assert other[1].num_batches_tracked == 5  # as it was
+    fill(other, full, "x")
+    assert other[1].num_batches_tracked == full["1.num_batches_tracked"] == 1
+    for name in full.keys() - counters:
+        with pytest.raises(NetworkError, match=rf"x: has no tensor {name}"):
+            fill(other, {key: value for key, value in full.items() if key != name}, "x")
+    averaging = nn.Sequential(nn.BatchNorm1d(6, momentum=None))
+    state = {name: value for name, value in averaging.state_dict().items() if "num_batches" not in name}
+    with pytest.raises(NetworkError, match=r"x: has no tensor 0.num_batches_tracked"):
+        fill(averaging, state, "x")
+
+
 def test_a_small_file_cannot_ask_for_a_huge_network(tmp_path, monkeypatch):
     def built(*_, **__):
         raise AssertionError("it was built")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from samples import conv_net
+from torch import nn
 
 from deepcompress.container.breakdown import inspect
 from deepcompress.layers import compressible
 from deepcompress.loader import load_state_dict
 from deepcompress.packing import codebook_entries, pack_state
+from deepcompress.pipeline import compress
 from deepcompress.prune.stage import prune
 from deepcompress.quantize.sharing import share
 from deepcompress.recipe import LayerRule, Recipe
+from deepcompress.streaming import compress_state
 
 
 def packed(tmp_path, state, recipe, **how):
@@ -145,6 +150,59 @@ def test_codebook_entries_are_distinct_sorted_and_not_zero():
     entries = codebook_entries(book.centroids, torch.float16)
     assert entries.dtype == np.float16
     assert entries.tolist() == [1, 2]
+
+
+@pytest.fixture
+def sparse_state():
+    """Layers that are large enough for offsets of any width to be smaller than the dense tensor."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"conv.weight": (40, 20, 5, 5), "fc.weight": (100, 300), "fc.bias": (100,)}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("width", [1, 4, 5, 12])
+@pytest.mark.parametrize("bits", [4, "none"])
+@pytest.mark.parametrize("huffman", [True, False])
+def test_offsets_of_a_width_that_the_recipe_names(tmp_path, sparse_state, width, bits, huffman):
+    recipe = Recipe(prune=0.9, bits=bits, index_bits=width)
+    back, found = packed(tmp_path, sparse_state, recipe, allow_huffman=huffman)
+    assert same(back, sparse_state)
+    assert [(layer.kind == "coded", layer.index_bits) for layer in found.layers] == [(True, width)] * 2 + [(False, 0)]
+    for layer in found.layers[:2]:
+        ends = [-1, *sparse_state[layer.name].flatten().nonzero().flatten().tolist()]
+        gaps = [after - before - 1 for before, after in pairwise(ends)]
+        assert layer.fillers == sum(gap // ((1 << width) - 1) for gap in gaps)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.9, 0.98])
+def test_without_a_width_no_fixed_one_makes_a_smaller_file(tmp_path, sparse_state, fraction):
+    sizes = {}
+    for width in (None, *range(1, 13)):
+        state = {name: value.clone() for name, value in sparse_state.items()}
+        sizes[width] = packed(tmp_path, state, Recipe(prune=fraction, bits=4, index_bits=width))[1].file_bytes
+    assert sizes[None] == min(sizes.values()) < max(sizes.values())
+
+
+@pytest.mark.parametrize("width", [None, 1, 4, 5, 12])
+@pytest.mark.parametrize("bits", [4, "none"])
+def test_a_width_on_every_way_to_a_file_and_in_the_sizes_of_its_stages(tmp_path, sparse_state, width, bits):
+    """Tensors one at a time, a network, and the three stages by hand."""
+    recipe = Recipe(prune=0.9, bits=bits, index_bits=width, retrain=False)
+    network = nn.Module()
+    network.conv, network.fc = nn.Conv2d(20, 40, 5, bias=False), nn.Linear(300, 100)
+    network.load_state_dict(sparse_state)
+    streamed = compress_state(sparse_state, recipe, tmp_path / "s.dc")
+    chained = compress(network, None, None, recipe, tmp_path / "n.dc")
+    layers = compressible(sparse_state)
+    prune({layer.name: sparse_state[layer.name] for layer in layers}, recipe)
+    pruned = pack_state(sparse_state, layers, [], recipe, allow_huffman=False)
+    books = share({layer.name: sparse_state[layer.name] for layer in layers}, layers, recipe)
+    shared = pack_state(sparse_state, layers, books, recipe, allow_huffman=False)
+    coded = pack_state(sparse_state, layers, books, recipe)
+    assert (tmp_path / "s.dc").read_bytes() == (tmp_path / "n.dc").read_bytes() == coded
+    for result in (streamed, chained):
+        assert [stage.bytes for stage in result.stages[1:]] == [len(pruned), len(shared), len(coded)]
+        assert result.recipe.get("index_bits") == width
 
 
 def test_same_input_same_bytes(state):

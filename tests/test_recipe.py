@@ -25,9 +25,14 @@ recipes = st.builds(
     iterations=st.integers(1, 50),
     epochs=st.integers(0, 500),
     retrain=st.booleans(),
+    index_bits=st.none() | st.integers(1, MAX_BITS),
     lr=st.floats(0, 10),
     penalty_weight=st.floats(0, 1),
+    label_smoothing=st.floats(0, 0.99),
+    distill=st.floats(0, 1),
+    temperature=st.floats(0.01, 1000),
     shift=st.none() | st.integers(0, 64),
+    flip=st.none() | st.booleans(),
     seed=st.integers(0, 2**31 - 1),
     layers=st.lists(rules, max_size=3).map(tuple),
     **{field: st.sampled_from(allowed) for field, allowed in CHOICES.items()},
@@ -46,10 +51,29 @@ def test_dict_round_trip(recipe):
     assert Recipe.from_dict(recipe.as_dict()) == recipe
 
 
+def test_every_field_comes_back_from_toml(tmp_path):
+    """Each set to something else than its default: a field that is forgotten on the way would come back as that."""
+    changes = {
+        "prune": 0.5, "scope": "global", "criterion": "magnitude", "schedule": "linear", "iterations": 2, "epochs": 3,
+        "bits": 4, "conv_bits": 6, "init": "density", "finetune_epochs": 1, "coder": "fixed", "index_bits": 5,
+        "small_dtype": "float16", "batch_norm": "fold", "retrain": False, "optimizer": "adam", "lr": 0.3,
+        "finetune_lr": 0.4, "batch_size": 9, "penalty": "l1", "penalty_weight": 0.1, "lr_schedule": "step",
+        "label_smoothing": 0.1, "distill": 0.7, "temperature": 2.5, "precision": "bfloat16", "shift": 3, "flip": False,
+        "seed": 8, "layers": (LayerRule("a", prune=0.1, bits=2, group="g"),),
+    }  # fmt: skip
+    for recipe in (Recipe(**changes), Recipe(distribution="std", quality=0.5)):
+        (tmp_path / "r.toml").write_text(recipe.to_toml(), encoding="utf-8")
+        assert Recipe.load(tmp_path / "r.toml") == recipe
+    fields = {field.name for field in dataclasses.fields(Recipe)} - {"distribution", "quality"}
+    assert fields <= changes.keys()
+    default = Recipe()
+    assert [key for key, value in changes.items() if value == getattr(default, key)] == ["criterion"]  # it has but one
+
+
 def test_as_dict_leaves_out_what_is_not_set():
     plain = Recipe(layers=(LayerRule("conv*", prune=0.5),)).as_dict()
     assert plain["layer"] == [{"pattern": "conv*", "prune": 0.5}]
-    assert not {"conv_bits", "quality", "shift", "layers"} & set(plain)
+    assert not {"conv_bits", "quality", "index_bits", "shift", "flip", "layers"} & set(plain)
     assert None not in plain.values()
 
 
@@ -65,6 +89,11 @@ REFUSED = [
     ("finetune_epochs", -1), ("batch_size", 0), ("seed", -1), ("seed", 2**31), ("shift", -1), ("shift", 65),
     ("lr", -1.0), ("lr", math.inf), ("lr", math.nan), ("lr", "fast"), ("lr", [1]), ("finetune_lr", -1.0),
     ("penalty_weight", -1.0), ("quality", -0.5), ("quality", math.nan),
+    *((field, value) for field in ("label_smoothing", "distill", "temperature")
+      for value in (-0.1, math.nan, math.inf, -math.inf, True, "0.1", None, [0.1])),
+    ("label_smoothing", 1), ("distill", 1.01), ("temperature", 0),
+    *(("index_bits", value) for value in (0, -1, MAX_BITS + 1, 2.5, 4.0, True, "4", math.nan)),
+    *((field, value) for field in ("lr_schedule", "precision", "batch_norm") for value in (None, True, "", "Step", 16)),
     *((field, "nonsense") for field in CHOICES),
 ]  # fmt: skip
 
@@ -89,7 +118,9 @@ def test_a_wrong_choice_lists_the_right_ones(field):
 @pytest.mark.parametrize(
     ("field", "value"),
     [("prune", 0), ("prune", 0.999), ("bits", 1), ("bits", MAX_BITS), ("bits", "none"), ("bits", None),
-     ("conv_bits", "none"), ("epochs", 0), ("lr", 0), ("seed", 2**31 - 1), ("shift", 0)],
+     ("conv_bits", "none"), ("epochs", 0), ("lr", 0), ("seed", 2**31 - 1), ("shift", 0), ("label_smoothing", 0),
+     ("label_smoothing", 0.99), ("distill", 0), ("distill", 1), ("temperature", 0.01), ("index_bits", 1),
+     ("index_bits", MAX_BITS), ("index_bits", None), ("flip", None), ("flip", False), ("flip", True)],
 )  # fmt: skip
 def test_the_limits_themselves_are_allowed(field, value):
     assert dataclasses.replace(Recipe(), **{field: value}) is not None
@@ -178,6 +209,16 @@ def test_conv_bits_are_for_convolutions_and_rules_beat_them():
         ({"prune": "0.5"}, "prune is '0.5'; expected float"),
         ({"prune": True}, "prune is True; expected float"),
         ({"retrain": 1}, "retrain is 1; expected bool"),
+        ({"flip": "yes"}, r"flip is 'yes'; expected bool \| None"),
+        ({"flip": 1}, "flip is 1; expected bool"),
+        ({"index_bits": True}, "index_bits is True; expected int"),
+        ({"index_bits": "4"}, "index_bits is '4'; expected int"),
+        ({"label_smoothing": True}, "label_smoothing is True; expected float"),
+        ({"distill": "half"}, "distill is 'half'; expected float"),
+        ({"temperature": False}, "temperature is False; expected float"),
+        ({"lr_schedule": True}, "lr_schedule is True; expected str"),
+        ({"precision": 16}, "precision is 16; allowed are float32, bfloat16"),
+        ({"batch_norm": False}, "batch_norm is False; expected str"),
         ({"scope": 3}, "scope is 3"),
         ({"epochs": 2.5}, "epochs is 2.5"),
         ({"epochs": [3]}, r"epochs is \[3\]"),

@@ -11,6 +11,9 @@ from deepcompress import __version__
 from deepcompress.cli.compress import compress
 from deepcompress.cli.files import eval_command, export, inspect_command, verify
 from deepcompress.cli.group import OneLineErrors
+from deepcompress.cli.plot import plot
+from deepcompress.cli.sensitivity import sensitivity
+from deepcompress.cli.sweep import sweep
 from deepcompress.cli.train import train
 
 
@@ -29,5 +32,5 @@ def main() -> None:
     """
 
 
-for command in (train, compress, inspect_command, eval_command, export, verify):
+for command in (train, compress, sensitivity, sweep, inspect_command, eval_command, export, verify, plot):
     main.add_command(command)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from deepcompress import __version__
-from deepcompress.errors import DeepCompressError
+from deepcompress.errors import DataError, DeepCompressError, OutputError
+from deepcompress.files import write_atomic
 
 if TYPE_CHECKING:
     from torch import nn
 
     from deepcompress.checkpoint import Checkpoint
+    from deepcompress.training.data import DataSet
 
 
 def show(as_json: bool, result: dict[str, Any], text: Callable[[], str | None]) -> None:
@@ -48,19 +52,29 @@ def storable(network: str) -> str:
     return "" if ".py:" in network else network
 
 
+def data_label(named: str | None) -> str:
+    """The data that a checkpoint names as it may stand in a file: without the path of the user's own."""
+    return Path(named or "").stem
+
+
+def is_packed(file: str) -> bool:
+    """Whether it is a .dc file, by its ending or else by its first bytes."""
+    from deepcompress.container.format import MAGIC
+
+    path = Path(file)
+    if path.suffix == ".dc" or not path.is_file():
+        return path.suffix == ".dc"
+    with path.open("rb") as stream:
+        return stream.read(len(MAGIC)) == MAGIC
+
+
 def load_any(file: str, trust_pickle: bool, max_bytes: int | None) -> Checkpoint:
     """A .dc file or a dense checkpoint as a Checkpoint."""
     from deepcompress.checkpoint import Checkpoint, load_checkpoint
-    from deepcompress.container.format import MAGIC
     from deepcompress.container.reader import ModelFile
     from deepcompress.loader import load_state_dict
 
-    path = Path(file)
-    is_dc = path.suffix == ".dc"
-    if not is_dc and path.is_file():
-        with path.open("rb") as stream:
-            is_dc = stream.read(len(MAGIC)) == MAGIC
-    if not is_dc:
+    if not is_packed(file):
         return load_checkpoint(file, trust_pickle)
     with ModelFile(file) as opened:
         header = opened.header
@@ -107,8 +121,91 @@ def load_network(name: str, file: str, trust_pickle: bool) -> nn.Module:
     return model
 
 
+def model_and_data(
+    source: Checkpoint, file: str, name: str | None, data: str | None, data_dir: str | None, device: str
+) -> tuple[nn.Module, DataSet]:
+    """The network `name` with the tensors of `source`, and its data, on the device, found to fit each other."""
+    from deepcompress.training.data import load_data
+    from deepcompress.training.loop import check_fits, pick_device
+
+    model = build_model(source, name, file, "retrained")
+    samples = load_data(data_name(data, source.data, file), data_dir)
+    target = pick_device(device)
+    model, samples = model.to(target), samples.to(target)
+    check_fits(model, samples.all_batches())
+    return model, samples
+
+
+def read_model_and_data(
+    file: str, trust_pickle: bool, network: str | None, data: str | None, data_dir: str | None, device: str
+) -> tuple[nn.Module, DataSet]:
+    """As `model_and_data`, from the checkpoint `file` on: other processes can call it."""
+    from deepcompress.checkpoint import open_checkpoint
+
+    source = open_checkpoint(file, trust_pickle)
+    return model_and_data(source, file, network or network_name(source), data, data_dir, device)
+
+
+def output_folder(path: Path) -> Path:
+    """Make a folder for results, if it is not there.
+
+    Raises:
+        OutputError: that is not possible.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"cannot write into {path}: it is not a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from None
+    return path
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """The `columns` of `rows` as a CSV file; what is None is left empty.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode())
+
+
+class Several(click.ParamType):  # type: ignore[type-arg]  # a generic class in new versions of click only
+    """A comma-separated list of what an option takes, as a tuple; each value is checked as the option's single one."""
+
+    name = "list"
+
+    def __init__(self, single: click.ParamType[Any], check: Callable[..., Any] | None = None) -> None:
+        self.single, self.check = single, check
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """What help shows where the option does not say it."""
+        return f"{self.single.get_metavar(param, ctx)},…"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """The values, in the order in which they were given."""
+        values = [self.single.convert(part.strip(), param, ctx) for part in value.split(",")]
+        return tuple(self.check(ctx, param, value) if self.check else value for value in values)
+
+
 def data_name(given: str | None, named: str | None, file: str) -> str:
-    """The data that a person named, else that which the file names."""
-    if given or named:
-        return str(given or named)
-    raise DeepCompressError(f"{file}: names no data set; say which with --data (digits, mnist, …, FILE.npz)")
+    """The data that a person named, else that which the file names.
+
+    A .dc file may come from anybody: what it names is looked for among the known data sets, and not on the disk.
+    """
+    from deepcompress.training.data import DATA_SETS
+
+    if given:
+        return given
+    if not named:
+        raise DeepCompressError(f"{file}: names no data set; say which with --data (digits, mnist, …, DIR, FILE.npz)")
+    if named in DATA_SETS or (Path(named).exists() and not is_packed(file)):
+        return named
+    raise DataError(
+        f"{file}: the file names the data {named!r}, which is a folder or .npz file of whoever made it: "
+        "give it with --data"
+    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.common import build_model, command_line, data_name, network_name, show, storable, versions
+from deepcompress.cli.common import command_line, data_label, model_and_data, network_name, show, storable, versions
 from deepcompress.cli.options import build_recipe, common, data_options, network_option, recipe_options, trust_option
 from deepcompress.recipe import Recipe
 
@@ -56,7 +56,9 @@ def compress(
     with ConsoleProgress(quiet) as watch:
         if not recipe.retrain and data is None:
             label = storable(name or "")
-            result = compress_state(source.state, recipe, output, network=label, data=source.data or "", watch=watch)
+            result = compress_state(
+                source.state, recipe, output, network=label, data=data_label(source.data), watch=watch
+            )
         else:
             result = _compress_with_data(source, checkpoint, name, data, data_dir, device, recipe, output, watch)
 
@@ -85,14 +87,8 @@ def _compress_with_data(
     watch: Any,
 ) -> Any:
     from deepcompress import pipeline
-    from deepcompress.training.data import load_data
-    from deepcompress.training.loop import check_fits, pick_device
 
-    model = build_model(source, name, checkpoint, "retrained")
-    samples = load_data(data_name(data, source.data, checkpoint), data_dir)
-    target = pick_device(device)
-    model, samples = model.to(target), samples.to(target)
-    check_fits(model, samples.all_batches())
+    model, samples = model_and_data(source, checkpoint, name, data, data_dir, device)
     return pipeline.compress(
         model,
         samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip),

@@ -58,7 +58,7 @@ def train(
     from deepcompress.training.dense import DenseSettings, train_dense
     from deepcompress.training.loop import check_fits, evaluate, pick_device, seed_everything
 
-    path = Path(output or f"{network.replace(':', '-').replace('/', '-')}-{Path(data).stem}.pt")
+    path = Path(output or f"{network.replace(':', '-').replace('/', '-')}-{Path(data).absolute().stem}.pt")
     check_ending(path)
     check_writable(path)
     dense = DenseSettings(**settings)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from deepcompress.container.breakdown import Breakdown, LayerBreakdown
     from deepcompress.result import Result
+    from deepcompress.sensitivity import LayerPruned
 
 UNLIMITED = 1000  # columns of a file or a pipe
 
@@ -76,17 +77,21 @@ def layers_table(breakdown: Breakdown, width: int = UNLIMITED) -> Table:
     Bits and index bits are those before and after entropy coding, per surviving weight; the rate is bytes over
     dense fp32 bytes. Columns are left out until the table fits into `width`.
     """
-    dropped = 0
-    while True:
-        shown = [index for index, (_, _, rank) in enumerate(LAYER_COLUMNS) if not 0 < rank <= dropped]
-        table = grid([LAYER_COLUMNS[index][:2] for index in shown])
-        for layer in breakdown.layers:
-            row = _layer_row(layer)
+    return _fitting(LAYER_COLUMNS, [_layer_row(layer) for layer in breakdown.layers], width)
+
+
+def _fitting(columns: Sequence[tuple[str, str, int]], rows: Sequence[Sequence[Text | str]], width: int) -> Table:
+    """A table of `columns` (as `LAYER_COLUMNS`), without as many as it takes to fit into `width`."""
+    last = max(rank for _, _, rank in columns)
+    for dropped in range(last + 1):
+        shown = [index for index, (_, _, rank) in enumerate(columns) if not 0 < rank <= dropped]
+        table = grid([columns[index][:2] for index in shown])
+        for row in rows:
             table.add_row(*(row[index] for index in shown))
         console = Console(width=UNLIMITED)
-        if dropped == 5 or Measurement.get(console, console.options, table).maximum <= width:
-            return table
-        dropped += 1
+        if Measurement.get(console, console.options, table).maximum <= width:
+            break
+    return table
 
 
 def _layer_row(layer: LayerBreakdown) -> list[Text | str]:
@@ -134,3 +139,60 @@ def headline(breakdown: Breakdown) -> str:
         f"{breakdown.data or 'not named'}\n"
         f"{kept:.2f} % of {size(breakdown.weights)} weights kept; {stages}"
     )
+
+
+def sensitivity_table(rows: Sequence[LayerPruned]) -> Table:
+    """Errors in percent, a line for each layer and a column for each sparsity above 0, in the order of `rows`.
+
+    All layers have the same sparsities but for rounding: the columns are called by those of the largest layer.
+    """
+    layers: dict[str, list[LayerPruned]] = {}
+    for row in rows:
+        layers.setdefault(row.layer, []).append(row)
+    largest = max(layers.values(), key=lambda found: found[0].weights)
+    headings = [f"{100 * row.sparsity:.3g} %" for row in largest[1:]]
+    table = grid([("Layer", "left"), ("Weights", "right"), *((heading, "right") for heading in headings)])
+    for name, found in layers.items():
+        table.add_row(Text(name), size(found[0].weights), *(f"{row.error:.2f}" for row in found[1:]))
+    return table
+
+
+#: The columns of `sweep_table` after the swept settings, as `LAYER_COLUMNS`.
+SWEEP_COLUMNS = (
+    ("Bytes", "right", 0),
+    ("Ratio", "right", 0),
+    ("Kept", "right", 2),
+    ("Val error", "right", 0),
+    ("Test error", "right", 0),
+    ("Seconds", "right", 1),
+    ("Front", "left", 0),
+)
+
+
+def sweep_table(rows: Sequence[Mapping[str, Any]], swept: Sequence[str], width: int = UNLIMITED) -> Table:
+    """The points of a sweep, with a mark at those of the front.
+
+    Args:
+        rows: the swept settings by name, ``file_bytes``, ``ratio``, ``kept``, ``val_error``, ``test_error``,
+            ``seconds``, ``front``, and ``failure``: why the numbers are None.
+        swept: names of the settings to show.
+        width: columns are left out until the table fits into it.
+    """
+    columns = [(name.replace("_", " ").capitalize(), "right", 0) for name in swept]
+    return _fitting((*columns, *SWEEP_COLUMNS), [_sweep_row(row, swept) for row in rows], width)
+
+
+def _sweep_row(row: Mapping[str, Any], swept: Sequence[str]) -> list[Text | str]:
+    settings: list[Text | str] = [str(row[name]).removesuffix(".0") for name in swept]
+    if row["failure"]:
+        return [*settings, "failed", "", "", "", "", "", ""]
+    return [
+        *settings,
+        size(row["file_bytes"]),
+        f"{row['ratio']:.2f}×",
+        percent(100 * row["kept"], 1),
+        percent(row["val_error"]),
+        percent(row["test_error"]),
+        f"{row['seconds']:.1f}",
+        "●" if row["front"] else "",
+    ]

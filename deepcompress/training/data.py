@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from deepcompress.errors import DataError
+from deepcompress.training.folders import SPLIT_SEED, read_folder
+
+Samples = tuple[torch.Tensor, torch.Tensor]  # x as float32 (n, ...), y (n,)
 
 #: Where torchvision's data sets are looked for, and downloaded to, if nobody says otherwise.
 DEFAULT_DATA_DIR = Path.home() / ".cache" / "deepcompress"
-SPLIT_SEED = 2016  # splits never depend on the seed of a run, so that all runs hold out the same images
 
 
 @dataclass(frozen=True)
@@ -129,16 +131,28 @@ def data_dir(given: str | Path | None = None) -> Path:
 
 
 def load_data(name: str, folder: str | Path | None = None) -> DataSet:
-    """Load a data set by name (see `DATA_SETS`), or a ``FILE.npz`` with x_train, y_train, x_test, y_test.
+    """Load a data set by name (see `DATA_SETS`), or one of the user's own.
+
+    Args:
+        name: of a known data set; or the path of a ``FILE.npz`` with x_train, y_train, x_test, y_test; or that of a
+            folder with one folder of images for each class (see `training.folders`). A known name wins over a folder
+            that is called the same: write ``./digits`` for that.
+        folder: where the known data sets are; None as in `data_dir`.
+
+    Returns:
+        The data set. Its name, which files store, is that of the file or folder without the path.
 
     Raises:
-        DataError: the name is unknown, or the data is neither on disk nor to be downloaded.
+        DataError: the name is unknown, the data is neither on disk nor to be downloaded, or it is malformed.
     """
     if name in DATA_SETS:
         return DATA_SETS[name](data_dir(folder))
     if name.endswith(".npz"):
         return _npz(Path(name))
-    raise DataError(f"unknown data set {name!r}; known: {', '.join(sorted(DATA_SETS))}, or FILE.npz")
+    if Path(name).is_dir():
+        return _folder(Path(name))
+    known = ", ".join(sorted(DATA_SETS))
+    raise DataError(f"unknown data set {name!r}; known: {known}, or a folder that is there, or FILE.npz")
 
 
 def _digits(_: Path) -> DataSet:
@@ -151,7 +165,7 @@ def _digits(_: Path) -> DataSet:
     y = torch.tensor(labels, dtype=torch.int64)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
     x, y = x[order], y[order]
-    return _assemble("digits", x[500:], y[500:], x[:500], y[:500], validation=200, shift=1)
+    return _assemble("digits", (x[500:], y[500:]), (x[:500], y[:500]), 200, shift=1)
 
 
 def _from_torchvision(name: str, class_name: str, shift: int, flip: bool = False) -> Callable[[Path], DataSet]:
@@ -171,13 +185,12 @@ def _from_torchvision(name: str, class_name: str, shift: int, flip: bool = False
                     f"{name} is not in {folder} and could not be downloaded ({reason}); point --data-dir or "
                     "DEEPCOMPRESS_DATA at a folder that holds it, or use --data digits, which needs no download"
                 ) from None
-        (x_train, y_train), (x_test, y_test) = parts
-        return _assemble(name, x_train, y_train, x_test, y_test, validation=5000, shift=shift, flip=flip)
+        return _assemble(name, parts[0], parts[1], 5000, shift, flip)
 
     return load
 
 
-def _fetch(maker: Any, folder: Path, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _fetch(maker: Any, folder: Path, train: bool) -> Samples:
     try:
         source = maker(folder, train=train, download=False)
     except RuntimeError:
@@ -214,14 +227,8 @@ def _npz(path: Path) -> DataSet:
     _check_arrays(path, "test", x_test, y_test, at_least=1)
     if x_train.shape[1:] != x_test.shape[1:]:
         raise DataError(f"{path}: samples of x_train are {x_train.shape[1:]}, but those of x_test {x_test.shape[1:]}")
-    return _assemble(
-        path.stem,
-        _images(x_train),
-        torch.as_tensor(y_train),
-        _images(x_test),
-        torch.as_tensor(y_test),
-        validation=max(1, len(x_train) // 10),
-    )
+    train, test = (_images(x_train), torch.as_tensor(y_train)), (_images(x_test), torch.as_tensor(y_test))
+    return _assemble(_own_name(path.stem), train, test, max(1, len(x_train) // 10))
 
 
 def _check_arrays(path: Path, part: str, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], at_least: int) -> None:
@@ -237,25 +244,41 @@ def _check_arrays(path: Path, part: str, x: np.ndarray[Any, Any], y: np.ndarray[
         raise DataError(f"{path}: x_{part} holds NaN or infinite values")
 
 
+def _folder(path: Path) -> DataSet:
+    parts = {part: (_images(x), torch.as_tensor(y)) for part, (x, y) in read_folder(path).items()}
+    train = parts["train"]
+    if len(train[1]) < 3:
+        raise DataError(f"{path} has {len(train[1])} images to train on; it must have 3 or more")
+    name = _own_name(Path(os.path.abspath(path)).name)  # noqa: PTH100 (resolve would follow a link)
+    return _assemble(name, train, parts["test"], parts.get("val", max(1, len(train[1]) // 10)))
+
+
+def _own_name(name: str) -> str:
+    """What a user's own data is called: never like a known data set, and with nothing that a file may not hold."""
+    printable = "".join(character if character.isprintable() else "?" for character in name)
+    return f"./{printable}" if printable in DATA_SETS else printable
+
+
 def _assemble(
-    name: str,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    x_test: torch.Tensor,
-    y_test: torch.Tensor,
-    validation: int,
-    shift: int = 0,
-    flip: bool = False,
+    name: str, train: Samples, test: Samples, validation: int | Samples, shift: int = 0, flip: bool = False
 ) -> DataSet:
-    """Hold out `validation` training samples, and normalize all by mean and deviation of the rest, per channel."""
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    held, kept = order[:validation], order[validation:]
+    """Normalize all parts, in place, by mean and deviation of the training part, per channel.
+
+    `validation`: how many training samples to hold out first, or the samples themselves.
+    """
+    if isinstance(validation, int):
+        (x, y), count = train, validation
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
+        train, validation = (x[order[count:]], y[order[count:]]), (x[order[:count]], y[order[:count]])
+    x = train[0]
     axes = [axis for axis in range(x.ndim) if axis != 1] if x.ndim == 4 else [0]
-    mean = x[kept].mean(dim=axes, keepdim=True)
-    deviation = x[kept].std(dim=axes, keepdim=True).clamp_min(1e-6)
-    x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
-    y, y_test = y.long(), y_test.long()
-    return DataSet(name, x[kept], y[kept], x[held], y[held], x_test, y_test, shift, flip)
+    mean = x.mean(dim=axes, keepdim=True)
+    deviation = x.std(dim=axes, keepdim=True).clamp_min(1e-6)
+    for x in (train[0], validation[0], test[0]):
+        x.sub_(mean).div_(deviation)  # in place: data may take much of the memory
+    x_train, x_val, x_test = train[0], validation[0], test[0]
+    y_train, y_val, y_test = (part[1].long() for part in (train, validation, test))
+    return DataSet(name, x_train, y_train, x_val, y_val, x_test, y_test, shift, flip)
 
 
 DATA_SETS: dict[str, Callable[[Path], DataSet]] = {

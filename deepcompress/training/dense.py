@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from deepcompress.recipe import check_number
 from deepcompress.training.data import DataSet
 from deepcompress.training.loop import fit, seed_everything
 from deepcompress.training.objective import Classification
@@ -31,6 +32,9 @@ class DenseSettings:
     lr_schedule: str = "cosine"
     precision: str = "float32"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number(self.label_smoothing, "label_smoothing", 0, 0.99)
 
 
 def train_dense(

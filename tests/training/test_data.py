@@ -70,6 +70,88 @@ def test_shift_is_for_shuffled_images_only():
         assert torch.equal(x, X[y])
 
 
+IMAGES = torch.randn(400, 2, 3, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_flip_gives_exact_mirror_images_of_about_every_second():
+    mirror = IMAGES[:, :, :, [4, 3, 2, 1, 0]]
+    loader = TensorLoader(IMAGES, torch.arange(400), 32, seed=0, flip=True)
+    passes = []
+    for _ in range(2):
+        flipped = {}
+        for x, y in loader:
+            for image, index in zip(x, y.tolist(), strict=True):
+                flipped[index] = torch.equal(image, mirror[index])
+                assert flipped[index] or torch.equal(image, IMAGES[index])
+        assert sorted(flipped) == list(range(400))
+        assert 160 < sum(flipped.values()) < 240
+        passes.append(flipped)
+    assert passes[0] != passes[1]
+
+
+def test_flip_is_for_shuffled_images_only():
+    (x, _), *_ = TensorLoader(IMAGES, torch.arange(400), 400, flip=True)
+    assert torch.equal(x, IMAGES)
+    for x, y in TensorLoader(X, Y, 4, seed=0, flip=True):
+        assert torch.equal(x, X[y])
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_without_flip_batches_are_what_they_were_before_there_was_one(shift):
+    """The draws of a pass, written out: the permutation, then one move for each image of each batch, and no more."""
+    loader = TensorLoader(IMAGES, torch.arange(400), 150, seed=7, shift=shift)
+    generator = torch.Generator().manual_seed(7)
+    padded = np.pad(IMAGES.numpy(), ((0, 0), (0, 0), (shift, shift), (shift, shift)), mode="edge")
+    for _ in range(2):
+        order = torch.randperm(400, generator=generator)
+        for (x, y), chosen in zip(loader, order.split(150), strict=True):
+            assert torch.equal(y, chosen)
+            down, right = torch.zeros(2, len(y), dtype=torch.int64)
+            if shift:
+                down, right = torch.randint(0, 2 * shift + 1, (2, len(y), 1), generator=generator)[:, :, 0]
+            for image, index, top, left in zip(x, *(part.tolist() for part in (y, down, right)), strict=True):
+                assert np.array_equal(image.numpy(), padded[index, :, top : top + 3, left : left + 5])
+        assert torch.equal(loader.generator.get_state(), generator.get_state())
+
+
+def test_flip_does_not_change_which_images_are_together():
+    """In the first pass; it draws from the same generator."""
+    plain, flipped = (list(TensorLoader(IMAGES, torch.arange(400), 32, seed=3, flip=flip)) for flip in (False, True))
+    assert all(torch.equal(one, other) for (_, one), (_, other) in zip(plain, flipped, strict=True))
+
+
+def test_a_shifted_image_is_mirrored_after_the_shift():
+    shifted, both = (
+        next(iter(TensorLoader(IMAGES, torch.arange(400), 400, seed=3, shift=1, flip=flip)))[0]
+        for flip in (False, True)
+    )
+    same = (both == shifted).flatten(1).all(1)
+    assert torch.equal(both[~same], shifted[~same].flip(3))
+    assert 160 < int(same.sum()) < 240
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("cifar10", "CIFAR10")]
+)
+def test_what_the_known_sets_do_by_default(name, kind, tmp_path, monkeypatch):
+    class Source:
+        def __init__(self, folder, train, download):
+            assert (folder, download) == (tmp_path, False)
+            shape = (4, 4, 3) if name == "cifar10" else (4, 4)
+            chance = np.random.default_rng(int(train))
+            self.data = chance.integers(0, 256, (5010 if train else 20, *shape), dtype=np.uint8)
+            self.targets = chance.integers(0, 10, len(self.data)).tolist()
+
+    monkeypatch.setattr(f"torchvision.datasets.{kind}", Source)
+    data = load_data(name, tmp_path)
+    colour = name == "cifar10"
+    assert (data.name, data.shift, data.flip) == (name, 4 if colour else 1, colour)
+    assert [tuple(x.shape) for x, _ in parts(data)] == [(n, 3 if colour else 1, 4, 4) for n in (10, 5000, 20)]
+    own, told = data.train_loader(5, 0), data.train_loader(5, 0, shift=2, flip=not colour)
+    assert (own.shift, own.flip) == (data.shift, data.flip)
+    assert (told.shift, told.flip) == (2, not colour)
+
+
 @pytest.fixture(scope="module")
 def digits():
     return load_data("digits")
@@ -88,7 +170,7 @@ def test_digits(digits):
     assert all(y.dtype is torch.int64 and set(y.tolist()) == set(range(10)) for _, y in parts(digits))
     assert digits.x_train.mean() == pytest.approx(0, abs=1e-5)
     assert digits.x_train.std() == pytest.approx(1, abs=1e-4)
-    assert (digits.name, digits.shift) == ("digits", 1)
+    assert (digits.name, digits.shift, digits.flip) == ("digits", 1, False)
 
 
 def test_splits_of_digits_share_no_image(digits):
@@ -142,7 +224,7 @@ def saved(tmp_path, **changes):
 def test_npz(tmp_path):
     source = arrays()
     data = load_data(saved(tmp_path))
-    assert (data.name, data.shift) == ("mine", 0)
+    assert (data.name, data.shift, data.flip) == ("mine", 0, False)
     assert [tuple(x.shape) for x, _ in parts(data)] == [(27, 3), (3, 3), (10, 3)]
     assert data.x_train.dtype is torch.float32
     assert data.y_train.dtype is torch.int64

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from samples import SIDE, blobs, conv_net
 
 from deepcompress.training.data import DataSet
 from deepcompress.training.dense import DenseSettings, train_dense
 from deepcompress.training.loop import evaluate
+from deepcompress.training.objective import Classification
 from deepcompress.training.progress import Progress
 
 
@@ -41,3 +44,28 @@ def test_the_seed_decides():
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_settings_reach_the_loop(monkeypatch):
+    calls = []
+    monkeypatch.setattr("deepcompress.training.dense.fit", lambda *where, **how: calls.append((where, how)))
+    settings = DenseSettings(
+        epochs=7, batch_size=25, lr=0.3, weight_decay=0.02, shift=2, flip=True, label_smoothing=0.1,
+        lr_schedule="step", precision="bfloat16", seed=5,
+    )  # fmt: skip
+    trained(settings)
+    (((_, loader, optimizer, epochs), how),) = calls
+    assert (epochs, loader.batch_size, loader.shift, loader.flip) == (7, 25, 2, True)
+    assert (how["lr_schedule"], how["precision"]) == ("step", "bfloat16")
+    assert how["objective"] == Classification(0.1)
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"], group["nesterov"]) == (0.3, 0.02, True)
+
+
+def test_the_datas_own_shift_and_flip_are_the_default(monkeypatch):
+    loaders = []
+    monkeypatch.setattr("deepcompress.training.dense.fit", lambda model, loader, *_, **__: loaders.append(loader))
+    own = replace(data(), shift=3, flip=True)
+    for changes in ({}, {"shift": 0, "flip": False}):
+        train_dense(conv_net(), own, DenseSettings(**changes), torch.device("cpu"))
+    assert [(loader.shift, loader.flip) for loader in loaders] == [(3, True), (0, False)]

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from samples import CLASSES, Mlp
+from samples import CLASSES, Mlp, conv_net
 from torch import nn
 
 from deepcompress.errors import DataError, DeepCompressError, NetworkError
+from deepcompress.recipe import CHOICES
 from deepcompress.training.loop import (
     LR_SCHEDULES,
     Hooks,
@@ -120,6 +121,124 @@ def test_warmup_and_cosine():
     assert warmup_cosine(0.51) == pytest.approx(0.5)
     assert warmup_cosine(1) == pytest.approx(0)
     assert warmup_cosine(0.25, warmup=0) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def cosine(progress):
+    return 0.5 * (1 + math.cos(math.pi * (progress - 0.02) / 0.98))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("step", [1, 1, 0.1, 0.01, 0.01]),
+        ("constant", [1, 1, 1, 1, 1]),
+        ("cosine", [0, cosine(0.49), cosine(0.5), cosine(0.75), 0]),
+    ],
+)
+def test_schedules(name, values):
+    points = [0, 0.49, 0.5, 0.75, 1]
+    assert [LR_SCHEDULES[name](point) for point in points] == pytest.approx(values, abs=1e-15)
+
+
+def test_every_schedule_is_one_that_a_recipe_may_name():
+    assert sorted(LR_SCHEDULES) == sorted(CHOICES["lr_schedule"])
+
+
+@pytest.mark.parametrize("name", LR_SCHEDULES)
+def test_schedules_reach_the_optimizer(name):
+    model = Fixed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
+    seen = []
+
+    class Watch(Hooks):
+        def after_step(self):
+            seen.append(optimizer.param_groups[0]["lr"])
+
+    batch = (torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    fit(model, [batch] * 5, optimizer, 4, stage="x", hooks=Watch(), lr_schedule=name)
+    assert seen == [3.0 * LR_SCHEDULES[name]((step + 0.5) / 20) for step in range(20)]
+
+
+def test_the_objective_sees_logits_inputs_and_labels():
+    model = Fixed()
+    x, y = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+    seen = []
+
+    def objective(*arguments):
+        seen.append(arguments)
+        return arguments[0].sum()
+
+    fit(model, [(x, y)], torch.optim.SGD(model.parameters(), lr=0.5), 1, stage="x", objective=objective)
+    ((logits, inputs, labels),) = seen
+    assert torch.equal(logits, x)
+    assert torch.equal(inputs, x)
+    assert torch.equal(labels, y)
+    assert 0 < model.scale.item() < 1  # it went down along this objective, whatever the labels say
+
+
+def fitted(precision, data, seed=0, **how):
+    """A network with batch norm after two epochs, the types that its layers computed in, and those of the loss."""
+    torch.manual_seed(seed)
+    model = conv_net(batch_norm=True)
+    types, losses = {}, []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda _, __, out, name=name: types.setdefault(name, set()).add(out.dtype))
+
+    def objective(logits, x, y):
+        loss = F.cross_entropy(logits, y)
+        losses.append((logits.dtype, loss.dtype, x.dtype))
+        return loss
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    fit(model, data, optimizer, 2, stage="x", objective=objective, precision=precision, **how)
+    return model, types, set(losses)
+
+
+def test_bfloat16_computes_in_it_and_keeps_everything_else(image_train):
+    model, types, losses = fitted("bfloat16", image_train)
+    assert set(types) == {"0", "3", "7", "9"}
+    assert all(found == {torch.bfloat16} for found in types.values())
+    assert losses == {(torch.float32,) * 3}
+    assert all(parameter.dtype is torch.float32 for parameter in model.parameters())
+    assert all(parameter.grad.dtype is torch.float32 for parameter in model.parameters())
+    assert {value.dtype for value in model.buffers()} == {torch.float32, torch.int64}
+    # No weight was rounded to the 8 bits of bfloat16's mantissa.
+    assert not torch.equal(model[3].weight, model[3].weight.bfloat16().float())
+
+
+def test_float32_is_the_default_and_computes_in_nothing_else(image_train):
+    model, types, losses = fitted("float32", image_train)
+    assert all(found == {torch.float32} for found in types.values())
+    assert losses == {(torch.float32,) * 3}
+    other, _, _ = fitted("bfloat16", image_train)
+    assert not torch.equal(model[0].weight, other[0].weight)
+    torch.testing.assert_close(model[0].weight, other[0].weight, rtol=0.1, atol=0.05)
+
+
+def test_bfloat16_repeats_by_seed(image_train):
+    first, again, other = (fitted("bfloat16", image_train, seed)[0].state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+
+
+def test_validation_is_in_float32_whatever_training_is_in(image_train, image_test):
+    seen = []
+
+    class Recorder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(64, CLASSES)
+
+        def forward(self, x):
+            out = self.fc(x.flatten(1))
+            seen.append((self.training, out.dtype))
+            return out
+
+    model = Recorder()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fit(model, image_train, optimizer, 1, stage="x", val_batches=image_test, precision="bfloat16")
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
 
 
 def test_gradients_start_from_nothing_at_every_step():

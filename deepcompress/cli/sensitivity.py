@@ -1,0 +1,132 @@
+"""`deepcompress sensitivity`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deepcompress.cli.common import (
+    Several,
+    command_line,
+    output_folder,
+    read_model_and_data,
+    show,
+    versions,
+    write_csv,
+)
+from deepcompress.cli.options import build_recipe, common, data_options, network_option, recipe_options, trust_option
+
+if TYPE_CHECKING:
+    from deepcompress.sensitivity import LayerPruned
+
+#: Settings of a recipe that matter here: what to remove, and how to retrain.
+SETTINGS = (
+    "recipe_file", "criterion", "optimizer", "lr", "batch_size", "penalty", "penalty_weight", "lr_schedule",
+    "label_smoothing", "distill", "temperature", "precision", "shift", "flip", "seed",
+)  # fmt: skip
+COLUMNS = ("layer", "weights", "sparsity", "error", "loss")
+
+
+@click.command()
+@click.argument("checkpoint", metavar="CKPT", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), default="sensitivity", show_default=True, metavar="FOLDER",
+              help="Gets sensitivity.csv and sensitivity.png.")  # fmt: skip
+@click.option("--prune", "sparsities", type=Several(click.FloatRange(0, 1, max_open=True)), metavar="F,F,…",
+              help="Fractions of a layer to remove.  [default: 0.3,0.5,0.7,0.8,0.9,0.95,0.98,0.99]")  # fmt: skip
+@click.option("--layer", "layers", multiple=True, metavar="PATTERN",
+              help="Only the layers whose name matches; repeatable.  [default: all]")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="Retrain for so many epochs after each cut, pruned weights held at zero.")  # fmt: skip
+@network_option
+@data_options()
+@trust_option
+@common
+def sensitivity(
+    checkpoint: str,
+    output: str,
+    sparsities: tuple[float, ...] | None,
+    layers: tuple[str, ...],
+    epochs: int,
+    network: str | None,
+    data: str | None,
+    data_dir: str | None,
+    device: str,
+    recipe_file: str | None,
+    trust_pickle: bool,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Prune one layer at a time and see how the error grows.
+
+    Each layer is pruned alone, from the weights in CKPT each time, and the network measured on the validation data: the
+    test data has no part in this. A layer keeps one weight at least. Where the error grows early, prune less, with
+    --layer of compress.
+    """
+    recipe = build_recipe(recipe_file, (), {**settings, "epochs": epochs})
+
+    from deepcompress import sensitivity as library
+    from deepcompress.files import check_writable
+    from deepcompress.report.console import ConsoleProgress
+
+    model, samples = read_model_and_data(checkpoint, trust_pickle, network, data, data_dir, device)
+    folder = output_folder(Path(output))
+    check_writable(folder / "sensitivity.csv")
+    train = samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip) if epochs else None
+    with ConsoleProgress(quiet) as watch:
+        found = library.sensitivity(
+            model,
+            samples.val_loader(),
+            library.SPARSITIES if sparsities is None else sparsities,
+            train,
+            recipe,
+            layers or None,
+            watch,
+        )
+    facts = {"checkpoint": checkpoint, "data": samples.name, "samples": len(samples.y_val), "epochs": epochs}
+    _deliver(found, folder, facts, as_json)
+
+
+def _deliver(found: Sequence[LayerPruned], folder: Path, facts: dict[str, Any], as_json: bool) -> None:
+    """Write the CSV file and the picture, and show the table."""
+    from deepcompress.report.plots import draw_sensitivity
+
+    table, picture = folder / "sensitivity.csv", folder / "sensitivity.png"
+    rows = [asdict(row) | {"loss": row.loss if math.isfinite(row.loss) else None} for row in found]
+    dense = found[0].error
+    write_csv(table, COLUMNS, rows)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in found:
+        curves.setdefault(row.layer, []).append((row.sparsity, row.error))
+    what = "one layer pruned" + (f", retraining epochs: {facts['epochs']}" if facts["epochs"] else "")
+    draw_sensitivity(curves, dense, picture, title=f"{Path(facts['checkpoint']).name}, {facts['data']}: {what}")
+    files = [str(table), str(picture)]
+    result = {
+        **facts, "dense_error": dense, "rows": rows, "files": files, "command": command_line(), "versions": versions(),
+    }  # fmt: skip
+
+    def report() -> None:
+        from deepcompress.report import tables
+
+        console = tables.output()
+        console.out(
+            f"Error in percent on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
+            f"dense {dense:.2f}\n",
+            highlight=False,
+        )
+        console.print(tables.sensitivity_table(found))
+        console.out("\n" + ", ".join(files), highlight=False)
+
+    show(as_json, result, report)
+
+
+# The options of compress that matter here go before --json, -v and -q; click collects options from the last on.
+sensitivity.params[-3:-3] = [
+    option for option in reversed(recipe_options(click.Command(None)).params) if option.name in SETTINGS
+]

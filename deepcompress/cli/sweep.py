@@ -1,0 +1,165 @@
+"""`deepcompress sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deepcompress.cli.common import (
+    Several,
+    command_line,
+    model_and_data,
+    network_name,
+    output_folder,
+    read_model_and_data,
+    show,
+    storable,
+    versions,
+    write_csv,
+)
+from deepcompress.cli.options import build_recipe, common, data_options, network_option, recipe_options, trust_option
+from deepcompress.errors import DeepCompressError
+
+if TYPE_CHECKING:
+    from deepcompress.sweep import Outcome
+
+#: Settings that take several values, from the one that changes slowest.
+AXES = ("prune", "bits", "conv_bits", "init", "seed")
+NUMBERS = ("file_bytes", "ratio", "kept", "val_error", "test_error", "seconds")
+COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure")
+
+
+@click.command()
+@click.argument("checkpoint", metavar="CKPT", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), default="sweep", show_default=True, metavar="FOLDER",
+              help="Gets sweep.csv, sweep.png, and points/NAME.dc and .json.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Points to work on at a time, each in a process of its own. The files are the same.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="CPU threads of each process. More of them round differently, so the files can differ.")  # fmt: skip
+@network_option
+@data_options()
+@recipe_options
+@trust_option
+@common
+def sweep(
+    checkpoint: str,
+    output: str,
+    jobs: int,
+    threads: int,
+    network: str | None,
+    data: str | None,
+    data_dir: str | None,
+    device: str,
+    recipe_file: str | None,
+    layers: tuple[str, ...],
+    trust_pickle: bool,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Compress with many settings, and find the best trades of size for error.
+
+    --prune, --bits, --conv-bits, --init and --seed take several values, and every combination is compressed, just as
+    compress does it (with --threads threads):
+
+    \b
+      deepcompress sweep lenet5.pt --prune 0,0.8,0.9 --bits none,2,4,5 --seed 0,1,2 --jobs 2
+
+    The front, marked in the table, is that of file size and error on the validation data. The test data decides
+    nothing: its error stands beside. --no-retrain is fast, and needs data to measure on.
+
+    Points that FOLDER has already, of the same network and data with the same settings, are not computed again: after
+    an interruption, the same command goes on from there.
+    """
+    axes = {axis: settings.pop(axis) for axis in AXES}
+    axes = {axis: values for axis, values in axes.items() if values is not None}
+    recipe = build_recipe(recipe_file, layers, settings)
+
+    from deepcompress import sweep as library
+    from deepcompress.checkpoint import open_checkpoint
+    from deepcompress.files import check_writable
+    from deepcompress.report.console import ConsoleProgress
+
+    points = library.grid(recipe, axes)
+    source = open_checkpoint(checkpoint, trust_pickle)
+    name = network or network_name(source)
+    label = storable(name or "")
+    model, samples = model_and_data(source, checkpoint, name, data, data_dir, device)
+    make = partial(read_model_and_data, checkpoint, trust_pickle, network, data, data_dir, device)
+    folder = output_folder(Path(output))
+    place = output_folder(folder / "points")
+    check_writable(folder / "sweep.csv")
+    try:
+        with ConsoleProgress(quiet) as watch:
+            found = library.sweep(
+                model, samples, points, place, network=label, make=make, jobs=jobs, threads=threads, watch=watch
+            )
+    except KeyboardInterrupt:
+        raise DeepCompressError(
+            f"interrupted; the points that are done stay in {place}, and the same command goes on from there"
+        ) from None
+    _deliver(found, list(axes), folder, {"checkpoint": checkpoint, "network": label, "data": samples.name}, as_json)
+    failed = [outcome for outcome in found if outcome.failure]
+    if failed:
+        raise DeepCompressError(
+            f"{len(failed)} of {len(found)} points failed, the first of them {failed[0].name}: {failed[0].failure}"
+        )
+
+
+def _deliver(
+    found: Sequence[Outcome], swept: Sequence[str], folder: Path, origin: dict[str, str], as_json: bool
+) -> None:
+    """Write the CSV file and, if any point is there, the picture, and show the table."""
+    from deepcompress.sweep import front_of
+
+    front = front_of(found)
+    rows = [_row(outcome, index in front) for index, outcome in enumerate(found)]
+    table, picture = folder / "sweep.csv", folder / "sweep.png"
+    write_csv(table, COLUMNS, rows)
+    done = [outcome for outcome in found if not outcome.failure]
+    if done:
+        _draw(done, picture, f"{origin['network'] or Path(origin['checkpoint']).name}, {origin['data']}")
+    files = [str(path) for path in (table, *([picture] if done else []), folder / "points")]
+    result = {
+        **origin, "points": len(rows), "rows": rows, "front": [found[index].name for index in front], "files": files,
+        "command": command_line(), "versions": versions(),
+    }  # fmt: skip
+
+    def report() -> None:
+        from deepcompress.report import tables
+
+        console = tables.output()
+        console.print(tables.sweep_table(rows, swept, console.width))
+        for outcome in found:
+            if outcome.failure:
+                console.out(f"\n{outcome.name} failed: {outcome.failure}", highlight=False)
+        console.out("\n" + ", ".join(files), highlight=False)
+
+    show(as_json, result, report)
+
+
+def _row(outcome: Outcome, on_front: bool) -> dict[str, Any]:
+    settings = {axis: outcome.recipe.get(axis) for axis in AXES}
+    numbers = {number: getattr(outcome, number) for number in NUMBERS}
+    return {"name": outcome.name, **settings, **numbers, "front": on_front, "failure": outcome.failure}
+
+
+def _draw(done: Sequence[Outcome], picture: Path, title: str) -> None:
+    from deepcompress.report.plots import draw_front
+    from deepcompress.sweep import front_of
+
+    dots = [(float(outcome.file_bytes or 0), float(outcome.val_error or 0), outcome.name) for outcome in done]
+    draw_front(dots, front_of(done), picture, reference=100 - done[0].stages[0]["accuracy"], title=title)
+
+
+# These take a list of what they take in compress.
+for _option in sweep.params:
+    if _option.name in AXES and isinstance(_option, click.Option):
+        _option.type, _option.callback = Several(_option.type, _option.callback), None
+        _option.metavar = _option.metavar and f"{_option.metavar},…"

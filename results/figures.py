@@ -1,0 +1,154 @@
+"""Draws results/figures/*.png, from the .json and .dc files of reproduce.py.
+
+python results/figures.py
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from report import errors, load
+from reproduce import CONV, MLP, RESNET_POINTS, RESULTS, ROOT
+
+from deepcompress.checkpoint import load_checkpoint
+from deepcompress.container.breakdown import inspect
+from deepcompress.container.reader import ModelFile
+from deepcompress.report.plots import (
+    Curve,
+    draw_bytes,
+    draw_curves,
+    draw_image,
+    draw_panels,
+    draw_sensitivity,
+    draw_weights,
+    weight_picture,
+)
+
+FIGURES = RESULTS / "figures"
+
+
+def curve(name: str, label: str, x: str, *, where: dict[str, Any] | None = None, **looks: Any) -> Curve:
+    """Test error over the column `x` of a sweep, of the rows that have the settings `where`."""
+    rows = [row for row in load(f"studies/{name}")["rows"] if all(row[k] == v for k, v in (where or {}).items())]
+    rows.sort(key=lambda row: row[x])
+    return Curve(label, [row[x] for row in rows], [row["test_error"] for row in rows], **looks)
+
+
+def draw_stages() -> None:
+    """Han 2016, figure 6: pruning alone, sharing alone, both."""
+    curves = [
+        curve("pruning-alone", "pruning alone", "ratio"),
+        curve("sharing-alone", "sharing alone", "ratio"),
+        curve("pruning-and-sharing", "pruning, then 5 bits", "ratio", where={"bits": 5}),
+        curve("pruning-and-sharing", "pruning, then 3 bits", "ratio", where={"bits": 3}),
+    ]
+    curves = [Curve(c.label, [1 / ratio for ratio in c.x][::-1], c.y[::-1]) for c in curves]
+    draw_curves(
+        curves, FIGURES / "stages.png", xlabel="File size (% of dense fp32, log scale)", ylabel="Test error (%)",
+        xlog=True, xpercent=True, ylim=(0.5, 4), reference=("dense", errors(load("lenet-300-100-mnist"))[0]),
+        points=[("Han 2016", 1 / 40, 1.58)],
+    )  # fmt: skip
+
+
+def draw_bits() -> None:
+    """Han 2016, figure 7: bits of convolutions, and of fully connected layers, dense and pruned."""
+    panels = [
+        (title, [curve(f"bits-{kind}", "dense", axis), curve(f"bits-{kind}-pruned", "92 % pruned", axis, dashed=True)])
+        for title, kind, axis in (("Convolutions", "conv", "conv_bits"), ("Fully connected layers", "fc", "bits"))
+    ]
+    draw_panels(
+        panels, FIGURES / "bits.png", xlabel="Bits of a codebook index", ylabel="Test error (%)", ylim=(0, 6)
+    )  # fmt: skip
+
+
+def draw_inits() -> None:
+    """Han 2016, figure 8: where k-means starts."""
+    panels = [
+        (title, [curve(name, init, "bits", where={"init": init}) for init in ("linear", "density", "random")])
+        for title, name in (
+            ("LeNet-300-100, centroids tuned", "init-tuned"),
+            ("LeNet-5, not tuned", "init-lenet5"),
+            ("ResNet-20, not tuned", "init-resnet20"),
+        )
+    ]
+    draw_panels(
+        panels, FIGURES / "initialization.png", xlabel="Bits of a codebook index", ylabel="Test error (%, log scale)",
+        ylog=True, columns=3, size=(7.2, 2.9),
+    )  # fmt: skip
+
+
+def draw_retraining() -> None:
+    """Han 2015, figure 5: penalties, with and without retraining, at once and step by step."""
+    draw_curves(
+        [
+            curve("l2-no-retraining", "L2, no retraining", "prune", dashed=True),
+            curve("l1-no-retraining", "L1, no retraining", "prune", dashed=True),
+            curve("l1-retraining", "L1, one shot, retrained", "prune"),
+            curve("l2-retraining", "L2, one shot, retrained", "prune"),
+            curve("l2-iterative", "L2, iterative, retrained", "prune"),
+        ],
+        FIGURES / "retraining.png", xlabel="Weights removed (%)", ylabel="Test error (%)", xpercent=True, ylim=(0.5, 8),
+        reference=("dense", errors(load("lenet-300-100-mnist"))[0]),
+    )  # fmt: skip
+
+
+SENSITIVITIES = ("lenet-300-100", "lenet-300-100-retrained", "lenet5", "resnet20")
+
+
+def draw_sensitivities() -> None:
+    """Han 2015, figure 6: one layer at a time."""
+    for name in SENSITIVITIES:
+        found = load(f"studies/sensitivity-{name}")
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for row in found["rows"]:
+            curves.setdefault(row["layer"], []).append((row["sparsity"], row["error"]))
+        draw_sensitivity(curves, found["dense_error"], FIGURES / f"sensitivity-{name}.png")
+
+
+def draw_weight_histograms() -> None:
+    """Weights before, and the shared values after."""
+    for recipe, checkpoint in (("lenet-300-100-han2016", MLP), ("lenet5-han2016", CONV)):
+        path = RESULTS / f"{recipe}-seed0.dc"
+        dense = load_checkpoint(ROOT / checkpoint).state
+        with ModelFile(path) as file:
+            names = [name for name in file if name.endswith(".weight")]
+            pictures = [weight_picture(file, name, dense[name].flatten().to(torch.float32).numpy()) for name in names]
+        draw_weights(pictures, FIGURES / f"weights-{recipe}.png")
+        draw_bytes(inspect(path), FIGURES / f"bytes-{recipe}.png")
+
+
+def draw_pixels() -> None:
+    """Which pixels LeNet-300-100 still reads: connections of each to the first layer (Han 2015, section 3.5)."""
+    with ModelFile(RESULTS / "lenet-300-100-han2016-seed0.dc") as file:
+        weights, dtype = file.read("fc1.weight")
+    alive = np.count_nonzero(weights.view(dtype.bits), axis=0).reshape(28, 28)
+    draw_image(alive, FIGURES / "pixels.png", label="connections to the 300 units of fc1")
+
+
+def draw_resnet() -> None:
+    """Size against error of ResNet-20."""
+    rows = {point: load(f"resnet20-prune{point[0]}-bits{point[1]}") for point in RESNET_POINTS}
+    curves = []
+    for bits in sorted({bits for _, bits in rows}, reverse=True):
+        points = sorted((row["file_bytes"] / 1000, errors(row)[1]) for (_, width), row in rows.items() if width == bits)
+        curves.append(Curve(f"{bits} bits", [size for size, _ in points], [error for _, error in points]))
+    dense = errors(next(iter(rows.values())))[0]
+    draw_curves(
+        curves, FIGURES / "resnet20.png", xlabel="File size (KB)", ylabel="Test error (%)", reference=("dense", dense)
+    )
+
+
+def main() -> None:
+    """Draw every figure."""
+    FIGURES.mkdir(exist_ok=True)
+    for draw in (
+        draw_stages, draw_bits, draw_inits, draw_retraining, draw_sensitivities, draw_weight_histograms, draw_pixels,
+        draw_resnet,
+    ):  # fmt: skip
+        draw()
+
+
+if __name__ == "__main__":
+    main()

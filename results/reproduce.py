@@ -1,0 +1,163 @@
+"""Everything in results/, by name: the commands behind it, and a way to run those whose outcome is not there.
+
+    python results/reproduce.py                  # list the commands
+    python results/reproduce.py NAME [NAME ...]  # run these (shell patterns work: 'lenet5-*', '*')
+    python results/figures.py                    # then draw the figures
+    python results/report.py                     # and write results/README.md
+
+Each command is a `deepcompress` command as one would type it in the root of the project. What it prints with --json
+is kept as results/NAME.json; delete that file to run it again. Made with one CPU thread (OMP_NUM_THREADS=1).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+
+SEEDS = (0, 1, 2)
+CIFAR = "--data cifar10-jpeg.npz"
+SPARSITIES = "0.5,0.7,0.8,0.85,0.9,0.92,0.94,0.96,0.98,0.99"
+BITS = "1,2,3,4,5,6,7,8"
+MLP, CONV, RESNET = "models/lenet-300-100.pt", "models/lenet5.pt", "models/resnet20.pt"
+#: Size against error for ResNet-20: fraction removed, and index width of the codebooks.
+RESNET_POINTS = ((0.8, 4), (0.9, 4), (0.7, 4), (0.85, 4))
+#: What each option of the training loop is worth, one at a time.
+OPTIONS = {
+    "none": "",
+    "no-shift": "--shift 0",
+    "constant-rate": "--lr-schedule constant",
+    "step-rate": "--lr-schedule step",
+    "label-smoothing": "--label-smoothing 0.1",
+    "distillation": "--distill 0.5 --temperature 2",
+    "bfloat16": "--precision bfloat16",
+}
+
+
+def entries() -> dict[str, list[str]]:
+    """The .dc files that are shipped, each with its command."""
+    commands = {}
+    for name, checkpoint in (("lenet-300-100-mnist", MLP), ("lenet5-mnist", CONV), ("lenet5-digits", DIGITS)):
+        commands[name] = f"compress {checkpoint} --prune 0.92 --bits 5"
+    for recipe, checkpoint in PAPER_RECIPES.items():
+        for seed in SEEDS:
+            commands[f"{recipe}-seed{seed}"] = f"compress {checkpoint} --recipe recipes/{recipe}.toml --seed {seed}"
+    for prune, bits in RESNET_POINTS:
+        settings = f"--recipe recipes/resnet20.toml --prune {prune} --bits {bits} {CIFAR}"
+        commands[f"resnet20-prune{prune}-bits{bits}"] = f"compress {RESNET} {settings}"
+    return {name: [f"{command} -o results/{name}.dc"] for name, command in commands.items()}
+
+
+DIGITS = "models/lenet5-digits.pt"
+PAPER_RECIPES = {
+    "lenet-300-100-han2016": MLP,
+    "lenet-300-100-small": MLP,
+    "lenet5-han2016": CONV,
+    "lenet5-small": CONV,
+}
+
+
+def studies() -> dict[str, list[str]]:
+    """The curves behind the figures. What they write goes to build/ and is not shipped, but for the numbers."""
+    curves = {
+        # Han 2016, figure 6: pruning alone, sharing alone, both
+        "pruning-alone": f"sweep {MLP} --prune {SPARSITIES} --bits none --epochs 10",
+        "sharing-alone": f"sweep {MLP} --prune 0 --epochs 0 --bits {BITS}",
+        "pruning-and-sharing": f"sweep {MLP} --prune 0.8,0.9,0.92,0.94,0.96,0.98,0.99 --bits 3,5 --epochs 10",
+        # Han 2016, figure 7: bits of convolutions and of fully connected layers, dense and pruned
+        "bits-conv": f"sweep {CONV} --prune 0 --no-retrain --data mnist --bits none --conv-bits {BITS}",
+        "bits-fc": f"sweep {CONV} --prune 0 --no-retrain --data mnist --conv-bits none --bits {BITS}",
+        "bits-conv-pruned": f"sweep {PRUNED}.pt --prune 0 --no-retrain --data mnist --bits none --conv-bits {BITS}",
+        "bits-fc-pruned": f"sweep {PRUNED}.pt --prune 0 --no-retrain --data mnist --conv-bits none --bits {BITS}",
+        # Han 2016, figure 8: where k-means starts
+        "init-tuned": f"sweep {MLP} --prune 0 --epochs 0 --bits {BITS} --init linear,density,random",
+        "init-lenet5": f"sweep {CONV} --prune 0 --no-retrain --data mnist --bits {BITS} --init linear,density,random",
+        "init-resnet20": f"sweep {RESNET} --prune 0 --no-retrain {CIFAR} --bits {BITS} --init linear,density,random",
+        # Han 2015, figure 5: penalties, with and without retraining, at once and step by step
+        "l1-no-retraining": f"{L1_SWEEP} --no-retrain --data mnist",
+        "l2-no-retraining": f"{L2_SWEEP} --no-retrain --data mnist",
+        "l1-retraining": f"{L1_SWEEP} --epochs 10 --schedule one-shot {L1}",
+        "l2-retraining": f"{L2_SWEEP} --epochs 10 --schedule one-shot",
+        "l2-iterative": f"{L2_SWEEP} --epochs 10 --schedule linear",
+    }
+    for option, settings in OPTIONS.items():
+        base = f"sweep {MLP} --recipe recipes/lenet-300-100-small.toml --epochs 15 --seed 0,1,2"
+        curves[f"option-{option}"] = f"{base} {settings}".rstrip()
+    # Han 2015, figure 6: one layer at a time
+    for name, checkpoint in (("lenet-300-100", MLP), ("lenet5", CONV)):
+        curves[f"sensitivity-{name}"] = f"sensitivity {checkpoint}"
+    curves["sensitivity-lenet-300-100-retrained"] = f"sensitivity {MLP} --epochs 2"
+    curves["sensitivity-resnet20"] = f"sensitivity {RESNET} {CIFAR}"
+    prepared = {"bits-conv-pruned": PREPARE_PRUNED, "bits-fc-pruned": PREPARE_PRUNED}
+    prepared |= {name: PREPARE_L1 for name in curves if name.startswith("l1-")}
+    prepared |= {name: PREPARE_L2 for name in curves if name.startswith("l2-")}
+    return {
+        f"studies/{name}": [*prepared.get(name, []), f"{command} -o build/{name}"] for name, command in curves.items()
+    }
+
+
+L1 = "--penalty l1 --penalty-weight 5e-5"
+PRUNED, PENALIZED = "build/lenet5-pruned", "build/lenet-300-100"
+L1_SWEEP, L2_SWEEP = (f"sweep {PENALIZED}-{penalty}.pt --prune {SPARSITIES} --bits none" for penalty in ("l1", "l2"))
+PREPARE_PRUNED = [
+    f"compress {CONV} --prune 0.92 --bits none --epochs 10 -o {PRUNED}.dc",
+    f"export {PRUNED}.dc -o {PRUNED}.pt",
+]
+PREPARE_L1 = [
+    f"compress {MLP} --prune 0 --bits none --epochs 10 {L1} -o {PENALIZED}-l1.dc",
+    f"export {PENALIZED}-l1.dc -o {PENALIZED}-l1.pt",
+]
+PREPARE_L2 = [
+    f"compress {MLP} --prune 0 --bits none --epochs 10 -o {PENALIZED}-l2.dc",
+    f"export {PENALIZED}-l2.dc -o {PENALIZED}-l2.pt",
+]
+
+
+def main() -> None:
+    """List the experiments, or run those that are named and not there yet."""
+    experiments = entries() | studies()
+    patterns = sys.argv[1:]
+    if not patterns:
+        for name, commands in experiments.items():
+            state = "done" if (RESULTS / f"{name}.json").exists() else "to do"
+            print(f"{name} ({state})", *(f"  deepcompress {command}" for command in commands), sep="\n")
+        return
+    chosen = [name for name in experiments if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise SystemExit(f"no experiment is called {' or '.join(patterns)}; without a name all are listed")
+    (ROOT / "build").mkdir(exist_ok=True)
+    for name in chosen:
+        outcome = RESULTS / f"{name}.json"
+        if not outcome.exists():
+            run(experiments[name], outcome)
+
+
+def run(commands: list[str], outcome: Path) -> None:
+    """Run commands in the root of the project, but for those whose file is there; keep what the last one prints."""
+    printed = b""
+    for command in commands:
+        arguments = shlex.split(command)
+        if command is not commands[-1] and (ROOT / arguments[-1]).exists():
+            continue
+        print(f"deepcompress {command}", flush=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "deepcompress", *arguments, "--json"],
+            cwd=ROOT, stdout=subprocess.PIPE, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        if done.returncode:
+            raise SystemExit(f"{outcome.stem}: exit code {done.returncode}")
+        printed = done.stdout
+    outcome.parent.mkdir(exist_ok=True)
+    unfinished = outcome.with_suffix(".tmp")
+    unfinished.write_bytes(printed)
+    unfinished.replace(outcome)
+
+
+if __name__ == "__main__":
+    main()
