@@ -23,7 +23,7 @@ from deepcompress.quantize.sharing import Codebook, share, tune
 from deepcompress.recipe import Recipe
 from deepcompress.result import Result, StageResult, kept_line
 from deepcompress.training.loop import Batches, evaluate, seed_everything
-from deepcompress.training.objective import Classification
+from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
 
 
@@ -70,7 +70,7 @@ def compress(
     parameters = dict(work.named_parameters(remove_duplicate=False))
     weights = {layer.name: parameters.get(layer.name, state[layer.name]) for layer in layers}
     check_writable(path)
-    objective = Classification(recipe.label_smoothing, _teacher(model, recipe), recipe.distill, recipe.temperature)
+    objective = objective_of(recipe, model)
     seed_everything(recipe.seed)
     stages = _Stages(dense_bytes(state), lambda: evaluate(work, report).accuracy if report is not None else None)
 
@@ -137,11 +137,6 @@ def _contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:
                 f"entry {name} of the state_dict is a {type(value).__name__}; only tensors can be stored"
             )
     return state
-
-
-def _teacher(model: nn.Module, recipe: Recipe) -> nn.Module | None:
-    """The dense network as it came, if the recipe asks for its word."""
-    return copy.deepcopy(model).eval().requires_grad_(False) if recipe.distill else None
 
 
 def _layers(state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Layer]:

@@ -17,7 +17,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.loop import Batches, evaluate, seed_everything
-from deepcompress.training.objective import Classification
+from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -126,7 +126,6 @@ def _cut(
     weights = {name: parameters[name] if name in parameters else model.state_dict()[name]}
     if batches is None:
         return prune(weights, recipe, watch=watch)
-    teacher = copy.deepcopy(model).eval().requires_grad_(False) if recipe.distill else None
-    objective = Classification(recipe.label_smoothing, teacher, recipe.distill, recipe.temperature)
+    objective = objective_of(recipe, model)
     seed_everything(recipe.seed)
     return prune_and_retrain(model, weights, batches, recipe, watch=watch, objective=objective)

@@ -24,6 +24,7 @@ from deepcompress.prune.stage import prune_and_retrain
 from deepcompress.quantize import sharing
 from deepcompress.recipe import Recipe
 from deepcompress.streaming import compress_state
+from deepcompress.training import objective
 from deepcompress.training.loop import fit
 from deepcompress.training.objective import Classification
 
@@ -52,7 +53,7 @@ def objectives(monkeypatch):
             super().__init__(*arguments)
             made.append(self)
 
-    monkeypatch.setattr(pipeline, "Classification", Spy)
+    monkeypatch.setattr(objective, "Classification", Spy)
     return made
 
 
@@ -60,9 +61,9 @@ def test_the_teacher_is_the_network_as_it_came(dense, flat_train, objectives, tm
     dense.train()
     before = copy.deepcopy(dense.state_dict())
     compress(dense, flat_train, None, Recipe(**QUICK, distill=0.5, temperature=3.0), tmp_path / "m.dc")
-    (objective,) = objectives
-    teacher = objective.teacher
-    assert (objective.distill, objective.temperature) == (0.5, 3.0)
+    (made,) = objectives
+    teacher = made.teacher
+    assert (made.distill, made.temperature) == (0.5, 3.0)
     assert teacher is not dense
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not any(module.training for module in teacher.modules())
@@ -93,8 +94,8 @@ def test_the_teacher_is_asked_in_both_stages_and_in_evaluation_mode_only(dense, 
 
 def test_without_distillation_there_is_no_teacher(dense, flat_train, objectives, tmp_path):
     compress(dense, flat_train, None, Recipe(**QUICK, label_smoothing=0.2), tmp_path / "m.dc")
-    (objective,) = objectives
-    assert (objective.label_smoothing, objective.teacher, objective.distill) == (0.2, None, 0)
+    (made,) = objectives
+    assert (made.label_smoothing, made.teacher, made.distill) == (0.2, None, 0)
 
 
 def test_with_all_weight_on_the_teacher_labels_make_no_difference(dense, flat_train, tmp_path):

@@ -174,24 +174,6 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
     write_atomic(path, text.getvalue().encode())
 
 
-class Several(click.ParamType):  # type: ignore[type-arg]  # a generic class in new versions of click only
-    """A comma-separated list of what an option takes, as a tuple; each value is checked as the option's single one."""
-
-    name = "list"
-
-    def __init__(self, single: click.ParamType[Any], check: Callable[..., Any] | None = None) -> None:
-        self.single, self.check = single, check
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """What help shows where the option does not say it."""
-        return f"{self.single.get_metavar(param, ctx)},…"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        """The values, in the order in which they were given."""
-        values = [self.single.convert(part.strip(), param, ctx) for part in value.split(",")]
-        return tuple(self.check(ctx, param, value) if self.check else value for value in values)
-
-
 def data_name(given: str | None, named: str | None, file: str) -> str:
     """The data that a person named, else that which the file names.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(), default="model.dc", show_default=True, metavar="FILE")
 @network_option
 @data_options()
-@recipe_options
+@recipe_options()
 @trust_option
 @common
 def compress(

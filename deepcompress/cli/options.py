@@ -73,59 +73,54 @@ def _shown(field: str, text: str) -> str:
     return f"{text}  [default: {default}]" if default is not None else text
 
 
-def _bits(_: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
-    if value is None or value == "none":
-        return value
-    if value.isdecimal() and 1 <= int(value) <= MAX_BITS:
+class Bits(click.ParamType):  # type: ignore[type-arg]  # a generic class in new versions of click only
+    """The index width of a codebook, or ``none``."""
+
+    name = "bits"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """A number of bits as int."""
+        if value == "none":
+            return "none"
+        if not (str(value).isdecimal() and 1 <= int(value) <= MAX_BITS):
+            self.fail(f"{value!r} is not a whole number from 1 to {MAX_BITS}, nor 'none'", param, ctx)
         return int(value)
-    raise click.BadParameter(f"{value!r} is not a whole number from 1 to {MAX_BITS}, nor 'none'", param=parameter)
+
+
+class Several(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A comma-separated list of what an option takes, as a tuple."""
+
+    name = "list"
+
+    def __init__(self, single: click.ParamType[Any]) -> None:
+        self.single = single
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """What help shows where the option does not say it."""
+        return f"{self.single.get_metavar(param, ctx)},…"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """The values, in the order in which they were given."""
+        return tuple(self.single.convert(part.strip(), param, ctx) for part in value.split(","))
 
 
 def _choice(flag: str, field: str, text: str) -> Callable[[Command], Command]:
     return click.option(flag, field, type=click.Choice(CHOICES[field]), help=_shown(field, text))
 
 
-recipe_options = options(
-    click.option("--recipe", "recipe_file", type=click.Path(), metavar="FILE.toml",
-                 help="Read settings from a file; options given here win."),
-    click.option("--prune", type=click.FloatRange(0, 1, max_open=True), metavar="F",
-                 help=_shown("prune", "Fraction of all prunable weights to remove.")),
-    click.option("--bits", callback=_bits, metavar="B",
-                 help=_shown("bits", "2^B shared values a layer; none: no sharing.")),
-    click.option("--conv-bits", callback=_bits, metavar="B", help="The same for convolutions.  [default: --bits]"),
-    click.option("--layer", "layers", multiple=True, metavar="'PATTERN:prune=F,bits=B,group=G'",
-                 help="Settings for the layers whose name matches; repeatable, the last wins. "
-                 "Layers of one group share a codebook."),
-    _choice("--scope", "scope", "Spread the fraction over the layers, or one threshold for the network."),
-    _choice("--distribution", "distribution", "How it is spread: lamp (sensitive layers keep more), uniform, "
-            "or std (Han's quality × standard deviation)."),
-    click.option("--quality", type=click.FloatRange(min=0), metavar="Q",
-                 help="With --distribution std: the threshold in standard deviations, in place of --prune."),
-    _choice("--criterion", "criterion", "What makes a weight worth keeping."),
-    _choice("--schedule", "schedule", "How sparsity rises over the iterations."),
-    click.option("--iterations", type=click.IntRange(min=1), metavar="N",
-                 help=_shown("iterations", "Rounds of pruning and retraining.")),
-    click.option("--epochs", type=click.IntRange(min=0), metavar="N",
-                 help=_shown("epochs", "Retraining epochs in all.")),
-    click.option("--finetune-epochs", type=click.IntRange(min=0), metavar="N",
-                 help=_shown("finetune_epochs", "Epochs of centroid tuning.")),
-    _choice("--init", "init", "Where k-means starts."),
-    _choice("--coder", "coder", "Entropy coder of offsets and indices."),
-    click.option("--index-bits", type=click.IntRange(1, MAX_BITS), metavar="B",
-                 help="Width of the offsets between weights.  [default: the best for each layer]"),
-    _choice("--batch-norm", "batch_norm", "fold: running statistics into scale and shift, for fewer bytes."),
-    _choice("--small-dtype", "small_dtype", "Precision of biases and other small tensors in the file."),
-    click.option("--no-retrain", "retrain", is_flag=True, flag_value=False, default=None,
-                 help="Use no data: neither retraining nor tuning."),
+recipe_file_option = click.option(
+    "--recipe", "recipe_file", type=click.Path(), metavar="FILE.toml",
+    help="Read settings from a file; options given here win.",
+)  # fmt: skip
+criterion_option = _choice("--criterion", "criterion", "What makes a weight worth keeping.")
+retraining_options = options(
     _choice("--optimizer", "optimizer", "Of retraining."),
     click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
                  help=_shown("lr", "Highest learning rate of retraining.")),
-    click.option("--finetune-lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
-                 help=_shown("finetune_lr", "Highest learning rate of centroid tuning (SGD).")),
+    training_choice("--lr-schedule", "lr_schedule", None, "How the learning rates fall."),
     click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help=_shown("batch_size", "")),
     _choice("--penalty", "penalty", "On the weights while retraining."),
     click.option("--penalty-weight", type=click.FloatRange(min=0), metavar="X", help=_shown("penalty_weight", "")),
-    training_choice("--lr-schedule", "lr_schedule", None, "How the learning rates fall."),
     click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), metavar="E",
                  help=_shown("label_smoothing", "Probability that the labels spread over all classes.")),
     click.option("--distill", type=click.FloatRange(0, 1), metavar="W",
@@ -134,8 +129,57 @@ recipe_options = options(
                  help=_shown("temperature", "With --distill: what the logits are divided by.")),
     training_choice("--precision", "precision", None, "What the network computes in while training."),
     augmentation_options,
-    click.option("--seed", type=click.IntRange(min=0), metavar="N", help=_shown("seed", "")),
 )  # fmt: skip
+
+
+#: Settings of which `recipe_options` can take several values, from the one that changes slowest in a sweep.
+AXES = ("prune", "bits", "conv_bits", "init", "seed")
+
+
+def recipe_options(several: bool = False) -> Callable[[Command], Command]:
+    """All settings of a recipe; with `several` those of `AXES` take comma-separated lists."""
+
+    def kind(single: click.ParamType[Any]) -> click.ParamType[Any]:
+        return Several(single) if several else single
+
+    more = ",…" if several else ""
+    return options(
+        recipe_file_option,
+        click.option("--prune", type=kind(click.FloatRange(0, 1, max_open=True)), metavar=f"F{more}",
+                     help=_shown("prune", "Fraction of all prunable weights to remove.")),
+        click.option("--bits", type=kind(Bits()), metavar=f"B{more}",
+                     help=_shown("bits", "2^B shared values a layer; none: no sharing.")),
+        click.option("--conv-bits", type=kind(Bits()), metavar=f"B{more}",
+                     help="The same for convolutions.  [default: --bits]"),
+        click.option("--layer", "layers", multiple=True, metavar="'PATTERN:prune=F,bits=B,group=G'",
+                     help="Settings for the layers whose name matches; repeatable, the last wins. "
+                     "Layers of one group share a codebook."),
+        _choice("--scope", "scope", "Spread the fraction over the layers, or one threshold for the network."),
+        _choice("--distribution", "distribution", "How it is spread: lamp (sensitive layers keep more), uniform, "
+                "or std (Han's quality × standard deviation)."),
+        click.option("--quality", type=click.FloatRange(min=0), metavar="Q",
+                     help="With --distribution std: the threshold in standard deviations, in place of --prune."),
+        criterion_option,
+        _choice("--schedule", "schedule", "How sparsity rises over the iterations."),
+        click.option("--iterations", type=click.IntRange(min=1), metavar="N",
+                     help=_shown("iterations", "Rounds of pruning and retraining.")),
+        click.option("--epochs", type=click.IntRange(min=0), metavar="N",
+                     help=_shown("epochs", "Retraining epochs in all.")),
+        click.option("--init", type=kind(click.Choice(CHOICES["init"])), help=_shown("init", "Where k-means starts.")),
+        click.option("--finetune-epochs", type=click.IntRange(min=0), metavar="N",
+                     help=_shown("finetune_epochs", "Epochs of centroid tuning.")),
+        click.option("--finetune-lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
+                     help=_shown("finetune_lr", "Highest learning rate of centroid tuning (SGD).")),
+        _choice("--coder", "coder", "Entropy coder of offsets and indices."),
+        click.option("--index-bits", type=click.IntRange(1, MAX_BITS), metavar="B",
+                     help="Width of the offsets between weights.  [default: the best for each layer]"),
+        _choice("--batch-norm", "batch_norm", "fold: running statistics into scale and shift, for fewer bytes."),
+        _choice("--small-dtype", "small_dtype", "Precision of biases and other small tensors in the file."),
+        click.option("--no-retrain", "retrain", is_flag=True, flag_value=False, default=None,
+                     help="Use no data: neither retraining nor tuning."),
+        retraining_options,
+        click.option("--seed", type=kind(click.IntRange(min=0)), metavar=f"N{more}", help=_shown("seed", "")),
+    )  # fmt: skip
 
 
 def build_recipe(path: str | None, layers: tuple[str, ...], settings: dict[str, Any]) -> Recipe:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deepcompress.cli.common import (
-    Several,
     command_line,
     output_folder,
     read_model_and_data,
@@ -19,16 +18,21 @@ from deepcompress.cli.common import (
     versions,
     write_csv,
 )
-from deepcompress.cli.options import build_recipe, common, data_options, network_option, recipe_options, trust_option
+from deepcompress.cli.options import (
+    Several,
+    build_recipe,
+    common,
+    criterion_option,
+    data_options,
+    network_option,
+    recipe_file_option,
+    retraining_options,
+    trust_option,
+)
 
 if TYPE_CHECKING:
     from deepcompress.sensitivity import LayerPruned
 
-#: Settings of a recipe that matter here: what to remove, and how to retrain.
-SETTINGS = (
-    "recipe_file", "criterion", "optimizer", "lr", "batch_size", "penalty", "penalty_weight", "lr_schedule",
-    "label_smoothing", "distill", "temperature", "precision", "shift", "flip", "seed",
-)  # fmt: skip
 COLUMNS = ("layer", "weights", "sparsity", "error", "loss")
 
 
@@ -44,6 +48,10 @@ COLUMNS = ("layer", "weights", "sparsity", "error", "loss")
               help="Retrain for so many epochs after each cut, pruned weights held at zero.")  # fmt: skip
 @network_option
 @data_options()
+@recipe_file_option
+@criterion_option
+@retraining_options
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="[default: 0]")
 @trust_option
 @common
 def sensitivity(
@@ -124,9 +132,3 @@ def _deliver(found: Sequence[LayerPruned], folder: Path, facts: dict[str, Any], 
         console.out("\n" + ", ".join(files), highlight=False)
 
     show(as_json, result, report)
-
-
-# The options of compress that matter here go before --json, -v and -q; click collects options from the last on.
-sensitivity.params[-3:-3] = [
-    option for option in reversed(recipe_options(click.Command(None)).params) if option.name in SETTINGS
-]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deepcompress.cli.common import (
-    Several,
     command_line,
     model_and_data,
     network_name,
@@ -21,14 +20,20 @@ from deepcompress.cli.common import (
     versions,
     write_csv,
 )
-from deepcompress.cli.options import build_recipe, common, data_options, network_option, recipe_options, trust_option
+from deepcompress.cli.options import (
+    AXES,
+    build_recipe,
+    common,
+    data_options,
+    network_option,
+    recipe_options,
+    trust_option,
+)
 from deepcompress.errors import DeepCompressError
 
 if TYPE_CHECKING:
     from deepcompress.sweep import Outcome
 
-#: Settings that take several values, from the one that changes slowest.
-AXES = ("prune", "bits", "conv_bits", "init", "seed")
 NUMBERS = ("file_bytes", "ratio", "kept", "val_error", "test_error", "seconds")
 COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure")
 
@@ -43,7 +48,7 @@ COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure")
               help="CPU threads of each process. More of them round differently, so the files can differ.")  # fmt: skip
 @network_option
 @data_options()
-@recipe_options
+@recipe_options(several=True)
 @trust_option
 @common
 def sweep(
@@ -156,10 +161,3 @@ def _draw(done: Sequence[Outcome], picture: Path, title: str) -> None:
 
     dots = [(float(outcome.file_bytes or 0), float(outcome.val_error or 0), outcome.name) for outcome in done]
     draw_front(dots, front_of(done), picture, reference=100 - done[0].stages[0]["accuracy"], title=title)
-
-
-# These take a list of what they take in compress.
-for _option in sweep.params:
-    if _option.name in AXES and isinstance(_option, click.Option):
-        _option.type, _option.callback = Several(_option.type, _option.callback), None
-        _option.metavar = _option.metavar and f"{_option.metavar},…"

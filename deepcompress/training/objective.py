@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from deepcompress.recipe import Recipe
 
 #: The loss of a batch, a scalar, from the logits (batch, classes), the inputs, and the labels (batch,).
 Objective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -48,3 +51,9 @@ class Classification:
         student = F.log_softmax(logits / self.temperature, dim=1)
         divergence = F.kl_div(student, taught, reduction="batchmean", log_target=True)
         return (1 - self.distill) * loss + self.distill * self.temperature**2 * divergence
+
+
+def objective_of(recipe: Recipe, dense: nn.Module) -> Classification:
+    """What `recipe` asks to minimize; where it asks for a teacher, that is a copy of `dense` as it is now."""
+    teacher = copy.deepcopy(dense).eval().requires_grad_(False) if recipe.distill else None
+    return Classification(recipe.label_smoothing, teacher, recipe.distill, recipe.temperature)
