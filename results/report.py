@@ -176,7 +176,7 @@ def readme() -> str:
         "DEFAULTS": lambda: plain_table(("lenet-300-100-mnist", "lenet5-mnist", "lenet5-digits")),
         "TABLE2": lambda: layers("lenet-300-100-han2016", "lenet-300-100"),
         "TABLE3": lambda: layers("lenet5-han2016", "lenet5"),
-        "RESNET": lambda: plain_table(f"resnet20-prune{prune}-bits{bits}" for prune, bits in sorted(RESNET_POINTS)),
+        "RESNET": lambda: plain_table(RESNET_POINTS),
         "OPTIONS": options_table,
         "COMMANDS": sources,
         "VERSIONS": versions,

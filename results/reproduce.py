@@ -26,8 +26,12 @@ CIFAR = "--data cifar10-jpeg.npz"
 SPARSITIES = "0.5,0.7,0.8,0.85,0.9,0.92,0.94,0.96,0.98,0.99"
 BITS = "1,2,3,4,5,6,7,8"
 MLP, CONV, RESNET = "models/lenet-300-100.pt", "models/lenet5.pt", "models/resnet20.pt"
-#: Size against error for ResNet-20: fraction removed, and index width of the codebooks.
-RESNET_POINTS = ((0.8, 4), (0.9, 4), (0.7, 4), (0.85, 4))
+#: Size against error for ResNet-20.
+RESNET_POINTS = {
+    "resnet20-distilled": "--recipe recipes/resnet20-distilled.toml",
+    "resnet20-prune0.8-bits4": "--recipe recipes/resnet20.toml --prune 0.8 --bits 4",
+    "resnet20-prune0.9-bits4": "--recipe recipes/resnet20.toml --prune 0.9 --bits 4",
+}
 #: What each option of the training loop is worth, one at a time.
 OPTIONS = {
     "none": "",
@@ -48,9 +52,8 @@ def entries() -> dict[str, list[str]]:
     for recipe, checkpoint in PAPER_RECIPES.items():
         for seed in SEEDS:
             commands[f"{recipe}-seed{seed}"] = f"compress {checkpoint} --recipe recipes/{recipe}.toml --seed {seed}"
-    for prune, bits in RESNET_POINTS:
-        settings = f"--recipe recipes/resnet20.toml --prune {prune} --bits {bits} {CIFAR}"
-        commands[f"resnet20-prune{prune}-bits{bits}"] = f"compress {RESNET} {settings}"
+    for name, settings in RESNET_POINTS.items():
+        commands[name] = f"compress {RESNET} {settings} {CIFAR}"
     return {name: [f"{command} -o results/{name}.dc"] for name, command in commands.items()}
 
 
@@ -78,7 +81,7 @@ def studies() -> dict[str, list[str]]:
         # Han 2016, figure 8: where k-means starts
         "init-tuned": f"sweep {MLP} --prune 0 --epochs 0 --bits {BITS} --init linear,density,random",
         "init-lenet5": f"sweep {CONV} --prune 0 --no-retrain --data mnist --bits {BITS} --init linear,density,random",
-        "init-resnet20": f"sweep {RESNET} --prune 0 --no-retrain {CIFAR} --bits {BITS} --init linear,density,random",
+        "init-resnet20": f"sweep {RESNET} --prune 0 --no-retrain {CIFAR} --bits 2,3,4,5,6 --init linear,density,random",
         # Han 2015, figure 5: penalties, with and without retraining, at once and step by step
         "l1-no-retraining": f"{L1_SWEEP} --no-retrain --data mnist",
         "l2-no-retraining": f"{L2_SWEEP} --no-retrain --data mnist",
@@ -87,13 +90,13 @@ def studies() -> dict[str, list[str]]:
         "l2-iterative": f"{L2_SWEEP} --epochs 10 --schedule linear",
     }
     for option, settings in OPTIONS.items():
-        base = f"sweep {MLP} --recipe recipes/lenet-300-100-small.toml --epochs 15 --seed 0,1,2"
+        base = f"sweep {MLP} --recipe recipes/lenet-300-100-small.toml --epochs 8 --seed 0,1,2"
         curves[f"option-{option}"] = f"{base} {settings}".rstrip()
     # Han 2015, figure 6: one layer at a time
     for name, checkpoint in (("lenet-300-100", MLP), ("lenet5", CONV)):
         curves[f"sensitivity-{name}"] = f"sensitivity {checkpoint}"
     curves["sensitivity-lenet-300-100-retrained"] = f"sensitivity {MLP} --epochs 2"
-    curves["sensitivity-resnet20"] = f"sensitivity {RESNET} {CIFAR}"
+    curves["sensitivity-resnet20"] = f"sensitivity {RESNET} --prune 0.5,0.8,0.95 {CIFAR}"
     prepared = {"bits-conv-pruned": PREPARE_PRUNED, "bits-fc-pruned": PREPARE_PRUNED}
     prepared |= {name: PREPARE_L1 for name in curves if name.startswith("l1-")}
     prepared |= {name: PREPARE_L2 for name in curves if name.startswith("l2-")}
