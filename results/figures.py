@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from report import errors, load
-from reproduce import CONV, MLP, RESNET_POINTS, RESULTS, ROOT
+from reproduce import CONV, FEWER_BITS, MLP, RESULTS, ROOT
 
 from deepcompress.checkpoint import load_checkpoint
 from deepcompress.container.breakdown import inspect
@@ -70,12 +70,11 @@ def draw_inits() -> None:
         for title, name in (
             ("LeNet-300-100, centroids tuned", "init-tuned"),
             ("LeNet-5, not tuned", "init-lenet5"),
-            ("ResNet-20, not tuned", "init-resnet20"),
         )
     ]
     draw_panels(
         panels, FIGURES / "initialization.png", xlabel="Bits of a codebook index", ylabel="Test error (%, log scale)",
-        ylog=True, columns=3, size=(7.2, 2.9),
+        ylog=True, size=(5.5, 2.9),
     )  # fmt: skip
 
 
@@ -94,7 +93,7 @@ def draw_retraining() -> None:
     )  # fmt: skip
 
 
-SENSITIVITIES = ("lenet-300-100", "lenet-300-100-retrained", "lenet5", "resnet20")
+SENSITIVITIES = ("lenet-300-100", "lenet-300-100-retrained", "lenet5")
 
 
 def draw_sensitivities() -> None:
@@ -129,16 +128,19 @@ def draw_pixels() -> None:
 
 def draw_resnet() -> None:
     """Size against error of ResNet-20."""
-    found = {name: load(name) for name in RESNET_POINTS}
-    points = {name: (entry["file_bytes"] / 1000, errors(entry)[1]) for name, entry in found.items()}
-    distilled = points.pop("resnet20-distilled")
-    sizes, after = zip(*sorted(points.values()), strict=True)
+    names = ("resnet20-distilled", *(f"resnet20-distilled-bits{bits}" for bits in FEWER_BITS))
+    found = [load(name) for name in names]
+    short = load("resnet20-prune0.8-bits4")
     draw_curves(
-        [Curve("4 bits, 80 and 90 % pruned, 9 epochs", sizes, after)],
-        FIGURES / "resnet20.png", xlabel="File size (KB)", ylabel="Test error (%)",
-        reference=("dense", errors(found["resnet20-distilled"])[0]),
-        points=[("4 bits, 73 % pruned, 29 epochs, distilled", *distilled)],
+        [Curve("73 % pruned; 4, 3 and 2 bits", *zip(*sorted(map(size_and_error, found)), strict=True))],
+        FIGURES / "resnet20.png", xlabel="File size (KB)", ylabel="Test error (%, log scale)", ylog=True,
+        reference=("dense", errors(short)[0]), points=[("80 % pruned, 4 bits, 9 epochs", *size_and_error(short))],
     )  # fmt: skip
+
+
+def size_and_error(entry: dict[str, Any]) -> tuple[float, float]:
+    """Size of a file in KB, and test error of the network in it in percent."""
+    return entry["file_bytes"] / 1000, errors(entry)[1]
 
 
 def main() -> None:

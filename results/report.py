@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from reproduce import OPTIONS, PAPER_RECIPES, RESNET_POINTS, RESULTS, SEEDS, entries, studies
+from reproduce import OPTIONS, PAPER_RECIPES, RESULTS, SEEDS, entries, studies
 
 from deepcompress.container.breakdown import Breakdown, LayerBreakdown, inspect
 
@@ -176,7 +176,7 @@ def readme() -> str:
         "DEFAULTS": lambda: plain_table(("lenet-300-100-mnist", "lenet5-mnist", "lenet5-digits")),
         "TABLE2": lambda: layers("lenet-300-100-han2016", "lenet-300-100"),
         "TABLE3": lambda: layers("lenet5-han2016", "lenet5"),
-        "RESNET": lambda: plain_table(RESNET_POINTS),
+        "RESNET": lambda: plain_table(name for name in entries() if name.startswith("resnet20")),
         "OPTIONS": options_table,
         "COMMANDS": sources,
         "VERSIONS": versions,

@@ -23,15 +23,17 @@ RESULTS = ROOT / "results"
 
 SEEDS = (0, 1, 2)
 CIFAR = "--data cifar10-jpeg.npz"
-SPARSITIES = "0.5,0.7,0.8,0.85,0.9,0.92,0.94,0.96,0.98,0.99"
+SPARSITIES = "0.5,0.7,0.8,0.9,0.95,0.97,0.98,0.99"
 BITS = "1,2,3,4,5,6,7,8"
+INITS = "--init linear,density,random"
 MLP, CONV, RESNET = "models/lenet-300-100.pt", "models/lenet5.pt", "models/resnet20.pt"
 #: Size against error for ResNet-20.
 RESNET_POINTS = {
     "resnet20-distilled": "--recipe recipes/resnet20-distilled.toml",
     "resnet20-prune0.8-bits4": "--recipe recipes/resnet20.toml --prune 0.8 --bits 4",
-    "resnet20-prune0.9-bits4": "--recipe recipes/resnet20.toml --prune 0.9 --bits 4",
 }
+#: The distilled ResNet-20 with fewer shared values, without any more training.
+FEWER_BITS = (3, 2)
 #: What each option of the training loop is worth, one at a time.
 OPTIONS = {
     "none": "",
@@ -54,7 +56,11 @@ def entries() -> dict[str, list[str]]:
             commands[f"{recipe}-seed{seed}"] = f"compress {checkpoint} --recipe recipes/{recipe}.toml --seed {seed}"
     for name, settings in RESNET_POINTS.items():
         commands[name] = f"compress {RESNET} {settings} {CIFAR}"
-    return {name: [f"{command} -o results/{name}.dc"] for name, command in commands.items()}
+    for bits in FEWER_BITS:
+        settings = f"--prune 0 --bits {bits} --no-retrain --batch-norm fold --small-dtype float16 {CIFAR}"
+        commands[f"resnet20-distilled-bits{bits}"] = f"compress {DISTILLED}.pt {settings}"
+    prepared = {f"resnet20-distilled-bits{bits}": PREPARE_DISTILLED for bits in FEWER_BITS}
+    return {name: [*prepared.get(name, []), f"{command} -o results/{name}.dc"] for name, command in commands.items()}
 
 
 DIGITS = "models/lenet5-digits.pt"
@@ -70,33 +76,31 @@ def studies() -> dict[str, list[str]]:
     """The curves behind the figures. What they write goes to build/ and is not shipped, but for the numbers."""
     curves = {
         # Han 2016, figure 6: pruning alone, sharing alone, both
-        "pruning-alone": f"sweep {MLP} --prune {SPARSITIES} --bits none --epochs 10",
+        "pruning-alone": f"sweep {MLP} --prune {SPARSITIES} --bits none --epochs 8",
         "sharing-alone": f"sweep {MLP} --prune 0 --epochs 0 --bits {BITS}",
-        "pruning-and-sharing": f"sweep {MLP} --prune 0.8,0.9,0.92,0.94,0.96,0.98,0.99 --bits 3,5 --epochs 10",
+        "pruning-and-sharing": f"sweep {MLP} --prune 0.8,0.9,0.95,0.98,0.99 --bits 3,5 --epochs 8",
         # Han 2016, figure 7: bits of convolutions and of fully connected layers, dense and pruned
         "bits-conv": f"sweep {CONV} --prune 0 --no-retrain --data mnist --bits none --conv-bits {BITS}",
         "bits-fc": f"sweep {CONV} --prune 0 --no-retrain --data mnist --conv-bits none --bits {BITS}",
         "bits-conv-pruned": f"sweep {PRUNED}.pt --prune 0 --no-retrain --data mnist --bits none --conv-bits {BITS}",
         "bits-fc-pruned": f"sweep {PRUNED}.pt --prune 0 --no-retrain --data mnist --conv-bits none --bits {BITS}",
         # Han 2016, figure 8: where k-means starts
-        "init-tuned": f"sweep {MLP} --prune 0 --epochs 0 --bits {BITS} --init linear,density,random",
-        "init-lenet5": f"sweep {CONV} --prune 0 --no-retrain --data mnist --bits {BITS} --init linear,density,random",
-        "init-resnet20": f"sweep {RESNET} --prune 0 --no-retrain {CIFAR} --bits 2,3,4,5,6 --init linear,density,random",
+        "init-tuned": f"sweep {MLP} --prune 0 --epochs 0 --bits {BITS} {INITS}",
+        "init-lenet5": f"sweep {CONV} --prune 0 --no-retrain --data mnist --bits 1,2,3,4,5 {INITS}",
         # Han 2015, figure 5: penalties, with and without retraining, at once and step by step
         "l1-no-retraining": f"{L1_SWEEP} --no-retrain --data mnist",
         "l2-no-retraining": f"{L2_SWEEP} --no-retrain --data mnist",
-        "l1-retraining": f"{L1_SWEEP} --epochs 10 --schedule one-shot {L1}",
-        "l2-retraining": f"{L2_SWEEP} --epochs 10 --schedule one-shot",
-        "l2-iterative": f"{L2_SWEEP} --epochs 10 --schedule linear",
+        "l1-retraining": f"{L1_SWEEP} --epochs 6 --schedule one-shot {L1}",
+        "l2-retraining": f"{L2_SWEEP} --epochs 6 --schedule one-shot",
+        "l2-iterative": f"{L2_SWEEP} --epochs 6 --schedule linear",
     }
     for option, settings in OPTIONS.items():
-        base = f"sweep {MLP} --recipe recipes/lenet-300-100-small.toml --epochs 8 --seed 0,1,2"
+        base = f"sweep {MLP} --recipe recipes/lenet-300-100-small.toml --epochs 6 --finetune-epochs 1 --seed 0,1,2"
         curves[f"option-{option}"] = f"{base} {settings}".rstrip()
     # Han 2015, figure 6: one layer at a time
     for name, checkpoint in (("lenet-300-100", MLP), ("lenet5", CONV)):
         curves[f"sensitivity-{name}"] = f"sensitivity {checkpoint}"
     curves["sensitivity-lenet-300-100-retrained"] = f"sensitivity {MLP} --epochs 2"
-    curves["sensitivity-resnet20"] = f"sensitivity {RESNET} --prune 0.5,0.8,0.95 {CIFAR}"
     prepared = {"bits-conv-pruned": PREPARE_PRUNED, "bits-fc-pruned": PREPARE_PRUNED}
     prepared |= {name: PREPARE_L1 for name in curves if name.startswith("l1-")}
     prepared |= {name: PREPARE_L2 for name in curves if name.startswith("l2-")}
@@ -108,16 +112,18 @@ def studies() -> dict[str, list[str]]:
 L1 = "--penalty l1 --penalty-weight 5e-5"
 PRUNED, PENALIZED = "build/lenet5-pruned", "build/lenet-300-100"
 L1_SWEEP, L2_SWEEP = (f"sweep {PENALIZED}-{penalty}.pt --prune {SPARSITIES} --bits none" for penalty in ("l1", "l2"))
+DISTILLED = "build/resnet20-distilled"
+PREPARE_DISTILLED = [f"export results/resnet20-distilled.dc -o {DISTILLED}.pt"]
 PREPARE_PRUNED = [
-    f"compress {CONV} --prune 0.92 --bits none --epochs 10 -o {PRUNED}.dc",
+    f"compress {CONV} --prune 0.92 --bits none --epochs 4 -o {PRUNED}.dc",
     f"export {PRUNED}.dc -o {PRUNED}.pt",
 ]
 PREPARE_L1 = [
-    f"compress {MLP} --prune 0 --bits none --epochs 10 {L1} -o {PENALIZED}-l1.dc",
+    f"compress {MLP} --prune 0 --bits none --epochs 5 {L1} -o {PENALIZED}-l1.dc",
     f"export {PENALIZED}-l1.dc -o {PENALIZED}-l1.pt",
 ]
 PREPARE_L2 = [
-    f"compress {MLP} --prune 0 --bits none --epochs 10 -o {PENALIZED}-l2.dc",
+    f"compress {MLP} --prune 0 --bits none --epochs 5 -o {PENALIZED}-l2.dc",
     f"export {PENALIZED}-l2.dc -o {PENALIZED}-l2.pt",
 ]
 
