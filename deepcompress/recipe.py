@@ -176,13 +176,13 @@ class Recipe:
                 _check_int(getattr(self, field), field, low, high)
         for field in ("lr", "finetune_lr", "penalty_weight"):
             check_number(getattr(self, field), field, 0)
-        if self.quality is not None:
-            check_number(self.quality, "quality", 0)
         check_number(self.label_smoothing, "label_smoothing", 0, 0.99)
         check_number(self.distill, "distill", 0, 1)
         check_number(self.temperature, "temperature", 0.01, 1000)
-        if self.quality is not None and (self.distribution != "std" or self.scope != "layer"):
-            raise RecipeError("quality is for distribution 'std' with scope 'layer' (Han's threshold)")
+        if self.quality is not None:
+            check_number(self.quality, "quality", 0)
+            if self.distribution != "std" or self.scope != "layer":
+                raise RecipeError("quality is for distribution 'std' with scope 'layer' (Han's threshold)")
 
     def bits_of(self, name: str, is_conv: bool) -> int | None:
         """Index width for the tensor `name`; None if its weights are not shared."""

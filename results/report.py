@@ -40,6 +40,9 @@ def table(head: Row, rows: Iterable[Row]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
+ENTRY_COLUMNS = ("", "dense error", "error", "bytes", "ratio", "weights kept", "seconds")
+
+
 def summary(recipes: Iterable[str]) -> str:
     """A row for each seed of each recipe, below the row of the paper."""
     rows: list[Row] = []
@@ -52,7 +55,7 @@ def summary(recipes: Iterable[str]) -> str:
                 f"{paper['kb']} KB", f"{paper['ratio']}×", "", "",
             ))  # fmt: skip
         rows += [entry_row(f"{recipe}-seed{seed}") for seed in SEEDS]
-    return table(("", "dense error", "error", "bytes", "ratio", "weights kept", "seconds"), rows)
+    return table(ENTRY_COLUMNS, rows)
 
 
 def entry_row(name: str) -> Row:
@@ -68,6 +71,11 @@ def entry_row(name: str) -> Row:
         f"{100 * found.nonzeros / found.weights:.1f} %",
         f"{sum(stage['seconds'] for stage in entry['stages']):.0f}",
     )
+
+
+def plain_table(names: Iterable[str]) -> str:
+    """A row for each shipped file."""
+    return table(ENTRY_COLUMNS, map(entry_row, names))
 
 
 LAYER_COLUMNS = (
@@ -184,11 +192,6 @@ def readme() -> str:
     for mark, make in parts.items():
         template = template.replace(f"<!-- {mark} -->", make())
     return template
-
-
-def plain_table(names: Iterable[str]) -> str:
-    """A row for each shipped file."""
-    return table(("", "dense error", "error", "bytes", "ratio", "weights kept", "seconds"), map(entry_row, names))
 
 
 if __name__ == "__main__":

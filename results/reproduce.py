@@ -27,6 +27,14 @@ SPARSITIES = "0.5,0.7,0.8,0.9,0.95,0.97,0.98,0.99"
 BITS = "1,2,3,4,5,6,7,8"
 INITS = "--init linear,density,random"
 MLP, CONV, RESNET = "models/lenet-300-100.pt", "models/lenet5.pt", "models/resnet20.pt"
+DIGITS = "models/lenet5-digits.pt"
+#: Three seeds each.
+PAPER_RECIPES = {
+    "lenet-300-100-han2016": MLP,
+    "lenet-300-100-small": MLP,
+    "lenet5-han2016": CONV,
+    "lenet5-small": CONV,
+}
 #: Size against error for ResNet-20.
 RESNET_POINTS = {
     "resnet20-distilled": "--recipe recipes/resnet20-distilled.toml",
@@ -45,6 +53,25 @@ OPTIONS = {
     "bfloat16": "--precision bfloat16",
 }
 
+# Networks that studies start from: files in build/, and the commands that make them.
+L1 = "--penalty l1 --penalty-weight 5e-5"
+PRUNED, PENALIZED = "build/lenet5-pruned", "build/lenet-300-100"
+L1_SWEEP, L2_SWEEP = (f"sweep {PENALIZED}-{penalty}.pt --prune {SPARSITIES} --bits none" for penalty in ("l1", "l2"))
+DISTILLED = "build/resnet20-distilled"
+PREPARE_DISTILLED = [f"export results/resnet20-distilled.dc -o {DISTILLED}.pt"]
+PREPARE_PRUNED = [
+    f"compress {CONV} --prune 0.92 --bits none --epochs 4 -o {PRUNED}.dc",
+    f"export {PRUNED}.dc -o {PRUNED}.pt",
+]
+PREPARE_L1 = [
+    f"compress {MLP} --prune 0 --bits none --epochs 5 {L1} -o {PENALIZED}-l1.dc",
+    f"export {PENALIZED}-l1.dc -o {PENALIZED}-l1.pt",
+]
+PREPARE_L2 = [
+    f"compress {MLP} --prune 0 --bits none --epochs 5 -o {PENALIZED}-l2.dc",
+    f"export {PENALIZED}-l2.dc -o {PENALIZED}-l2.pt",
+]
+
 
 def entries() -> dict[str, list[str]]:
     """The .dc files that are shipped, each with its command."""
@@ -61,15 +88,6 @@ def entries() -> dict[str, list[str]]:
         commands[f"resnet20-distilled-bits{bits}"] = f"compress {DISTILLED}.pt {settings}"
     prepared = {f"resnet20-distilled-bits{bits}": PREPARE_DISTILLED for bits in FEWER_BITS}
     return {name: [*prepared.get(name, []), f"{command} -o results/{name}.dc"] for name, command in commands.items()}
-
-
-DIGITS = "models/lenet5-digits.pt"
-PAPER_RECIPES = {
-    "lenet-300-100-han2016": MLP,
-    "lenet-300-100-small": MLP,
-    "lenet5-han2016": CONV,
-    "lenet5-small": CONV,
-}
 
 
 def studies() -> dict[str, list[str]]:
@@ -107,25 +125,6 @@ def studies() -> dict[str, list[str]]:
     return {
         f"studies/{name}": [*prepared.get(name, []), f"{command} -o build/{name}"] for name, command in curves.items()
     }
-
-
-L1 = "--penalty l1 --penalty-weight 5e-5"
-PRUNED, PENALIZED = "build/lenet5-pruned", "build/lenet-300-100"
-L1_SWEEP, L2_SWEEP = (f"sweep {PENALIZED}-{penalty}.pt --prune {SPARSITIES} --bits none" for penalty in ("l1", "l2"))
-DISTILLED = "build/resnet20-distilled"
-PREPARE_DISTILLED = [f"export results/resnet20-distilled.dc -o {DISTILLED}.pt"]
-PREPARE_PRUNED = [
-    f"compress {CONV} --prune 0.92 --bits none --epochs 4 -o {PRUNED}.dc",
-    f"export {PRUNED}.dc -o {PRUNED}.pt",
-]
-PREPARE_L1 = [
-    f"compress {MLP} --prune 0 --bits none --epochs 5 {L1} -o {PENALIZED}-l1.dc",
-    f"export {PENALIZED}-l1.dc -o {PENALIZED}-l1.pt",
-]
-PREPARE_L2 = [
-    f"compress {MLP} --prune 0 --bits none --epochs 5 -o {PENALIZED}-l2.dc",
-    f"export {PENALIZED}-l2.dc -o {PENALIZED}-l2.pt",
-]
 
 
 def main() -> None:

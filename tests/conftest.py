@@ -13,6 +13,8 @@ import torch
 from hypothesis import settings
 from samples import NETWORK_FILE, SIDE, Mlp, batches, blobs
 
+from deepcompress.training.loop import fit
+
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None)  # the first example pays for imports
 settings.load_profile("default")
@@ -42,6 +44,13 @@ def image_test() -> list[tuple[torch.Tensor, torch.Tensor]]:
 def mlp() -> Mlp:
     torch.manual_seed(0)
     return Mlp()
+
+
+@pytest.fixture
+def dense(mlp, flat_train) -> Mlp:
+    """An `mlp` that has learned `flat_train`."""
+    fit(mlp, flat_train, torch.optim.SGD(mlp.parameters(), lr=0.1, momentum=0.9), 3, stage="train")
+    return mlp
 
 
 @pytest.fixture

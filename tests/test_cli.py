@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from samples import CLASSES, SIDE, Mlp, blobs
+from samples import CLASSES, SIDE, Mlp, blobs, network_and_data
 from torch import nn
 
 from deepcompress import __version__, load_state_dict
@@ -62,13 +62,8 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A trained small network of a user's own with its data, compressed once."""
-    from samples import NETWORK_FILE
-
     folder = tmp_path_factory.mktemp("work")
-    (folder / "mine.py").write_text(NETWORK_FILE)
-    (x, y), (x_test, y_test) = blobs(300, 1, (1, SIDE, SIDE)), blobs(100, 2, (1, SIDE, SIDE))
-    np.savez(folder / "blobs.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
-    network, data = f"{folder / 'mine.py'}:small", str(folder / "blobs.npz")
+    network, data = network_and_data(folder)
     options = ["--network", network, "--data", data]
     trained = from_json("train", network, "--data", data, "-o", folder / "dense.pt", "--epochs", "3", "--lr", "0.1")
     packed = from_json(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import CLASSES, SIDE, Mlp, blobs, conv_net
+from samples import CLASSES, Mlp, blobs, conv_net, network_and_data
 from test_cli import fail, from_json, succeed
 from torch import nn
 
@@ -21,7 +21,7 @@ from deepcompress.networks.lenet import LeNet300100
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.sensitivity import LayerPruned, sensitivity
 from deepcompress.training.data import TensorLoader
-from deepcompress.training.loop import evaluate, fit
+from deepcompress.training.loop import evaluate
 from deepcompress.training.progress import Progress
 
 QUICK = Recipe(epochs=2, batch_size=32, seed=3)
@@ -53,14 +53,6 @@ class Messages(Progress):
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEEPCOMPRESS_DATA", raising=False)
-
-
-@pytest.fixture
-def dense(flat_train):
-    torch.manual_seed(0)
-    model = Mlp()
-    fit(model, flat_train, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), 3, stage="train")
-    return model
 
 
 @pytest.fixture
@@ -205,13 +197,8 @@ def test_what_is_refused(dense, flat_test):
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A trained network of a user's own with its data."""
-    from samples import NETWORK_FILE
-
     folder = tmp_path_factory.mktemp("work")
-    (folder / "mine.py").write_text(NETWORK_FILE)
-    (x, y), (x_test, y_test) = blobs(300, 1, (1, SIDE, SIDE)), blobs(100, 2, (1, SIDE, SIDE))
-    np.savez(folder / "blobs.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
-    network, data = f"{folder / 'mine.py'}:small", str(folder / "blobs.npz")
+    network, data = network_and_data(folder)
     succeed("train", network, "--data", data, "-o", folder / "dense.pt", "--epochs", "3", "--lr", "0.1")
     return {"folder": folder, "dense": folder / "dense.pt", "options": ["--network", network, "--data", data]}
 

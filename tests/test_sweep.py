@@ -10,13 +10,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from samples import CLASSES, SIDE, Mlp, blobs
+from samples import CLASSES, Mlp, blobs, network_and_data
 from test_cli import fail, from_json, run, succeed
 
 from deepcompress import load_state_dict, sweep
@@ -308,13 +307,8 @@ def test_a_process_that_dies_loses_its_point_alone(mlp, data, points, tmp_path):
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A trained network of a user's own with its data, and a sweep of it."""
-    from samples import NETWORK_FILE
-
     folder = tmp_path_factory.mktemp("work")
-    (folder / "mine.py").write_text(NETWORK_FILE)
-    (x, y), (x_test, y_test) = blobs(300, 1, (1, SIDE, SIDE)), blobs(100, 2, (1, SIDE, SIDE))
-    np.savez(folder / "blobs.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
-    network, data = f"{folder / 'mine.py'}:small", str(folder / "blobs.npz")
+    network, data = network_and_data(folder)
     succeed("train", network, "--data", data, "-o", folder / "dense.pt", "--epochs", "3", "--lr", "0.1")
     options = ["--network", network, "--data", data, *QUICK]
     axes = ["--prune", "0,0.7", "--bits", "none, 3", "--seed", "1,0"]

@@ -32,14 +32,6 @@ QUICK = {"prune": 0.7, "bits": 3, "epochs": 2, "iterations": 2, "finetune_epochs
 QUICK_OPTIONS = ["--epochs", "1", "--iterations", "1", "--finetune-epochs", "1", "--batch-size", "64"]
 
 
-@pytest.fixture
-def dense(flat_train):
-    torch.manual_seed(0)
-    model = Mlp()
-    fit(model, flat_train, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), 3, stage="train")
-    return model
-
-
 # The pipeline ------------------------------------------------------------------------------------------------
 
 

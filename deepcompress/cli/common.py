@@ -110,17 +110,6 @@ def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -
     return model
 
 
-def load_network(name: str, file: str, trust_pickle: bool) -> nn.Module:
-    """The network that a person named, with the tensors of a checkpoint."""
-    from deepcompress import networks
-    from deepcompress.checkpoint import load_checkpoint
-    from deepcompress.loader import fill
-
-    model = networks.build(name)
-    fill(model, dict(load_checkpoint(file, trust_pickle).state), file)
-    return model
-
-
 def model_and_data(
     source: Checkpoint, file: str, name: str | None, data: str | None, data_dir: str | None, device: str
 ) -> tuple[nn.Module, DataSet]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from deepcompress.cli.common import command_line, load_network, show, storable, versions
+from deepcompress.cli.common import build_model, command_line, show, storable, versions
 from deepcompress.cli.options import augmentation_options, common, data_options, training_choice, trust_option
 
 
@@ -51,7 +51,7 @@ def train(
     import torch
 
     from deepcompress import networks
-    from deepcompress.checkpoint import Checkpoint, check_ending, save_checkpoint
+    from deepcompress.checkpoint import Checkpoint, check_ending, load_checkpoint, save_checkpoint
     from deepcompress.files import check_writable
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.training.data import load_data
@@ -63,7 +63,10 @@ def train(
     check_writable(path)
     dense = DenseSettings(**settings)
     seed_everything(dense.seed)
-    model = load_network(network, start, trust_pickle) if start else networks.build(network)
+    if start:
+        model = build_model(load_checkpoint(start, trust_pickle), network, start, "trained")
+    else:
+        model = networks.build(network)
     samples = load_data(data, data_dir)
     check_fits(model, samples.all_batches())
     with ConsoleProgress(quiet) as watch:
