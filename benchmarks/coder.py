@@ -10,9 +10,11 @@ and the lengths of its lanes.
 from __future__ import annotations
 
 import argparse
+import lzma
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -21,8 +23,10 @@ from bitarray import bitarray
 from bitarray.util import canonical_decode, canonical_huffman
 from measure import machine, medians, no_kernels
 
-from deepcompress.coding import streams
+from deepcompress.coding import context, streams
 from deepcompress.coding.bits import Reader
+from deepcompress.coding.encoder import encode_coded
+from deepcompress.coding.tensors import DType
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DENSITY = 0.08
@@ -184,6 +188,66 @@ def compare(title: str, symbols: Array, bits: int, runs: int) -> None:
         print(f"{row}{rate / decoding:>12.1f}{faster[1]:>11.2f}×")
 
 
+def sparse_layer(rows: int, columns: int, density: float, entries: int) -> Array:
+    """Symbols of a layer whose rows and columns are not equally full, as in trained ones: 0, or an index plus 1."""
+    rng = np.random.default_rng(0)
+    chance = np.outer(rng.gamma(2, 0.5, rows), rng.gamma(1, 1, columns))
+    drawn = np.clip(rng.normal(entries / 2, entries / 5, (rows, columns)).round(), 1, entries)
+    return np.where(rng.random((rows, columns)) < chance * density, drawn, 0).astype(np.int16)
+
+
+def positions_and_indices(layer: Array) -> tuple[float, list[tuple[str, int]]]:
+    """Order-0 entropy of gaps and indices in bytes, and what general coders make of the two as bytes.
+
+    Gaps are cut at 255 for those, which flatters them a little; and static models are not stored.
+    """
+    flat = layer.reshape(-1)
+    places = np.flatnonzero(flat)
+    gaps, kept = np.diff(places, prepend=-1) - 1, flat[places]
+    bits = 0.0
+    for stream in (gaps, kept):
+        counts = np.unique(stream, return_counts=True)[1]
+        bits -= float((counts * np.log2(counts / counts.sum())).sum())
+    both = np.minimum(gaps, 255).astype(np.uint8).tobytes() + kept.astype(np.uint8).tobytes()
+    found = [("lzma, gaps and indices", len(lzma.compress(both, preset=9)))]
+    try:
+        found.append(
+            ("zstandard 19, gaps and indices", len(import_module("zstandard").ZstdCompressor(19).compress(both)))
+        )
+        _, wide, model = constriction_model(kept.astype(np.uint8), int(kept.max()) + 1)
+        _, near, places_model = constriction_model(np.minimum(gaps, 255).astype(np.uint8), 256)
+        stack = import_module("constriction").stream.stack.AnsCoder()
+        stack.encode_reverse(wide, model)
+        stack.encode_reverse(near, places_model)
+        found.append(("constriction, two static models", stack.get_compressed().nbytes))
+    except ImportError as error:
+        found.append((f"not measured: {error}", 0))
+    return bits / 8, found
+
+
+def compare_layers(rows: int, columns: int, density: float, entries: int, runs: int) -> None:
+    """Print what a whole layer takes, and how fast the adaptive coder is."""
+    layer = sparse_layer(rows, columns, density, entries)
+    book = (np.arange(entries) - entries // 2 + 0.5).astype(np.float32)
+    values = np.concatenate(([np.float32(0)], book))[layer]
+    entropy, others = positions_and_indices(layer)
+    symbols, shape = layer.reshape(-1), layer.shape
+    known = context.Book(entries, entries // 2)
+    stored = context.encode(symbols, shape, known, context.Scan())
+    weights = int(np.count_nonzero(symbols))
+    decode = partial(context.decode, memoryview(stored), shape, known, weights, context.Scan())
+    if not np.array_equal(decode(), symbols):
+        raise SystemExit("what was decoded is not what was encoded")
+    seconds = medians({"encode": lambda: context.encode(symbols, shape, known, context.Scan()), "decode": decode}, runs)
+    rates = [layer.size / 1e6 / seconds[name] for name in ("encode", "decode")]
+    print(f"\n{rows}×{columns}, {weights / layer.size:.1%} kept, {entries} values: {layer.size:,} weights")
+    print(f"adaptive: encodes {rates[0]:.1f} M weights/s, decodes {rates[1]:.1f}")
+    huffman = encode_coded(values, DType.FLOAT32, book).info
+    rows_of = [("order-0 entropy", entropy), ("adaptive", len(stored)), ("Huffman", huffman.section - huffman.codebook)]
+    for name, size in rows_of + [(name, float(size)) for name, size in others]:
+        print(f"{name:<32}{size:>12,.0f} bytes{100 * (size / entropy - 1):>10.2f} %")
+
+
 def main() -> None:
     """Print one table a stream."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -194,6 +258,9 @@ def main() -> None:
     compare("4-bit offsets", offsets(options.symbols, 4), 4, options.runs)
     compare("5-bit offsets", offsets(options.symbols, 5), 5, options.runs)
     compare("5-bit indices", indices(options.symbols), 5, options.runs)
+    compare_layers(300, 784, 0.02, 4, options.runs)
+    compare_layers(options.symbols // 4000, 4000, 0.08, 16, options.runs)
+    compare_layers(options.symbols // 10_000, 1000, 20, 16, options.runs)
 
 
 if __name__ == "__main__":

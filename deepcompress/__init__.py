@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deepcompress.loader import load, load_state_dict
     from deepcompress.pipeline import compress
     from deepcompress.recipe import LayerRule, Recipe
+    from deepcompress.recoding import Recoded, recode
     from deepcompress.result import Result
     from deepcompress.streaming import compress_state
 
@@ -36,6 +37,7 @@ _HOMES = {
     "FormatError": "errors",
     "LayerRule": "recipe",
     "Recipe": "recipe",
+    "Recoded": "recoding",
     "Result": "result",
     "TensorFile": "lazy",
     "compress": "pipeline",
@@ -44,6 +46,7 @@ _HOMES = {
     "load": "loader",
     "load_state_dict": "loader",
     "open": "lazy",
+    "recode": "recoding",
 }
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "FormatError",
     "LayerRule",
     "Recipe",
+    "Recoded",
     "Result",
     "TensorFile",
     "compress",
@@ -60,6 +64,7 @@ __all__ = [
     "load",
     "load_state_dict",
     "open",
+    "recode",
 ]
 
 

@@ -9,6 +9,7 @@ import torch
 
 from deepcompress.coding.encoder import (
     CHUNK,
+    COMPACT,
     alias,
     encode_coded,
     encode_plain,
@@ -28,12 +29,12 @@ from deepcompress.recipe import Recipe
 class Packer:
     """Encodes the tensors of one file in their order, and knows what later ones may refer to.
 
-    `allow_huffman` False keeps streams at fixed width, as the paper's stages 1 and 2 do; `index_bits` is the width of
-    offsets, None for the best of each layer.
+    `coder` is one of `encoder.CODERS`: "fixed" keeps streams at fixed width, as the paper's stages 1 and 2 do.
+    `index_bits` is the width of offsets, None for the best of each layer.
     """
 
-    def __init__(self, small_dtype: str = "float32", allow_huffman: bool = True, index_bits: int | None = None) -> None:
-        self.small_dtype, self.allow_huffman, self.index_bits = small_dtype, allow_huffman, index_bits
+    def __init__(self, small_dtype: str = "float32", coder: str = "huffman", index_bits: int | None = None) -> None:
+        self.small_dtype, self.coder, self.index_bits = small_dtype, coder, index_bits
         self._order: dict[str, int] = {}
         self._owners: dict[tuple[Hashable, DType], int] = {}
 
@@ -50,8 +51,8 @@ class Packer:
             with np.errstate(over="ignore"):
                 halves = values.astype(np.float16)
             if np.isfinite(halves).all():
-                return encode_plain(halves, DType.FLOAT16)
-        return encode_plain(values, dtype)
+                return encode_plain(halves, DType.FLOAT16, self.coder in COMPACT)
+        return encode_plain(values, dtype, self.coder in COMPACT)
 
     def layer(
         self, name: str, value: torch.Tensor, centroids: torch.Tensor | None = None, book: Hashable = None
@@ -61,7 +62,7 @@ class Packer:
         Layers with the same `book` share one codebook in the file (one for each dtype among them).
         """
         values, dtype, entries = _parts(name, value, centroids)
-        encoded = encode_coded(values, dtype, entries, self.allow_huffman, self._owner(book, dtype), self.index_bits)
+        encoded = encode_coded(values, dtype, entries, self.coder, self._owner(book, dtype), self.index_bits)
         if encoded.info.codebook:
             self._owners[book, dtype] = len(self._order)
         self._order[name] = len(self._order)
@@ -91,23 +92,24 @@ def pack_state(
     recipe: Recipe,
     network: str = "",
     data: str = "",
-    allow_huffman: bool = True,
+    coder: str | None = None,
 ) -> bytes:
     """A whole .dc file in memory.
 
-    Layers with a codebook are stored by indices, other layers by their surviving values, and everything else
+    Tensors with a codebook are stored by indices, other layers by their surviving values, and everything else
     exactly (fp32 small tensors as `recipe.small_dtype`). Tied tensors are stored once.
 
     Args:
         state: all tensors, in the order that the file shall have.
         layers: those of them that were pruned.
-        codebooks: those of the layers that are shared, as `quantize.sharing.share` left them.
-        allow_huffman: False for the paper's stages 1 and 2, where streams have fixed widths.
+        codebooks: those of the tensors that are shared, as `quantize.sharing.share` left them; vectors may be among
+            them.
+        coder: instead of the recipe's: "fixed" for the paper's stages 1 and 2, where streams have fixed widths.
     """
-    packer = Packer(recipe.small_dtype, allow_huffman, recipe.index_bits)
+    packer = Packer(recipe.small_dtype, coder or recipe.coder, recipe.index_bits)
     tied = tied_to(state)
     book_of = {member.name: codebook for codebook in codebooks for member in codebook.members}
-    coded = {layer.name for layer in layers}
+    coded = {layer.name for layer in layers} | set(book_of)
     tensors = []
     for name, value in state.items():
         book = book_of.get(name)

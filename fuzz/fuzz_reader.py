@@ -101,7 +101,8 @@ def check_facts(path: Path, data: bytes) -> None:
     assert sum(facts.sections.values()) == len(data) == facts.file_bytes
     assert math.isfinite(facts.ratio)
     span = header_span(data[:16], len(data))
-    assert pack_header(unpack_header(data[:span], len(data))) == data[:span]
+    header = unpack_header(data[:span], len(data))
+    assert header.version == 2 or pack_header(header) == data[:span]  # deflate has many ways to write the same
 
 
 @contextmanager
@@ -149,17 +150,18 @@ class _AnySize(int):
         return False
 
 
-def assemble(body: bytes, sections: bytes) -> bytes:
+def assemble(version: int, body: bytes, sections: bytes) -> bytes:
     """A file with this header: lengths and checksums are right, and sections are cut or padded to what it describes.
 
     If the header is not valid, then at least its own length and checksum and that of the file are right.
     """
     from deepcompress.coding.bits import varint
-    from deepcompress.container.format import crc_bytes, pack_header, unpack_header
+    from deepcompress.container.entries import crc_bytes
+    from deepcompress.container.format import pack_header, unpack_header
     from deepcompress.errors import FormatError
 
-    start = b"\x89DC\x01" + varint(len(body)) + body
-    start += crc_bytes(start)
+    start = b"\x89DC" + bytes([version] if version < 2 else [2, 0]) + varint(len(body)) + body
+    start += crc_bytes(start) if version < 2 else b""
     try:
         header = unpack_header(start, _AnySize(0))
     except FormatError:
@@ -174,17 +176,23 @@ def assemble(body: bytes, sections: bytes) -> bytes:
     return start + sections + crc_bytes(start, sections)
 
 
-def take_apart(data: bytes) -> tuple[bytes, bytes]:
-    """The fields of the header, and all between the header and the checksum of the file; the inverse of `assemble`."""
+def take_apart(data: bytes) -> tuple[int, bytes, bytes]:
+    """Version, fields of the header, and all between header and checksum of the file; the inverse of `assemble`."""
     from deepcompress.coding.bits import Reader
+    from deepcompress.container import deflate
     from deepcompress.errors import FormatError
 
     try:
-        reader = Reader(data[4:], "file")
-        body = bytes(reader.take(reader.varint("length of the header", limit=len(data)), "header"))
+        reader = Reader(data[3:], "file")
+        version = reader.byte("version")
+        flags = reader.byte("flags") if version == 2 else 2
+        length = reader.varint("length of the header", limit=len(data))
+        inflated = reader.varint("inflated length", limit=deflate.LONGEST) if flags & 1 else 0
+        body = bytes(reader.take(length, "header"))
+        body = deflate.expand(body, inflated) if inflated else body
     except FormatError:
-        return data[4:], b""
-    return body, data[len(data) - len(reader) + 4 : -4]
+        return 1, data[4:], b""
+    return version, body, data[len(data) - len(reader) + (4 if flags & 2 else 0) : -4]
 
 
 def mutate(data: bytes, max_size: int, seed: int, some_bytes: Callable[[bytes, int], bytes]) -> bytes:
@@ -196,9 +204,9 @@ def mutate(data: bytes, max_size: int, seed: int, some_bytes: Callable[[bytes, i
     kind = rng.randrange(16)
     if kind == 0:
         return some_bytes(data, max_size)
-    body, sections = take_apart(data)
+    version, body, sections = take_apart(data)
     if kind < 8 or not sections:
-        changed = assemble(some_bytes(body, len(body) + 16), sections)
+        changed = assemble(version, some_bytes(body, len(body) + 16), sections)
     else:
         # A window keeps its length half of the time, so that what comes after it stays where it was.
         begin = rng.randrange(len(sections))
@@ -206,7 +214,7 @@ def mutate(data: bytes, max_size: int, seed: int, some_bytes: Callable[[bytes, i
         window = some_bytes(sections[begin:end], end - begin + 8)
         if kind < 12:
             window = window[: end - begin].ljust(end - begin, b"\0")
-        changed = assemble(body, sections[:begin] + window + sections[end:])
+        changed = assemble(version, body, sections[:begin] + window + sections[end:])
     return changed if len(changed) <= max_size else data
 
 

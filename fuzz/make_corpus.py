@@ -60,8 +60,8 @@ def codebooks() -> Named:
         ("thick", encode_coded(thick, DType.FLOAT32, book)),
         ("shared", encode_coded(shared, DType.FLOAT32, book, target=0)),
         ("tied", alias(shared.shape, DType.FLOAT32, 2)),
-        ("fixed.thin", encode_coded(thin, DType.FLOAT32, book, allow_huffman=False)),
-        ("fixed.thick", encode_coded(thick, DType.FLOAT32, book, allow_huffman=False)),
+        ("fixed.thin", encode_coded(thin, DType.FLOAT32, book, "fixed")),
+        ("fixed.thick", encode_coded(thick, DType.FLOAT32, book, "fixed")),
         ("every", coded(every, DType.FLOAT32)),
         ("same", coded(np.full((8, 8), 2, dtype=np.float32), DType.FLOAT32)),
         ("zeros", encode_coded(np.zeros(50, dtype=np.float32), DType.FLOAT32, book[:0])),
@@ -108,6 +108,30 @@ def laned() -> Named:
         ]
 
 
+def adaptive() -> Named:
+    """Version 2: the adaptive coder in each scan, every form of a codebook, and constant tensors."""
+    grid = (np.float32(0.1) * np.array([-2, -1, 1, 2, 3], dtype=np.float32)).astype(np.float32)
+    half = np.array([-1.5, -0.5, 0.5, 1], dtype=np.float32)
+    small = (np.array([-1, 1, 2], dtype=np.float32) * np.float32(2.0**-40)).astype(np.float32)
+    odd = np.array([-0.3, 0.77, 0.9], dtype=np.float32)
+    out: Named = [
+        ("grid", encode_coded(sparse(400, 0.1, grid).reshape(10, 40), DType.FLOAT32, grid, "ans")),
+        ("half", encode_coded(sparse(450, 0.2, half).reshape(10, 5, 3, 3), DType.FLOAT32, half, "ans")),
+        ("small", encode_coded(sparse(640, 0.2, small).reshape(10, 64), DType.FLOAT32, small, "ans")),
+        ("odd", encode_coded(sparse(300, 0.2, odd), DType.FLOAT32, odd, "ans")),
+        ("shared", encode_coded(sparse(200, 0.9, odd, seed=1).reshape(20, 10), DType.FLOAT32, odd, "ans", target=3)),
+        ("tied", alias((20, 10), DType.FLOAT32, 4)),
+        ("streams", encode_coded(sparse(1500, 0.3, grid), DType.FLOAT32, grid, "auto", target=0)),
+        ("pruned", encode_coded(np.zeros((9, 9), np.float32), DType.FLOAT32, grid, "ans", target=0)),
+        ("bias", encode_plain(np.full(40, 0.1, np.float32), DType.FLOAT32, compact=True)),
+        ("steps", encode_plain(np.array(7), DType.INT64, compact=True)),
+    ]
+    for dtype in list(DType)[:4]:
+        values = sparse(150, 0.3, [1, 2, 3, 4], dtype.bits.str, seed=dtype).view(dtype.storage)
+        out.append((f"{dtype.name.lower()}.book", coded(values, dtype, coder="ans")))
+    return out
+
+
 def files() -> dict[str, bytes]:
     """Every seed by its name."""
     return {
@@ -117,6 +141,7 @@ def files() -> dict[str, bytes]:
         "types": pack(types()),
         "deep": pack(deep()),
         "laned": pack(laned()),
+        "adaptive": pack(adaptive(), "lenet5", "mnist"),
         "extensions": crafting.craft(extensions=[(0, "new", b"later"), (0, "empty", b"")], network="net"),
         "required": crafting.craft(extensions=[(1, "newer", b"")]),
     }

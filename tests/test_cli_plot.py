@@ -13,7 +13,7 @@ from test_cli import fail, from_json, succeed
 
 from deepcompress.coding.encoder import encode_coded, encode_plain
 from deepcompress.coding.tensors import DType
-from deepcompress.container import format as header
+from deepcompress.container import entries as header
 from deepcompress.container.writer import pack
 from deepcompress.recipe import Recipe
 from deepcompress.report import plots
@@ -150,7 +150,7 @@ def test_odd_layers_and_a_name_that_could_be_a_formula(tmp_path):
 
 def test_control_characters_in_a_name_never_reach_the_picture(tmp_path, monkeypatch):
     with monkeypatch.context() as careless:
-        careless.setattr(header, "_check_printable", lambda *_: None)
+        careless.setattr(header, "check_printable", lambda *_: None)
         path = write(tmp_path / "m.dc", ("a\x1b[31m", coded(np.eye(30))))
     assert "cannot be printed" in fail("plot", path)
     assert not (tmp_path / "m-plots").exists()

@@ -18,7 +18,8 @@ import deepcompress
 from deepcompress.coding.encoder import encode_coded, encode_plain
 from deepcompress.coding.tensors import DType, Encoding, TensorInfo
 from deepcompress.container.breakdown import inspect
-from deepcompress.container.format import Entry, Header, pack_header
+from deepcompress.container.entries import Entry, Header
+from deepcompress.container.format import pack_header
 from deepcompress.container.reader import ModelFile
 from deepcompress.container.writer import pack
 from deepcompress.errors import FormatError

@@ -16,7 +16,7 @@ from deepcompress.loader import load_state_dict
 from deepcompress.packing import codebook_entries, pack_state
 from deepcompress.pipeline import compress
 from deepcompress.prune.stage import prune
-from deepcompress.quantize.sharing import share
+from deepcompress.quantize.sharing import Codebook, Member, share
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.streaming import compress_state
 
@@ -54,7 +54,7 @@ def state():
 @pytest.mark.parametrize("bits", [1, 5, "none"])
 @pytest.mark.parametrize("fraction", [0, 0.5, 0.95])
 def test_what_was_shared_comes_back_bit_for_bit(tmp_path, state, bits, fraction, huffman):
-    back, _ = packed(tmp_path, state, Recipe(prune=fraction, bits=bits), allow_huffman=huffman)
+    back, _ = packed(tmp_path, state, Recipe(prune=fraction, bits=bits), coder="huffman" if huffman else "fixed")
     assert same(back, state)
 
 
@@ -165,7 +165,7 @@ def sparse_state():
 @pytest.mark.parametrize("huffman", [True, False])
 def test_offsets_of_a_width_that_the_recipe_names(tmp_path, sparse_state, width, bits, huffman):
     recipe = Recipe(prune=0.9, bits=bits, index_bits=width)
-    back, found = packed(tmp_path, sparse_state, recipe, allow_huffman=huffman)
+    back, found = packed(tmp_path, sparse_state, recipe, coder="huffman" if huffman else "fixed")
     assert same(back, sparse_state)
     assert [(layer.kind == "coded", layer.index_bits) for layer in found.layers] == [(True, width)] * 2 + [(False, 0)]
     for layer in found.layers[:2]:
@@ -195,9 +195,9 @@ def test_a_width_on_every_way_to_a_file_and_in_the_sizes_of_its_stages(tmp_path,
     chained = compress(network, None, None, recipe, tmp_path / "n.dc")
     layers = compressible(sparse_state)
     prune({layer.name: sparse_state[layer.name] for layer in layers}, recipe)
-    pruned = pack_state(sparse_state, layers, [], recipe, allow_huffman=False)
+    pruned = pack_state(sparse_state, layers, [], recipe, coder="fixed")
     books = share({layer.name: sparse_state[layer.name] for layer in layers}, layers, recipe)
-    shared = pack_state(sparse_state, layers, books, recipe, allow_huffman=False)
+    shared = pack_state(sparse_state, layers, books, recipe, coder="fixed")
     coded = pack_state(sparse_state, layers, books, recipe)
     assert (tmp_path / "s.dc").read_bytes() == (tmp_path / "n.dc").read_bytes() == coded
     for result in (streamed, chained):
@@ -208,3 +208,31 @@ def test_a_width_on_every_way_to_a_file_and_in_the_sizes_of_its_stages(tmp_path,
 def test_same_input_same_bytes(state):
     layers, recipe = compressible(state), Recipe(prune=0.5, bits="none")
     assert pack_state(state, layers, [], recipe) == pack_state(dict(state), layers, [], recipe)
+
+
+@pytest.mark.parametrize("coder", ["ans", "auto"])
+def test_every_coder_stores_the_same_tensors(tmp_path, state, coder):
+    recipe = Recipe(prune=0.8, bits=3, coder=coder)
+    back, found = packed(tmp_path, state, recipe)
+    assert same(back, state)
+    assert found.format_version == 2
+    assert "ans" in {layer.coder for layer in found.layers}
+    back, huffman = packed(tmp_path, state, recipe, coder="huffman")
+    assert same(back, state)
+    assert found.file_bytes < huffman.file_bytes
+    assert huffman.format_version == 1
+
+
+@pytest.mark.parametrize("coder", ["huffman", "auto"])
+def test_a_vector_that_has_a_codebook_is_coded(tmp_path, coder):
+    centroids = torch.tensor([-0.3, 0.1, 0.77])
+    bias = torch.where(torch.arange(500) % 3 > 0, centroids[torch.arange(500) * 7 % 3], 0.0)
+    state = {"bias": bias, "other": torch.randn(5)}
+    positions = bias.nonzero().reshape(-1)
+    member = Member("bias", positions, positions * 7 % 3)
+    book = Codebook(3, nn.Parameter(centroids), (member,))
+    path = tmp_path / "m.dc"
+    path.write_bytes(pack_state(state, [], [book], Recipe(), coder=coder))
+    assert same(load_state_dict(path), state)
+    layers = {layer.name: layer for layer in inspect(path).layers}
+    assert (layers["bias"].kind, layers["other"].kind) == ("coded", "raw")

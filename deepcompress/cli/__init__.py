@@ -9,7 +9,7 @@ import click
 
 from deepcompress import __version__
 from deepcompress.cli.compress import compress
-from deepcompress.cli.files import eval_command, export, inspect_command, verify
+from deepcompress.cli.files import eval_command, export, inspect_command, recode, verify
 from deepcompress.cli.group import OneLineErrors
 from deepcompress.cli.plot import plot
 from deepcompress.cli.sensitivity import sensitivity
@@ -32,5 +32,5 @@ def main() -> None:
     """
 
 
-for command in (train, compress, sensitivity, sweep, inspect_command, eval_command, export, verify, plot):
+for command in (train, compress, sensitivity, sweep, inspect_command, eval_command, export, recode, verify, plot):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""What there is to do with a .dc file: inspect, eval, export, verify."""
+"""What there is to do with a .dc file: inspect, eval, export, recode, verify."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from deepcompress.cli.common import build_model, data_name, load_any, network_name, show
 from deepcompress.cli.options import common, data_options, max_bytes_option, network_option, trust_option
+from deepcompress.recipe import CHOICES
 
 
 @click.command("inspect")
@@ -99,6 +100,30 @@ def export(file: str, output: str, max_bytes: int | None, as_json: bool, verbose
     size = Path(output).stat().st_size
     result = {"file": output, "file_bytes": size, "tensors": len(source.state)}
     show(as_json, result, lambda: f"{output}: {len(source.state)} tensors, {size:,} bytes")
+
+
+@click.command()
+@click.argument("file", metavar="MODEL.dc", type=click.Path())
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="OUT.dc", help="The new file.  [default: in place of the old]"
+)
+@click.option("--coder", type=click.Choice(CHOICES["coder"]), default="auto", show_default=True, help="Entropy coder.")
+@max_bytes_option
+@common
+def recode(
+    file: str, output: str | None, coder: str, max_bytes: int | None, as_json: bool, verbose: bool, quiet: bool
+) -> None:
+    """Write the same tensors in fewer bytes.
+
+    The values stay as they are, bit for bit; only how they are stored changes.
+    """
+    from deepcompress.recoding import recode
+
+    found = recode(file, output, coder, max_bytes)
+    change = 100 * (found.file_bytes / found.bytes_before - 1)
+    show(as_json, found.as_dict(), lambda: (
+        f"{found.file}: {found.bytes_before:,} → {found.file_bytes:,} bytes ({change:+.1f} %)"
+    ))  # fmt: skip
 
 
 @click.command()

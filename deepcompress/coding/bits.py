@@ -61,6 +61,13 @@ class Reader:
         except UnicodeDecodeError:
             raise FormatError(f"{self._what}: {field} is not valid UTF-8") from None
 
+    def line(self, field: str, limit: int, last: int) -> memoryview:
+        """The bytes before the next one that is `last`, at most `limit`; `last` is passed."""
+        length = bytes(self._data[self._at : self._at + limit + 1]).find(last)
+        if length < 0:
+            raise FormatError(f"{self._what}: {field} does not end within {limit} bytes")
+        return self.take(length + 1, field)[:-1]
+
     def end(self) -> None:
         """Assert that nothing is left."""
         if len(self):

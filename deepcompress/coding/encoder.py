@@ -7,19 +7,26 @@ its symbols and the section.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import lanes, offsets, streams
+from deepcompress.coding import codebooks, context, lanes, offsets, streams
 from deepcompress.coding.bits import varint
+from deepcompress.coding.context import Book
 from deepcompress.coding.huffman import pack_lengths
 from deepcompress.coding.streams import Coder, Stream
 from deepcompress.coding.tensors import MAX_CODEBOOK, DType, EncodedTensor, Encoding, TensorInfo
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Names of coders. The first two write format version 1; the others take of all layouts the smallest (`ans`: wherever
+#: there is a codebook, the adaptive one), of codebooks and constant tensors too.
+CODERS = ("huffman", "fixed", "ans", "auto")
+COMPACT = ("ans", "auto")
 
 CHUNK = 1 << 20
 _NO_STREAM = Stream(Coder.NONE, b"", b"")
@@ -110,8 +117,11 @@ def _lookup(survivors: Array, entries: Array) -> Array:
 # Plans: the facts of a tensor in each layout, sizes included, from the survey alone ----------------------------
 
 
-def plan_plain(found: Survey) -> TensorInfo:
-    """As RAW, or as byte planes where they are smaller."""
+def plan_plain(found: Survey, compact: bool = False) -> TensorInfo:
+    """As RAW, or as byte planes where they are smaller; `compact` knows the one value of a constant tensor, too."""
+    if compact and math.prod(found.shape) > 1 and bool((np.count_nonzero(found.planes, axis=1) == 1).all()):
+        size = found.dtype.bits.itemsize
+        return TensorInfo(found.shape, found.dtype, Encoding.CONSTANT, weights=size)
     raw = TensorInfo(found.shape, found.dtype, Encoding.RAW)
     planes = 0
     for counts in found.planes:
@@ -130,22 +140,33 @@ def plan_literal(found: Survey, allow_huffman: bool = True, index_bits: int | No
 
 
 def plan_shared(
-    found: Survey, allow_huffman: bool = True, target: int | None = None, index_bits: int | None = None
+    found: Survey,
+    allow_huffman: bool = True,
+    target: int | None = None,
+    index_bits: int | None = None,
+    compact: bool = False,
 ) -> TensorInfo:
     """As codebook indices, with offsets or with a symbol for zero, whichever is smaller.
 
     `target` is the earlier tensor of the file that already stores this codebook; `index_bits` asks for offsets of
-    that width.
+    that width; `compact` allows every form of the codebook.
     """
-    assert found.entries is not None
-    info = replace(found.info, codebook_size=len(found.entries), target=target)
-    info = replace(info, codebook=0 if target is not None else found.entries.nbytes)
+    info = _with_codebook(found, target, compact)
     sparse = _with_weights(_with_offsets(info, found, allow_huffman, index_bits), found.index_counts, allow_huffman)
     if index_bits is not None:
         return sparse
     zeros = info.size - found.nonzeros
     dense = _with_weights(info, np.concatenate(([zeros], found.index_counts)), allow_huffman)
     return dense if dense.section <= sparse.section else sparse
+
+
+def _with_codebook(found: Survey, target: int | None, compact: bool) -> TensorInfo:
+    assert found.entries is not None
+    info = replace(found.info, codebook_size=len(found.entries), target=target)
+    if target is not None:
+        return info
+    layout, raw = codebooks.pack(found.entries, compact)
+    return replace(info, codebook=len(raw), form=layout.form, grid=(layout.low, layout.high))
 
 
 def _with_offsets(info: TensorInfo, found: Survey, allow_huffman: bool, index_bits: int | None) -> TensorInfo:
@@ -175,52 +196,98 @@ def alias(shape: tuple[int, ...], dtype: DType, target: int) -> EncodedTensor:
     return EncodedTensor(TensorInfo(shape, dtype, Encoding.ALIAS, target=target), b"")
 
 
-def encode_plain(values: Array, dtype: DType) -> EncodedTensor:
+def encode_plain(values: Array, dtype: DType, compact: bool = False) -> EncodedTensor:
     """Store `values` (in ``dtype.storage``) exactly: byte plane by byte plane where that is smaller, else raw.
 
-    In small float tensors such as biases the planes of sign and exponent hold few distinct bytes.
+    In small float tensors such as biases the planes of sign and exponent hold few distinct bytes. `compact` stores a
+    tensor whose elements are all the same as that one element (format version 2).
     """
-    return _write_plain(values, dtype, plan_plain(survey(values, dtype)))
+    return _write_plain(values, dtype, plan_plain(survey(values, dtype), compact))
 
 
 def encode_coded(
     values: Array,
     dtype: DType,
     codebook: Array | None,
-    allow_huffman: bool = True,
+    coder: str = "huffman",
     target: int | None = None,
     index_bits: int | None = None,
 ) -> EncodedTensor:
-    """Store `values` by offsets and codebook indices, in the smallest of the layouts that the format has.
+    """Store `values` by their positions and codebook indices, in the smallest of the layouts that `coder` has.
 
     Args:
         values: any shape, in ``dtype.storage``; zeros (all bits 0) are the pruned weights.
         dtype: element type.
         codebook: the shared values, distinct and none of them zero, at most `MAX_CODEBOOK`; every
             non-zero value must be one of them. None stores the surviving values themselves.
-        allow_huffman: False keeps every stream at fixed width (the paper's stage 2).
+        coder: one of `CODERS`: "fixed" keeps every stream at fixed width (the paper's stage 2).
         target: index of the earlier tensor in the file that already stores this codebook.
         index_bits: width of the offsets; None takes the best, or none at all where that is smaller.
 
     Returns:
-        A CODED tensor, or a RAW or PLANES one where that takes fewer bytes.
+        A CODED tensor, or a plain one where that takes fewer bytes.
     """
+    compact = coder in COMPACT
     found = survey(values, dtype, codebook)
-    plain = plan_plain(found)
-    if codebook is None:
+    best = plan_plain(found, compact)
+    encoded = None
+    if codebook is not None and compact:
+        encoded = _write_mixed(values, found, target)
+        best, encoded = (encoded.info, encoded) if len(encoded.section) < best.section else (best, None)
+    if codebook is None or coder != "ans":
+        streamed = _encode_streams(values, found, best.section, coder, target, index_bits)
+        encoded = streamed or encoded
+    return encoded or _write_plain(values, dtype, best)
+
+
+def mixed_bytes(values: Array, dtype: DType, codebook: Array) -> int:
+    """Bytes of the section that coder "ans" makes of `values`, codebook included; arguments as `encode_coded`."""
+    return encode_coded(values, dtype, codebook, "ans").info.section
+
+
+def _encode_streams(
+    values: Array, found: Survey, limit: int, coder: str, target: int | None, index_bits: int | None
+) -> EncodedTensor | None:
+    """As streams of symbols, if they take less than `limit` bytes."""
+    allow_huffman = coder != "fixed"
+    if found.entries is None:
         plan = plan_literal(found, allow_huffman, index_bits)
     else:
-        plan = plan_shared(found, allow_huffman, target, index_bits)
-    if plan.section < plain.section:
-        encoded = _write_coded(values, found, plan, allow_huffman)
-        # The plan knows the padding of lanes only on average, so the bytes themselves have the last word.
-        if len(encoded.section) < plain.section:
-            return encoded
-    return _write_plain(values, dtype, plain)
+        plan = plan_shared(found, allow_huffman, target, index_bits, coder in COMPACT)
+    if plan.section >= limit:
+        return None
+    encoded = _write_coded(values, found, plan, allow_huffman)
+    # The plan knows the padding of lanes only on average, so the bytes themselves have the last word.
+    return encoded if len(encoded.section) < limit else None
+
+
+def _write_mixed(values: Array, found: Survey, target: int | None) -> EncodedTensor:
+    """By the adaptive model, which sees the codebook sorted."""
+    assert found.entries is not None
+    flat = _bits_of(values, found.dtype)
+    order = codebooks.order(found.entries)
+    symbols = np.zeros(len(flat), dtype=np.int16)
+    start = 0
+    for chunk, positions, _ in _walk(flat):
+        symbols[start + positions] = _lookup(chunk[positions], found.entries[order]) + 1
+        start += len(chunk)
+    book = Book(len(order), codebooks.negatives(found.entries))
+    scan, payload = context.smallest(symbols, found.shape, book)
+    info = _with_codebook(found, target, compact=True)
+    info = replace(info, weights=len(payload), weight_coder=Coder.ANS, scan=scan)
+    return EncodedTensor(info, _codebook_bytes(found, info) + payload)
+
+
+def _codebook_bytes(found: Survey, info: TensorInfo) -> bytes:
+    if found.entries is None or info.target is not None:
+        return b""
+    return codebooks.pack(found.entries, info.form is not codebooks.Form.ENTRIES)[1]
 
 
 def _write_plain(values: Array, dtype: DType, plan: TensorInfo) -> EncodedTensor:
     raw = np.ascontiguousarray(values, dtype=dtype.storage).tobytes()
+    if plan.encoding is Encoding.CONSTANT:
+        return EncodedTensor(plan, raw[: plan.weights])
     if plan.encoding is Encoding.RAW:
         return EncodedTensor(plan, raw)
     section = _encode_planes(raw, dtype.bits.itemsize)
@@ -249,7 +316,7 @@ def _write_coded(values: Array, found: Survey, plan: TensorInfo, allow_huffman: 
         weight = Stream(plan.weight_coder, b"", flat[flat != 0].tobytes())
     else:
         weight = streams.encode(_weight_symbols(flat, found.entries, plan), plan.alphabet, allow_huffman)
-    codebook = found.entries.tobytes() if found.entries is not None and plan.target is None else b""
+    codebook = _codebook_bytes(found, plan)
     info = replace(
         plan,
         tables=len(offset.table) + len(weight.table),

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
+
+from deepcompress.coding import model
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -172,3 +175,14 @@ def look_up(entries: Array, symbols: Array, values: Array) -> None:
     """values[i] = entries[symbols[i]]; the slow twin is `tensors.look_up_in_chunks`."""
     for i in range(symbols.shape[0]):
         values[i] = entries[symbols[i]]
+
+
+# The model of `context`: its functions stay plain Python, which is their slow twin, and are compiled for this one.
+for _part in (
+    model.predict_zero, model.neighbours, model.code_entry, model.remember, model.decide, model.learn, model.take,
+    model.bit_length, model.step,
+):  # fmt: skip
+    register_jitable(_part)
+
+code_symbols = njit(cache=True, nogil=True)(model.code)
+give_decisions = njit(cache=True, nogil=True)(model.give)

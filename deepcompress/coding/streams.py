@@ -21,13 +21,14 @@ _CHUNK = 1 << 16  # a multiple of 8
 
 
 class Coder(IntEnum):
-    """How a stream is written; the numbers are part of the file format."""
+    """How a stream is written; the numbers are part of the file format, but ANS is told by a layout of its own."""
 
     NONE = 0
     CONSTANT = 1
     FIXED = 2
     HUFFMAN = 3
     LITERAL = 4
+    ANS = 5
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,16 @@ same width, so that any dtype, signed zeros and NaN payloads come back as they w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import lanes, offsets, streams, threads
+from deepcompress.coding import codebooks, context, lanes, offsets, streams, threads
 from deepcompress.coding.bits import Reader
+from deepcompress.coding.codebooks import Form
+from deepcompress.coding.context import Book, Scan
 from deepcompress.coding.streams import Coder
 from deepcompress.errors import FormatError
 
@@ -61,6 +63,7 @@ class Encoding(IntEnum):
     PLANES = 1
     CODED = 2
     ALIAS = 3
+    CONSTANT = 4
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,9 @@ class TensorInfo:
     """What the header of a file says of one tensor; sizes of parts in bytes.
 
     `codebook`, `tables`, `offsets` and `weights` are the sizes of the four parts of a section, in their order
-    in the file; a RAW or PLANES tensor has only `weights`, an ALIAS has none. `target` is the index of the
-    earlier tensor that an ALIAS equals, or whose codebook a CODED tensor shares (then `codebook` is 0).
+    in the file; a RAW, PLANES or CONSTANT tensor has only `weights`, an ALIAS has none. `target` is the index of the
+    earlier tensor that an ALIAS equals, or whose codebook a CODED tensor shares (then `codebook` is 0). `form` is that
+    of the codebook, `grid` its lowest and highest multiple where it is a grid; `scan` is that of an ANS stream.
     """
 
     shape: tuple[int, ...]
@@ -86,6 +90,9 @@ class TensorInfo:
     offset_coder: Coder = Coder.NONE
     weight_coder: Coder = Coder.NONE
     target: int | None = None
+    form: Form = Form.ENTRIES
+    grid: tuple[int, int] = (0, 0)
+    scan: Scan = field(default_factory=Scan)
 
     @property
     def size(self) -> int:
@@ -112,6 +119,11 @@ class TensorInfo:
         """Symbols of the weight stream: one per centroid, and one for zero where zeros are not skipped by offsets."""
         return self.codebook_size if self.offset_bits else self.codebook_size + 1
 
+    @property
+    def book(self) -> codebooks.Layout:
+        """How the codebook in this tensor's section is laid out."""
+        return codebooks.Layout(self.form, self.codebook_size, *self.grid)
+
 
 @dataclass(frozen=True)
 class EncodedTensor:
@@ -137,16 +149,15 @@ def decode(info: TensorInfo, section: memoryview, codebook: Array | None = None,
         return _decode_raw(info, section)
     if info.encoding is Encoding.PLANES:
         return _decode_planes(info, section)
+    if info.encoding is Encoding.CONSTANT:
+        return np.tile(_decode_raw(replace(info, shape=(1,)), section), info.size).reshape(info.shape)
     assert info.encoding is Encoding.CODED
     return _decode_coded(info, section, decode_codebook(info, section) if codebook is None else codebook, workers)
 
 
 def decode_codebook(info: TensorInfo, section: memoryview) -> Array:
     """The codebook at the start of a CODED tensor's section, as bit patterns: distinct, and none of them zero."""
-    entries = np.frombuffer(section[: info.codebook], dtype=info.dtype.bits)
-    if len(np.unique(entries)) != len(entries) or not entries.all():
-        raise FormatError("a codebook holds a value twice, or a zero")
-    return entries
+    return codebooks.unpack(info.book, section[: info.codebook], info.dtype.bits)
 
 
 def _decode_raw(info: TensorInfo, section: memoryview) -> Array:
@@ -173,15 +184,16 @@ def _decode_planes(info: TensorInfo, section: memoryview) -> Array:
 
 def coder_of(number: int) -> Coder:
     """The coder with this number in the file format."""
-    try:
-        return Coder(number)
-    except ValueError:
-        raise FormatError(f"coder {number} is unknown; known are 0 to {max(Coder)}") from None
+    if number > Coder.LITERAL:  # ANS is told by the layout of the tensor
+        raise FormatError(f"coder {number} is unknown; known are 0 to {Coder.LITERAL}")
+    return Coder(number)
 
 
 def _decode_coded(info: TensorInfo, section: memoryview, codebook: Array, workers: int) -> Array:
     reader = Reader(section, "section")
     reader.take(info.codebook, "codebook")
+    if info.weight_coder is Coder.ANS:
+        return _decode_mixed(info, reader.take(info.weights, "weights"), codebook, workers)
     tables = Reader(reader.take(info.tables, "tables"), "tables")
     offset_payload = reader.take(info.offsets, "offsets")
     weight_payload = reader.take(info.weights, "weights")
@@ -208,6 +220,15 @@ def _decode_coded(info: TensorInfo, section: memoryview, codebook: Array, worker
         values = np.zeros(info.size, dtype=info.dtype.bits)
         offsets.scatter(gap_symbols, info.offset_bits, survivors, values, entries, workers)
     return values.view(info.dtype.storage).reshape(info.shape)
+
+
+def _decode_mixed(info: TensorInfo, payload: memoryview, codebook: Array, workers: int) -> Array:
+    """A tensor coded by the adaptive model, whose symbols are those of the sorted codebook."""
+    ordered = codebook[codebooks.order(codebook)]
+    book = Book(len(ordered), codebooks.negatives(ordered))
+    symbols = context.decode(payload, info.shape, book, info.nonzeros, info.scan)
+    entries = np.concatenate((np.zeros(1, dtype=ordered.dtype), ordered))
+    return look_up(entries, symbols, workers).view(info.dtype.storage).reshape(info.shape)
 
 
 def _literals(info: TensorInfo, payload: memoryview) -> Array:

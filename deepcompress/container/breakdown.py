@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deepcompress.coding.offsets import MAX_BITS
 from deepcompress.coding.streams import Coder, fixed_width
 from deepcompress.coding.tensors import Encoding, TensorInfo
-from deepcompress.container.format import CRC_BYTES, Entry, Header
+from deepcompress.container.entries import CRC_BYTES, Entry, Header
 from deepcompress.container.reader import ModelFile
 
 #: What a section holds, in the order in which tables show it. Together with ``header`` and ``checksum``
@@ -28,7 +29,8 @@ class LayerBreakdown:
     `bits` and `index_bits` are widths before entropy coding: of a weight's codebook index (or of the value
     itself where it is not shared) and of an offset (0: no offsets). `coded_bits` and `coded_index_bits` are the
     means per surviving weight in the file. `pruned_bytes` and `shared_bytes` are what the tensor would take after
-    stage 1 (values and offsets at fixed width) and stage 2 (indices and offsets at fixed width, codebook).
+    stage 1 (values and offsets at fixed width) and stage 2 (indices and offsets at fixed width, codebook). Where
+    positions and values are one stream (coder ``ans``), `coded_bits` is that of both. `book` is the codebook's form.
     """
 
     name: str
@@ -49,6 +51,7 @@ class LayerBreakdown:
     shared_bytes: int
     bytes: int
     bits_per_weight: float
+    book: str
     parts: dict[str, int]
 
 
@@ -132,7 +135,7 @@ def _layer(entry: Entry, header: Header) -> LayerBreakdown:
     itembits = 8 * info.dtype.storage.itemsize
     nonzeros = info.nonzeros if coded else info.size
     shared = coded and info.weight_coder is not Coder.LITERAL
-    bits = fixed_width(info.alphabet) if shared else itembits
+    bits = fixed_width(info.codebook_size if info.weight_coder is Coder.ANS else info.alphabet) if shared else itembits
     pruned, quantized = _stage_bytes(info, bits, itembits)
     per_nonzero = 8 / nonzeros if nonzeros else 0.0
     return LayerBreakdown(
@@ -154,6 +157,7 @@ def _layer(entry: Entry, header: Header) -> LayerBreakdown:
         shared_bytes=quantized,
         bytes=info.section,
         bits_per_weight=8 * info.section / info.size if info.size else 0.0,
+        book=info.form.name.lower() if shared and info.target is None else "",
         parts=_parts(info),
     )
 
@@ -177,11 +181,20 @@ def _parts(info: TensorInfo) -> dict[str, int]:
 def _stage_bytes(info: TensorInfo, bits: int, itembits: int) -> tuple[int, int]:
     """Bytes after stage 1 and after stage 2, all streams at the fixed widths of this file and none larger than raw.
 
-    Positions of a tensor without offsets are counted as a bit for each element.
+    Positions of a tensor without offsets are counted as a bit for each element, or as what offsets would need at most.
     """
     if info.encoding is not Encoding.CODED:
         return info.section, info.section
     positions = (info.nonzeros + info.fillers) * info.offset_bits if info.offset_bits else info.size
+    if info.weight_coder is Coder.ANS:
+        positions = _most_position_bits(info)
     pruned = min(-(-(info.nonzeros * itembits + positions) // 8), info.nbytes)
-    entries = info.entries * bits + (positions if info.offset_bits else 0)
+    apart = info.offset_bits > 0 or info.weight_coder is Coder.ANS
+    entries = info.nonzeros * bits + positions if apart else info.size * bits
     return pruned, min(-(-entries // 8) + info.codebook, info.nbytes)
+
+
+def _most_position_bits(info: TensorInfo) -> int:
+    """Bits of the positions of a tensor without offsets: the best width, with as many fillers as can be, or a mask."""
+    widths = range(1, MAX_BITS + 1)
+    return min(info.size, *((info.nonzeros + info.size // ((1 << bits) - 1)) * bits for bits in widths))

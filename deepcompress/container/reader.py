@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -14,7 +15,8 @@ import numpy as np
 
 from deepcompress.coding import tensors
 from deepcompress.coding.tensors import DType, Encoding
-from deepcompress.container.format import CRC_BYTES, Entry, Header, header_span, unpack_header
+from deepcompress.container.entries import CRC_BYTES, UNCHECKED, Entry, Header
+from deepcompress.container.format import header_span, is_checked, unpack_header
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -32,6 +34,8 @@ class ModelFile:
 
     Opening reads and checks the header only. `read` decodes one tensor, `check` verifies the whole file. Threads may
     share it.
+
+    A small file of version 2 has one checksum: it is verified when it is opened, and then held in memory.
 
     Sections are read, not mapped into memory: when somebody truncates a mapped file, the next look at its pages
     ends the process with SIGBUS, where a read comes back short and is an error like any other. And a map would save
@@ -56,7 +60,10 @@ class ModelFile:
         self._stream = self._open()
         try:
             self.file_bytes = os.fstat(self._stream.fileno()).st_size
-            span = header_span(self._stream.read(16), self.file_bytes)
+            start = self._stream.read(16)
+            span = header_span(start, self.file_bytes)
+            if not is_checked(start):
+                self._hold()
             self._stream.seek(0)
             self.header: Header = unpack_header(self._stream.read(span), self.file_bytes)
         except FormatError as error:
@@ -76,6 +83,13 @@ class ModelFile:
             return open(self.path, "rb")
         except OSError as error:
             raise FormatError(f"{self.path}: cannot be read ({error.strerror})") from None
+
+    def _hold(self) -> None:
+        """Take a small file into memory and verify it whole: its parts have no checksums of their own."""
+        with self._stream as stream:
+            stream.seek(0)
+            self._stream = BytesIO(stream.read(UNCHECKED))
+        self.check_crc()
 
     def __enter__(self) -> ModelFile:
         return self
@@ -144,7 +158,8 @@ class ModelFile:
         with self._position:
             self._stream.seek(entry.start)
             section = self._stream.read(entry.info.section)
-        if len(section) != entry.info.section or zlib.crc32(section) != entry.crc:
+        damaged = self.header.checked and zlib.crc32(section) != entry.crc
+        if len(section) != entry.info.section or damaged:
             raise FormatError("the checksum of its section does not match: the file is damaged")
         return memoryview(section)
 

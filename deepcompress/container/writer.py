@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
-from deepcompress.container.format import CRC_BYTES, Entry, Header, pack_header, unpack_header
+from deepcompress.container.entries import CRC_BYTES, Entry, Header
+from deepcompress.container.format import pack_header, unpack_header
 from deepcompress.files import write_atomic
 
 
@@ -51,7 +52,7 @@ def save(path: str | Path, tensors: Iterable[tuple[str, EncodedTensor]], network
 
 def planned_size(tensors: Iterable[tuple[str, TensorInfo]], network: str = "", data: str = "") -> int:
     """Bytes of the file that tensors with these facts would make."""
-    header = Header(network, data, tuple(Entry(name, info, crc=0) for name, info in tensors))
+    header = Header(network, data, tuple(Entry(name, info) for name, info in tensors))
     return len(pack_header(header)) + sum(entry.info.section for entry in header.entries) + CRC_BYTES
 
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 UNLIMITED = 1000  # columns of a file or a pipe
 
 
-def output() -> Console:
-    """The console of results: stdout, as wide as any table where it is not a terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=UNLIMITED)
+def output(stderr: bool = False) -> Console:
+    """The console of results: stdout (or stderr), as wide as any table where it is not a terminal."""
+    console = Console(highlight=False, stderr=stderr)
+    return console if console.is_terminal else Console(highlight=False, width=UNLIMITED, stderr=stderr)
 
 
 def grid(columns: Sequence[tuple[str, str]], title: str | None = None) -> Table:
@@ -154,6 +154,23 @@ def sensitivity_table(rows: Sequence[LayerPruned]) -> Table:
     table = grid([("Layer", "left"), ("Weights", "right"), *((heading, "right") for heading in headings)])
     for name, found in layers.items():
         table.add_row(Text(name), size(found[0].weights), *(f"{row.error:.2f}" for row in found[1:]))
+    return table
+
+
+def search_table(trials: Sequence[Mapping[str, Any]]) -> Table:
+    """The trials of a search (`search.Found.as_dicts`), from the largest size to the smallest."""
+    headings = (("Asked", "right"), ("Bytes", "right"), ("Val error", "right"), ("Cross entropy", "right"),
+                ("Epochs", "right"), ("Outcome", "left"), ("Front", "left"))  # fmt: skip
+    table = grid(headings)
+    for trial in sorted(trials, key=lambda trial: -(trial["target_size"] or 1 << 62)):
+        asked = size(trial["target_size"]) if trial["target_size"] else "not pruned"
+        epochs = f"{trial['epochs']}+{trial['finetune_epochs']}"
+        outcome = "chosen" if trial["chosen"] else "passed" if trial["passed"] else "rolled back"
+        if trial["failure"]:
+            table.add_row(asked, "–", "–", "–", epochs, "not possible", "")
+            continue
+        numbers = (size(trial["file_bytes"]), percent(trial["val_error"]), f"{trial['val_loss']:.4f}")
+        table.add_row(asked, *numbers, epochs, outcome, "●" if trial["front"] else "")
     return table
 
 

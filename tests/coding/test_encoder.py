@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcompress.coding.encoder import encode_coded, plan_literal, plan_shared, survey
+from deepcompress.coding.encoder import CODERS, encode_coded, mixed_bytes, plan_literal, plan_shared, survey
 from deepcompress.coding.offsets import MAX_BITS
 from deepcompress.coding.tensors import DType, Encoding, decode
 
@@ -37,30 +37,27 @@ def fillers(values, width):
 
 @pytest.mark.parametrize("width", [1, 4, 5, 12])
 @pytest.mark.parametrize("density", [0.02, 0.1])
-@pytest.mark.parametrize("allow_huffman", [True, False])
+@pytest.mark.parametrize("coder", ["huffman", "fixed"])
 @pytest.mark.parametrize("book", [BOOK, None], ids=["shared", "literal"])
-def test_the_width_that_was_asked_for(width, density, allow_huffman, book):
+def test_the_width_that_was_asked_for(width, density, coder, book):
     values = sparse(density, book)
-    encoded = encode_coded(values, DType.FLOAT32, book, allow_huffman, index_bits=width)
+    encoded = encode_coded(values, DType.FLOAT32, book, coder, index_bits=width)
     info = encoded.info
     assert (info.encoding, info.offset_bits) == (Encoding.CODED, width)
     assert info.nonzeros == np.count_nonzero(values)
     assert info.fillers == fillers(values, width)
     assert decode(info, memoryview(encoded.section), None).tobytes() == values.tobytes()
-    if not allow_huffman:
+    if coder == "fixed":
         assert info.offsets == -(-(info.nonzeros + info.fillers) * width // 8)
 
 
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.9])
-@pytest.mark.parametrize("allow_huffman", [True, False])
+@pytest.mark.parametrize("coder", ["huffman", "fixed"])
 @pytest.mark.parametrize("book", [BOOK, None], ids=["shared", "literal"])
-def test_no_width_is_smaller_than_the_default(density, allow_huffman, book):
+def test_no_width_is_smaller_than_the_default(density, coder, book):
     values = sparse(density, book)
-    best = encode_coded(values, DType.FLOAT32, book, allow_huffman)
-    sizes = {
-        width: len(encode_coded(values, DType.FLOAT32, book, allow_huffman, index_bits=width).section)
-        for width in WIDTHS
-    }
+    best = encode_coded(values, DType.FLOAT32, book, coder)
+    sizes = {width: len(encode_coded(values, DType.FLOAT32, book, coder, index_bits=width).section) for width in WIDTHS}
     assert len(best.section) <= min(sizes.values())
     if best.info.offset_bits:
         assert len(best.section) == sizes[best.info.offset_bits]
@@ -87,7 +84,7 @@ def test_plans_of_fixed_widths_are_what_is_written(width, book):
     values = sparse(0.1, book)
     found = survey(values, DType.FLOAT32, book)
     plan = plan_literal(found, False, width) if book is None else plan_shared(found, False, None, width)
-    encoded = encode_coded(values, DType.FLOAT32, book, False, index_bits=width)
+    encoded = encode_coded(values, DType.FLOAT32, book, "fixed", index_bits=width)
     assert plan == encoded.info
     assert plan.section == len(encoded.section)
 
@@ -97,18 +94,28 @@ def test_plans_of_fixed_widths_are_what_is_written(width, book):
     st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 3)), max_size=12),
     st.integers(0, 5000),
     st.integers(1, MAX_BITS),
-    st.booleans(),
+    st.sampled_from(["huffman", "fixed"]),
 )
-def test_gaps_of_any_length_round_trip(weights, tail, width, allow_huffman):
+def test_gaps_of_any_length_round_trip(weights, tail, width, coder):
     values = np.zeros(sum(gap + 1 for gap, _ in weights) + tail, dtype=np.float32)
     at = -1
     for gap, index in weights:
         at += gap + 1
         values[at] = BOOK[index]
     for book in (BOOK, None):
-        encoded = encode_coded(values, DType.FLOAT32, book, allow_huffman, index_bits=width)
+        encoded = encode_coded(values, DType.FLOAT32, book, coder, index_bits=width)
         info = encoded.info
         assert decode(info, memoryview(encoded.section), None).tobytes() == values.tobytes()
         if info.encoding is Encoding.CODED:
             assert info.offset_bits == width
             assert info.fillers == sum(gap // ((1 << width) - 1) for gap, _ in weights)
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (1200,), (20, 3, 4, 5)])
+@pytest.mark.parametrize("density", [0, 0.02, 0.4, 1])
+def test_auto_is_the_smallest_of_all(shape, density):
+    values = sparse(density, BOOK)[:1200].reshape(shape)
+    sizes = {coder: len(encode_coded(values, DType.FLOAT32, BOOK, coder).section) for coder in CODERS}
+    assert sizes["auto"] == min(sizes.values())
+    assert sizes["ans"] == mixed_bytes(values, DType.FLOAT32, BOOK)
+    assert sizes["huffman"] <= sizes["fixed"]

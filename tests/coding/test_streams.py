@@ -42,6 +42,7 @@ def test_the_numbers_of_the_coders_are_part_of_the_format():
         "FIXED": 2,
         "HUFFMAN": 3,
         "LITERAL": 4,
+        "ANS": 5,
     }
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from deepcompress.container.format import crc_bytes, header_span, pack_header, unpack_header
+from deepcompress.container.entries import crc_bytes
+from deepcompress.container.format import header_span, pack_header, unpack_header
 from deepcompress.errors import FormatError
 
 FLOAT32, FLOAT16, BFLOAT16, FLOAT64, INT8 = range(5)

@@ -4,11 +4,17 @@ It shares no code with the package, so that both agree only if both do what the 
 what it needs to find its way, and refuses less than a real reader must.
 """
 
+import math
+import re
+import struct
 import zlib
+from pathlib import Path
 
-MAGIC = b"\x89DC\x01"
+import plain_model
+
+MAGIC = b"\x89DC"
 SIZES = {0: 4, 1: 2, 2: 2, 3: 8, 4: 1, 5: 1, 6: 2, 7: 4, 8: 8, 9: 1}
-RAW, PLANES, CODED, ALIAS = range(4)
+RAW, PLANES, CODED, ALIAS, SAME, ADAPTIVE = range(6)
 NONE, CONSTANT, FIXED, HUFFMAN, LITERAL = range(5)
 
 
@@ -67,19 +73,20 @@ class Bits:
 def read(data):
     """name -> (number of the dtype, shape, the bytes of the elements), and the facts of the header beside them."""
     file = Bytes(data)
-    assert file.take(4) == MAGIC
-    header = Bytes(file.take(file.varint()))
-    assert crc(data[: file.at]) == file.take(4)
+    assert file.take(3) == MAGIC
+    version = file.byte()
+    checked, header = (True, Bytes(file.take(file.varint()))) if version == 1 else short_header(file)
+    assert version in (1, 2)
+    assert checked or len(data) <= 65536
+    if checked:
+        assert crc(data[: file.at]) == file.take(4)
     facts = {"network": header.text(), "data": header.text(), "header_bytes": file.at}
     facts["extensions"] = [(header.byte(), header.text(), header.take(header.varint())) for _ in range(header.varint())]
-    tensors, name = [], b""
-    for _ in range(header.varint()):
-        name = name[: header.varint()] + header.take(header.varint())
-        tensors.append(tensor_facts(header, name.decode("utf-8")))
+    tensors = (long_tensors if version == 1 else short_tensors)(header, checked)
     assert header.at == len(header.data)
     for tensor in tensors:
         tensor["section"] = file.take(tensor["bytes"])
-        assert tensor["encoding"] == ALIAS or crc(tensor["section"]) == tensor["crc"]
+        assert not checked or tensor["encoding"] == ALIAS or crc(tensor["section"]) == tensor["crc"]
     assert crc(data[: file.at]) == file.take(4)
     assert file.at == len(data)
     facts["tensors"] = tensors
@@ -92,6 +99,90 @@ def read(data):
 
 def crc(data):
     return zlib.crc32(data).to_bytes(4, "little")
+
+
+def long_tensors(header, checked):
+    tensors, name = [], b""
+    for _ in range(header.varint()):
+        name = name[: header.varint()] + header.take(header.varint())
+        tensors.append(tensor_facts(header, name.decode("utf-8")))
+    return tensors
+
+
+def short_header(file):
+    """Whether there are checksums, and the header of version 2, inflated."""
+    flags = file.byte()
+    assert flags < 4
+    length = file.varint()
+    if not flags & 1:
+        return flags > 1, Bytes(file.take(length))
+    inflated = file.varint()
+    stream = zlib.decompressobj(-15, zdict=dictionary())
+    header = stream.decompress(file.take(length)) + stream.flush()
+    assert stream.eof
+    assert len(header) == inflated <= 4096
+    return flags > 1, Bytes(header)
+
+
+def dictionary():
+    """The preset dictionary, as section 9 shows it."""
+    text = (Path(__file__).parent.parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```\n(self_attn.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return re.sub(
+        r"\\x(..)", lambda found: chr(int(found[1], 16)), shown.replace("\n", "").replace("\\n", "\n")
+    ).encode()
+
+
+def short_tensors(header, checked):
+    names = []
+    for _ in range(header.varint()):
+        end = header.data.index(b"\n", header.at)
+        names.append(header.take(end + 1 - header.at)[:-1].decode("utf-8"))
+    tensors = []
+    for name in names:
+        (dimensions, dtype), (flags, layout) = divmod(header.byte(), 16), divmod(header.byte(), 16)
+        tensor = {"name": name, "encoding": layout, "dtype": dtype, "size": SIZES[dtype], "flags": flags}
+        tensor["shape"] = tuple(header.varint() for _ in range(dimensions))
+        tensor["count"] = math.prod(tensor["shape"])
+        tensor |= short_facts(header, tensor)
+        if checked and layout != ALIAS:
+            tensor["crc"] = header.take(4)
+        tensors.append(tensor)
+    return tensors
+
+
+def short_facts(header, tensor):
+    layout = tensor["encoding"]
+    if layout == RAW:
+        return {"bytes": tensor["count"] * tensor["size"]}
+    if layout == SAME:
+        return {"bytes": tensor["size"]}
+    if layout == PLANES:
+        return {"bytes": header.varint()}
+    if layout == ALIAS:
+        return {"target": header.varint(), "bytes": 0}
+    k, form = header.varint(), header.varint()
+    facts = {"k": k, "form": form, "owner": max(0, form - 7)}
+    book = 0
+    if form < 2:
+        book = k * (2 if form else tensor["size"])
+    elif form < 8:
+        low, high = (
+            number // 2 if number % 2 == 0 else -(number // 2) - 1 for number in (header.varint(), header.varint())
+        )
+        book = 4 if form == 2 else 2
+        facts["steps"] = range(low, high + 1)
+        facts["masked"] = k != sum(step != 0 for step in facts["steps"])
+        book += -(-len(facts["steps"]) // 8) if facts["masked"] else 0
+    facts["n"] = header.varint()
+    if layout == ADAPTIVE:
+        facts["side"] = header.varint() if tensor["flags"] & 2 else 0
+        facts["parts"] = (book, header.varint())
+        return facts | {"bytes": sum(facts["parts"])}
+    b, coders, tables, weights = header.byte(), header.byte(), header.varint(), header.varint()
+    fillers, offsets = (header.varint(), header.varint()) if b else (0, 0)
+    facts |= {"b": b, "coders": divmod(coders, 16), "fillers": fillers, "parts": (book, tables, offsets, weights)}
+    return facts | {"bytes": sum(facts["parts"])}
 
 
 def tensor_facts(header, name):
@@ -126,12 +217,47 @@ def elements(tensor, tensors):
         return tensor["section"]
     if tensor["encoding"] == PLANES:
         return from_planes(tensor)
-    return from_codes(tensor, codebook_of(tensors[tensor["owner"] - 1] if tensor["owner"] else tensor))
+    if tensor["encoding"] == SAME:
+        return tensor["section"] * tensor["count"]
+    codebook = codebook_of(tensors[tensor["owner"] - 1] if tensor["owner"] else tensor)
+    return (from_model if tensor["encoding"] == ADAPTIVE else from_codes)(tensor, codebook)
 
 
 def codebook_of(tensor):
-    size = tensor["size"]
+    size, form, section = tensor["size"], tensor.get("form", 0), tensor["section"]
+    if form == 1:
+        return [struct.pack("<f", struct.unpack_from("<e", section, 2 * i)[0]) for i in range(tensor["k"])]
+    if form >= 2:
+        return grid(tensor, form, Bytes(section))
     return [tensor["section"][i * size : (i + 1) * size] for i in range(tensor["k"])]
+
+
+def grid(tensor, form, section):
+    stored = section.take(4 if form == 2 else 2)
+    (scale,) = struct.unpack("<e", stored) if form == 3 else struct.unpack("<f", stored.rjust(4, b"\0"))
+    steps = tensor["steps"]
+    present = [step != 0 for step in steps]
+    if tensor["masked"]:
+        bits = Bits(section.take(-(-len(steps) // 8)))
+        present = [bits.bit() for _ in steps]
+    # A double holds the product of two floats, so that there is only one rounding.
+    return [struct.pack("<f", scale * step) for step, there in zip(steps, present, strict=True) if there]
+
+
+def from_model(tensor, codebook):
+    """The two parts of the section, and what the model makes of the second."""
+    section = Bytes(tensor["section"])
+    _, stream = (section.take(part) for part in tensor["parts"])
+    negative = sorted((entry for entry in codebook if entry[-1] & 128), key=lambda entry: entry[::-1], reverse=True)
+    positive = sorted((entry for entry in codebook if not entry[-1] & 128), key=lambda entry: entry[::-1])
+    values = [bytes(tensor["size"]), *negative, *positive]
+    many = Bytes(stream)
+    large = tensor["count"] > 1 << 19
+    blocks = iter(lambda: many.take(many.varint() if large else len(stream)), None)
+    scan = bool(tensor["flags"] & 1), tensor["side"]
+    symbols = plain_model.decode(blocks, tensor["shape"], *scan, len(codebook), len(negative), tensor["n"])
+    assert many.at == len(stream)
+    return b"".join(values[symbol] for symbol in symbols)
 
 
 def from_planes(tensor):

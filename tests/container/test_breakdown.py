@@ -77,7 +77,7 @@ def test_a_layer_by_hand(save):
     values = np.zeros(32, dtype=np.float32)
     values[[6, 13, 27]] = [3.0, 0.5, 3.0]
     book = np.array([0.5, 3.0], dtype=np.float32)
-    facts = inspect(save(pack([("w", encode_coded(values, DType.FLOAT32, book, allow_huffman=False))])))
+    facts = inspect(save(pack([("w", encode_coded(values, DType.FLOAT32, book, "fixed"))])))
     layer = facts.layers[0]
     assert (layer.bits, layer.index_bits, layer.fillers, layer.nonzeros, layer.density) == (1, 3, 1, 3, 3 / 32)
     assert (layer.coder, layer.bytes, layer.bits_per_weight) == ("fixed", 11, 8 * 11 / 32)

@@ -361,6 +361,7 @@ def test_codebooks_with_a_value_twice_or_a_zero(load, book):
         ({"coders": (LITERAL, FIXED)}, "offsets coded as LITERAL"),
         ({"coders": (FIXED, LITERAL)}, "literal weights need offsets and no codebook"),
         ({"coders": (5, FIXED)}, "coder 5 is unknown"),
+        ({"coders": (FIXED, 5)}, "coder 5 is unknown"),
         ({"coders": (FIXED, 15)}, "coder 15 is unknown"),
         ({"coders": (NONE, FIXED)}, "a NONE stream has 2 bytes"),
         ({"coders": (FIXED, NONE)}, "a NONE stream has 1 bytes"),

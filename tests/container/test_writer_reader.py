@@ -10,7 +10,7 @@ from crafting import header_of, shared_weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepcompress.coding.encoder import alias, encode_coded, encode_plain
+from deepcompress.coding.encoder import CODERS, alias, encode_coded, encode_plain
 from deepcompress.coding.streams import Coder
 from deepcompress.coding.tensors import DType, Encoding, TensorInfo
 from deepcompress.container import reader
@@ -72,7 +72,9 @@ def test_the_plain_reader_agrees_on_any_file(load, data):
             encoded = encode_plain(values, dtype)
         else:
             target = books.get((dtype, len(entries)))
-            encoded = encode_coded(values, dtype, entries.view(dtype.storage), data.draw(st.booleans()), target)
+            encoded = encode_coded(
+                values, dtype, entries.view(dtype.storage), data.draw(st.sampled_from(CODERS)), target
+            )
             if encoded.info.codebook:
                 books[dtype, len(entries)] = number
         tensors.append((f"layer{number}.weight", encoded))

@@ -1,0 +1,178 @@
+"""Tensors in a header of version 2: all names, then a short record of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from deepcompress.coding.bits import Reader, varint
+from deepcompress.coding.codebooks import Form
+from deepcompress.coding.context import Scan
+from deepcompress.coding.streams import Coder
+from deepcompress.coding.tensors import MAX_CODEBOOK, DType, Encoding, TensorInfo, coder_of
+from deepcompress.container.entries import (
+    CRC_BYTES,
+    MAX_DIMENSIONS,
+    MAX_NAME,
+    MAX_TENSORS,
+    Entry,
+    check_coded,
+    checked_alias,
+    checked_name,
+    read_shape,
+)
+from deepcompress.errors import FormatError
+
+_MIXED = 5  # the layout of a CODED tensor whose coder is ANS; the other layouts are the encodings
+_BY_COLUMN, _SIDE = 1, 2
+_OWN_FORMS = 8  # from here on, a codebook is that of an earlier tensor
+_NAME_END = 0x0A
+
+
+def pack_tensors(entries: Sequence[Entry], checked: bool) -> bytes:
+    """The number of tensors, their names, and what a header says of each; with their checksums, if `checked`."""
+    out = bytearray(varint(len(entries)))
+    for entry in entries:
+        out += entry.name.encode("utf-8") + bytes([_NAME_END])
+    for entry in entries:
+        out += _pack_info(entry.info)
+        if checked and entry.info.encoding is not Encoding.ALIAS:
+            out += entry.crc.to_bytes(CRC_BYTES, "little")
+    return bytes(out)
+
+
+def _pack_info(info: TensorInfo) -> bytes:
+    mixed = info.weight_coder is Coder.ANS
+    layout = _MIXED if mixed else int(info.encoding)
+    flags = (_BY_COLUMN if info.scan.by_column else 0) | (_SIDE if info.scan.side else 0)
+    out = bytes([len(info.shape) << 4 | info.dtype, flags << 4 | layout]) + b"".join(map(varint, info.shape))
+    if info.encoding is Encoding.PLANES:
+        out += varint(info.weights)
+    if info.encoding is Encoding.ALIAS:
+        assert info.target is not None
+        out += varint(info.target)
+    if info.encoding is Encoding.CODED:
+        out += _pack_book(info) + varint(info.nonzeros)
+        if mixed:
+            out += varint(info.scan.side) if info.scan.side else b""
+            out += varint(info.weights)
+        else:
+            out += _pack_streams(info)
+    return out
+
+
+def _pack_book(info: TensorInfo) -> bytes:
+    out = varint(info.codebook_size) + varint(info.form if info.target is None else info.target + _OWN_FORMS)
+    if info.target is None and info.form.is_grid:
+        out += b"".join(varint(_zigzag(step)) for step in info.grid)
+    return out
+
+
+def _pack_streams(info: TensorInfo) -> bytes:
+    out = bytes([info.offset_bits, info.offset_coder << 4 | info.weight_coder])
+    out += varint(info.tables) + varint(info.weights)
+    if info.offset_bits:
+        out += varint(info.fillers) + varint(info.offsets)
+    return out
+
+
+def _zigzag(number: int) -> int:
+    """0, -1, 1, -2, … as 0, 1, 2, 3, …"""
+    return 2 * number if number >= 0 else -2 * number - 1
+
+
+def read_tensors(reader: Reader, start: int, checked: bool) -> tuple[Entry, ...]:
+    """The inverse; the first section starts at byte `start` of the file."""
+    names: dict[str, None] = {}
+    for _ in range(reader.varint("number of tensors", limit=MAX_TENSORS)):
+        names[checked_name(bytes(reader.line("name", MAX_NAME, _NAME_END)), names.keys())] = None
+    entries: list[Entry] = []
+    for name in names:
+        info = _read_info(reader, name, entries)
+        crc = 0
+        if checked and info.encoding is not Encoding.ALIAS:
+            crc = int.from_bytes(reader.take(CRC_BYTES, "checksum"), "little")
+        entries.append(Entry(name, info, crc, start))
+        start += info.section
+    return tuple(entries)
+
+
+def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInfo:
+    kind, layout = reader.byte("kind"), reader.byte("layout")
+    flags, layout = layout >> 4, layout & 15
+    mixed = layout == _MIXED
+    try:
+        encoding, dtype = Encoding.CODED if mixed else Encoding(layout), DType(kind & 15)
+    except ValueError:
+        raise FormatError(f"tensor {name}: layout {layout} or dtype {kind & 15} is unknown") from None
+    if kind >> 4 > MAX_DIMENSIONS:
+        raise FormatError(f"tensor {name}: {kind >> 4} dimensions; at most {MAX_DIMENSIONS} are allowed")
+    info = TensorInfo(read_shape(reader, name, kind >> 4), dtype, encoding)
+    if flags and not (mixed and flags <= (_BY_COLUMN | _SIDE) and len(info.shape) > 1):
+        raise FormatError(f"tensor {name}: flags {flags}, which mean nothing here")
+    if mixed:
+        return _read_mixed(reader, info, name, earlier, flags)
+    if encoding is Encoding.CODED:
+        return _read_streams(reader, info, name, earlier)
+    if encoding is Encoding.ALIAS:
+        return checked_alias(replace(info, target=reader.varint("alias")), name, earlier)
+    if encoding is Encoding.PLANES:
+        return replace(info, weights=reader.varint("length of the section", limit=info.nbytes))
+    if encoding is Encoding.CONSTANT:
+        if info.size < 2:
+            raise FormatError(f"tensor {name}: {info.size} elements stored as a constant")
+        return replace(info, weights=info.dtype.storage.itemsize)
+    return replace(info, weights=info.nbytes)
+
+
+def _read_book(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
+    """The facts of the codebook, and the number of weights."""
+    size = reader.varint("size of the codebook", limit=MAX_CODEBOOK)
+    form = reader.varint("form of the codebook", limit=len(earlier) - 1 + _OWN_FORMS)
+    if form >= _OWN_FORMS:
+        info = replace(info, codebook_size=size, target=form - _OWN_FORMS)
+    elif form > max(Form):
+        raise FormatError(f"tensor {name}: codebook form {form} is unknown; known are 0 to {max(Form)}")
+    else:
+        info = replace(info, codebook_size=size, form=Form(form))
+        if info.form.is_grid:
+            info = replace(info, grid=(_read_step(reader), _read_step(reader)))
+        info = replace(info, codebook=info.book.size(info.dtype.storage.itemsize))
+    return replace(info, nonzeros=reader.varint("number of weights", limit=info.size))
+
+
+def _read_step(reader: Reader) -> int:
+    number = reader.varint("multiple of a grid", limit=1 << 20)
+    return -(number + 1 >> 1) if number & 1 else number >> 1
+
+
+def _read_mixed(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[Entry], flags: int) -> TensorInfo:
+    info = _read_book(reader, info, name, earlier)
+    side = reader.varint("side of a plane", limit=1 << 20) if flags & _SIDE else 0
+    if flags & _SIDE and side < 2:
+        raise FormatError(f"tensor {name}: planes of side {side}")
+    scan = Scan(bool(flags & _BY_COLUMN), side)
+    weights = reader.varint("length of the weights")
+    if info.nonzeros and not info.codebook_size:
+        raise FormatError(f"tensor {name}: {info.nonzeros} weights, but no codebook")
+    info = replace(info, weight_coder=Coder.ANS, scan=scan, weights=weights)
+    check_coded(info, name, earlier)
+    return info
+
+
+def _read_streams(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
+    info = _read_book(reader, info, name, earlier)
+    offset_bits, coders = reader.byte("bits of an offset"), reader.byte("coders")
+    tables, weights = reader.varint("length of the tables"), reader.varint("length of the weights")
+    info = replace(
+        info,
+        tables=tables,
+        weights=weights,
+        fillers=reader.varint("number of fillers", limit=info.size) if offset_bits else 0,
+        offsets=reader.varint("length of the offsets") if offset_bits else 0,
+        offset_bits=offset_bits,
+        offset_coder=coder_of(coders >> 4),
+        weight_coder=coder_of(coders & 15),
+    )
+    check_coded(info, name, earlier)
+    return info
