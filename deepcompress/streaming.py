@@ -7,7 +7,7 @@ many weights each layer loses. The second prunes, shares, encodes and writes the
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +24,10 @@ from deepcompress.layers import Layer, check_finite, check_rules, is_layer, tied
 from deepcompress.packing import Packer
 from deepcompress.prune.masks import prune_in_place, share_out
 from deepcompress.prune.scores import Profile, profile
-from deepcompress.quantize.kmeans import cluster
-from deepcompress.quantize.sharing import groups, snap, survivors
+from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded, table_of
+from deepcompress.quantize.rate import Part
+from deepcompress.quantize.sharing import groups, place, snap, survivors
+from deepcompress.quantize.vectors import is_statistic, is_vector, vector_table
 from deepcompress.recipe import Recipe
 from deepcompress.result import Result, StageResult, kept_line
 from deepcompress.training.progress import Progress
@@ -58,6 +60,10 @@ def compress_state(
     recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
     if recipe.batch_norm == "fold":  # eps is the network's, and no tensor
         raise RecipeError("batch_norm 'fold' needs the network, not only its tensors: name it and its data")
+    if recipe.target_size is not None or recipe.max_drop is not None:
+        raise RecipeError("target_size and max_drop need the network, not only its tensors: name it")
+    if recipe.weighting != "none":
+        raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
     check_writable(path)
     started = time.perf_counter()
     content = _look_through(state, recipe, watch)
@@ -71,6 +77,7 @@ def compress_state(
     pruned = time.perf_counter()
     save(path, stream, network, data)
     sizes = [planned_size(infos.items(), network, data) for infos in (stream.pruned, stream.shared)]
+    kept |= stream.kept
     found = inspect(path)
     now = time.perf_counter()
     dense = content.dense_bytes
@@ -127,6 +134,15 @@ def _look_through(state: Mapping[str, torch.Tensor], recipe: Recipe, watch: Prog
     return content
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Shared values, what the file has for each, and, if that is not the nearest, what each weight of a layer takes."""
+
+    centroids: Array
+    values: Array
+    choices: dict[str, Array] | None = None
+
+
 class _Stream:
     """The encoded tensors of a file, one at a time; while it runs it notes what earlier stages would have made."""
 
@@ -141,10 +157,11 @@ class _Stream:
         self.state, self.content, self.losses, self.recipe, self.watch = state, content, losses, recipe, watch
         self.pruned: dict[str, TensorInfo] = {}
         self.shared: dict[str, TensorInfo] = {}
+        self.kept: dict[str, float] = {}
         self.sharing_seconds = 0.0
-        self._groups = {name: (members, bits) for members, bits in groups(content.layers, recipe) for name in members}
-        self._centroids: dict[tuple[str, ...], Array] = {}
-        self._packer = Packer(recipe.small_dtype, recipe.coder == "huffman", recipe.index_bits)
+        self._groups = {name: (members, most) for members, most in groups(content.layers, recipe) for name in members}
+        self._tables: dict[tuple[str, ...], _Table] = {}
+        self._packer = Packer(recipe.small_dtype, recipe.coder, recipe.index_bits)
 
     def __iter__(self) -> Iterator[tuple[str, EncodedTensor]]:
         done = 0
@@ -157,8 +174,7 @@ class _Stream:
             elif name in self.losses:
                 encoded = self._layer(name)
             else:
-                encoded = self._packer.small(name, self.state[name])
-                self.pruned[name] = self.shared[name] = encoded.info
+                encoded = self._small(name, self.state[name].detach())
             done += encoded.info.size
             yield name, encoded
 
@@ -169,14 +185,34 @@ class _Stream:
             self.shared[name] = self.pruned[name]
             return self._packer.layer(name, weight)
         started = time.perf_counter()
-        members, bits = self._groups[name]
-        centroids = self._shared_values(tuple(members), bits, name, weight)
-        snap(weight, centroids)
+        members, levels = self._groups[name]
+        table = self._shared_values(tuple(members), levels, name, weight)
+        if table.choices is None:
+            snap(weight, table.centroids, table.values)
+        else:
+            place(weight, table.values, table.choices.pop(name))
+            self.kept[name] = int(torch.count_nonzero(weight)) / weight.numel()
         book: Hashable = tuple(members) if len(members) > 1 else None
-        values = torch.from_numpy(centroids)
+        values = torch.from_numpy(table.values)
         self.shared[name] = self._packer.plan_fixed(name, weight, values, book)
         self.sharing_seconds += time.perf_counter() - started
         return self._packer.layer(name, weight, values, book)
+
+    def _small(self, name: str, value: torch.Tensor) -> EncodedTensor:
+        """A tensor that is no layer: as it is, or on a grid if it is a vector and the recipe says so."""
+        bits = self.recipe.small_bits
+        table = None
+        if bits is not None and is_vector(value) and not is_statistic(name):
+            table, _, choice = vector_table(value, bits)
+        if table is None or not len(table.centroids):
+            plain = self._packer.small(name, value)
+            self.pruned[name] = self.shared[name] = plain.info
+            return plain
+        vector, values = value.cpu().clone(), torch.from_numpy(table.centroids)
+        place(vector, table.centroids, choice)
+        self.pruned[name] = Packer(self.recipe.small_dtype).small(name, value).info
+        self.shared[name] = self._packer.plan_fixed(name, vector, values)
+        return self._packer.layer(name, vector, values)
 
     def _pruned(self, name: str) -> torch.Tensor:
         weight = self.state[name].detach()
@@ -185,9 +221,30 @@ class _Stream:
         prune_in_place(weight, self.recipe.criterion, self.losses[name])
         return weight
 
-    def _shared_values(self, members: tuple[str, ...], bits: int, name: str, weight: torch.Tensor) -> Array:
-        """The centroids of a layer, or of its group: then all its members are looked at when the first is met."""
-        if members not in self._centroids:
-            parts = [survivors(weight if member == name else self._pruned(member)) for member in members]
-            self._centroids[members] = cluster(np.concatenate(parts), 1 << bits, self.recipe.init, self.recipe.seed)
-        return self._centroids[members]
+    def _shared_values(self, members: tuple[str, ...], levels: int, name: str, weight: torch.Tensor) -> _Table:
+        """Those of a layer, or of its group: then all its members are looked at when the first is met."""
+        if members not in self._tables:
+            tensors = (weight if member == name else self._pruned(member) for member in members)
+            self._tables[members] = self._find(members, levels, tensors)
+        return self._tables[members]
+
+    def _find(self, members: Sequence[str], levels: int, tensors: Iterable[torch.Tensor]) -> _Table:
+        recipe, limit = self.recipe, float("inf")
+        parts = []
+        for tensor in tensors:
+            limit = min(limit, torch.finfo(tensor.dtype).max)
+            where = np.flatnonzero(tensor.reshape(-1) != 0) if recipe.rate else np.zeros(0, dtype=np.int64)
+            parts.append(Part(tuple(tensor.shape), where, survivors(tensor)))
+        demand = Demand(recipe, levels, limit, price_of(recipe.rate, parts))
+        if not recipe.rate:
+            values = np.concatenate([part.values for part in parts])
+            return self._table(table_of(values, None, demand))
+        table, choices = choose(parts, demand)
+        # A codebook has at most 2^12 values.
+        kept = {member: choice.astype(np.int16) for member, choice in zip(members, choices, strict=True)}
+        return self._table(table, kept)
+
+    def _table(self, found: Table, choices: dict[str, Array] | None = None) -> _Table:
+        plain = found.multiples is not None  # a step is rounded already
+        values = found.centroids if plain else rounded(found.centroids, self.recipe.codebook_dtype)
+        return _Table(found.centroids, values, choices)

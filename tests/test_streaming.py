@@ -16,7 +16,8 @@ from deepcompress.packing import pack_state
 from deepcompress.prune import scores
 from deepcompress.prune.stage import prune
 from deepcompress.quantize import kmeans, sharing
-from deepcompress.quantize.sharing import share
+from deepcompress.quantize.sharing import finish, share
+from deepcompress.quantize.vectors import is_vector, share_vectors
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.streaming import compress_state
 from deepcompress.training.progress import Progress
@@ -39,9 +40,12 @@ def at_once(state, recipe):
     layers = compressible(state)
     weights = {layer.name: state[layer.name] for layer in layers}
     prune(weights, recipe)
-    pruned = pack_state(state, layers, [], recipe, allow_huffman=False)
+    pruned = pack_state(state, layers, [], recipe, coder="fixed")
     books = share(weights, layers, recipe)
-    shared = pack_state(state, layers, books, recipe, allow_huffman=False)
+    finish(books, weights, recipe)
+    if recipe.small_bits is not None:
+        books += share_vectors(state, [name for name, value in state.items() if is_vector(value)], recipe.small_bits)
+    shared = pack_state(state, layers, books, recipe, coder="fixed")
     return pruned, shared, pack_state(state, layers, books, recipe)
 
 
@@ -51,6 +55,12 @@ RECIPES = {
     "dense": Recipe(prune=0, bits=3),
     "grouped": Recipe(prune=0.7, bits=4, layers=(LayerRule("fc*", group="fc"),)),
     "rules": Recipe(prune=0.6, bits=4, conv_bits=6, layers=(LayerRule("fc2", prune=0.2, bits="none"),)),
+    "grid": Recipe(prune=0.8, bits=4, quantizer="uniform"),
+    "ternary": Recipe(prune=0.8, levels=2),
+    "halves": Recipe(prune=0.8, bits=4, codebook_dtype="float16"),
+    "vectors": Recipe(prune=0.8, bits=4, small_bits=3),
+    "rate": Recipe(prune=0.5, bits=4, rate=0.1),
+    "rate on a grid": Recipe(prune=0.5, bits=5, rate=0.1, quantizer="uniform", layers=(LayerRule("fc*", group="fc"),)),
 }
 
 

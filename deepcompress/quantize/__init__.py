@@ -1,4 +1,5 @@
-"""Stage 2: weights of a layer share 2^bits values (Han et al. 2016, section 3).
+"""Stage 2: weights of a layer share few values (Han et al. 2016, section 3).
 
-`kmeans` finds the shared values, `sharing` ties weights to them and tunes them by backpropagation.
+`kmeans` or `grid` find the shared values, `rate` trades their error for bits, `choice` puts these together; `sharing`
+ties weights to the values and tunes them by backpropagation; `vectors` does biases and scales.
 """

@@ -53,14 +53,18 @@ INITS: dict[str, Callable[[Array, Array, int, np.random.Generator], Array]] = {
 }
 
 
-def cluster(values: Array, k: int, init: str = "linear", seed: int = 0) -> Array:
+def cluster(values: Array, k: int, init: str = "linear", seed: int = 0, importance: Array | None = None) -> Array:
     """At most `k` shared values for `values`: sorted, distinct, none of them zero, each nearest to some value.
+
+    With `importance` h the sum of h * (value - centroid)^2 is what clustering lowers: Hessian-weighted k-means
+    (Choi, El-Khamy and Lee 2017).
 
     Args:
         values: one-dimensional, finite, none zero, float32 or float64.
         k: number of centroids wanted; if there are no more distinct values than that, they are the result.
         init: a key of `INITS`.
         seed: of the random initialization.
+        importance: what each value counts, positive, as long as `values`; None counts all alike.
 
     Returns:
         float32 or float64 as `values`, at most k long; empty for no values.
@@ -69,7 +73,7 @@ def cluster(values: Array, k: int, init: str = "linear", seed: int = 0) -> Array
         distinct = np.unique(values)
         if len(distinct) <= k:
             return distinct
-    samples, weights = _condense(values)
+    samples, weights = condense(values, importance)
     start = INITS[init](samples, weights, k, np.random.default_rng(seed)) if len(samples) > k else samples
     centroids = np.unique(_lloyd(samples, weights, start).astype(values.dtype))
     return _settle(values, centroids)
@@ -81,22 +85,26 @@ def assign(values: Array, centroids: Array) -> Array:
     return np.searchsorted(midpoints, values, side="right")
 
 
-def _condense(values: Array) -> tuple[Array, Array]:
-    """Values and how often each occurs: exact while there are few, else the means of equal-width bins."""
+def condense(values: Array, importance: Array | None = None) -> tuple[Array, Array]:
+    """Values and what each counts, float64: exact while there are few, else the means of equal-width bins.
+
+    A value counts as often as it occurs, or the sum of its `importance`.
+    """
     if len(values) <= CHUNK:
-        distinct, counts = np.unique(values.astype(np.float64), return_counts=True)
+        distinct, inverse = np.unique(values.astype(np.float64), return_inverse=True)
         if len(distinct) <= MAX_SAMPLES:
-            return distinct, counts.astype(np.float64)
+            return distinct, np.bincount(inverse, importance, minlength=len(distinct)).astype(np.float64)
     low, high = float(values.min()), float(values.max())
     # In float64: float32 overflows on the span of very large values, and on the inverse of a very small one.
-    counts, sums = np.zeros(MAX_SAMPLES, dtype=np.int64), np.zeros(MAX_SAMPLES)
+    counts, sums = np.zeros(MAX_SAMPLES), np.zeros(MAX_SAMPLES)
     for start in range(0, len(values), CHUNK):
-        part = values[start : start + CHUNK]
-        bins = ((part.astype(np.float64) - low) * ((MAX_SAMPLES - 1) / (high - low))).astype(np.int64)
-        counts += np.bincount(bins, minlength=MAX_SAMPLES)
-        sums += np.bincount(bins, weights=part, minlength=MAX_SAMPLES)
+        part = values[start : start + CHUNK].astype(np.float64)
+        bins = ((part - low) * ((MAX_SAMPLES - 1) / (high - low))).astype(np.int64)
+        each = None if importance is None else importance[start : start + CHUNK].astype(np.float64)
+        counts += np.bincount(bins, each, minlength=MAX_SAMPLES)
+        sums += np.bincount(bins, part if each is None else part * each, minlength=MAX_SAMPLES)
     used = counts > 0
-    return sums[used] / counts[used], counts[used].astype(np.float64)
+    return sums[used] / counts[used], counts[used]
 
 
 def _lloyd(samples: Array, weights: Array, start: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,10 @@ from torch import nn
 
 from deepcompress.layers import Layer
 from deepcompress.prune.masks import Masks
-from deepcompress.quantize.kmeans import assign, cluster
+from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded
+from deepcompress.quantize.grid import short
+from deepcompress.quantize.kmeans import assign
+from deepcompress.quantize.rate import Part
 from deepcompress.recipe import Recipe
 from deepcompress.training.loop import Batches, Hooks, fit
 from deepcompress.training.objective import Objective, cross_entropy
@@ -35,18 +38,22 @@ class Member:
 
 @dataclass(frozen=True)
 class Codebook:
-    """Shared values (float32, at most 2^bits, none zero) and the layers that use them."""
+    """Shared values (float32, at most `levels`, none zero) and the layers that use them."""
 
-    bits: int
+    levels: int
     centroids: nn.Parameter
     members: tuple[Member, ...]
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """What tuning moves."""
+        return self.centroids
 
     @torch.no_grad()
     def write(self, weights: Weights) -> None:
         """Give every member weight the value of its centroid, in place."""
         for member in self.members:
-            flat = weights[member.name].view(-1)
-            flat[member.positions] = self.centroids[member.assignment].to(flat.dtype)
+            scatter(weights[member.name], member.positions, self.centroids[member.assignment])
 
     def counts(self) -> torch.Tensor:
         """How many weights each centroid has (float32, k), all members together."""
@@ -67,29 +74,118 @@ class Codebook:
                 total.index_add_(0, member.assignment, gradient.to(total.dtype))
         self.centroids.grad = total
 
+    @torch.no_grad()
+    def average_gradient(self, counts: torch.Tensor) -> None:
+        """Divide the gradient of each centroid by how many weights it has (`counts`).
+
+        The loss bends along a centroid as many times more sharply as it has weights, so this makes one learning
+        rate fit all: a centroid moves as far as its weights would have moved on average.
+        """
+        assert self.centroids.grad is not None
+        self.centroids.grad /= counts
+
+    @torch.no_grad()
+    def finish(self, dtype: str, weights: Weights) -> None:
+        """Round the values to those of `dtype` (see `choice.rounded`) and write them: what the file will hold."""
+        self.centroids.copy_(torch.from_numpy(rounded(self.centroids.cpu().numpy(), dtype)))
+        self.write(weights)
+
+
+@dataclass(frozen=True)
+class Grid(Codebook):
+    """Shared values that are `step` times whole numbers (`multiples`, float32): tuning moves nothing but the step."""
+
+    step: nn.Parameter
+    multiples: torch.Tensor
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The step, a float32 of no dimensions."""
+        return self.step
+
+    @torch.no_grad()
+    def write(self, weights: Weights) -> None:
+        """As `Codebook.write`, with the centroids that the step makes."""
+        self.centroids.copy_(self.step * self.multiples)
+        super().write(weights)
+
+    @torch.no_grad()
+    def average_gradient(self, counts: torch.Tensor) -> None:
+        """The gradient of the step: the sum over the weights of gradient * multiple, by the sum of multiple squared.
+
+        So a step moves the grid to where it lies nearest, by least squares, to where its weights would have moved: the
+        same learning rate fits it as fits centroids.
+        """
+        assert self.centroids.grad is not None
+        power = (counts * self.multiples.square()).sum()
+        self.step.grad = (self.centroids.grad * self.multiples).sum() / power
+
+    @torch.no_grad()
+    def finish(self, dtype: str, weights: Weights) -> None:
+        """Round the step to a bfloat16, whatever the `dtype`, and write its multiples."""
+        self.step.fill_(short(float(self.step.detach())))
+        self.write(weights)
+
 
 @torch.no_grad()
-def share(weights: Weights, layers: list[Layer], recipe: Recipe) -> list[Codebook]:
+def share(weights: Weights, layers: list[Layer], recipe: Recipe, importance: Weights | None = None) -> list[Codebook]:
     """Cluster the non-zero weights of each layer, or group of layers, and write the shared values into `weights`.
 
-    Layers whose bits are ``none`` are left as they are.
+    Layers whose bits are ``none`` are left as they are. With a rate, weights may become zero.
+
+    Args:
+        weights: tensors by name, changed in place.
+        layers: those of them that are pruned.
+        recipe: how many values, and how they are found.
+        importance: what the squared error of each weight counts (`prune.fisher`); None counts all alike.
     """
     codebooks = []
-    for names, bits in groups(layers, recipe):
-        flats = [weights[name].detach().reshape(-1) for name in names]
-        positions = [torch.nonzero(flat, as_tuple=True)[0] for flat in flats]
-        values = [flat[place].float().cpu().numpy() for flat, place in zip(flats, positions, strict=True)]
-        pooled = np.concatenate(values)
-        centroids = cluster(pooled, 1 << bits, recipe.init, recipe.seed)
-        device = flats[0].device
+    for names, levels in groups(layers, recipe):
+        parts = [_part(weights[name], None if importance is None else importance[name]) for name in names]
+        limit = min(torch.finfo(weights[name].dtype).max for name in names)
+        demand = Demand(recipe, levels, limit, price_of(recipe.rate, parts))
+        table, choices = choose(parts, demand)
+        device = weights[names[0]].device
         members = tuple(
-            Member(name, place, torch.from_numpy(assign(value, centroids)).to(device))
-            for name, place, value in zip(names, positions, values, strict=True)
+            member_of(name, part, choice, device) for name, part, choice in zip(names, parts, choices, strict=True)
         )
-        codebook = Codebook(bits, nn.Parameter(torch.from_numpy(centroids).float().to(device)), members)
-        codebook.write(weights)
-        codebooks.append(codebook)
+        for name, part, choice in zip(names, parts, choices, strict=True):
+            weights[name].view(-1)[torch.from_numpy(part.positions[choice < 0]).to(device)] = 0.0
+        codebooks.append(codebook_of(levels, table, members, device))
+        codebooks[-1].write(weights)
     return codebooks
+
+
+def codebook_of(levels: int, table: Table, members: tuple[Member, ...], device: torch.device) -> Codebook:
+    """A table with the weights that take its values, ready to be tuned."""
+    centroids = nn.Parameter(torch.from_numpy(table.centroids).float().to(device))
+    if table.multiples is None or not len(table.multiples):
+        return Codebook(levels, centroids, members)
+    step = nn.Parameter(torch.tensor(table.step, device=device))
+    return Grid(levels, centroids, members, step, torch.from_numpy(table.multiples).float().to(device))
+
+
+def _part(weight: torch.Tensor, importance: torch.Tensor | None) -> Part:
+    flat = weight.detach().reshape(-1)
+    positions = torch.nonzero(flat, as_tuple=True)[0]
+    counts = None if importance is None else importance.reshape(-1)[positions].cpu().numpy()
+    return Part(tuple(weight.shape), positions.cpu().numpy(), flat[positions].float().cpu().numpy(), counts)
+
+
+def member_of(name: str, part: Part, choice: Array, device: torch.device) -> Member:
+    """The weights of `part` that `choice` (-1: zero) gives a value, as a member of a codebook."""
+    alive = choice >= 0
+    where = torch.from_numpy(part.positions[alive]).to(device)
+    return Member(name, where, torch.from_numpy(choice[alive]).to(device))
+
+
+@torch.no_grad()
+def scatter(weight: torch.Tensor, positions: torch.Tensor, values: torch.Tensor) -> None:
+    """Put `values` at flat `positions` (row-major) of `weight`, in place, however its memory is laid out."""
+    flat = weight.detach().contiguous().view(-1)
+    flat[positions] = values.to(flat.dtype)
+    if not weight.is_contiguous():
+        weight.copy_(flat.view(weight.shape))
 
 
 def survivors(weight: torch.Tensor) -> Array:
@@ -104,31 +200,55 @@ def survivors(weight: torch.Tensor) -> Array:
 
 
 @torch.no_grad()
-def snap(weight: torch.Tensor, centroids: Array) -> None:
-    """Move each non-zero value of `weight`, contiguous, to the nearest of the sorted `centroids`, in place."""
+def snap(weight: torch.Tensor, centroids: Array, values: Array | None = None) -> None:
+    """Move each non-zero value of `weight`, contiguous, to the nearest of the sorted `centroids`, in place.
+
+    Where `values` are given it takes the one in the place of that centroid.
+    """
     flat, exact = weight.view(-1), torch.from_numpy(centroids)
-    shared = exact.to(weight.dtype)
+    shared = (exact if values is None else torch.from_numpy(values)).to(weight.dtype)
     for start in range(0, len(flat), CHUNK):
         part = flat[start : start + CHUNK]
         alive = part != 0
-        values = part[alive].to(exact.dtype).cpu().numpy()
-        part[alive] = shared[torch.from_numpy(assign(values, centroids))].to(weight.device)
+        found = part[alive].to(exact.dtype).cpu().numpy()
+        part[alive] = shared[torch.from_numpy(assign(found, centroids))].to(weight.device)
+
+
+@torch.no_grad()
+def place(weight: torch.Tensor, values: Array, choice: Array) -> None:
+    """Give the non-zero elements of `weight`, contiguous, in their order the values that `choice` (-1: zero) says."""
+    shared = torch.from_numpy(np.append(values, 0)).to(weight.dtype)
+    flat, done = weight.view(-1), 0
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK]
+        alive = part != 0
+        count = int(alive.sum())
+        # As indices into numpy's append: -1 is the zero at the end.
+        part[alive] = shared[torch.from_numpy(choice[done : done + count].astype(np.int64))].to(weight.device)
+        done += count
 
 
 def groups(layers: list[Layer], recipe: Recipe) -> list[tuple[list[str], int]]:
-    """Names of the layers that share a codebook, and its bits; layers that are not shared are in none."""
+    """Names of the layers that share a codebook, and its most values; layers that are not shared are in none."""
     groups: dict[str, list[str]] = {}
-    bits: dict[str, int] = {}
+    levels: dict[str, int] = {}
     for layer in layers:
-        width = recipe.bits_of(layer.name, layer.is_conv)
-        if width is None:
+        most = recipe.levels_of(layer.name, layer.is_conv)
+        if most is None:
             continue
         key = recipe.group_of(layer.name)
         key = f"group {key}" if key else f"layer {layer.name}"
         groups.setdefault(key, []).append(layer.name)
         # Convolutions and fully connected layers may differ in bits: a shared codebook has the larger.
-        bits[key] = max(width, bits.get(key, 0))
-    return [(names, bits[key]) for key, names in groups.items()]
+        levels[key] = max(most, levels.get(key, 0))
+    return [(names, levels[key]) for key, names in groups.items()]
+
+
+def still_kept(masks: Masks, codebooks: Sequence[Codebook], weights: Weights) -> Masks:
+    """Masks without the weights of shared layers that have become zero, as a rate may make them."""
+    shared = {member.name for codebook in codebooks for member in codebook.members}
+    kept = {name: mask & (weights[name] != 0) if name in shared else mask for name, mask in masks.keep.items()}
+    return Masks(kept)
 
 
 class TuningHooks(Hooks):
@@ -139,21 +259,22 @@ class TuningHooks(Hooks):
         self.counts = [codebook.counts() for codebook in codebooks]
 
     def after_backward(self) -> None:
-        """Sum the weights' gradients into the centroids', then divide by how many weights each centroid has.
-
-        The loss bends along a centroid as many times more sharply as it has weights, so this makes one learning
-        rate fit all: a centroid moves as far as its weights would have moved on average.
-        """
+        """Sum the weights' gradients into those of the shared values, or of their step, and scale them."""
         for codebook, counts in zip(self.codebooks, self.counts, strict=True):
             codebook.collect_gradient(self.weights, self.decay)
-            assert codebook.centroids.grad is not None
-            codebook.centroids.grad /= counts
+            codebook.average_gradient(counts)
 
     def after_step(self) -> None:
         """Write the moved centroids into the weights; weights that are not shared stay masked."""
         for codebook in self.codebooks:
             codebook.write(self.weights)
         self.masks.apply(self.weights)
+
+
+def finish(codebooks: Sequence[Codebook], weights: Weights, recipe: Recipe) -> None:
+    """Round the shared values, tuned or not, to what the recipe wants the file to hold, and write them."""
+    for codebook in codebooks:
+        codebook.finish(recipe.codebook_dtype, weights)
 
 
 def tune(
@@ -175,7 +296,7 @@ def tune(
     # The penalty of retraining goes on.
     decay = recipe.penalty_weight if recipe.penalty == "l2" else 0.0
     groups: list[dict[str, Any]] = [
-        {"params": [codebook.centroids for codebook in codebooks]},
+        {"params": [codebook.parameter for codebook in codebooks]},
         {"params": free, "weight_decay": decay},
     ]
     optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)

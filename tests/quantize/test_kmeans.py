@@ -165,12 +165,12 @@ def test_the_histogram_comes_close_to_the_exact_way(init, monkeypatch):
 
 def test_condensing_keeps_number_and_sum():
     values = RNG.normal(size=30_000).astype(np.float32)
-    samples, weights = kmeans._condense(values)
+    samples, weights = kmeans.condense(values)
     assert len(samples) <= kmeans.MAX_SAMPLES
     assert weights.sum() == len(values)
     assert (weights * samples).sum() == pytest.approx(values.astype(np.float64).sum(), abs=1e-6)
     few = np.array([2, 1, 2, 2], np.float32)
-    assert [part.tolist() for part in kmeans._condense(few)] == [[1, 2], [1, 3]]
+    assert [part.tolist() for part in kmeans.condense(few)] == [[1, 2], [1, 3]]
 
 
 @pytest.mark.parametrize("scale", [1e-37, 1.0, 3e37])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from deepcompress.layers import compressible
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune
-from deepcompress.quantize.sharing import Codebook, Member, TuningHooks, share, tune
+from deepcompress.quantize.sharing import Codebook, Grid, Member, TuningHooks, finish, share, still_kept, tune
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.loop import evaluate
 
@@ -40,7 +41,7 @@ def test_a_layer_has_at_most_2_to_the_bits_values_and_zeros_stay(mlp, bits):
         assert weights[name].detach()[zeros].count_nonzero() == 0
         assert weights[name].detach()[mask].count_nonzero() == mask.sum()
         assert 1 <= len(distinct(weights[name])) <= 2**bits
-    assert [book.bits for book in books] == [bits] * 3
+    assert [book.levels for book in books] == [2**bits] * 3
     for book in books:
         values = torch.cat([distinct(weights[member.name]) for member in book.members])
         assert torch.equal(values.sort().values, book.centroids.detach())
@@ -91,7 +92,11 @@ def test_bits_by_layer_by_convolution_and_none():
     before = copy.deepcopy(model.state_dict())
     recipe = Recipe(prune=0.2, bits=2, conv_bits=4, layers=(LayerRule("3", bits=1), LayerRule("9", bits="none")))
     weights, masks, books = shared(model, recipe)
-    assert [(book.members[0].name, book.bits) for book in books] == [("0.weight", 4), ("3.weight", 1), ("7.weight", 2)]
+    assert [(book.members[0].name, book.levels) for book in books] == [
+        ("0.weight", 16),
+        ("3.weight", 2),
+        ("7.weight", 4),
+    ]
     assert [len(distinct(weights[f"{i}.weight"])) for i in (0, 3, 7)] == [16, 2, 4]
     assert torch.equal(weights["9.weight"].detach(), before["9.weight"] * masks.keep["9.weight"])
     assert share(weights, compressible(model.state_dict()), Recipe(bits="none")) == []
@@ -102,9 +107,9 @@ def test_a_group_shares_one_codebook_with_the_larger_bits():
     model = conv_net()
     recipe = Recipe(prune=0.2, bits=2, conv_bits=3, layers=(LayerRule("[03]", group="a"), LayerRule("7", group="a")))
     weights, _, books = shared(model, recipe)
-    assert [([member.name for member in book.members], book.bits) for book in books] == [
-        (["0.weight", "3.weight", "7.weight"], 3),
-        (["9.weight"], 2),
+    assert [([member.name for member in book.members], book.levels) for book in books] == [
+        (["0.weight", "3.weight", "7.weight"], 8),
+        (["9.weight"], 4),
     ]
     together = torch.cat([distinct(weights[member.name]) for member in books[0].members])
     assert len(torch.unique(together)) == 8
@@ -226,3 +231,138 @@ def test_nothing_to_tune(flat_train, recipe):
     before = copy.deepcopy(model.state_dict())
     tune(model, weights, masks, books, flat_train, recipe)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# Grids, rates, and what a file holds of the shared values -----------------------------------------------------------
+
+
+def test_gradient_of_a_step_is_autograds(mlp, flat_train):
+    weights, _, books = shared(mlp, Recipe(prune=0.5, bits=3, quantizer="uniform"))
+    mlp.eval()
+    x, y = flat_train[0]
+    F.cross_entropy(mlp(x), y).backward()
+    state = dict(mlp.named_parameters())
+    steps = [book.step.detach().clone().requires_grad_() for book in books]
+    for book, step in zip(books, steps, strict=True):
+        (member,) = book.members
+        flat = torch.zeros(weights[member.name].numel())
+        flat = flat.index_put((member.positions,), step * book.multiples[member.assignment])
+        state[member.name] = flat.view_as(weights[member.name])
+    F.cross_entropy(torch.func.functional_call(mlp, state, (x,)), y).backward()
+    for book, step in zip(books, steps, strict=True):
+        book.collect_gradient(weights)
+        book.average_gradient(book.counts())
+        power = (book.counts() * book.multiples**2).sum()
+        torch.testing.assert_close(book.step.grad * power, step.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_moves_to_where_least_squares_wants_it():
+    weight = torch.tensor([[1.0, -2.0, 1.0]]).requires_grad_()
+    member = Member("w", torch.arange(3), torch.tensor([1, 0, 1]))
+    multiples = torch.tensor([-2.0, 1.0])
+    book = Grid(2, nn.Parameter(multiples.clone()), (member,), nn.Parameter(torch.tensor(1.0)), multiples)
+    weight.grad = torch.tensor([[0.5, -1.0, 0.5]])  # every weight wants to shrink by a half of itself
+    book.collect_gradient({"w": weight})
+    book.average_gradient(book.counts())
+    assert float(book.step.grad) == 0.5
+    assert book.parameter is book.step
+
+
+@pytest.mark.parametrize("recipe", [Recipe(bits=3, quantizer="uniform"), Recipe(levels=2, quantizer="uniform")])
+def test_a_grid_stays_one_through_tuning(mlp, flat_train, recipe):
+    recipe = dataclasses.replace(recipe, prune=0.5, finetune_epochs=3, finetune_lr=0.05)
+    weights, masks, books = shared(mlp, recipe)
+    steps = [float(book.step.detach()) for book in books]
+    tune(mlp, weights, masks, books, flat_train, recipe)
+    finish(books, weights, recipe)
+    for book, old in zip(books, steps, strict=True):
+        step = book.step.detach()
+        assert float(step) != old
+        assert torch.equal(step.bfloat16().float(), step)
+        assert torch.equal(book.centroids.detach(), step * book.multiples)
+        assert (book.multiples == book.multiples.round()).all()
+        assert (book.multiples != 0).all()
+        assert len(book.multiples) <= recipe.levels_of("w", False)
+        found = weights[book.members[0].name].detach()
+        assert torch.isin(found, torch.cat([torch.zeros(1), book.centroids.detach()])).all()
+    for name, mask in masks.keep.items():
+        assert torch.equal(weights[name].detach() != 0, mask)
+
+
+@pytest.mark.parametrize("quantizer", ["kmeans", "uniform"])
+def test_weights_that_a_rate_makes_zero_stay_zero(mlp, flat_train, quantizer):
+    recipe = Recipe(prune=0.3, bits=4, quantizer=quantizer, rate=0.3, finetune_epochs=2, finetune_lr=0.05)
+    weights, masks, books = shared(mlp, recipe)
+    kept = still_kept(masks, books, weights)
+    for book in books:
+        (member,) = book.members
+        assert torch.equal(member.positions, kept.keep[member.name].reshape(-1).nonzero().flatten())
+        assert 0 < kept.kept(member.name) < masks.kept(member.name)
+    tune(mlp, weights, kept, books, flat_train, recipe)
+    finish(books, weights, recipe)
+    for name, mask in kept.keep.items():
+        assert torch.equal(weights[name].detach() != 0, mask)
+
+
+def test_layers_that_are_not_shared_keep_their_masks(mlp):
+    weights, masks, books = shared(mlp, Recipe(prune=0.3, rate=0.3, layers=(LayerRule("fc2", bits="none"),)))
+    weights["fc2.weight"].data[masks.keep["fc2.weight"]] = 0  # as training may do
+    assert torch.equal(still_kept(masks, books, weights).keep["fc2.weight"], masks.keep["fc2.weight"])
+
+
+def test_importance_pulls_the_values():
+    weights = {"w": torch.tensor([[1.0, 2.0, 10.0, 12.0]])}
+    share(weights, compressible(weights), Recipe(levels=2), {"w": torch.tensor([[3.0, 1.0, 1.0, 3.0]])})
+    assert weights["w"].tolist() == [[1.25, 1.25, 11.5, 11.5]]
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("quantizer", ["kmeans", "uniform"])
+def test_any_number_of_levels(mlp, levels, quantizer):
+    weights, _, books = shared(mlp, Recipe(prune=0.4, levels=levels, quantizer=quantizer))
+    for book in books:
+        assert book.levels == levels
+        assert 1 <= len(distinct(weights[book.members[0].name])) <= levels
+
+
+@pytest.mark.parametrize("quantizer", ["kmeans", "uniform"])
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float32])
+def test_every_quantizer_in_other_dtypes(dtype, rate, quantizer):
+    torch.manual_seed(0)
+    weights = {"w": torch.randn(40, 30).to(dtype)}
+    recipe = Recipe(bits=3, quantizer=quantizer, rate=rate)
+    (book,) = share(weights, compressible(weights), recipe)
+    finish([book], weights, recipe)
+    assert weights["w"].dtype is dtype
+    assert 3 <= len(distinct(weights["w"])) <= 8
+    assert torch.isin(distinct(weights["w"]).float(), book.centroids.detach().to(dtype).float()).all()
+
+
+@pytest.mark.parametrize("quantizer", ["kmeans", "uniform"])
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_constant_and_empty_layers(quantizer, rate):
+    weights = {"a": torch.full((4, 5), 0.75), "b": torch.zeros(3, 4), "c": torch.tensor([[-2.5]])}
+    before = copy.deepcopy(weights)
+    books = share(weights, compressible(weights), Recipe(bits=3, quantizer=quantizer, rate=rate))
+    assert [len(book.centroids) for book in books] == [1, 0, 1]
+    assert all(torch.equal(weights[name], before[name]) for name in weights)
+
+
+def test_values_that_float16_holds(mlp):
+    recipe = Recipe(prune=0.5, bits=3, codebook_dtype="float16")
+    weights, _, books = shared(mlp, recipe)
+    before = [book.centroids.detach().clone() for book in books]
+    finish(books, weights, recipe)
+    for book, old in zip(books, before, strict=True):
+        found = book.centroids.detach()
+        assert torch.equal(found, old.half().float())
+        assert not torch.equal(found, old)
+        assert torch.equal(distinct(weights[book.members[0].name]), found)
+
+
+def test_by_default_nothing_is_rounded(mlp):
+    weights, _, books = shared(mlp, Recipe(prune=0.5, bits=3))
+    before = copy.deepcopy(weights)
+    finish(books, weights, Recipe())
+    assert all(torch.equal(weights[name], before[name]) for name in weights)

@@ -1,0 +1,72 @@
+"""Biases, scales and other vectors on a uniform grid each: few bits in place of 32, as they are few but not free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+
+from deepcompress.quantize.choice import Table, grid_table
+from deepcompress.quantize.grid import fit_step, multiples_of
+from deepcompress.quantize.kmeans import condense
+from deepcompress.quantize.rate import Part
+from deepcompress.quantize.sharing import Codebook, codebook_of, member_of
+
+#: How torch names the buffers of a normalization, where nothing but the name tells them from parameters. A variance
+#: is divided by: it is not rounded.
+STATISTICS = ("running_mean", "running_var")
+
+
+def is_vector(value: torch.Tensor) -> bool:
+    """Whether a tensor is one-dimensional, of floating point, and not empty."""
+    return value.is_floating_point() and value.ndim == 1 and value.numel() > 0
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor is called as torch calls the running statistics of a normalization."""
+    return name.rpartition(".")[2] in STATISTICS
+
+
+def vector_table(vector: torch.Tensor, bits: int) -> tuple[Table, Part, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """The values on a grid that lie nearest to those of `vector`, its non-zero ones, and the index of each (-1: zero).
+
+    At most 2^bits values, zero among them, and the step that least squares finds. A vector whose elements are all above
+    zero, or all below, stays so: such are scales, and none of them may vanish.
+    """
+    values = vector.detach().cpu()
+    values = values if values.dtype is torch.float64 else values.float()
+    positions = np.flatnonzero(values.numpy())
+    part = Part(tuple(vector.shape), positions, values.numpy()[positions])
+    if not len(positions):
+        return Table(part.values), part, np.zeros(0, dtype=np.int64)
+    signs = np.sign(part.values)
+    zero = len(positions) < vector.numel() or bool((signs != signs[0]).any())
+    samples, counts = condense(part.values)
+    limit = float(torch.finfo(vector.dtype).max)
+    step, below, above = fit_step(samples, counts, max((1 << bits) - 1, 1), limit, zero=zero)
+    found = multiples_of(part.values, step, below, above, zero)
+    multiples, index = np.unique(found, return_inverse=True)
+    alive = multiples != 0
+    renumber = np.where(alive, np.cumsum(alive) - 1, -1)
+    return grid_table(step, multiples[alive], part.values.dtype), part, renumber[index]
+
+
+@torch.no_grad()
+def share_vectors(state: Mapping[str, torch.Tensor], names: Iterable[str], bits: int) -> list[Codebook]:
+    """Round the vectors called `names`, in place in `state`, to a grid of 2^bits values each.
+
+    Returns:
+        A codebook for each that has elements other than zero.
+    """
+    codebooks = []
+    for name in names:
+        vector = state[name]
+        table, part, choice = vector_table(vector, bits)
+        if not len(table.centroids):
+            continue
+        vector.zero_()
+        member = member_of(name, part, choice, vector.device)
+        codebooks.append(codebook_of(1 << bits, table, (member,), vector.device))
+        codebooks[-1].write(state)
+    return codebooks
