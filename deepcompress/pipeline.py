@@ -15,13 +15,16 @@ from deepcompress.container.breakdown import inspect
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.files import check_writable, write_atomic
 from deepcompress.interop import check_dtype, dense_bytes
-from deepcompress.layers import Layer, check_finite, check_rules, compressible
+from deepcompress.layers import Layer, check_finite, check_rules, compressible, tied_to
 from deepcompress.loader import fill, load_state_dict
 from deepcompress.packing import pack_state
-from deepcompress.prune.stage import prune, prune_and_retrain
-from deepcompress.quantize.sharing import Codebook, share, tune
+from deepcompress.prune.masks import Masks
+from deepcompress.prune.neurons import connections, silence
+from deepcompress.quantize.sharing import Codebook
+from deepcompress.quantize.vectors import is_vector, share_vectors
 from deepcompress.recipe import Recipe
 from deepcompress.result import Result, StageResult, kept_line
+from deepcompress.routes import ByFraction, BySize, Job
 from deepcompress.training.loop import Batches, evaluate, seed_everything
 from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
@@ -62,6 +65,10 @@ def compress(
     recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
     if recipe.retrain and train_loader is None:
         raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
+    if recipe.weighting != "none" and not recipe.retrain:
+        raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and retrain=False uses none")
+    if recipe.max_drop is not None and val_loader is None:
+        raise RecipeError("max_drop needs validation data to measure accuracy on: pass val_loader")
     batches = train_loader if recipe.retrain else None
     report = test_loader if test_loader is not None else val_loader
     work = copy.deepcopy(model)
@@ -74,25 +81,31 @@ def compress(
     seed_everything(recipe.seed)
     stages = _Stages(dense_bytes(state), lambda: evaluate(work, report).accuracy if report is not None else None)
 
-    def packed(codebooks: list[Codebook], allow_huffman: bool) -> bytes:
-        return pack_state(state, layers, codebooks, recipe, network, data, allow_huffman)
+    def packed(codebooks: list[Codebook], coder: str) -> bytes:
+        return pack_state(state, layers, codebooks, recipe, network, data, coder)
 
     stages.finish("dense", stages.dense)
-    if batches is None:
-        masks = prune(weights, recipe, watch=watch)
-    else:
-        masks = prune_and_retrain(work, weights, batches, recipe, val_loader, watch, objective)
-    kept = {name: masks.density(name) for name in masks.keep}
-    watch.message(kept_line(kept, masks.sparsity))
-    stages.finish("prune", len(packed([], allow_huffman=False)))
-    codebooks = share(weights, layers, recipe)
-    if batches is not None:
-        tune(work, weights, masks, codebooks, batches, recipe, val_loader, watch, objective)
+    job = Job(work, weights, layers, recipe, batches, val_loader, objective, watch)
+    route = (
+        ByFraction(job)
+        if recipe.target_size is None
+        else BySize(job, lambda: _fixed_bytes(work, recipe, network, data))
+    )
+    route.prune()
+    pruned = route.masks
+    watch.message(kept_line(_kept(pruned), pruned.sparsity))
+    stages.finish("prune", len(packed([], "fixed")))
+    route.share()
+    if route.masks is not pruned:
+        watch.message(f"after sharing, {kept_line(_kept(route.masks), route.masks.sparsity)}")
     if recipe.batch_norm == "fold":
         for counter in fold_statistics(work):
             del state[counter]
-    stages.finish("quantize", len(packed(codebooks, allow_huffman=False)))
-    write_atomic(path, packed(codebooks, allow_huffman=recipe.coder == "huffman"))
+    vectors = _share_vectors(work, state, recipe)
+    route.settle(lambda: len(packed([*route.codebooks, *vectors], recipe.coder)))
+    codebooks = [*route.codebooks, *vectors]
+    stages.finish("quantize", len(packed(codebooks, "fixed")))
+    write_atomic(path, packed(codebooks, recipe.coder))
     fill(work, load_state_dict(path, max_bytes=sum(value.nbytes for value in state.values())), str(path))
     breakdown = inspect(path)
     stages.finish("encode", breakdown.file_bytes)
@@ -103,12 +116,17 @@ def compress(
         ratio=stages.dense / breakdown.file_bytes,
         accuracy_before=stages.results[0].accuracy,
         accuracy_after=stages.results[-1].accuracy,
-        kept=kept,
+        kept=_kept(route.masks),
         stages=stages.results,
         seed=recipe.seed,
         recipe=recipe.as_dict(),
         breakdown=breakdown,
+        held=route.held,
     )
+
+
+def _kept(masks: Masks) -> dict[str, float]:
+    return {name: masks.density(name) for name in masks.keep}
 
 
 class _Stages:
@@ -137,6 +155,35 @@ def _contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:
                 f"entry {name} of the state_dict is a {type(value).__name__}; only tensors can be stored"
             )
     return state
+
+
+def _fixed_bytes(work: nn.Module, recipe: Recipe, network: str, data: str) -> int:
+    """Bytes of the file that `work` would make now if its layers took none."""
+    bare = copy.deepcopy(work)
+    state = _contiguous_state(bare)
+    layers = compressible(state)
+    if recipe.batch_norm == "fold":
+        for counter in fold_statistics(bare):
+            del state[counter]
+    vectors = _share_vectors(bare, state, recipe)
+    for layer in layers:
+        state[layer.name].zero_()
+    return len(pack_state(state, layers, vectors, recipe, network, data))
+
+
+def _share_vectors(work: nn.Module, state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Codebook]:
+    """Codebooks of the vectors, if the recipe asks for that; of neurons that nothing reads, biases become zero."""
+    if recipe.small_bits is None:
+        return []
+    silence(state, connections(work))
+    return share_vectors(state, _vectors(work, state), recipe.small_bits)
+
+
+def _vectors(work: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the vectors that are parameters, each once; buffers such as running variances are left alone."""
+    tied = tied_to(state)
+    parameters = dict(work.named_parameters(remove_duplicate=False))
+    return [name for name, value in state.items() if name in parameters and name not in tied and is_vector(value)]
 
 
 def _layers(state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Layer]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
+from collections.abc import Container
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,20 +19,42 @@ from deepcompress.errors import RecipeError
 T = TypeVar("T")
 
 MAX_BITS = 12
+MAX_LEVELS = 1 << MAX_BITS
 CHOICES = {
     "scope": ("layer", "global"),
     "distribution": ("lamp", "uniform", "std"),
     "schedule": ("one-shot", "linear", "cubic"),
     "criterion": ("magnitude",),
+    "quantizer": ("kmeans", "uniform"),
     "init": ("linear", "random", "density"),
-    "coder": ("huffman", "fixed"),
+    "weighting": ("none", "fisher"),
+    "codebook_dtype": ("float32", "float16"),
+    "coder": ("huffman", "ans", "auto", "fixed"),
     "optimizer": ("sgd", "adam"),
-    "penalty": ("l2", "l1", "none"),
+    "penalty": ("l2", "l1", "rate", "none"),
     "small_dtype": ("float32", "float16"),
     "batch_norm": ("keep", "fold"),
     "lr_schedule": ("cosine", "constant", "step"),
     "precision": ("float32", "bfloat16"),
 }
+
+
+#: Settings for the smallest files: `Recipe.smallest`, and the command line where a budget is all that was asked for.
+SMALLEST: dict[str, Any] = {
+    "coder": "auto",
+    "quantizer": "uniform",
+    "bits": 3,
+    "small_bits": 5,
+    "batch_norm": "fold",
+    "distill": 0.5,
+    "temperature": 2.0,
+    "lr": 0.01,
+    "finetune_lr": 0.01,
+    "epochs": 24,
+    "finetune_epochs": 8,
+}
+
+BITS_OR_LEVELS = "bits and levels are two ways to say how many values are shared: give one of them"
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,7 @@ class LayerRule:
     Attributes:
         prune: fraction of the layer's weights to remove, 0 <= prune < 1.
         bits: index width of the codebook; ``"none"`` stores the layer's weights without sharing.
+        levels: in place of bits, most shared values.
         group: layers of one group share one codebook.
     """
 
@@ -51,6 +75,7 @@ class LayerRule:
     prune: float | None = None
     bits: int | str | None = None
     group: str | None = None
+    levels: int | None = None
 
     def __post_init__(self) -> None:
         where = f"layer {self.pattern!r}"
@@ -60,19 +85,23 @@ class LayerRule:
             _check_fraction(self.prune, f"{where}: prune")
         if self.bits not in (None, "none"):
             _check_int(self.bits, f"{where}: bits", 1, MAX_BITS, "or 'none'")
+        if self.levels is not None:
+            _check_int(self.levels, f"{where}: levels", 1, MAX_LEVELS)
+        if self.levels is not None and self.bits is not None:
+            raise RecipeError(f"{where}: {BITS_OR_LEVELS}")
         if self.group is not None and not isinstance(self.group, str):
             raise RecipeError(f"{where}: group is {self.group!r}; it must be a name")
 
     @classmethod
     def parse(cls, text: str) -> LayerRule:
-        """Read ``PATTERN:prune=F,bits=B,group=NAME``, as ``--layer`` takes it."""
+        """Read ``PATTERN:prune=F,bits=B,group=NAME`` (or ``levels=K`` for bits), as ``--layer`` takes it."""
         pattern, colon, settings = text.partition(":")
         if not colon or not settings:
             raise RecipeError(f"--layer {text!r}: write PATTERN:prune=F,bits=B, for example 'conv*:prune=0.6,bits=8'")
         values: dict[str, Any] = {}
         for setting in settings.split(","):
             key, _, value = (part.strip() for part in setting.partition("="))
-            values[key] = _number(value) if key in ("prune", "bits") else value
+            values[key] = _number(value) if key in ("prune", "bits", "levels") else value
         return _build(cls, {"pattern": pattern, **values}, f"--layer {text!r}")
 
     def matches(self, name: str) -> bool:
@@ -86,6 +115,9 @@ class Recipe:
 
     Attributes:
         prune: fraction of all prunable weights of the network to remove, 0 <= prune < 1.
+        target_size: most bytes of the file; it then decides how many weights each layer keeps, in place of `prune`.
+        max_drop: guards pruning to `prune`: an iteration after which the accuracy on validation data is more than this
+            many points below the dense network's is rolled back in the layers that cost most; None lets it be.
         scope: ``layer`` spreads the fraction over the layers by `distribution`; ``global`` uses one
             magnitude threshold for the whole network.
         distribution: ``lamp`` (sensitive layers keep more, from the weights alone; Lee et al. 2021),
@@ -96,11 +128,24 @@ class Recipe:
         schedule: how sparsity rises over `iterations` rounds of pruning and retraining.
         iterations: rounds; 1 is the same as ``one-shot``.
         epochs: retraining epochs in all, under masks.
+        regrow: whether pruned weights go on learning unseen, and may come back at the next iteration.
         bits: index width: 2^bits shared values per layer; None stores the surviving weights unshared.
-        conv_bits: the same for convolutions; None takes `bits`.
+        conv_bits: the same for convolutions; None takes `bits`, or `levels`.
+        levels: in place of `bits`, the most values that a layer shares, of any number: 2 makes it ternary, as zero
+            is not counted.
+        quantizer: ``kmeans`` finds the shared values; ``uniform`` takes a step times whole numbers, so that a codebook
+            is one number in the file.
+        weighting: ``fisher`` weighs the error of each weight by its mean squared gradient over training samples
+            (Choi, El-Khamy and Lee 2017).
+        rate: what a bit in the file is worth against the error of the weights: a bit counts as much as this part of
+            a layer's mean squared weight (with the weighting, if any). 0 takes the nearest value for each weight.
+        codebook_dtype: ``float16`` rounds the shared values to it, where they are in its range.
+        small_bits: vectors that are parameters (biases, scales) share 2^small_bits values on a uniform grid; None
+            keeps them as they are.
         init: where k-means starts (Han et al. 2016, section 3.2).
         finetune_epochs: epochs of centroid tuning by backpropagation, assignments fixed.
-        coder: ``huffman``, or ``fixed`` for the paper's stage 2 alone.
+        coder: ``huffman``; ``ans`` (adaptive, smaller); ``auto``: of all, the smallest for each tensor; or ``fixed``,
+            for the paper's stage 2 alone.
         index_bits: width of the offsets between weights; None takes the best for each layer.
         small_dtype: precision of biases and other small tensors in the file.
         batch_norm: ``fold`` moves the running statistics into scale and shift, exact in evaluation and half the
@@ -123,12 +168,21 @@ class Recipe:
     scope: str = "layer"
     distribution: str = "lamp"
     quality: float | None = None
+    target_size: int | None = None
+    max_drop: float | None = None
     criterion: str = "magnitude"
     schedule: str = "cubic"
     iterations: int = 6
     epochs: int = 18
+    regrow: bool = False
     bits: int | str | None = 5
     conv_bits: int | str | None = None
+    levels: int | None = None
+    quantizer: str = "kmeans"
+    weighting: str = "none"
+    rate: float = 0.0
+    codebook_dtype: str = "float32"
+    small_bits: int | None = None
     init: str = "linear"
     finetune_epochs: int = 3
     coder: str = "huffman"
@@ -155,6 +209,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.bits is None:  # one way to say it, or a recipe written to TOML would come back with the default
             object.__setattr__(self, "bits", "none")
+        if self.levels is not None and self.bits != Recipe.bits:
+            raise RecipeError(BITS_OR_LEVELS)
         _check_fraction(self.prune, "prune")
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
@@ -164,33 +220,52 @@ class Recipe:
                 _check_int(getattr(self, field), field, 1, MAX_BITS, "or 'none'")
         for field, low in (("iterations", 1), ("epochs", 0), ("finetune_epochs", 0), ("batch_size", 1), ("seed", 0)):
             _check_int(getattr(self, field), field, low, 2**31 - 1)
-        for field, unset in (("retrain", False), ("flip", True)):
+        for field, unset in (("retrain", False), ("regrow", False), ("flip", True)):
             value = getattr(self, field)
             if not (isinstance(value, bool) or (unset and value is None)):
                 raise RecipeError(f"{field} is {value!r}; it must be true or false")
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        for field, low, high in (("shift", 0, 64), ("index_bits", 1, MAX_BITS)):
+        whole = {"shift": (0, 64), "index_bits": (1, MAX_BITS), "levels": (1, MAX_LEVELS), "small_bits": (1, MAX_BITS),
+                 "target_size": (1, 2**62)}  # fmt: skip
+        for field, (low, high) in whole.items():
             if getattr(self, field) is not None:
                 _check_int(getattr(self, field), field, low, high)
-        for field in ("lr", "finetune_lr", "penalty_weight"):
+        for field in ("lr", "finetune_lr", "penalty_weight", "rate"):
             check_number(getattr(self, field), field, 0)
         check_number(self.label_smoothing, "label_smoothing", 0, 0.99)
         check_number(self.distill, "distill", 0, 1)
         check_number(self.temperature, "temperature", 0.01, 1000)
+        if self.max_drop is not None:
+            check_number(self.max_drop, "max_drop", 0, 100)
+            if self.target_size is not None:
+                raise RecipeError("target_size and max_drop are two budgets: give one of them")
         if self.quality is not None:
             check_number(self.quality, "quality", 0)
             if self.distribution != "std" or self.scope != "layer":
                 raise RecipeError("quality is for distribution 'std' with scope 'layer' (Han's threshold)")
 
-    def bits_of(self, name: str, is_conv: bool) -> int | None:
-        """Index width for the tensor `name`; None if its weights are not shared."""
-        bits = self.conv_bits if is_conv and self.conv_bits is not None else self.bits
+    @classmethod
+    def smallest(cls, **settings: Any) -> Recipe:
+        """A recipe whose settings are those of `SMALLEST` but for `settings`; with a `target_size`, usually.
+
+        Raises:
+            RecipeError: a value is not allowed.
+        """
+        return cls(**with_smallest(settings))
+
+    def levels_of(self, name: str, is_conv: bool) -> int | None:
+        """How many values the weights of the tensor `name` may share, zero not counted; None if they share none."""
+        bits, levels = self.bits, self.levels
+        if is_conv and self.conv_bits is not None:
+            bits, levels = self.conv_bits, None
         for rule in self.layers:
-            if rule.bits is not None and rule.matches(name):
-                bits = rule.bits
-        return None if bits in (None, "none") else int(bits)
+            if rule.matches(name) and (rule.bits, rule.levels) != (None, None):
+                bits, levels = rule.bits, rule.levels
+        if levels is not None:
+            return levels
+        return None if bits in (None, "none") else 1 << int(bits)
 
     def prune_of(self, name: str) -> float | None:
         """The fraction set for the tensor `name` itself; None where the distribution decides."""
@@ -203,8 +278,13 @@ class Recipe:
         return groups[-1] if groups else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON and TOML: settings that are None are left out, layer rules are a list ``layer``."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "layers"}
+        """Plain data for JSON and TOML: settings that are None are left out, layer rules are a list ``layer``.
+
+        So is `bits` where there are `levels`.
+        """
+        left_out = {"layers"} if self.levels is None else {"layers", "bits"}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {key: value for key, value in values.items() if key not in left_out}
         plain = {key: value for key, value in values.items() if value is not None}
         if self.layers:
             plain["layer"] = [
@@ -224,6 +304,7 @@ class Recipe:
         rules = settings.pop("layer", [])
         if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
             raise RecipeError(f"{where}: layer must be a list of tables, each headed [[layer]]")
+        check_one_of(settings, where)
         layers = tuple(_build(LayerRule, {"pattern": "", **rule}, f"{where}: [[layer]]") for rule in rules)
         return _build(cls, {**settings, "layers": layers}, where)
 
@@ -244,6 +325,22 @@ class Recipe:
             RecipeError: the file is missing, is not TOML, or holds an unknown or disallowed setting.
         """
         return cls.from_dict(read_toml(path), str(path))
+
+
+def with_smallest(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` (by name), and those of `SMALLEST` that they leave free."""
+    free = {key: value for key, value in SMALLEST.items() if key != "bits" or settings.get("levels") is None}
+    return {**free, **settings}
+
+
+def check_one_of(settings: Container[str], where: str) -> None:
+    """Refuse settings (their names) that say the same thing twice.
+
+    Raises:
+        RecipeError: naming `where`.
+    """
+    if "bits" in settings and "levels" in settings:
+        raise RecipeError(f"{where}: {BITS_OR_LEVELS}")
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

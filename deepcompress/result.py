@@ -26,7 +26,8 @@ class Result:
     """What a compression did.
 
     Accuracies are in percent, None where nothing measured them; `accuracy_after` is that of the network reloaded from
-    the file. `kept` is the surviving fraction of each layer after pruning.
+    the file. `kept` is the surviving fraction of each layer after pruning; `held` are the layers that `max_drop` kept
+    from being pruned as far as asked.
     """
 
     file: str
@@ -40,6 +41,7 @@ class Result:
     seed: int
     recipe: dict[str, Any]
     breakdown: Breakdown = field(repr=False)
+    held: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -72,8 +72,9 @@ class Outcome:
     """What became of a point. If it failed, `failure` says why, and there are no numbers.
 
     `file_bytes` is the size of the file and `ratio` that of dense fp32 over it; `kept` the fraction of the prunable
-    weights that pruning left. `val_error` and `test_error`, in percent, are of the network reloaded from the file.
-    `seconds` is how long it took, and `stages` how far things stood after each (accuracies on validation data).
+    weights that pruning left. `val_error` and `test_error`, in percent, are of the network reloaded from the file,
+    and so is `val_loss`, the mean cross entropy in nats. `seconds` is how long it took, and `stages` how far things
+    stood after each (accuracies on validation data).
     """
 
     name: str
@@ -82,6 +83,7 @@ class Outcome:
     ratio: float | None = None
     kept: float | None = None
     val_error: float | None = None
+    val_loss: float | None = None
     test_error: float | None = None
     seconds: float | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
@@ -158,17 +160,31 @@ def stored(point: Point, folder: Path, origin: Origin) -> Outcome | None:
         found = json.loads((folder / f"{point.name}.json").read_text(encoding="utf-8"))
         made_of = found.pop("origin")
         outcome = Outcome(**found)
-        size = (folder / f"{point.name}.dc").stat().st_size
+        whole = bool(outcome.failure) or (folder / f"{point.name}.dc").stat().st_size == outcome.file_bytes
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     same = made_of == asdict(origin) and outcome.recipe == point.recipe.as_dict()
-    return outcome if same and size == outcome.file_bytes else None
+    return outcome if same and whole else None
+
+
+def keep(outcome: Outcome, folder: Path, origin: Origin) -> None:
+    """Write what became of a point to ``folder/NAME.json``, for `stored` to find."""
+    text = json.dumps({**asdict(outcome), "origin": asdict(origin)}, indent=2)
+    write_atomic(folder / f"{outcome.name}.json", f"{text}\n".encode())
 
 
 def run_point(
-    point: Point, model: nn.Module, data: DataSet, folder: Path, origin: Origin, watch: Progress | None = None
+    point: Point,
+    model: nn.Module,
+    data: DataSet,
+    folder: Path,
+    origin: Origin,
+    watch: Progress | None = None,
+    test: bool = True,
 ) -> Outcome:
     """Compress `model`, which is not changed, to ``folder/NAME.dc``, and write what came of it to ``folder/NAME.json``.
+
+    Without `test`, the test data is left alone.
 
     Raises:
         DeepCompressError: as `pipeline.compress`; then there is no ``NAME.json``.
@@ -179,23 +195,30 @@ def run_point(
     train = data.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
     val = data.val_loader()
     result = compress(model, train, val, recipe, path, network=origin.network, data=data.name, watch=watch)
-    reloaded = copy.deepcopy(model)
-    most = sum(value.nbytes for value in model.state_dict().values())
-    fill(reloaded, load_state_dict(path, max_bytes=most), str(path))
+    back = reloaded(model, path)
+    found = evaluate(back, val)
     outcome = Outcome(
         name=point.name,
         recipe=recipe.as_dict(),
         file_bytes=result.file_bytes,
         ratio=result.ratio,
         kept=_kept(result, model),
-        val_error=evaluate(reloaded, val).error,
-        test_error=evaluate(reloaded, data.test_loader()).error,
+        val_error=found.error,
+        val_loss=found.loss,
+        test_error=evaluate(back, data.test_loader()).error if test else None,
         seconds=round(sum(stage.seconds for stage in result.stages), 3),
         stages=[asdict(stage) for stage in result.stages],
     )
-    text = json.dumps({**asdict(outcome), "origin": asdict(origin)}, indent=2)
-    write_atomic(facts, f"{text}\n".encode())
+    keep(outcome, folder, origin)
     return outcome
+
+
+def reloaded(model: nn.Module, path: Path) -> nn.Module:
+    """A copy of `model` with the tensors of the file at `path`, which was made of it."""
+    back = copy.deepcopy(model)
+    most = sum(value.nbytes for value in model.state_dict().values())
+    fill(back, load_state_dict(path, max_bytes=most), str(path))
+    return back
 
 
 def _kept(result: Result, model: nn.Module) -> float:
@@ -289,13 +312,14 @@ def _one_by_one(
     todo: Iterable[Point], model: nn.Module, data: DataSet, folder: Path, origin: Origin, watch: Progress
 ) -> Outcomes:
     for point in todo:
-        with _torch_threads(origin.threads):
-            outcome = _attempt(point, model, data, folder, origin, _Bars(point.name, watch))
+        with torch_threads(origin.threads):
+            outcome = _attempt(point, model, data, folder, origin, ForPoint(point.name, watch))
         yield outcome
 
 
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """Another number of threads for torch meanwhile."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -304,16 +328,18 @@ def _torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Bars(Progress):
+class ForPoint(Progress):
     """Passes on how far a point is, under its name, and not the lines that each of them would have written."""
 
     def __init__(self, name: str, watch: Progress) -> None:
         self.name, self.watch = name, watch
 
     def begin(self, stage: str, epochs: int) -> None:
+        """`stage`, under the point's name."""
         self.watch.begin(f"{self.name} {stage}", epochs)
 
     def batch(self, done: float, loss: float) -> None:
+        """As it comes."""
         self.watch.batch(done, loss)
 
 

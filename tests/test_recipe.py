@@ -22,6 +22,8 @@ recipes = st.builds(
     prune=fractions,
     bits=st.none() | widths,
     conv_bits=st.none() | widths,
+    rate=st.floats(0, 10),
+    small_bits=st.none() | st.integers(1, MAX_BITS),
     iterations=st.integers(1, 50),
     epochs=st.integers(0, 500),
     retrain=st.booleans(),
@@ -54,17 +56,21 @@ def test_dict_round_trip(recipe):
 def test_every_field_comes_back_from_toml(tmp_path):
     """Each set to something else than its default: a field that is forgotten on the way would come back as that."""
     changes = {
-        "prune": 0.5, "scope": "global", "criterion": "magnitude", "schedule": "linear", "iterations": 2, "epochs": 3,
-        "bits": 4, "conv_bits": 6, "init": "density", "finetune_epochs": 1, "coder": "fixed", "index_bits": 5,
+        "prune": 0.5, "target_size": 1000, "regrow": True,
+        "scope": "global", "criterion": "magnitude", "schedule": "linear", "iterations": 2, "epochs": 3,
+        "bits": 4, "conv_bits": 6, "init": "density", "quantizer": "uniform",
+        "weighting": "fisher", "rate": 0.04, "codebook_dtype": "float16", "small_bits": 6, "finetune_epochs": 1,
+        "coder": "fixed", "index_bits": 5,
         "small_dtype": "float16", "batch_norm": "fold", "retrain": False, "optimizer": "adam", "lr": 0.3,
         "finetune_lr": 0.4, "batch_size": 9, "penalty": "l1", "penalty_weight": 0.1, "lr_schedule": "step",
         "label_smoothing": 0.1, "distill": 0.7, "temperature": 2.5, "precision": "bfloat16", "shift": 3, "flip": False,
         "seed": 8, "layers": (LayerRule("a", prune=0.1, bits=2, group="g"),),
     }  # fmt: skip
-    for recipe in (Recipe(**changes), Recipe(distribution="std", quality=0.5)):
+    others = (Recipe(distribution="std", quality=0.5), Recipe(levels=3), Recipe(max_drop=0.5))
+    for recipe in (Recipe(**changes), *others):
         (tmp_path / "r.toml").write_text(recipe.to_toml(), encoding="utf-8")
         assert Recipe.load(tmp_path / "r.toml") == recipe
-    fields = {field.name for field in dataclasses.fields(Recipe)} - {"distribution", "quality"}
+    fields = {field.name for field in dataclasses.fields(Recipe)} - {"distribution", "quality", "levels", "max_drop"}
     assert fields <= changes.keys()
     default = Recipe()
     assert [key for key, value in changes.items() if value == getattr(default, key)] == ["criterion"]  # it has but one
@@ -79,7 +85,7 @@ def test_as_dict_leaves_out_what_is_not_set():
 
 def test_none_and_the_word_none_are_the_same_bits():
     assert Recipe(bits=None) == Recipe(bits="none")
-    assert Recipe.from_dict(Recipe(bits=None).as_dict()).bits_of("w", False) is None
+    assert Recipe.from_dict(Recipe(bits=None).as_dict()).levels_of("w", False) is None
 
 
 REFUSED = [
@@ -93,6 +99,8 @@ REFUSED = [
       for value in (-0.1, math.nan, math.inf, -math.inf, True, "0.1", None, [0.1])),
     ("label_smoothing", 1), ("distill", 1.01), ("temperature", 0),
     *(("index_bits", value) for value in (0, -1, MAX_BITS + 1, 2.5, 4.0, True, "4", math.nan)),
+    *((field, value) for field in ("levels", "small_bits") for value in (0, -1, 2.5, True, "4", 4097)),
+    *(("rate", value) for value in (-0.1, math.nan, math.inf, True, "0.1")),
     *((field, value) for field in ("lr_schedule", "precision", "batch_norm") for value in (None, True, "", "Step", 16)),
     *((field, "nonsense") for field in CHOICES),
 ]  # fmt: skip
@@ -140,6 +148,7 @@ def test_quality_is_only_for_std():
         ("fc1: prune = 0.5 , group = a", LayerRule("fc1", prune=0.5, group="a")),
         ("fc?:bits=none", LayerRule("fc?", bits="none")),
         ("*:prune=0", LayerRule("*", prune=0)),
+        ("fc1:levels=3", LayerRule("fc1", levels=3)),
     ],
 )
 def test_parse(text, rule):
@@ -160,6 +169,8 @@ def test_parse(text, rule):
         ("conv1:bits=0", "bits is 0"),
         ("conv1:bits=2.5", "bits is 2.5"),
         ("conv1:bits=many", "bits is 'many'"),
+        ("conv1:levels=0", "levels is 0"),
+        ("conv1:levels=none", "levels is 'none'"),
     ],
 )
 def test_parse_refuses(text, reason):
@@ -187,7 +198,7 @@ def test_a_later_rule_wins_setting_by_setting():
         ),
     )
     assert [recipe.prune_of(f"{name}.weight") for name in ("conv", "fc1", "fc2")] == [0.5, 0.9, 0.9]
-    assert [recipe.bits_of(f"{name}.weight", False) for name in ("conv", "fc1", "fc2")] == [4, 4, None]
+    assert [recipe.levels_of(f"{name}.weight", False) for name in ("conv", "fc1", "fc2")] == [16, 16, None]
     assert [recipe.group_of(f"{name}.weight") for name in ("conv", "fc1", "fc2")] == ["all", "all", "own"]
     assert Recipe().prune_of("fc1.weight") is None
     assert Recipe().group_of("fc1.weight") is None
@@ -195,11 +206,38 @@ def test_a_later_rule_wins_setting_by_setting():
 
 def test_conv_bits_are_for_convolutions_and_rules_beat_them():
     recipe = Recipe(bits=5, conv_bits=8, layers=(LayerRule("last", bits=3),))
-    assert recipe.bits_of("a.weight", is_conv=True) == 8
-    assert recipe.bits_of("a.weight", is_conv=False) == 5
-    assert recipe.bits_of("last.weight", is_conv=True) == 3
-    assert Recipe(bits=5, conv_bits="none").bits_of("a.weight", is_conv=True) is None
-    assert Recipe(bits="none", conv_bits=8).bits_of("a.weight", is_conv=False) is None
+    assert recipe.levels_of("a.weight", is_conv=True) == 256
+    assert recipe.levels_of("a.weight", is_conv=False) == 32
+    assert recipe.levels_of("last.weight", is_conv=True) == 8
+    assert Recipe(bits=5, conv_bits="none").levels_of("a.weight", is_conv=True) is None
+    assert Recipe(bits="none", conv_bits=8).levels_of("a.weight", is_conv=False) is None
+
+
+def test_levels_are_in_place_of_bits():
+    recipe = Recipe(levels=3, conv_bits=4, layers=(LayerRule("a", bits=1), LayerRule("[ab]*", levels=6)))
+    assert recipe.levels_of("c.weight", is_conv=False) == 3
+    assert recipe.levels_of("c.weight", is_conv=True) == 16
+    assert recipe.levels_of("a.weight", is_conv=True) == 6
+    later = Recipe(layers=(LayerRule("a", levels=6), LayerRule("a", bits="none"), LayerRule("a", prune=0.5)))
+    assert later.levels_of("a.weight", is_conv=False) is None
+    assert "bits" not in recipe.as_dict()
+    assert Recipe.from_dict(recipe.as_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Recipe(bits=4, levels=3),
+        lambda: Recipe(bits=None, levels=3),
+        lambda: LayerRule("a", bits=5, levels=3),
+        lambda: LayerRule.parse("a:bits=none,levels=3"),
+        lambda: Recipe.from_dict({"bits": 5, "levels": 3}),
+        lambda: Recipe.from_dict({"layer": [{"pattern": "a", "bits": 5, "levels": 3}]}),
+    ],
+)
+def test_bits_and_levels_together_are_refused(make):
+    with pytest.raises(RecipeError, match="bits and levels are two ways"):
+        make()
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def data_label(named: str | None) -> str:
 
 def is_packed(file: str) -> bool:
     """Whether it is a .dc file, by its ending or else by its first bytes."""
-    from deepcompress.container.format import MAGIC
+    from deepcompress.container.entries import MAGIC
 
     path = Path(file)
     if path.suffix == ".dc" or not path.is_file():

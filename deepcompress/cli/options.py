@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable, Container
+from decimal import Decimal
+from typing import Any, ClassVar, TypeVar
 
 import click
 
-from deepcompress.recipe import CHOICES, MAX_BITS, LayerRule, Recipe, read_toml
+from deepcompress.recipe import (
+    CHOICES,
+    MAX_BITS,
+    MAX_LEVELS,
+    LayerRule,
+    Recipe,
+    check_one_of,
+    read_toml,
+    with_smallest,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -87,6 +98,26 @@ class Bits(click.ParamType):  # type: ignore[type-arg]  # a generic class in new
         return int(value)
 
 
+class Size(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A size of a file: bytes, or a number with a unit."""
+
+    name = "size"
+    units: ClassVar = {
+        "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30,
+    }  # fmt: skip
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Whole bytes, rounded down."""
+        found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) ?([a-z]*)", str(value).strip(), re.ASCII | re.IGNORECASE)
+        unit = self.units.get(found[2].upper()) if found else None
+        if found is None or unit is None:
+            self.fail(f"{value!r} is no size: write bytes, or a number and KB, MB, KiB or MiB, as 10KB", param, ctx)
+        size = int(Decimal(found[1]) * unit)
+        if size < 1:
+            self.fail(f"{value!r} is less than one byte", param, ctx)
+        return size
+
+
 class Several(click.ParamType):  # type: ignore[type-arg]  # as above
     """A comma-separated list of what an option takes, as a tuple."""
 
@@ -112,6 +143,18 @@ recipe_file_option = click.option(
     "--recipe", "recipe_file", type=click.Path(), metavar="FILE.toml",
     help="Read settings from a file; options given here win.",
 )  # fmt: skip
+budget_options = options(
+    click.option("--target-size", type=Size(), metavar="SIZE",
+                 help="In place of --prune: a file of at most this size, such as 10KB, 6.5KB, 40KiB or 9000 (bytes)."),
+    click.option("--max-drop", type=click.FloatRange(0, 100), metavar="POINTS",
+                 help="Most points of validation accuracy to lose. Without --prune: searches the smallest file, "
+                 "with the --bits that are given, if any. With --prune: rolls back the layers that cost more while "
+                 "pruning."),
+    click.option("--trials", type=click.IntRange(min=1), metavar="N",
+                 help="Of the search: most full-length compressions.  [default: 8]"),
+    click.option("--keep-trials", is_flag=True, default=None,
+                 help="Of the search: keep the folder OUTPUT.search with the file of every trial."),
+)  # fmt: skip
 criterion_option = _choice("--criterion", "criterion", "What makes a weight worth keeping.")
 retraining_options = options(
     _choice("--optimizer", "optimizer", "Of retraining."),
@@ -133,7 +176,7 @@ retraining_options = options(
 
 
 #: Settings of which `recipe_options` can take several values, from the one that changes slowest in a sweep.
-AXES = ("prune", "bits", "conv_bits", "init", "seed")
+AXES = ("target_size", "prune", "bits", "conv_bits", "init", "seed")
 
 
 def recipe_options(several: bool = False) -> Callable[[Command], Command]:
@@ -143,7 +186,11 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
         return Several(single) if several else single
 
     more = ",…" if several else ""
+    sizes = click.option(
+        "--target-size", type=Several(Size()), metavar="SIZE,…", help="Most bytes of the file: 10KB, 1.5MB."
+    )
     return options(
+        *([sizes] if several else []),
         recipe_file_option,
         click.option("--prune", type=kind(click.FloatRange(0, 1, max_open=True)), metavar=f"F{more}",
                      help=_shown("prune", "Fraction of all prunable weights to remove.")),
@@ -151,9 +198,11 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
                      help=_shown("bits", "2^B shared values a layer; none: no sharing.")),
         click.option("--conv-bits", type=kind(Bits()), metavar=f"B{more}",
                      help="The same for convolutions.  [default: --bits]"),
+        click.option("--levels", type=click.IntRange(1, MAX_LEVELS), metavar="K",
+                     help="In place of --bits: at most K shared values a layer, zero not counted; 2 makes it ternary."),
         click.option("--layer", "layers", multiple=True, metavar="'PATTERN:prune=F,bits=B,group=G'",
-                     help="Settings for the layers whose name matches; repeatable, the last wins. "
-                     "Layers of one group share a codebook."),
+                     help="Settings for the layers whose name matches; repeatable, the last wins. levels=K is in place "
+                     "of bits=B. Layers of one group share a codebook."),
         _choice("--scope", "scope", "Spread the fraction over the layers, or one threshold for the network."),
         _choice("--distribution", "distribution", "How it is spread: lamp (sensitive layers keep more), uniform, "
                 "or std (Han's quality × standard deviation)."),
@@ -165,7 +214,14 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
                      help=_shown("iterations", "Rounds of pruning and retraining.")),
         click.option("--epochs", type=click.IntRange(min=0), metavar="N",
                      help=_shown("epochs", "Retraining epochs in all.")),
+        _choice("--quantizer", "quantizer", "Shared values: as k-means finds them, or multiples of one step."),
+        click.option("--regrow", is_flag=True, default=None,
+                     help="Pruned weights go on learning unseen, and may come back (dynamic network surgery)."),
         click.option("--init", type=kind(click.Choice(CHOICES["init"])), help=_shown("init", "Where k-means starts.")),
+        _choice("--weighting", "weighting", "fisher: the error of a weight counts by its mean squared gradient."),
+        click.option("--rate", type=click.FloatRange(min=0), metavar="L",
+                     help=_shown("rate", "Trade error for bytes: a bit counts L mean squared weights. Try 0.03.")),
+        _choice("--codebook-dtype", "codebook_dtype", "Precision of the shared values."),
         click.option("--finetune-epochs", type=click.IntRange(min=0), metavar="N",
                      help=_shown("finetune_epochs", "Epochs of centroid tuning.")),
         click.option("--finetune-lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
@@ -175,6 +231,8 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
                      help="Width of the offsets between weights.  [default: the best for each layer]"),
         _choice("--batch-norm", "batch_norm", "fold: running statistics into scale and shift, for fewer bytes."),
         _choice("--small-dtype", "small_dtype", "Precision of biases and other small tensors in the file."),
+        click.option("--small-bits", type=click.IntRange(1, MAX_BITS), metavar="B",
+                     help="Biases and other vectors share 2^B multiples of a step each.  [default: not shared]"),
         click.option("--no-retrain", "retrain", is_flag=True, flag_value=False, default=None,
                      help="Use no data: neither retraining nor tuning."),
         retraining_options,
@@ -182,9 +240,45 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
     )  # fmt: skip
 
 
+#: Options of which the first, given on the command line, replaces the others in a recipe file.
+_INSTEAD = {
+    "bits": ("levels",),
+    "levels": ("bits",),
+    "prune": ("target_size",),
+    "quality": ("target_size",),
+    "target_size": ("max_drop", "quality"),
+    "max_drop": ("target_size",),
+}
+
+
 def build_recipe(path: str | None, layers: tuple[str, ...], settings: dict[str, Any]) -> Recipe:
     """The recipe of the file, if any, with the options that were given on top."""
+    return build_budgeted(path, layers, settings)[0]
+
+
+def build_budgeted(path: str | None, layers: tuple[str, ...], settings: dict[str, Any]) -> tuple[Recipe, bool]:
+    """As `build_recipe`, and whether its size is to be searched for: there is a `max_drop`, and nothing to prune.
+
+    Where a size or a search is asked for, what nobody set is as in `recipe.SMALLEST`. A recipe file that has a size of
+    its own is taken as it stands.
+    """
     values = read_toml(path) if path else {}
-    values |= {key: value for key, value in settings.items() if value is not None}
+    given = {key: value for key, value in settings.items() if value is not None}
+    check_one_of(given, "options")
+    _check_budgets(given)
+    fraction = {"prune", "quality"} & (set(given) if "target_size" in values else {*given, *values})
+    for one in given:
+        for other in _INSTEAD.get(one, ()):
+            values.pop(other, None)
+    values |= given
+    searching = "max_drop" in values and not fraction
+    if "target_size" in given or searching:
+        values = with_smallest(values)
     recipe = Recipe.from_dict(values, f"recipe {path}" if path else "options")
-    return Recipe(**{**vars(recipe), "layers": (*recipe.layers, *map(LayerRule.parse, layers))})
+    return Recipe(**{**vars(recipe), "layers": (*recipe.layers, *map(LayerRule.parse, layers))}), searching
+
+
+def _check_budgets(given: Container[str]) -> None:
+    for other, flag in (("prune", "--prune"), ("quality", "--quality"), ("max_drop", "--max-drop")):
+        if "target_size" in given and other in given:
+            raise click.UsageError(f"--target-size and {flag} are two ways to say how much is pruned: give one of them")

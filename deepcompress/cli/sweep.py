@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,14 @@ from deepcompress.cli.options import (
     trust_option,
 )
 from deepcompress.errors import DeepCompressError
+from deepcompress.recipe import check_one_of
 
 if TYPE_CHECKING:
     from deepcompress.sweep import Outcome
 
 NUMBERS = ("file_bytes", "ratio", "kept", "val_error", "test_error", "seconds")
+#: Axes that say how small, of which one at most is given.
+SIZES = ("target_size", "prune")
 COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure")
 
 
@@ -70,8 +74,8 @@ def sweep(
 ) -> None:
     """Compress with many settings, and find the best trades of size for error.
 
-    --prune, --bits, --conv-bits, --init and --seed take several values, and every combination is compressed, just as
-    compress does it (with --threads threads):
+    --target-size, --prune, --bits, --conv-bits, --init and --seed take several values, and every combination is
+    compressed, just as compress does it (with --threads threads):
 
     \b
       deepcompress sweep lenet5.pt --prune 0,0.8,0.9 --bits none,2,4,5 --seed 0,1,2 --jobs 2
@@ -84,7 +88,11 @@ def sweep(
     """
     axes = {axis: settings.pop(axis) for axis in AXES}
     axes = {axis: values for axis, values in axes.items() if values is not None}
-    recipe = build_recipe(recipe_file, layers, settings)
+    check_one_of({*axes, *(key for key, value in settings.items() if value is not None)}, "options")
+    # The first size stands for all of them: settings that suit small files are the same for each.
+    recipe = build_recipe(recipe_file, layers, settings | {axis: axes[axis][0] for axis in SIZES if axis in axes})
+    if "bits" in axes:  # in place of what the recipe file says
+        recipe = replace(recipe, levels=None)
 
     from deepcompress import sweep as library
     from deepcompress.checkpoint import open_checkpoint

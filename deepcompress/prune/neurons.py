@@ -8,6 +8,7 @@ used twice, added or concatenated, or a weight is, nothing is concluded.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -155,3 +156,18 @@ def remove_dead(masks: Masks, links: list[Connection]) -> tuple[Masks, int]:
                 changed = True
     lost = before - sum(int(mask.sum()) for mask in keep.values())
     return Masks(keep), lost
+
+
+@torch.no_grad()
+def silence(state: Mapping[str, torch.Tensor], links: list[Connection]) -> None:
+    """Set the biases of neurons whose output nothing reads to 0, in place: they cost bytes and do nothing.
+
+    `state` holds the weights, pruned, and the biases; a layer ``x.weight`` has ``x.bias``, or none.
+    """
+    for link in links:
+        target = state[link.target]
+        by_input = (target != 0).flatten(2).any(dim=2) if target.ndim > 2 else target != 0
+        read = by_input.any(dim=0).reshape(-1, link.repeat).any(dim=1)
+        bias = state.get(f"{link.source.removesuffix('weight')}bias")
+        if bias is not None:
+            bias.masked_fill_(~read, 0.0)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 
+from deepcompress.prune.budget import BudgetHooks, Curvature
+from deepcompress.prune.dropout import preceded_dropouts, rescaled_dropout
 from deepcompress.prune.masks import Masks, check_alive, cut
 from deepcompress.prune.neurons import Connection, connections, remove_dead
+from deepcompress.prune.penalty import Penalty
 from deepcompress.prune.schedule import epochs_of, progress
+from deepcompress.prune.shadow import Shadow
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Batches, Hooks, fit
+from deepcompress.training.loop import Batches, Hooks, count_batches, fit
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
 
@@ -23,7 +26,7 @@ def prune(
     weights: Weights, recipe: Recipe, links: list[Connection] | None = None, watch: Progress | None = None
 ) -> Masks:
     """Prune `weights`, in place, to the recipe's sparsity in one step, without retraining."""
-    masks = _next_masks(weights, recipe, 1.0, links or [], watch or Progress())
+    masks = next_masks(weights, recipe, 1.0, links or [], watch or Progress())
     masks.apply(weights)
     return masks
 
@@ -68,6 +71,39 @@ def prune_and_retrain(
     return hooks.masks
 
 
+def prune_to_bits(
+    model: nn.Module,
+    weights: Weights,
+    batches: Batches,
+    recipe: Recipe,
+    bits: float,
+    val_batches: Batches | None = None,
+    watch: Progress | None = None,
+    objective: Objective = cross_entropy,
+) -> tuple[Masks, Curvature]:
+    """Prune little by little, retraining all the while, until positions and values fit into `bits`, in place.
+
+    Arguments as in `prune_and_retrain`; see `prune.budget` for what goes first. The curvature that it found is returned
+    as well.
+    """
+    links = connections(model)
+    hooks = BudgetHooks(model, weights, recipe, bits, count_batches(batches), lambda masks: without_dead(masks, links))
+    fit(
+        model,
+        batches,
+        make_optimizer(model, recipe),
+        recipe.epochs,
+        stage="prune",
+        hooks=hooks,
+        val_batches=val_batches,
+        objective=objective,
+        lr_schedule=recipe.lr_schedule,
+        precision=recipe.precision,
+        progress=watch,
+    )
+    return hooks.masks, hooks.curvature
+
+
 class PruningHooks(Hooks):
     """Prunes before the epochs of the schedule, and keeps pruned weights at zero through every optimizer step."""
 
@@ -77,36 +113,66 @@ class PruningHooks(Hooks):
         self.links = connections(model)
         self.steps = epochs_of(progress(recipe.schedule, recipe.iterations), recipe.epochs)
         self.dropouts = preceded_dropouts(model, weights)
+        self.penalty = Penalty(weights, recipe)
+        self.shadow = Shadow(weights) if recipe.regrow else None
 
     def before_epoch(self, epoch: int) -> str:
         """Prune if the schedule says so; the note for the epoch's report says how far."""
         if epoch not in self.steps:
             return ""
-        self.masks = _next_masks(self.weights, self.recipe, self.steps[epoch], self.links, self.watch)
-        self.masks.apply(self.weights)
-        for dropout, rate, name in self.dropouts:
-            dropout.p = rescaled_dropout(rate, self.masks.density(name))
+        if self.shadow is not None:
+            self.shadow.restore()
+        self.take(next_masks(self.weights, self.recipe, self.steps[epoch], self.links, self.watch))
         done = sum(1 for start in self.steps if start <= epoch)
         return f"iteration {done}/{len(self.steps)}, {100 * self.masks.sparsity:.1f} % pruned"
 
+    def take(self, masks: Masks) -> None:
+        """Prune to `masks`, and keep to them."""
+        self.masks = masks
+        self.masks.apply(self.weights)
+        self.penalty.price(self.masks)
+        for dropout, rate, name in self.dropouts:
+            dropout.p = rescaled_dropout(rate, self.masks.density(name))
+
     def after_backward(self) -> None:
-        """Add the gradient of an L1 penalty; L2 is the optimizer's weight decay."""
-        if self.recipe.penalty == "l1":
-            for weight in self.weights.values():
-                if weight.grad is not None:
-                    weight.grad.add_(weight.detach().sign(), alpha=self.recipe.penalty_weight)
+        """Add the gradient of the penalty; L2 is the optimizer's weight decay."""
+        if self.shadow is not None:
+            self.shadow.restore()
+        self.penalty.add()
 
     def after_step(self) -> None:
         """Momentum, Adam's moments and weight decay may have moved pruned weights: back to zero."""
+        if self.shadow is not None:
+            self.shadow.take()
         self.masks.apply(self.weights)
 
 
-def _next_masks(weights: Weights, recipe: Recipe, step: float, links: list[Connection], watch: Progress) -> Masks:
+def next_masks(
+    weights: Weights,
+    recipe: Recipe,
+    step: float,
+    links: list[Connection],
+    watch: Progress,
+    held: Mapping[str, torch.Tensor] | None = None,
+) -> Masks:
+    """The masks that the recipe asks for `step` (0..1) of the way, without dead neurons.
+
+    Layers that are `held` have the mask given there, and the others do not make up for it.
+    """
     decision = cut(weights, recipe, step)
     for name in decision.floored:
         watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
-    masks, lost = remove_dead(decision.masks, links)
-    if lost:
+    return without_dead(Masks({**decision.masks.keep, **(held or {})}), links, watch)
+
+
+def without_dead(masks: Masks, links: list[Connection], watch: Progress | None = None) -> Masks:
+    """Without the connections of dead neurons.
+
+    Raises:
+        PruneError: nothing is left of a layer.
+    """
+    masks, lost = remove_dead(masks, links)
+    if lost and watch is not None:
         watch.message(f"{lost} connections of neurons without input or output were removed")
     check_alive(masks)
     return masks
@@ -118,20 +184,3 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=decay)
     return torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=decay)
-
-
-def rescaled_dropout(rate: float, density: float) -> float:
-    """D_new = D_old * sqrt(C_new / C_old) (Han et al. 2015, equation 2); `density` is C_new / C_old."""
-    return rate * math.sqrt(density)
-
-
-def preceded_dropouts(model: nn.Module, weights: Weights) -> list[tuple[nn.Dropout, float, str]]:
-    """Each dropout module with its rate and the pruned layer that comes before it, in the order of definition."""
-    found = []
-    last = None
-    for name, module in model.named_modules():
-        if f"{name}.weight" in weights:
-            last = f"{name}.weight"
-        if isinstance(module, nn.Dropout) and last is not None:
-            found.append((module, module.p, last))
-    return found

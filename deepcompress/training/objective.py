@@ -56,4 +56,6 @@ class Classification:
 def objective_of(recipe: Recipe, dense: nn.Module) -> Classification:
     """What `recipe` asks to minimize; where it asks for a teacher, that is a copy of `dense` as it is now."""
     teacher = copy.deepcopy(dense).eval().requires_grad_(False) if recipe.distill else None
+    if teacher is not None and recipe.precision == "bfloat16":
+        teacher.to(memory_format=torch.channels_last)
     return Classification(recipe.label_smoothing, teacher, recipe.distill, recipe.temperature)

@@ -12,14 +12,13 @@ from torch import nn
 
 from deepcompress.errors import PruneError
 from deepcompress.prune import stage
+from deepcompress.prune.dropout import preceded_dropouts, rescaled_dropout
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import (
     PruningHooks,
     make_optimizer,
-    preceded_dropouts,
     prune,
     prune_and_retrain,
-    rescaled_dropout,
 )
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.progress import Progress
