@@ -50,8 +50,8 @@ SMALLEST: dict[str, Any] = {
     "temperature": 2.0,
     "lr": 0.01,
     "finetune_lr": 0.01,
-    "epochs": 24,
-    "finetune_epochs": 8,
+    "epochs": 40,
+    "finetune_epochs": 12,
 }
 
 BITS_OR_LEVELS = "bits and levels are two ways to say how many values are shared: give one of them"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from deepcompress.errors import RecipeError
+from deepcompress.errors import PruneError, RecipeError
 from deepcompress.layers import Layer
 from deepcompress.packing import Packer
 from deepcompress.prune.budget import Curvature, Weights, cut_to_bits
@@ -126,7 +126,15 @@ class BySize(ByFraction):
         job, bits = self.job, 8.0 * self._room()
         if job.batches is not None and job.recipe.epochs:
             self.masks, self._curvature = prune_to_bits(
-                job.model, job.weights, job.batches, job.recipe, bits, job.val_batches, job.watch, job.objective
+                job.model,
+                job.weights,
+                job.batches,
+                job.recipe,
+                bits,
+                self._without_dead,
+                job.val_batches,
+                job.watch,
+                job.objective,
             )
         else:
             self.masks = self._without_dead(cut_to_bits(job.weights, self.masks, self._curvature.mean, bits))
@@ -182,7 +190,10 @@ class BySize(ByFraction):
         return self.target - fixed
 
     def _without_dead(self, masks: Masks) -> Masks:
-        return without_dead(masks, self._links)
+        try:
+            return without_dead(masks, self._links)
+        except PruneError as error:
+            raise RecipeError(f"target_size is {self.target} bytes, too few for this network: {error}") from None
 
     def _layer_bytes(self, codebooks: Sequence[Codebook]) -> int:
         """Bytes of the layers' sections if they were coded now."""

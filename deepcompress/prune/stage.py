@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from deepcompress.prune.budget import BudgetHooks, Curvature
+from deepcompress.prune.budget import BudgetHooks, Curvature, Refine
 from deepcompress.prune.dropout import preceded_dropouts, rescaled_dropout
 from deepcompress.prune.masks import Masks, check_alive, cut
 from deepcompress.prune.neurons import Connection, connections, remove_dead
@@ -77,17 +77,17 @@ def prune_to_bits(
     batches: Batches,
     recipe: Recipe,
     bits: float,
+    refine: Refine,
     val_batches: Batches | None = None,
     watch: Progress | None = None,
     objective: Objective = cross_entropy,
 ) -> tuple[Masks, Curvature]:
     """Prune little by little, retraining all the while, until positions and values fit into `bits`, in place.
 
-    Arguments as in `prune_and_retrain`; see `prune.budget` for what goes first. The curvature that it found is returned
-    as well.
+    Arguments as in `prune_and_retrain`; `refine` has a word on all new masks, and may drop more. See `prune.budget` for
+    what goes first. The curvature that it found is returned as well.
     """
-    links = connections(model)
-    hooks = BudgetHooks(model, weights, recipe, bits, count_batches(batches), lambda masks: without_dead(masks, links))
+    hooks = BudgetHooks(model, weights, recipe, bits, count_batches(batches), refine)
     fit(
         model,
         batches,

@@ -10,7 +10,7 @@ from torch import nn
 
 from deepcompress.networks.lenet import LeNet5, LeNet300100
 from deepcompress.prune.masks import Masks
-from deepcompress.prune.neurons import Connection, connections, remove_dead
+from deepcompress.prune.neurons import Connection, connections, remove_dead, silence
 
 
 def masks(**rows):
@@ -232,4 +232,40 @@ def test_removing_dead_connections_of_a_bias_free_network_changes_no_output():
     after, lost = remove_dead(keep, connections(net))
     after.apply(weights)
     assert lost > 0
+    torch.testing.assert_close(net(x), before)
+
+
+def test_silence_zeroes_the_biases_that_nothing_reads():
+    state = {
+        "conv.weight": torch.ones(2, 1, 3, 3), "conv.bias": torch.tensor([1.0, 2.0]),
+        "fc.weight": torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]]), "fc.bias": torch.tensor([3.0, 4.0]),
+        "out.weight": torch.tensor([[0.0, -1.0]]), "out.bias": torch.tensor([5.0]),
+    }  # fmt: skip
+    silence(state, [Connection("conv.weight", "fc.weight", 2), Connection("fc.weight", "out.weight", 1)])
+    assert state["conv.bias"].tolist() == [1.0, 0.0]
+    assert state["fc.bias"].tolist() == [0.0, 4.0]
+    assert state["out.bias"].tolist() == [5.0]
+
+
+def test_silence_passes_over_layers_without_bias():
+    state = {"a.weight": torch.ones(2, 2), "b.weight": torch.zeros(2, 2)}
+    silence(state, [Connection("a.weight", "b.weight", 1)])
+    assert sorted(state) == ["a.weight", "b.weight"]
+
+
+@torch.no_grad()
+def test_silence_changes_no_output():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 10), nn.ReLU(), nn.Linear(10, 3)
+    )
+    net[6].weight[:, :7] = 0
+    net[4].weight[:, :18] = 0
+    x = torch.randn(5, 1, 8, 8)
+    before = net(x)
+    state = net.state_dict()
+    silence(state, connections(net))
+    assert state["0.bias"][:2].tolist() == [0, 0]
+    assert state["4.bias"][:7].tolist() == [0] * 7
+    assert (state["4.bias"][7:] != 0).all()
     torch.testing.assert_close(net(x), before)

@@ -392,3 +392,23 @@ def test_the_default_progress_ignores_everything():
     quiet.batch(0.5, 1.0)
     quiet.epoch(EpochResult("x", 1, 1, 0.5, None))
     quiet.message("hello")
+
+
+def test_bfloat16_lays_convolutions_out_anew_and_gives_their_memory_back():
+    model = conv_net()
+    before = {name: (value.data_ptr(), value.stride()) for name, value in model.named_parameters()}
+    state = dict(model.state_dict())
+    seen = []
+
+    class Look(Hooks):
+        def after_step(self):
+            seen.append(model[0].weight.is_contiguous(memory_format=torch.channels_last))
+
+    data = [(torch.randn(8, 1, 8, 8), torch.randint(0, CLASSES, (8,)))]
+    old = state["3.weight"].clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fit(model, data, optimizer, 1, stage="train", hooks=Look(), precision="bfloat16")
+    assert seen == [True]
+    assert {name: (value.data_ptr(), value.stride()) for name, value in model.named_parameters()} == before
+    assert not torch.equal(state["3.weight"], old)  # who holds the memory sees what was learned
+    assert torch.equal(state["3.weight"], model[3].weight)
