@@ -55,7 +55,7 @@ class Rule:
     """What passes: at most `max_drop` points of validation accuracy lost, counted in whole samples.
 
     Where one sample is more than `max_drop` points, counting cannot tell: then the mean cross entropy must not have
-    risen by more than one further error costs at the least either, ln 2 nats over the number of samples.
+    risen either.
 
     Attributes:
         max_drop: points of accuracy.
@@ -81,7 +81,7 @@ class Rule:
     @property
     def most_loss(self) -> float | None:
         """Mean cross entropy that is allowed; None where counting errors is enough."""
-        return None if self.most_errors > self.dense_errors else self.dense_loss + math.log(2) / self.samples
+        return None if self.most_errors > self.dense_errors else self.dense_loss
 
     def passes(self, outcome: Outcome) -> bool:
         """Whether a trial is accurate enough."""

@@ -130,8 +130,29 @@ def choose(parts: Sequence[Part], demand: Demand) -> tuple[Table, list[Array]]:
     nearest = [assign(part.values, table.centroids) for part in parts]
     if not demand.price or not len(pooled):
         return table, nearest
-    soft = _constrained(parts, table, nearest, demand)
-    return min((table, nearest), soft, key=lambda found: _judged(parts, found[0], found[1], demand))
+    found = [(table, nearest), _constrained(parts, table, nearest, demand)]
+    if table.multiples is not None and all(len(part.values) == np.prod(part.shape) for part in parts):
+        start = _grid_with_zero(parts, demand)
+        found += [_constrained(parts, *start, demand)] if len(start[0].centroids) else []
+    return min(found, key=lambda each: _judged(parts, each[0], each[1], demand))
+
+
+def _grid_with_zero(parts: Sequence[Part], demand: Demand) -> tuple[Table, list[Array]]:
+    """A grid where zero is a value like any other, and the nearest of it for each weight.
+
+    For tensors without a zero: the search from a grid without it would find the first zero too dear to take, as a
+    coder that has seen none expects none.
+    """
+    pooled = np.concatenate([part.values for part in parts])
+    weighted = [part.importance for part in parts if part.importance is not None]
+    samples, counts = condense(pooled, np.concatenate(weighted) if weighted else None)
+    penalty = _bits_of_multiples(demand.price, counts.sum() / len(pooled))
+    step, below, above = fit_step(samples, counts, demand.levels, demand.limit, penalty, zero=True)
+    nearest = [multiples_of(part.values, step, below, above, zero=True) for part in parts]
+    multiples = np.unique(np.concatenate(nearest))
+    multiples = multiples[multiples != 0]
+    choices = [np.where(each == 0, -1, np.searchsorted(multiples, each)) for each in nearest]
+    return grid_table(step, multiples, pooled.dtype), choices
 
 
 def _constrained(

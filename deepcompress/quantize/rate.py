@@ -112,14 +112,16 @@ def constrain(
     Args:
         parts: the tensors that have these values in common.
         centroids: sorted, none zero, float64.
-        choices: index of each weight's centroid, for each part; every centroid has a weight.
+        choices: index of each weight's centroid (-1: zero), for each part; every centroid has a weight.
         price: of a bit, in units of importance * squared weight.
         refit: the best shared values for an assignment (the means, or a step times whole numbers).
 
     Returns:
         Where the search ended, and the cost after each round: it never rises. A part that had weights keeps one.
     """
-    found = tuple(Significance.of(part.shape, part.positions) for part in parts)
+    found = tuple(
+        Significance.of(part.shape, part.positions[choice >= 0]) for part, choice in zip(parts, choices, strict=True)
+    )
     start = State(centroids, np.arange(len(centroids)), np.zeros(len(centroids)), found, tuple(choices))
     state = _without_unused(start)
     trace = [cost(parts, state, price)]

@@ -183,3 +183,12 @@ def test_halves_where_they_are_near():
 def test_no_codebook_loses_a_value_for_halves(far):
     centroids = np.sort(np.array([0.1, far], np.float32))
     np.testing.assert_array_equal(rounded(centroids, "float16"), centroids)
+
+
+def test_a_dense_tensor_on_a_grid_takes_zeros_where_they_pay():
+    values = np.random.default_rng(0).laplace(0, 1, (40, 50)).astype(np.float32)
+    part = Part(values.shape, np.arange(values.size), values.reshape(-1))
+    rate = 0.01
+    table, (choice,) = choose([part], demand(255, price_of(rate, [part]), quantizer="uniform", rate=rate, coder="auto"))
+    assert 0.02 < np.mean(choice < 0) < 0.4
+    assert table.multiples is not None and 0 not in table.multiples
