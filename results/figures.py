@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from report import errors, load
-from reproduce import CONV, FEWER_BITS, MLP, RESULTS, ROOT
+from report import PUBLISHED, errors, load
+from reproduce import CONV, FEWER_BITS, MLP, RESULTS, ROOT, entries
 
 from deepcompress.checkpoint import load_checkpoint
 from deepcompress.container.breakdown import inspect
@@ -138,6 +138,25 @@ def draw_resnet() -> None:
     )  # fmt: skip
 
 
+def draw_fronts() -> None:
+    """Size against error on MNIST, with what is published."""
+    recipes = dict.fromkeys(name.rpartition("-seed")[0] for name in entries() if "-seed" in name)
+    for record in PUBLISHED["records"]:
+        network = record["network"]
+        means = [mean_of_seeds(recipe) for recipe in recipes if recipe.startswith(network)]
+        draw_curves(
+            [Curve("deepcompress: whole files, mean over seeds", *zip(*sorted(means), strict=True))],
+            FIGURES / f"front-{network}.png", xlabel="File size (KB, log scale)", ylabel="Test error (%)", xlog=True,
+            points=[tuple(point) for point in record["points"]], size=(5.5, 3.6),
+        )  # fmt: skip
+
+
+def mean_of_seeds(recipe: str) -> tuple[float, float]:
+    """Mean size in KB, and mean test error in percent, of the files of a recipe."""
+    found = [size_and_error(load(name)) for name in entries() if name.rpartition("-seed")[0] == recipe]
+    return sum(size for size, _ in found) / len(found), sum(error for _, error in found) / len(found)
+
+
 def size_and_error(entry: dict[str, Any]) -> tuple[float, float]:
     """Size of a file in KB, and test error of the network in it in percent."""
     return entry["file_bytes"] / 1000, errors(entry)[1]
@@ -148,7 +167,7 @@ def main() -> None:
     FIGURES.mkdir(exist_ok=True)
     for draw in (
         draw_stages, draw_bits, draw_inits, draw_retraining, draw_sensitivities, draw_weight_histograms, draw_pixels,
-        draw_resnet,
+        draw_resnet, draw_fronts,
     ):  # fmt: skip
         draw()
 

@@ -6,12 +6,15 @@ python results/report.py
 from __future__ import annotations
 
 import json
+import tempfile
 import tomllib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from reproduce import OPTIONS, PAPER_RECIPES, RESULTS, SEEDS, entries, studies
+from reproduce import ABLATIONS, OPTIONS, PAPER_RECIPES, RESULTS, SEEDS, SIZES, entries, studies
 
+from deepcompress import recode
 from deepcompress.container.breakdown import Breakdown, LayerBreakdown, inspect
 
 README = RESULTS / "README.md"
@@ -156,6 +159,59 @@ def options_table() -> str:
     return table(head, rows)
 
 
+def sizes_table() -> str:
+    """Every seed of every size, and below each network what is published."""
+    rows: list[Row] = []
+    for record in PUBLISHED["records"]:
+        network = record["network"]
+        for name, (_, _, seeds) in SIZES.items():
+            if name.startswith(network):
+                rows += [entry_row(f"{name}-seed{seed}") for seed in seeds]
+        rows += [
+            (f"{network}: {method}", "", f"{error:.2f} %", f"{kb} KB", "", "", "")
+            for method, kb, error in record["points"]
+        ]
+    return table(ENTRY_COLUMNS, rows)
+
+
+EQUAL_ERROR = 2.0  # percent, on validation data
+
+
+def ablation_table() -> str:
+    """What the error becomes when one thing is changed, at each of the sizes, and the bytes at an equal error."""
+    rows = []
+    for change, settings in ABLATIONS.items():
+        small, large = load(f"studies/ablation-{change}")["rows"]
+        cells = [cell for row in (small, large) for cell in (f"{row['file_bytes']:,}", f"{row['val_error']:.2f}")]
+        rows.append(
+            (f"`{settings}`" if settings else "the recipe as it is", *cells, bytes_at(EQUAL_ERROR, small, large))
+        )
+    return table(("change", *["bytes", "validation error, %"] * 2, f"bytes at {EQUAL_ERROR:.0f} %"), rows)
+
+
+def bytes_at(error: float, small: dict[str, Any], large: dict[str, Any]) -> str:
+    """Bytes at a validation error between those of two points: logarithm of bytes against error."""
+    if small["val_error"] <= error:
+        return f"below {small['file_bytes']:,}"
+    if large["val_error"] >= error:
+        return f"above {large['file_bytes']:,}"
+    part = (small["val_error"] - error) / (small["val_error"] - large["val_error"])
+    return f"{small['file_bytes'] * (large['file_bytes'] / small['file_bytes']) ** part:,.0f}"
+
+
+def coder_table() -> str:
+    """The same tensors by both coders, exactly."""
+    rows = []
+    for name in entries():
+        found = inspect(RESULTS / f"{name}.dc")
+        if found.format_version == 1:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            again = recode(RESULTS / f"{name}.dc", Path(folder) / "again.dc", coder="huffman").file_bytes
+        rows.append((name, f"{found.file_bytes:,}", f"{again:,}", f"{100 * (again / found.file_bytes - 1):+.0f} %"))
+    return table(("", "context mixing", "Huffman", ""), rows)
+
+
 def sources() -> str:
     """Every command."""
     blocks = []
@@ -185,6 +241,9 @@ def readme() -> str:
         "TABLE2": lambda: layers("lenet-300-100-han2016", "lenet-300-100"),
         "TABLE3": lambda: layers("lenet5-han2016", "lenet5"),
         "RESNET": lambda: plain_table(name for name in entries() if name.startswith("resnet20")),
+        "SIZES": sizes_table,
+        "ABLATION": ablation_table,
+        "CODERS": coder_table,
         "OPTIONS": options_table,
         "COMMANDS": sources,
         "VERSIONS": versions,

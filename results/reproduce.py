@@ -27,7 +27,7 @@ SPARSITIES = "0.5,0.7,0.8,0.9,0.95,0.97,0.98,0.99"
 BITS = "1,2,3,4,5,6,7,8"
 INITS = "--init linear,density,random"
 MLP, CONV, RESNET = "models/lenet-300-100.pt", "models/lenet5.pt", "models/resnet20.pt"
-DIGITS = "models/lenet5-digits.pt"
+LONG, DIGITS = "models/lenet5-long.pt", "models/lenet5-digits.pt"
 #: Three seeds each.
 PAPER_RECIPES = {
     "lenet-300-100-han2016": MLP,
@@ -35,9 +35,26 @@ PAPER_RECIPES = {
     "lenet5-han2016": CONV,
     "lenet5-small": CONV,
 }
+#: To a size: checkpoint, settings, seeds.
+SIZES = {
+    "lenet-300-100-4.5kb": (MLP, "--recipe recipes/lenet-300-100-tiny.toml", (0, 1, 2)),
+    "lenet5-3kb": (LONG, "--recipe recipes/lenet5-tiny.toml", (0,)),
+    "lenet5-2kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 2000", (0,)),
+    "lenet5-1.5kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 1500", (0,)),
+}
+#: What each part of the way to a size is worth: the recipe with one thing changed.
+ABLATIONS = {
+    "whole": "",
+    "no-distillation": "--distill 0",
+    "l2": "--penalty l2",
+    "one-shot": "--schedule one-shot",
+    "regrow": "--regrow",
+    "k-means": "--quantizer kmeans",
+}
 #: Size against error for ResNet-20.
 RESNET_POINTS = {
     "resnet20-distilled": "--recipe recipes/resnet20-distilled.toml",
+    "resnet20-44kb": "--recipe recipes/resnet20-tiny.toml",
     "resnet20-prune0.8-bits4": "--recipe recipes/resnet20.toml --prune 0.8 --bits 4",
 }
 #: The distilled ResNet-20 with fewer shared values, without any more training.
@@ -81,6 +98,9 @@ def entries() -> dict[str, list[str]]:
     for recipe, checkpoint in PAPER_RECIPES.items():
         for seed in SEEDS:
             commands[f"{recipe}-seed{seed}"] = f"compress {checkpoint} --recipe recipes/{recipe}.toml --seed {seed}"
+    for name, (checkpoint, settings, seeds) in SIZES.items():
+        for seed in seeds:
+            commands[f"{name}-seed{seed}"] = f"compress {checkpoint} {settings} --seed {seed}"
     for name, settings in RESNET_POINTS.items():
         commands[name] = f"compress {RESNET} {settings} {CIFAR}"
     for bits in FEWER_BITS:
@@ -115,6 +135,9 @@ def studies() -> dict[str, list[str]]:
     for option, settings in OPTIONS.items():
         base = f"sweep {MLP} --recipe recipes/lenet-300-100-small.toml --epochs 6 --finetune-epochs 1 --seed 0,1,2"
         curves[f"option-{option}"] = f"{base} {settings}".rstrip()
+    for change, settings in ABLATIONS.items():
+        base = f"sweep {MLP} --recipe recipes/lenet-300-100-tiny.toml --epochs 12 --finetune-epochs 6"
+        curves[f"ablation-{change}"] = f"{base} --target-size 3.5KB,5KB {settings}".rstrip()
     # Han 2015, figure 6: one layer at a time
     for name, checkpoint in (("lenet-300-100", MLP), ("lenet5", CONV)):
         curves[f"sensitivity-{name}"] = f"sensitivity {checkpoint}"
