@@ -354,13 +354,24 @@ def test_json_of_a_sweep(work):
 def test_csv_of_a_sweep(work):
     text = (work["folder"] / "swept" / "sweep.csv").read_text()
     assert text.splitlines()[0] == (
-        "name,prune,bits,conv_bits,init,seed,file_bytes,ratio,kept,val_error,test_error,seconds,front,failure"
+        "name,target_size,prune,bits,conv_bits,init,seed,file_bytes,ratio,kept,val_error,test_error,seconds,front,"
+        "failure"
     )
     rows = list(csv.DictReader(io.StringIO(text)))
     expected = [
         {key: "" if value is None else str(value) for key, value in row.items()} for row in work["json"]["rows"]
     ]
     assert rows == expected
+
+
+def test_sizes_can_be_swept(work):
+    options = [option for option in work["options"] if option != "--no-retrain"]
+    sizes = ["--target-size", "2KB,1.5KB", "--finetune-epochs", "1"]
+    found = from_json("sweep", work["dense"], *options, *sizes, "-o", "sizes")
+    assert [(row["name"], row["target_size"]) for row in found["rows"]] == [
+        ("targetsize2000", 2000), ("targetsize1500", 1500)
+    ]  # fmt: skip
+    assert all(row["file_bytes"] <= row["target_size"] for row in found["rows"])
 
 
 def test_two_jobs_make_the_same(work):
@@ -486,6 +497,8 @@ def test_an_interruption_says_what_stays(work, monkeypatch):
         (["--seed", "0,-1"], "--seed"),
         (["--seed", "0,99999999999"], "seed"),
         (["--epochs", "1,2"], "--epochs"),
+        (["--target-size", "2KB,much"], "--target-size"),
+        (["--target-size", "2KB", "--prune", "0.5"], "--target-size and --prune"),
         (["--jobs", "0"], "--jobs"),
         (["--threads", "0"], "--threads"),
         (["--layer", "cnv*:prune=0.5"], "matches no layer"),
