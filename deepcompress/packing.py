@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -106,11 +106,21 @@ def pack_state(
             them.
         coder: instead of the recipe's: "fixed" for the paper's stages 1 and 2, where streams have fixed widths.
     """
+    return pack(encode_state(state, layers, codebooks, recipe, coder), network, data)
+
+
+def encode_state(
+    state: Mapping[str, torch.Tensor],
+    layers: Sequence[Layer],
+    codebooks: Sequence[Codebook],
+    recipe: Recipe,
+    coder: str | None = None,
+) -> Iterator[tuple[str, EncodedTensor]]:
+    """The tensors of `pack_state`, in their order; arguments as there."""
     packer = Packer(recipe.small_dtype, coder or recipe.coder, recipe.index_bits)
     tied = tied_to(state)
     book_of = {member.name: codebook for codebook in codebooks for member in codebook.members}
     coded = {layer.name for layer in layers} | set(book_of)
-    tensors = []
     for name, value in state.items():
         book = book_of.get(name)
         if name in tied:
@@ -121,8 +131,7 @@ def pack_state(
             encoded = packer.layer(name, value)
         else:
             encoded = packer.layer(name, value, book.centroids, id(book))
-        tensors.append((name, encoded))
-    return pack(tensors, network, data)
+        yield name, encoded
 
 
 def codebook_entries(centroids: torch.Tensor, dtype: torch.dtype) -> Array:

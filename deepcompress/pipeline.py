@@ -98,10 +98,7 @@ def compress(
     route.share()
     if route.masks is not pruned:
         watch.message(f"after sharing, {kept_line(_kept(route.masks), route.masks.sparsity)}")
-    if recipe.batch_norm == "fold":
-        for counter in fold_statistics(work):
-            del state[counter]
-    vectors = _share_vectors(work, state, recipe)
+    vectors = _finish_small(work, state, recipe)
     route.settle(lambda: len(packed([*route.codebooks, *vectors], recipe.coder)))
     codebooks = [*route.codebooks, *vectors]
     stages.finish("quantize", len(packed(codebooks, "fixed")))
@@ -162,17 +159,20 @@ def _fixed_bytes(work: nn.Module, recipe: Recipe, network: str, data: str) -> in
     bare = copy.deepcopy(work)
     state = _contiguous_state(bare)
     layers = compressible(state)
-    if recipe.batch_norm == "fold":
-        for counter in fold_statistics(bare):
-            del state[counter]
-    vectors = _share_vectors(bare, state, recipe)
+    vectors = _finish_small(bare, state, recipe)
     for layer in layers:
         state[layer.name].zero_()
     return len(pack_state(state, layers, vectors, recipe, network, data))
 
 
-def _share_vectors(work: nn.Module, state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Codebook]:
-    """Codebooks of the vectors, if the recipe asks for that; of neurons that nothing reads, biases become zero."""
+def _finish_small(work: nn.Module, state: dict[str, torch.Tensor], recipe: Recipe) -> list[Codebook]:
+    """What is no layer, as the file shall have it, in place: batch norm folded, vectors shared, if the recipe says so.
+
+    Of neurons that nothing reads, biases become zero where vectors are shared. Returns the vectors' codebooks.
+    """
+    if recipe.batch_norm == "fold":
+        for counter in fold_statistics(work):
+            del state[counter]
     if recipe.small_bits is None:
         return []
     silence(state, connections(work))

@@ -255,6 +255,11 @@ class Recipe:
         """
         return cls(**with_smallest(settings))
 
+    @property
+    def weight_decay(self) -> float:
+        """The L2 penalty, as optimizers take it; the other penalties are none of theirs."""
+        return self.penalty_weight if self.penalty == "l2" else 0.0
+
     def levels_of(self, name: str, is_conv: bool) -> int | None:
         """How many values the weights of the tensor `name` may share, zero not counted; None if they share none."""
         bits, levels = self.bits, self.levels

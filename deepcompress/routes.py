@@ -10,7 +10,7 @@ from torch import nn
 
 from deepcompress.errors import PruneError, RecipeError
 from deepcompress.layers import Layer
-from deepcompress.packing import Packer
+from deepcompress.packing import encode_state
 from deepcompress.prune.budget import Curvature, Weights, cut_to_bits
 from deepcompress.prune.fisher import diagonal
 from deepcompress.prune.guard import prune_guarded
@@ -118,7 +118,6 @@ class BySize(ByFraction):
         self.target = job.recipe.target_size
         self._fixed = fixed
         self._links = connections(job.model)
-        self._curvature = Curvature.of_scale(job.weights)
         self._hooks: FittingHooks | None = None
 
     def prune(self) -> None:
@@ -137,6 +136,7 @@ class BySize(ByFraction):
                 job.objective,
             )
         else:
+            self._curvature = Curvature.of_scale(job.weights)
             self.masks = self._without_dead(cut_to_bits(job.weights, self.masks, self._curvature.mean, bits))
             self.masks.apply(job.weights)
 
@@ -147,12 +147,11 @@ class BySize(ByFraction):
         codebooks = share(shared, list(job.layers), job.recipe, job.importance())
         masks = still_kept(self.masks, codebooks, shared)
         masks.apply(job.weights)
-        trains = job.batches is not None and job.recipe.finetune_epochs > 0
-        steps = count_batches(job.batches) * job.recipe.finetune_epochs if trains and job.batches is not None else 1
+        steps = 0 if job.batches is None else count_batches(job.batches) * job.recipe.finetune_epochs
         hooks = FittingHooks(
             codebooks, job.weights, masks, self._curvature, self._room(), self._layer_bytes, self._without_dead, steps
         )
-        if trains and job.batches is not None:
+        if job.batches is not None:
             train_shared(job.model, hooks, job.batches, job.recipe, job.val_batches, job.watch, job.objective)
         finish(hooks.codebooks, job.weights, job.recipe)
         self.masks, self.codebooks, self._hooks = hooks.masks, hooks.codebooks, hooks
@@ -197,12 +196,5 @@ class BySize(ByFraction):
 
     def _layer_bytes(self, codebooks: Sequence[Codebook]) -> int:
         """Bytes of the layers' sections if they were coded now."""
-        recipe = self.job.recipe
-        packer = Packer(recipe.small_dtype, recipe.coder, recipe.index_bits)
-        book_of = {member.name: book for book in codebooks for member in book.members}
-        total = 0
-        for name, weight in self.job.weights.items():
-            book = book_of.get(name)
-            centroids = None if book is None else book.centroids
-            total += packer.layer(name, weight, centroids, None if book is None else id(book)).info.section
-        return total
+        job = self.job
+        return sum(tensor.info.section for _, tensor in encode_state(job.weights, job.layers, codebooks, job.recipe))

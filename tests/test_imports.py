@@ -65,7 +65,7 @@ INSIDE = {
     ],
     "container": ["entries", "deflate", "version1", "version2", "format", "writer", "reader", "breakdown"],
     "networks": ["lenet", "resnet"],
-    "training": ["progress", "folders", "data", "objective", "loop", "dense"],
+    "training": ["progress", "folders", "data", "objective", "loop", "retraining", "dense"],
     "prune": [
         "fisher",
         "scores",
@@ -76,6 +76,7 @@ INSIDE = {
         "costs",
         "penalty",
         "shadow",
+        "hooks",
         "budget",
         "stage",
         "guard",

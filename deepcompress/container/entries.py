@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepcompress.coding import context
-from deepcompress.coding.bits import Reader
+from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import MAX_MULTIPLE, Form
 from deepcompress.coding.offsets import MAX_BITS
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import DType, Encoding, TensorInfo
+from deepcompress.coding.tensors import DType, Encoding, TensorInfo, coder_of
 from deepcompress.errors import FormatError
 
 MAGIC = b"\x89DC"
@@ -150,3 +150,30 @@ def _check_form(info: TensorInfo, name: str) -> None:
         return
     if low > high or max(-low, high) > MAX_MULTIPLE or not 0 < info.codebook_size <= info.book.multiples:
         raise FormatError(f"tensor {name}: {info.codebook_size} entries from {low} to {high} times the scale")
+
+
+def pack_streams(info: TensorInfo) -> bytes:
+    """The streams of a CODED tensor whose coder is not ANS."""
+    out = bytes([info.offset_bits, info.offset_coder << 4 | info.weight_coder])
+    out += varint(info.tables) + varint(info.weights)
+    if info.offset_bits:
+        out += varint(info.fillers) + varint(info.offsets)
+    return out
+
+
+def read_streams(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
+    """The inverse: `info`, which has its codebook and number of weights, with what its streams are; checked."""
+    offset_bits, coders = reader.byte("bits of an offset"), reader.byte("coders")
+    tables, weights = reader.varint("length of the tables"), reader.varint("length of the weights")
+    info = replace(
+        info,
+        tables=tables,
+        weights=weights,
+        fillers=reader.varint("number of fillers", limit=info.size) if offset_bits else 0,
+        offsets=reader.varint("length of the offsets") if offset_bits else 0,
+        offset_bits=offset_bits,
+        offset_coder=coder_of(coders >> 4),
+        weight_coder=coder_of(coders & 15),
+    )
+    check_coded(info, name, earlier)
+    return info

@@ -8,17 +8,18 @@ from dataclasses import replace
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import Form
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import MAX_CODEBOOK, DType, Encoding, TensorInfo, coder_of
+from deepcompress.coding.tensors import MAX_CODEBOOK, DType, Encoding, TensorInfo
 from deepcompress.container.entries import (
     CRC_BYTES,
     MAX_DIMENSIONS,
     MAX_NAME,
     MAX_TENSORS,
     Entry,
-    check_coded,
     checked_alias,
     checked_name,
+    pack_streams,
     read_shape,
+    read_streams,
 )
 from deepcompress.errors import FormatError
 
@@ -59,10 +60,7 @@ def _pack_info(info: TensorInfo) -> bytes:
         out += varint(info.target)
     if info.encoding is Encoding.CODED:
         out += varint(info.codebook_size) + varint(0 if info.target is None else info.target + 1)
-        out += varint(info.nonzeros) + bytes([info.offset_bits, info.offset_coder << 4 | info.weight_coder])
-        out += varint(info.tables) + varint(info.weights)
-        if info.offset_bits:
-            out += varint(info.fillers) + varint(info.offsets)
+        out += varint(info.nonzeros) + pack_streams(info)
     return out
 
 
@@ -116,25 +114,11 @@ def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInf
 def _read_coded(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
     codebook_size = reader.varint("size of the codebook", limit=MAX_CODEBOOK)
     owner = reader.varint("owner of the codebook", limit=len(earlier))
-    nonzeros = reader.varint("number of weights", limit=info.size)
-    offset_bits = reader.byte("bits of an offset")
-    coders = reader.byte("coders")
-    tables, weights = reader.varint("length of the tables"), reader.varint("length of the weights")
-    fillers = reader.varint("number of fillers", limit=info.size) if offset_bits else 0
-    gaps = reader.varint("length of the offsets") if offset_bits else 0
     info = replace(
         info,
         codebook=0 if owner else codebook_size * info.dtype.storage.itemsize,
-        tables=tables,
-        offsets=gaps,
-        weights=weights,
         codebook_size=codebook_size,
-        nonzeros=nonzeros,
-        fillers=fillers,
-        offset_bits=offset_bits,
-        offset_coder=coder_of(coders >> 4),
-        weight_coder=coder_of(coders & 15),
+        nonzeros=reader.varint("number of weights", limit=info.size),
         target=owner - 1 if owner else None,
     )
-    check_coded(info, name, earlier)
-    return info
+    return read_streams(reader, info, name, earlier)

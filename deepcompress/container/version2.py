@@ -9,7 +9,7 @@ from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import Form
 from deepcompress.coding.context import Scan
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import MAX_CODEBOOK, DType, Encoding, TensorInfo, coder_of
+from deepcompress.coding.tensors import MAX_CODEBOOK, DType, Encoding, TensorInfo
 from deepcompress.container.entries import (
     CRC_BYTES,
     MAX_DIMENSIONS,
@@ -19,7 +19,9 @@ from deepcompress.container.entries import (
     check_coded,
     checked_alias,
     checked_name,
+    pack_streams,
     read_shape,
+    read_streams,
 )
 from deepcompress.errors import FormatError
 
@@ -57,7 +59,7 @@ def _pack_info(info: TensorInfo) -> bytes:
             out += varint(info.scan.side) if info.scan.side else b""
             out += varint(info.weights)
         else:
-            out += _pack_streams(info)
+            out += pack_streams(info)
     return out
 
 
@@ -65,14 +67,6 @@ def _pack_book(info: TensorInfo) -> bytes:
     out = varint(info.codebook_size) + varint(info.form if info.target is None else info.target + _OWN_FORMS)
     if info.target is None and info.form.is_grid:
         out += b"".join(varint(_zigzag(step)) for step in info.grid)
-    return out
-
-
-def _pack_streams(info: TensorInfo) -> bytes:
-    out = bytes([info.offset_bits, info.offset_coder << 4 | info.weight_coder])
-    out += varint(info.tables) + varint(info.weights)
-    if info.offset_bits:
-        out += varint(info.fillers) + varint(info.offsets)
     return out
 
 
@@ -113,7 +107,7 @@ def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInf
     if mixed:
         return _read_mixed(reader, info, name, earlier, flags)
     if encoding is Encoding.CODED:
-        return _read_streams(reader, info, name, earlier)
+        return read_streams(reader, _read_book(reader, info, name, earlier), name, earlier)
     if encoding is Encoding.ALIAS:
         return checked_alias(replace(info, target=reader.varint("alias")), name, earlier)
     if encoding is Encoding.PLANES:
@@ -156,23 +150,5 @@ def _read_mixed(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[E
     if info.nonzeros and not info.codebook_size:
         raise FormatError(f"tensor {name}: {info.nonzeros} weights, but no codebook")
     info = replace(info, weight_coder=Coder.ANS, scan=scan, weights=weights)
-    check_coded(info, name, earlier)
-    return info
-
-
-def _read_streams(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
-    info = _read_book(reader, info, name, earlier)
-    offset_bits, coders = reader.byte("bits of an offset"), reader.byte("coders")
-    tables, weights = reader.varint("length of the tables"), reader.varint("length of the weights")
-    info = replace(
-        info,
-        tables=tables,
-        weights=weights,
-        fillers=reader.varint("number of fillers", limit=info.size) if offset_bits else 0,
-        offsets=reader.varint("length of the offsets") if offset_bits else 0,
-        offset_bits=offset_bits,
-        offset_coder=coder_of(coders >> 4),
-        weight_coder=coder_of(coders & 15),
-    )
     check_coded(info, name, earlier)
     return info

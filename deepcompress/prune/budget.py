@@ -15,13 +15,10 @@ import torch
 from torch import nn
 
 from deepcompress.prune.costs import VALUE_BITS, keeping_bits, total_bits
-from deepcompress.prune.dropout import preceded_dropouts, rescaled_dropout
+from deepcompress.prune.hooks import MaskHooks
 from deepcompress.prune.masks import Masks
-from deepcompress.prune.penalty import Penalty
 from deepcompress.prune.schedule import PRUNING_PART, SCHEDULES
-from deepcompress.prune.shadow import Shadow
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Hooks
 
 Weights = Mapping[str, torch.Tensor]
 Refine = Callable[[Masks], Masks]
@@ -117,8 +114,8 @@ class Curvature:
                 self.mean[name] += share * (found - self.mean[name])
 
 
-class BudgetHooks(Hooks):
-    """Prunes a little at a time, until what is left fits; pruned weights stay at zero.
+class BudgetHooks(MaskHooks):
+    """Prunes a little at a time, until what is left fits.
 
     The budget falls from what the dense network would take to what is asked over the first `PRUNING_PART` of the
     epochs, on a logarithmic scale and as the recipe's schedule says. So does the price of a value: positions alone cost
@@ -129,14 +126,10 @@ class BudgetHooks(Hooks):
         self, model: nn.Module, weights: Weights, recipe: Recipe, bits: float, steps: int, refine: Refine
     ) -> None:
         """`steps`: batches of an epoch. `refine` has a word on all new masks, and may drop more."""
-        self.weights, self.recipe, self.refine = weights, recipe, refine
-        self.masks = Masks.full(weights)
-        self.bits = bits
+        super().__init__(model, weights, recipe)
+        self.bits, self.refine = bits, refine
         self.first = max(total_bits(self.masks, FIRST_VALUE_BITS), bits)
         self.curvature = Curvature(weights)
-        self.penalty = Penalty(weights, recipe)
-        self.shadow = Shadow(weights) if recipe.regrow else None
-        self.dropouts = preceded_dropouts(model, weights)
         self.last = max(int(PRUNING_PART * recipe.epochs * steps), 1)
         self.every = max(1, self.last // CUTS)
         self.step = 0
@@ -146,29 +139,23 @@ class BudgetHooks(Hooks):
         return f"{total_bits(self.masks) / 8000:.1f} KB expected, {100 * self.masks.sparsity:.1f} % pruned"
 
     def after_backward(self) -> None:
-        """Look at every few batches' gradients, and add what the penalty says."""
+        """Look at every few batches' gradients, beside the rest."""
         if self.step % LOOK_EVERY == 0:
             self.curvature.look(self.masks)
-        if self.shadow is not None:
-            self.shadow.restore()
-        self.penalty.add()
+        super().after_backward()
 
     def after_step(self) -> None:
-        """Prune if it is time; momentum and weight decay may have moved pruned weights: back to zero."""
-        if self.shadow is not None:
-            self.shadow.take()
+        """Prune if it is time."""
+        super().after_step()
         self.step += 1
         if self.step <= self.last and (self.step % self.every == 0 or self.step == self.last):
             self._cut()
-        self.masks.apply(self.weights)
 
     def _cut(self) -> None:
+        if self.shadow is not None:
+            self.shadow.restore()
         left = 1 - SCHEDULES[self.recipe.schedule](self.step / self.last)
         bits = self.bits * (self.first / self.bits) ** left
         price = VALUE_BITS * (FIRST_VALUE_BITS / VALUE_BITS) ** left
-        self.masks = self.refine(
-            cut_to_bits(self.weights, self.masks, self.curvature.mean, bits, price, self.recipe.regrow)
-        )
-        self.penalty.price(self.masks)
-        for dropout, rate, name in self.dropouts:
-            dropout.p = rescaled_dropout(rate, self.masks.density(name))
+        masks = cut_to_bits(self.weights, self.masks, self.curvature.mean, bits, price, self.recipe.regrow)
+        self.take(self.refine(masks))

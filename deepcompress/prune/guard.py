@@ -13,9 +13,10 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import epochs_of, progress
 from deepcompress.prune.stage import PruningHooks, make_optimizer, next_masks
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Batches, evaluate, fit
+from deepcompress.training.loop import Batches, evaluate
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import retrain
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -101,18 +102,18 @@ class _Guard:
                 return
 
     def _retrain(self, batches: Batches, epochs: int, objective: Objective) -> None:
-        fit(
+        optimizer = make_optimizer(self.model, self.recipe)
+        retrain(
             self.model,
             batches,
-            make_optimizer(self.model, self.recipe),
+            optimizer,
+            self.recipe,
             epochs,
-            stage="prune",
-            hooks=self.hooks,
-            val_batches=self.val_batches,
-            objective=objective,
-            lr_schedule=self.recipe.lr_schedule,
-            precision=self.recipe.precision,
-            progress=self.watch,
+            "prune",
+            self.hooks,
+            self.val_batches,
+            self.watch,
+            objective,
         )
 
     @torch.no_grad()

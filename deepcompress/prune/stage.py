@@ -8,16 +8,15 @@ import torch
 from torch import nn
 
 from deepcompress.prune.budget import BudgetHooks, Curvature, Refine
-from deepcompress.prune.dropout import preceded_dropouts, rescaled_dropout
+from deepcompress.prune.hooks import MaskHooks
 from deepcompress.prune.masks import Masks, check_alive, cut
 from deepcompress.prune.neurons import Connection, connections, remove_dead
-from deepcompress.prune.penalty import Penalty
 from deepcompress.prune.schedule import epochs_of, progress
-from deepcompress.prune.shadow import Shadow
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Batches, Hooks, count_batches, fit
+from deepcompress.training.loop import Batches, count_batches
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import retrain
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -55,19 +54,7 @@ def prune_and_retrain(
     if recipe.epochs == 0:
         return prune(weights, recipe, hooks.links, watch)
     optimizer = make_optimizer(model, recipe)
-    fit(
-        model,
-        batches,
-        optimizer,
-        recipe.epochs,
-        stage="prune",
-        hooks=hooks,
-        val_batches=val_batches,
-        objective=objective,
-        lr_schedule=recipe.lr_schedule,
-        precision=recipe.precision,
-        progress=watch,
-    )
+    retrain(model, batches, optimizer, recipe, recipe.epochs, "prune", hooks, val_batches, watch, objective)
     return hooks.masks
 
 
@@ -88,33 +75,19 @@ def prune_to_bits(
     what goes first. The curvature that it found is returned as well.
     """
     hooks = BudgetHooks(model, weights, recipe, bits, count_batches(batches), refine)
-    fit(
-        model,
-        batches,
-        make_optimizer(model, recipe),
-        recipe.epochs,
-        stage="prune",
-        hooks=hooks,
-        val_batches=val_batches,
-        objective=objective,
-        lr_schedule=recipe.lr_schedule,
-        precision=recipe.precision,
-        progress=watch,
-    )
+    optimizer = make_optimizer(model, recipe)
+    retrain(model, batches, optimizer, recipe, recipe.epochs, "prune", hooks, val_batches, watch, objective)
     return hooks.masks, hooks.curvature
 
 
-class PruningHooks(Hooks):
-    """Prunes before the epochs of the schedule, and keeps pruned weights at zero through every optimizer step."""
+class PruningHooks(MaskHooks):
+    """Prunes before the epochs of the schedule."""
 
     def __init__(self, model: nn.Module, weights: Weights, recipe: Recipe, watch: Progress) -> None:
-        self.weights, self.recipe, self.watch = weights, recipe, watch
-        self.masks = Masks.full(weights)
+        super().__init__(model, weights, recipe)
+        self.watch = watch
         self.links = connections(model)
         self.steps = epochs_of(progress(recipe.schedule, recipe.iterations), recipe.epochs)
-        self.dropouts = preceded_dropouts(model, weights)
-        self.penalty = Penalty(weights, recipe)
-        self.shadow = Shadow(weights) if recipe.regrow else None
 
     def before_epoch(self, epoch: int) -> str:
         """Prune if the schedule says so; the note for the epoch's report says how far."""
@@ -125,26 +98,6 @@ class PruningHooks(Hooks):
         self.take(next_masks(self.weights, self.recipe, self.steps[epoch], self.links, self.watch))
         done = sum(1 for start in self.steps if start <= epoch)
         return f"iteration {done}/{len(self.steps)}, {100 * self.masks.sparsity:.1f} % pruned"
-
-    def take(self, masks: Masks) -> None:
-        """Prune to `masks`, and keep to them."""
-        self.masks = masks
-        self.masks.apply(self.weights)
-        self.penalty.price(self.masks)
-        for dropout, rate, name in self.dropouts:
-            dropout.p = rescaled_dropout(rate, self.masks.density(name))
-
-    def after_backward(self) -> None:
-        """Add the gradient of the penalty; L2 is the optimizer's weight decay."""
-        if self.shadow is not None:
-            self.shadow.restore()
-        self.penalty.add()
-
-    def after_step(self) -> None:
-        """Momentum, Adam's moments and weight decay may have moved pruned weights: back to zero."""
-        if self.shadow is not None:
-            self.shadow.take()
-        self.masks.apply(self.weights)
 
 
 def next_masks(
@@ -180,7 +133,7 @@ def without_dead(masks: Masks, links: list[Connection], watch: Progress | None =
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer of retraining, for all parameters of `model`, with the recipe's L2 penalty as weight decay."""
-    decay = recipe.penalty_weight if recipe.penalty == "l2" else 0.0
+    decay = recipe.weight_decay
     if recipe.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=decay)
     return torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=decay)

@@ -20,9 +20,10 @@ from deepcompress.prune.costs import total_bits
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook, Grid, Member, scatter
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Batches, Hooks, fit
+from deepcompress.training.loop import Batches, Hooks
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import retrain
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -188,23 +189,14 @@ def train_shared(
     objective: Objective = cross_entropy,
 ) -> list[Codebook]:
     """Trained quantization with `hooks` for `recipe.finetune_epochs`, in place; returns the codebooks as they end."""
-    if recipe.finetune_epochs:
-        decay = recipe.penalty_weight if recipe.penalty == "l2" else 0.0
+    epochs = recipe.finetune_epochs
+    if epochs:
         groups: list[dict[str, Any]] = [
-            {"params": list(model.parameters()), "weight_decay": decay},
+            {"params": list(model.parameters()), "weight_decay": recipe.weight_decay},
             {"params": [book.parameter for book in hooks.codebooks]},
         ]
-        fit(
-            model,
-            batches,
-            torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True),
-            recipe.finetune_epochs,
-            stage="quantize",
-            hooks=hooks,
-            val_batches=val_batches,
-            objective=objective,
-            lr_schedule=recipe.lr_schedule,
-            precision=recipe.precision,
-            progress=watch,
+        optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)
+        retrain(
+            model, batches, optimizer, recipe, recipe.finetune_epochs, "quantize", hooks, val_batches, watch, objective
         )
     return hooks.codebooks

@@ -17,9 +17,10 @@ from deepcompress.quantize.grid import short
 from deepcompress.quantize.kmeans import assign
 from deepcompress.quantize.rate import Part
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Batches, Hooks, fit
+from deepcompress.training.loop import Batches, Hooks
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import retrain
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Weights = Mapping[str, torch.Tensor]
@@ -294,23 +295,11 @@ def tune(
     shared = {id(weights[member.name]) for codebook in codebooks for member in codebook.members}
     free = [parameter for parameter in model.parameters() if id(parameter) not in shared]
     # The penalty of retraining goes on.
-    decay = recipe.penalty_weight if recipe.penalty == "l2" else 0.0
+    decay = recipe.weight_decay
     groups: list[dict[str, Any]] = [
         {"params": [codebook.parameter for codebook in codebooks]},
         {"params": free, "weight_decay": decay},
     ]
     optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)
     hooks = TuningHooks(codebooks, weights, masks, decay)
-    fit(
-        model,
-        batches,
-        optimizer,
-        recipe.finetune_epochs,
-        stage="quantize",
-        hooks=hooks,
-        val_batches=val_batches,
-        objective=objective,
-        lr_schedule=recipe.lr_schedule,
-        precision=recipe.precision,
-        progress=watch,
-    )
+    retrain(model, batches, optimizer, recipe, recipe.finetune_epochs, "quantize", hooks, val_batches, watch, objective)

@@ -1,0 +1,39 @@
+"""The loop with the settings that a recipe has for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from deepcompress.recipe import Recipe
+from deepcompress.training.loop import Batches, Hooks, fit
+from deepcompress.training.objective import Objective
+from deepcompress.training.progress import Progress
+
+
+def retrain(
+    model: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    epochs: int,
+    stage: str,
+    hooks: Hooks,
+    val_batches: Batches | None,
+    watch: Progress | None,
+    objective: Objective,
+) -> None:
+    """`fit` with the recipe's learning rate schedule and precision; arguments and what is raised as there."""
+    fit(
+        model,
+        batches,
+        optimizer,
+        epochs,
+        stage=stage,
+        hooks=hooks,
+        val_batches=val_batches,
+        objective=objective,
+        lr_schedule=recipe.lr_schedule,
+        precision=recipe.precision,
+        progress=watch,
+    )
