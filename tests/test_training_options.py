@@ -19,12 +19,10 @@ from deepcompress.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from deepcompress.errors import RecipeError
 from deepcompress.networks import build
 from deepcompress.pipeline import compress
-from deepcompress.prune import stage
 from deepcompress.prune.stage import prune_and_retrain
-from deepcompress.quantize import sharing
 from deepcompress.recipe import Recipe
 from deepcompress.streaming import compress_state
-from deepcompress.training import objective
+from deepcompress.training import objective, retraining
 from deepcompress.training.loop import fit
 from deepcompress.training.objective import Classification
 
@@ -108,8 +106,7 @@ def test_both_stages_train_as_the_recipe_says(dense, flat_train, monkeypatch, tm
         calls.append(how)
         fit(*arguments, **how)
 
-    monkeypatch.setattr(stage, "fit", spy)
-    monkeypatch.setattr(sharing, "fit", spy)
+    monkeypatch.setattr(retraining, "fit", spy)
     recipe = Recipe(**QUICK, lr_schedule="step", precision="bfloat16", label_smoothing=0.1)
     compress(dense, flat_train, None, recipe, tmp_path / "m.dc")
     assert [call["stage"] for call in calls] == ["prune", "quantize"]
