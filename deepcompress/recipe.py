@@ -24,7 +24,6 @@ CHOICES = {
     "scope": ("layer", "global"),
     "distribution": ("lamp", "uniform", "std"),
     "schedule": ("one-shot", "linear", "cubic"),
-    "criterion": ("magnitude",),
     "quantizer": ("kmeans", "uniform"),
     "init": ("linear", "random", "density"),
     "weighting": ("none", "fisher"),
@@ -118,13 +117,15 @@ class Recipe:
         target_size: most bytes of the file; it then decides how many weights each layer keeps, in place of `prune`.
         max_drop: guards pruning to `prune`: an iteration after which the accuracy on validation data is more than this
             many points below the dense network's is rolled back in the layers that cost most; None lets it be.
-        scope: ``layer`` spreads the fraction over the layers by `distribution`; ``global`` uses one
-            magnitude threshold for the whole network.
+        scope: ``layer`` spreads the fraction over the layers by `distribution`; ``global`` uses one threshold of
+            saliency for the whole network; None takes what the criterion is made for.
         distribution: ``lamp`` (sensitive layers keep more, from the weights alone; Lee et al. 2021),
             ``uniform`` (the same fraction everywhere), ``std`` (threshold = quality x standard deviation
             of the layer; Han et al. 2015, section 3).
         quality: for ``std``, the quality itself; it then decides the fraction instead of `prune`.
-        criterion: what makes a weight worth keeping.
+        criterion: what makes a weight worth keeping: a name known to `prune.criteria`, or a function of your own,
+            file.py:function.
+        score_samples: how many training samples a criterion that needs data looks at.
         schedule: how sparsity rises over `iterations` rounds of pruning and retraining.
         iterations: rounds; 1 is the same as ``one-shot``.
         epochs: retraining epochs in all, under masks.
@@ -165,12 +166,13 @@ class Recipe:
     """
 
     prune: float = 0.9
-    scope: str = "layer"
+    scope: str | None = None
     distribution: str = "lamp"
     quality: float | None = None
     target_size: int | None = None
     max_drop: float | None = None
     criterion: str = "magnitude"
+    score_samples: int = 1024
     schedule: str = "cubic"
     iterations: int = 6
     epochs: int = 18
@@ -213,12 +215,13 @@ class Recipe:
             raise RecipeError(BITS_OR_LEVELS)
         _check_fraction(self.prune, "prune")
         for field, allowed in CHOICES.items():
-            if getattr(self, field) not in allowed:
+            if getattr(self, field) not in (*allowed, getattr(Recipe, field)):
                 raise RecipeError(f"{field} is {getattr(self, field)!r}; allowed are {', '.join(allowed)}")
         for field in ("bits", "conv_bits"):
             if getattr(self, field) not in (None, "none"):
                 _check_int(getattr(self, field), field, 1, MAX_BITS, "or 'none'")
-        for field, low in (("iterations", 1), ("epochs", 0), ("finetune_epochs", 0), ("batch_size", 1), ("seed", 0)):
+        for field, low in (("iterations", 1), ("epochs", 0), ("finetune_epochs", 0), ("batch_size", 1), ("seed", 0),
+                           ("score_samples", 1)):  # fmt: skip
             _check_int(getattr(self, field), field, low, 2**31 - 1)
         for field, unset in (("retrain", False), ("regrow", False), ("flip", True)):
             value = getattr(self, field)
@@ -241,9 +244,13 @@ class Recipe:
             check_number(self.max_drop, "max_drop", 0, 100)
             if self.target_size is not None:
                 raise RecipeError("target_size and max_drop are two budgets: give one of them")
+        if not isinstance(self.criterion, str) or not self.criterion:
+            raise RecipeError(f"criterion is {self.criterion!r}; it must be a name")
+        if self.target_size is not None and self.criterion != Recipe.criterion:
+            raise RecipeError("target_size has a saliency of its own, by bytes; a criterion is for prune: choose one")
         if self.quality is not None:
             check_number(self.quality, "quality", 0)
-            if self.distribution != "std" or self.scope != "layer":
+            if self.distribution != "std" or self.scope == "global":
                 raise RecipeError("quality is for distribution 'std' with scope 'layer' (Han's threshold)")
 
     @classmethod

@@ -12,6 +12,7 @@ from deepcompress.errors import PruneError, RecipeError
 from deepcompress.layers import Layer
 from deepcompress.packing import encode_state
 from deepcompress.prune.budget import Curvature, Weights, cut_to_bits
+from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.fisher import diagonal
 from deepcompress.prune.guard import prune_guarded
 from deepcompress.prune.masks import Masks
@@ -78,7 +79,8 @@ class ByFraction:
                 job.model, job.weights, job.batches, job.recipe, job.val_batches, job.watch, job.objective
             )
         elif job.batches is None:
-            self.masks = prune(job.weights, job.recipe, watch=job.watch)
+            evidence = Evidence(job.model, job.weights, self.masks, job.recipe)
+            self.masks = prune(evidence, watch=job.watch)
         else:
             self.masks = prune_and_retrain(
                 job.model, job.weights, job.batches, job.recipe, job.val_batches, job.watch, job.objective

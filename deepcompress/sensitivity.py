@@ -13,6 +13,7 @@ from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.layers import Layer, check_finite, check_rules, compressible
+from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
 from deepcompress.recipe import LayerRule, Recipe
@@ -125,7 +126,7 @@ def _cut(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = {name: parameters[name] if name in parameters else model.state_dict()[name]}
     if batches is None:
-        return prune(weights, recipe, watch=watch)
+        return prune(Evidence(model, weights, Masks.full(weights), recipe), watch=watch)
     objective = objective_of(recipe, model)
     seed_everything(recipe.seed)
     return prune_and_retrain(model, weights, batches, recipe, watch=watch, objective=objective)

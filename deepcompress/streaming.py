@@ -62,6 +62,10 @@ def compress_state(
         raise RecipeError("batch_norm 'fold' needs the network, not only its tensors: name it and its data")
     if recipe.target_size is not None or recipe.max_drop is not None:
         raise RecipeError("target_size and max_drop need the network, not only its tensors: name it")
+    if recipe.criterion != "magnitude":
+        raise RecipeError(
+            f"criterion {recipe.criterion!r} needs the network, not only its tensors: name it and its data"
+        )
     if recipe.weighting != "none":
         raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
     check_writable(path)
@@ -127,7 +131,7 @@ def _look_through(state: Mapping[str, torch.Tensor], recipe: Recipe, watch: Prog
         content.dense_bytes += dense_bytes({name: value})
         if is_layer(value):
             content.layers.append(Layer(name, tuple(value.shape)))
-            content.profiles[name] = profile(value, recipe.criterion)
+            content.profiles[name] = profile(value)
     if not content.layers:
         raise CheckpointError("there is nothing to compress: no floating-point tensor has two or more dimensions")
     check_rules(recipe, content.layers)
@@ -218,7 +222,7 @@ class _Stream:
         weight = self.state[name].detach()
         if isinstance(self.state, dict) or not weight.is_contiguous() or weight.device.type != "cpu":
             weight = weight.cpu().clone(memory_format=torch.contiguous_format)
-        prune_in_place(weight, self.recipe.criterion, self.losses[name])
+        prune_in_place(weight, self.losses[name])
         return weight
 
     def _shared_values(self, members: tuple[str, ...], levels: int, name: str, weight: torch.Tensor) -> _Table:

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from deepcompress.prune.criteria.base import Evidence
+from deepcompress.prune.masks import Masks
+
 CLASSES = 4
 SIDE = 8
 
@@ -82,3 +85,8 @@ def network_and_data(folder: Path) -> tuple[str, str]:
     (x, y), (x_test, y_test) = blobs(300, 1, (1, SIDE, SIDE)), blobs(100, 2, (1, SIDE, SIDE))
     np.savez(folder / "blobs.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
     return f"{folder / 'mine.py'}:small", str(folder / "blobs.npz")
+
+
+def evidence_of(weights, recipe, model=None, batches=None):
+    """What a criterion sees of weights that are all there."""
+    return Evidence(model or nn.Module(), weights, Masks.full(weights), recipe, batches)

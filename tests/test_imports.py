@@ -70,6 +70,9 @@ INSIDE = {
         "fisher",
         "scores",
         "masks",
+        "criteria.base",
+        "criteria.basic",
+        "criteria",
         "schedule",
         "neurons",
         "dropout",
@@ -127,7 +130,7 @@ INNER = {name.removeprefix("deepcompress."): path for name, path in MODULES.item
 def test_every_module_has_its_place():
     assert {name.split(".")[0] for name in INNER} == {name for line in ORDER for name in line}
     for folder, names in INSIDE.items():
-        assert {name.split(".")[1] for name in INNER if name.startswith(f"{folder}.")} == set(names)
+        assert {name.partition(".")[2] for name in INNER if name.startswith(f"{folder}.")} == set(names)
 
 
 @pytest.mark.parametrize("name", INNER)

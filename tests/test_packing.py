@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from samples import conv_net
+from samples import conv_net, evidence_of
 from torch import nn
 
 from deepcompress.container.breakdown import inspect
@@ -25,7 +25,7 @@ def packed(tmp_path, state, recipe, **how):
     """`state` pruned and shared in place, written, and read back; with the file's breakdown."""
     layers = compressible(state)
     weights = {layer.name: state[layer.name] for layer in layers}
-    prune(weights, recipe)
+    prune(evidence_of(weights, recipe))
     books = share(weights, layers, recipe)
     path = tmp_path / "m.dc"
     path.write_bytes(pack_state(state, layers, books, recipe, **how))
@@ -194,7 +194,7 @@ def test_a_width_on_every_way_to_a_file_and_in_the_sizes_of_its_stages(tmp_path,
     streamed = compress_state(sparse_state, recipe, tmp_path / "s.dc")
     chained = compress(network, None, None, recipe, tmp_path / "n.dc")
     layers = compressible(sparse_state)
-    prune({layer.name: sparse_state[layer.name] for layer in layers}, recipe)
+    prune(evidence_of({layer.name: sparse_state[layer.name] for layer in layers}, recipe))
     pruned = pack_state(sparse_state, layers, [], recipe, coder="fixed")
     books = share({layer.name: sparse_state[layer.name] for layer in layers}, layers, recipe)
     shared = pack_state(sparse_state, layers, books, recipe, coder="fixed")

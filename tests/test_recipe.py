@@ -57,7 +57,8 @@ def test_every_field_comes_back_from_toml(tmp_path):
     """Each set to something else than its default: a field that is forgotten on the way would come back as that."""
     changes = {
         "prune": 0.5, "target_size": 1000, "regrow": True,
-        "scope": "global", "criterion": "magnitude", "schedule": "linear", "iterations": 2, "epochs": 3,
+        "scope": "global", "criterion": "magnitude", "score_samples": 7,
+        "schedule": "linear", "iterations": 2, "epochs": 3,
         "bits": 4, "conv_bits": 6, "init": "density", "quantizer": "uniform",
         "weighting": "fisher", "rate": 0.04, "codebook_dtype": "float16", "small_bits": 6, "finetune_epochs": 1,
         "coder": "fixed", "index_bits": 5,

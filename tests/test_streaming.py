@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from samples import evidence_of
 
 from deepcompress.checkpoint import LazyTensors, open_checkpoint
 from deepcompress.coding import encoder
@@ -39,7 +40,7 @@ def at_once(state, recipe):
     state = {name: value.clone() for name, value in state.items()}
     layers = compressible(state)
     weights = {layer.name: state[layer.name] for layer in layers}
-    prune(weights, recipe)
+    prune(evidence_of(weights, recipe))
     pruned = pack_state(state, layers, [], recipe, coder="fixed")
     books = share(weights, layers, recipe)
     finish(books, weights, recipe)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SECTIONS = {
     "What, and where to": ("output", "network", "data", "data_dir", "device", "recipe_file", "trust_pickle"),
     "How small": ("target_size", "max_drop", "trials", "keep_trials", "prune", "bits", "conv_bits", "levels", "layers"),
-    "Pruning": ("scope", "distribution", "quality", "criterion", "schedule", "iterations", "regrow"),
+    "Pruning": ("scope", "distribution", "quality", "criterion", "score_samples", "schedule", "iterations", "regrow"),
     "Shared values": (
         "quantizer", "init", "weighting", "rate", "codebook_dtype", "small_bits", "finetune_epochs", "finetune_lr",
     ),

@@ -155,7 +155,11 @@ budget_options = options(
     click.option("--keep-trials", is_flag=True, default=None,
                  help="Of the search: keep the folder OUTPUT.search with the file of every trial."),
 )  # fmt: skip
-criterion_option = _choice("--criterion", "criterion", "What makes a weight worth keeping.")
+criterion_option = click.option(
+    "--criterion",
+    metavar="NAME",
+    help=_shown("criterion", "What makes a weight worth keeping. Your own: file.py:function."),
+)
 retraining_options = options(
     _choice("--optimizer", "optimizer", "Of retraining."),
     click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
@@ -203,7 +207,10 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
         click.option("--layer", "layers", multiple=True, metavar="'PATTERN:prune=F,bits=B,group=G'",
                      help="Settings for the layers whose name matches; repeatable, the last wins. levels=K is in place "
                      "of bits=B. Layers of one group share a codebook."),
-        _choice("--scope", "scope", "Spread the fraction over the layers, or one threshold for the network."),
+        _choice("--scope", "scope", "Spread the fraction over the layers, or one threshold for the network.  "
+                "[default: the criterion's own]"),
+        click.option("--score-samples", type=click.IntRange(min=1), metavar="N",
+                     help=_shown("score_samples", "Training samples that a criterion looks at.")),
         _choice("--distribution", "distribution", "How it is spread: lamp (sensitive layers keep more), uniform, "
                 "or std (Han's quality × standard deviation)."),
         click.option("--quality", type=click.FloatRange(min=0), metavar="Q",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import RecipeError
+from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import epochs_of, progress
 from deepcompress.prune.stage import PruningHooks, make_optimizer, next_masks
@@ -52,7 +53,8 @@ def prune_guarded(
     """
     if recipe.regrow:
         raise RecipeError("max_drop rolls back what was pruned, and regrow brings it back by itself: choose one")
-    guard = _Guard(model, weights, recipe, val_batches, watch or Progress())
+    evidence = Evidence(model, weights, Masks.full(weights), recipe, batches, objective)
+    guard = _Guard(evidence, val_batches, watch or Progress())
     steps = {0: 1.0}
     if batches is not None and recipe.epochs:
         steps = epochs_of(progress(recipe.schedule, recipe.iterations), recipe.epochs)
@@ -65,22 +67,20 @@ def prune_guarded(
 class _Guard:
     """The network, and which of its layers are held at which mask."""
 
-    def __init__(
-        self, model: nn.Module, weights: Weights, recipe: Recipe, val_batches: Batches, watch: Progress
-    ) -> None:
-        self.model, self.weights, self.recipe = model, weights, recipe
+    def __init__(self, evidence: Evidence, val_batches: Batches, watch: Progress) -> None:
+        self.model, self.weights, self.recipe = evidence.model, evidence.weights, evidence.recipe
         self.val_batches, self.watch = val_batches, watch
-        self.hooks = _StillHooks(model, weights, recipe, watch)
+        self.hooks = _StillHooks(evidence, watch)
         self.held: dict[str, torch.Tensor] = {}
-        assert recipe.max_drop is not None
-        self.least = evaluate(model, val_batches).accuracy - recipe.max_drop
+        assert self.recipe.max_drop is not None
+        self.least = evaluate(self.model, val_batches).accuracy - self.recipe.max_drop
 
     def iterate(self, step: float, epochs: int, batches: Batches | None, objective: Objective) -> None:
         """Prune `step` of the way, retrain, and look; again with fewer layers until that is good enough."""
         former = self.hooks.masks
         before = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         while True:
-            masks = next_masks(self.weights, self.recipe, step, self.hooks.links, self.watch, self.held)
+            masks = next_masks(self.hooks.evidence, step, self.hooks.links, self.watch, self.held)
             changed = [name for name, mask in masks.keep.items() if not torch.equal(mask, former.keep[name])]
             if not changed and self.held:
                 return

@@ -62,22 +62,28 @@ class Cut:
 
 
 @torch.no_grad()
-def cut(weights: Mapping[str, torch.Tensor], recipe: Recipe, progress: float = 1.0) -> Cut:
+def cut(saliencies: Mapping[str, torch.Tensor], recipe: Recipe, progress: float = 1.0, scope: str = "layer") -> Cut:
     """Decide which weights stay, `progress` (0..1) of the way to the recipe's sparsity.
 
     Layers with a fraction of their own lose just that; the others share what is left of the total.
-    Weights that are zero already are always the first to go. Ties are broken by position.
+    Weights of saliency 0 are always the first to go. Ties are broken by position.
+
+    Args:
+        saliencies: for each layer a tensor of its shape, whose absolute values count.
+        recipe: how much goes, and how it is spread over the layers.
+        progress: how far on the way.
+        scope: where the recipe names none.
 
     Raises:
         RecipeError: the layers' own fractions leave more than the others can make up for.
     """
-    profiles = {name: profile(weight, recipe.criterion) for name, weight in weights.items()}
-    shares, floored = share_out(profiles, recipe, progress)
-    return Cut(Masks({name: keep_mask(weights[name], recipe.criterion, shares[name]) for name in weights}), floored)
+    profiles = {name: profile(saliency) for name, saliency in saliencies.items()}
+    shares, floored = share_out(profiles, recipe, progress, scope)
+    return Cut(Masks({name: keep_mask(saliencies[name], shares[name]) for name in saliencies}), floored)
 
 
 def share_out(
-    profiles: Mapping[str, Profile], recipe: Recipe, progress: float = 1.0
+    profiles: Mapping[str, Profile], recipe: Recipe, progress: float = 1.0, scope: str = "layer"
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """How many weights each layer loses, and the layers that would have been emptied and keep one instead.
 
@@ -91,7 +97,7 @@ def share_out(
             losses[name] = round(own * progress * layer.weights)
     shared = [name for name in profiles if name not in losses]
     if shared:
-        scale = DISTRIBUTIONS["global" if recipe.scope == "global" else recipe.distribution]
+        scale = DISTRIBUTIONS["global" if (recipe.scope or scope) == "global" else recipe.distribution]
         scores = [scale(profiles[name].levels, profiles[name].counts) for name in shared]
         counts = [profiles[name].counts for name in shared]
         if recipe.quality is not None:
@@ -135,25 +141,25 @@ def _remaining(
     return max(wanted, 0)
 
 
-def keep_mask(weight: torch.Tensor, criterion: str, losses: int) -> torch.Tensor:
-    """A mask (bool, like `weight`) that is False for the `losses` least salient weights; of equal ones the first go."""
-    keep = np.concatenate([np.zeros(0, dtype=bool), *_kept(weight, criterion, losses)])
-    return torch.from_numpy(keep).reshape(weight.shape).to(weight.device)
+def keep_mask(saliency: torch.Tensor, losses: int) -> torch.Tensor:
+    """A mask (bool, like `saliency`) that is False for the `losses` lowest; of equal ones the first go."""
+    keep = np.concatenate([np.zeros(0, dtype=bool), *_kept(saliency, losses)])
+    return torch.from_numpy(keep).reshape(saliency.shape).to(saliency.device)
 
 
 @torch.no_grad()
-def prune_in_place(weight: torch.Tensor, criterion: str, losses: int) -> None:
-    """Set the `losses` least salient of `weight`, contiguous, to +0; beside it, memory for one chunk is taken."""
+def prune_in_place(weight: torch.Tensor, losses: int) -> None:
+    """Set the `losses` smallest of `weight`, contiguous, to +0; beside it, memory for one chunk is taken."""
     flat, start = weight.view(-1), 0
-    for kept in _kept(weight, criterion, losses):
+    for kept in _kept(weight, losses):
         flat[start : start + len(kept)].masked_fill_(torch.from_numpy(~kept).to(weight.device), 0.0)
         start += len(kept)
 
 
-def _kept(weight: torch.Tensor, criterion: str, losses: int) -> Iterator[Array]:
+def _kept(saliency: torch.Tensor, losses: int) -> Iterator[Array]:
     """For each of the `chunks` of a layer, which of its weights are kept."""
-    level, ties = lowest(weight, criterion, losses) if losses else (-1.0, 0)
-    for part in chunks(weight, criterion):
+    level, ties = lowest(saliency, losses) if losses else (-1.0, 0)
+    for part in chunks(saliency):
         kept = part > level
         equal = np.flatnonzero(part == level)
         kept[equal[ties:]] = True

@@ -1,9 +1,10 @@
-"""What a weight is worth: its saliency, and how saliencies of different layers compare.
+"""How saliencies of different layers compare.
 
-A *criterion* turns a weight tensor into saliencies of the same shape. A *distribution* rescales the
-saliencies of one layer so that one threshold over all layers gives each layer its share: pruning is then
-always the same global cut, and the strategies differ in the scale alone. It works on the *profile* of a layer:
-its levels of saliency in ascending order and how many weights have each, so that the scores come out ascending.
+What a weight is worth, its saliency, is a criterion's to say (`prune.criteria`). Here it is a tensor whose absolute
+values count, so the weights themselves are those of magnitude pruning. A *distribution* rescales the saliencies of one
+layer so that one threshold over all layers gives each layer its share: pruning is then always the same global cut, and
+the strategies differ in the scale alone. It works on the *profile* of a layer: its levels of saliency in ascending
+order and how many weights have each, so that the scores come out ascending.
 """
 
 from __future__ import annotations
@@ -16,10 +17,6 @@ import numpy as np
 import torch
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-CRITERIA: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "magnitude": torch.abs,
-}
 
 
 def lamp(levels: Array, counts: Array) -> Array:
@@ -81,15 +78,13 @@ class Profile:
         return int(self.counts.sum())
 
 
-def profile(weight: torch.Tensor, criterion: str) -> Profile:
-    """The saliencies of a layer; beside the tensor, memory for one chunk and the levels is taken.
+def profile(saliency: torch.Tensor) -> Profile:
+    """The saliencies of a layer, of any shape and floating-point dtype.
 
-    Args:
-        weight: any shape and floating-point dtype.
-        criterion: a key of `CRITERIA`.
+    Beside the tensor, memory for one chunk and the levels is taken.
     """
-    parts = chunks(weight, criterion)
-    if weight.numel() <= EXACT_UP_TO:
+    parts = chunks(saliency)
+    if saliency.numel() <= EXACT_UP_TO:
         levels = np.sort(np.concatenate(list(parts)))
         return Profile(levels, np.ones(len(levels), dtype=np.int64))
     counts = np.zeros(1 << (31 - _KEY_SHIFT), dtype=np.int64)
@@ -99,27 +94,26 @@ def profile(weight: torch.Tensor, criterion: str) -> Profile:
     return Profile((keys << _KEY_SHIFT).view(np.float32), counts[keys])
 
 
-def chunks(weight: torch.Tensor, criterion: str) -> Iterator[Array]:
+def chunks(saliency: torch.Tensor) -> Iterator[Array]:
     """The saliencies of a layer, flat and in order, as float32 arrays of at most a million."""
-    flat = weight.detach().reshape(-1)
+    flat = saliency.detach().reshape(-1)
     for start in range(0, len(flat), _CHUNK):
-        part = flat[start : start + _CHUNK]
-        yield np.abs(CRITERIA[criterion](part).float().cpu().numpy())
+        yield np.abs(flat[start : start + _CHUNK].float().cpu().numpy())
 
 
-def lowest(weight: torch.Tensor, criterion: str, count: int) -> tuple[float, int]:
+def lowest(saliency: torch.Tensor, count: int) -> tuple[float, int]:
     """Where the `count` lowest saliencies end: all below the level go, and so many of those that equal it.
 
     By two histograms of the float32 bit patterns (of saliencies, which have no sign, these sort as the numbers do), so
     it is exact and takes no memory for the layer.
     """
     high = np.zeros(1 << 16, dtype=np.int64)
-    for part in chunks(weight, criterion):
+    for part in chunks(saliency):
         high += np.bincount(part.view(np.uint32) >> 16, minlength=len(high))
     top = int(np.searchsorted(high.cumsum(), count))
     left = count - int(high[:top].sum())
     low = np.zeros(1 << 16, dtype=np.int64)
-    for part in chunks(weight, criterion):
+    for part in chunks(saliency):
         bits = part.view(np.uint32)
         low += np.bincount(bits[bits >> 16 == top] & 0xFFFF, minlength=len(low))
     bottom = int(np.searchsorted(low.cumsum(), left))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from deepcompress.prune.budget import BudgetHooks, Curvature, Refine
+from deepcompress.prune.criteria.base import Evidence, find, judge
 from deepcompress.prune.hooks import MaskHooks
 from deepcompress.prune.masks import Masks, check_alive, cut
 from deepcompress.prune.neurons import Connection, connections, remove_dead
@@ -21,12 +23,10 @@ from deepcompress.training.retraining import retrain
 Weights = Mapping[str, torch.Tensor]
 
 
-def prune(
-    weights: Weights, recipe: Recipe, links: list[Connection] | None = None, watch: Progress | None = None
-) -> Masks:
-    """Prune `weights`, in place, to the recipe's sparsity in one step, without retraining."""
-    masks = next_masks(weights, recipe, 1.0, links or [], watch or Progress())
-    masks.apply(weights)
+def prune(evidence: Evidence, links: list[Connection] | None = None, watch: Progress | None = None) -> Masks:
+    """Prune the weights of `evidence`, in place, to the recipe's sparsity in one step, without retraining."""
+    masks = next_masks(evidence, 1.0, links or [], watch or Progress())
+    masks.apply(evidence.weights)
     return masks
 
 
@@ -39,20 +39,21 @@ def prune_and_retrain(
     watch: Progress | None = None,
     objective: Objective = cross_entropy,
 ) -> Masks:
-    """Iterative magnitude pruning with masked retraining (Han et al. 2015, section 3), in place.
+    """Iterative pruning with masked retraining (Han et al. 2015, section 3), in place.
 
     Args:
         model: the network; all its parameters are retrained.
         weights: the parameters of `model` that are pruned, by name.
         batches: training data.
-        recipe: sparsity, schedule, and the settings of retraining.
+        recipe: criterion, sparsity, schedule, and the settings of retraining.
         val_batches: only reported, epoch by epoch.
         watch: told what happens.
         objective: what retraining minimizes.
     """
-    hooks = PruningHooks(model, weights, recipe, watch or Progress())
+    evidence = Evidence(model, weights, Masks.full(weights), recipe, batches, objective)
+    hooks = PruningHooks(evidence, watch or Progress())
     if recipe.epochs == 0:
-        return prune(weights, recipe, hooks.links, watch)
+        return prune(evidence, hooks.links, watch)
     optimizer = make_optimizer(model, recipe)
     retrain(model, batches, optimizer, recipe, recipe.epochs, "prune", hooks, val_batches, watch, objective)
     return hooks.masks
@@ -83,11 +84,18 @@ def prune_to_bits(
 class PruningHooks(MaskHooks):
     """Prunes before the epochs of the schedule."""
 
-    def __init__(self, model: nn.Module, weights: Weights, recipe: Recipe, watch: Progress) -> None:
-        super().__init__(model, weights, recipe)
+    def __init__(self, evidence: Evidence, watch: Progress) -> None:
+        recipe = evidence.recipe
+        super().__init__(evidence.model, evidence.weights, recipe)
         self.watch = watch
-        self.links = connections(model)
+        self.links = connections(evidence.model)
         self.steps = epochs_of(progress(recipe.schedule, recipe.iterations), recipe.epochs)
+        self._evidence = evidence
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the criterion may look at, as it is now."""
+        return replace(self._evidence, masks=self.masks)
 
     def before_epoch(self, epoch: int) -> str:
         """Prune if the schedule says so; the note for the epoch's report says how far."""
@@ -95,14 +103,13 @@ class PruningHooks(MaskHooks):
             return ""
         if self.shadow is not None:
             self.shadow.restore()
-        self.take(next_masks(self.weights, self.recipe, self.steps[epoch], self.links, self.watch))
+        self.take(next_masks(self.evidence, self.steps[epoch], self.links, self.watch))
         done = sum(1 for start in self.steps if start <= epoch)
         return f"iteration {done}/{len(self.steps)}, {100 * self.masks.sparsity:.1f} % pruned"
 
 
 def next_masks(
-    weights: Weights,
-    recipe: Recipe,
+    evidence: Evidence,
     step: float,
     links: list[Connection],
     watch: Progress,
@@ -110,12 +117,17 @@ def next_masks(
 ) -> Masks:
     """The masks that the recipe asks for `step` (0..1) of the way, without dead neurons.
 
-    Layers that are `held` have the mask given there, and the others do not make up for it.
+    Layers that are `held` have the mask given there, and the others do not make up for it. A criterion that corrects
+    the weights that are kept has done so.
     """
-    decision = cut(weights, recipe, step)
+    verdict = judge(evidence)
+    decision = cut(verdict.scores, evidence.recipe, step, find(evidence.recipe.criterion).scope)
     for name in decision.floored:
         watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
-    return without_dead(Masks({**decision.masks.keep, **(held or {})}), links, watch)
+    masks = without_dead(Masks({**decision.masks.keep, **(held or {})}), links, watch)
+    if verdict.correct is not None:
+        verdict.correct(masks)
+    return masks
 
 
 def without_dead(masks: Masks, links: list[Connection], watch: Progress | None = None) -> Masks:

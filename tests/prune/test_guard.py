@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from samples import Mlp, batches
+from samples import Mlp, batches, evidence_of
 from torch import nn
 
 from deepcompress.errors import RecipeError
@@ -71,7 +71,7 @@ def test_the_costly_layer_rolls_back_and_the_other_goes_on(signs):
 def test_enough_room_changes_nothing(signs):
     model, other = TwoLayers(), TwoLayers()
     masks, held = prune_guarded(model, weights_of(model), None, Recipe(**{**vars(HALF), "max_drop": 100.0}), signs)
-    plain = prune(weights_of(other), HALF)
+    plain = prune(evidence_of(weights_of(other), HALF))
     assert held == []
     for name, mask in plain.keep.items():
         assert torch.equal(mask, masks.keep[name])

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from deepcompress.prune import scores
 from deepcompress.prune.masks import share_out
 from deepcompress.prune.scores import (
-    CRITERIA,
     DISTRIBUTIONS,
     lamp,
     lowest,
@@ -93,11 +92,7 @@ def test_global_is_the_saliency_itself():
     np.testing.assert_array_equal(scored(unscaled, values), values)
 
 
-def test_magnitude():
-    assert torch.equal(CRITERIA["magnitude"](torch.tensor([-2.0, 0.0, 1.0])), torch.tensor([2.0, 0.0, 1.0]))
-
-
-@pytest.mark.parametrize(("field", "table"), [("criterion", CRITERIA), ("distribution", DISTRIBUTIONS)])
+@pytest.mark.parametrize(("field", "table"), [("distribution", DISTRIBUTIONS)])
 def test_every_choice_of_the_recipe_exists(field, table):
     assert set(CHOICES[field]) <= set(table)
 
@@ -119,18 +114,18 @@ def test_lowest_is_where_sorting_would_cut(monkeypatch, dtype, chunk):
     weight = drawn(2000, dtype)
     ordered = np.sort(weight.abs().float().numpy())
     for count in (1, 2, 180, 181, 500, 1000, 1999, 2000):
-        level, ties = lowest(weight, "magnitude", count)
+        level, ties = lowest(weight, count)
         assert level == ordered[count - 1]
         assert (ordered < level).sum() + ties == count
 
 
 def test_profile_of_a_large_layer_has_few_levels_and_all_weights(monkeypatch):
     weight = drawn(60_000)
-    exact = profile(weight, "magnitude")
+    exact = profile(weight)
     assert np.array_equal(exact.levels, np.sort(weight.abs().numpy()))
     assert exact.counts.tolist() == [1] * 60_000
     monkeypatch.setattr(scores, "EXACT_UP_TO", 1000)
-    coarse = profile(weight, "magnitude")
+    coarse = profile(weight)
     assert coarse.weights == exact.weights == 60_000
     assert len(coarse.levels) < 10_000
     assert (np.diff(coarse.levels) > 0).all()
@@ -144,9 +139,9 @@ def test_profile_of_a_large_layer_has_few_levels_and_all_weights(monkeypatch):
 def test_levels_give_each_layer_nearly_the_share_that_all_saliencies_give(monkeypatch, distribution):
     layers = {"a": torch.randn(40_000), "b": torch.randn(9_000) * 0.1, "c": torch.randn(500)}
     recipe = Recipe(prune=0.8, distribution=distribution)
-    exact, _ = share_out({name: profile(weight, "magnitude") for name, weight in layers.items()}, recipe)
+    exact, _ = share_out({name: profile(weight) for name, weight in layers.items()}, recipe)
     monkeypatch.setattr(scores, "EXACT_UP_TO", 1000)
-    coarse, _ = share_out({name: profile(weight, "magnitude") for name, weight in layers.items()}, recipe)
+    coarse, _ = share_out({name: profile(weight) for name, weight in layers.items()}, recipe)
     assert sum(coarse.values()) == sum(exact.values()) == round(0.8 * 49_500)
     for name, weight in layers.items():
         assert abs(coarse[name] - exact[name]) <= 0.005 * weight.numel()

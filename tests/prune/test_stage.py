@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from samples import Mlp
+from samples import Mlp, evidence_of
 from torch import nn
 
 from deepcompress.errors import PruneError
@@ -106,7 +106,7 @@ def test_no_epochs_is_pruning_alone(mlp, flat_train):
 
 def test_prune_in_one_step():
     weights = {"a": torch.tensor([[3.0, -1.0, 2.0, 4.0]])}
-    masks = prune(weights, Recipe(prune=0.5))
+    masks = prune(evidence_of(weights, Recipe(prune=0.5)))
     assert weights["a"].tolist() == [[3, 0, 0, 4]]
     assert masks.keep["a"].tolist() == [[True, False, False, True]]
 
@@ -114,7 +114,7 @@ def test_prune_in_one_step():
 def test_the_floor_is_reported():
     watch = Notes()
     weights = {"tiny": torch.full((1, 3), 0.1), "a": torch.ones(10, 10)}
-    prune(weights, Recipe(prune=0.3, scope="global"), watch=watch)
+    prune(evidence_of(weights, Recipe(prune=0.3, scope="global")), watch=watch)
     assert watch.messages == ["tiny would have been emptied: it keeps its one most salient weight"]
 
 
@@ -125,7 +125,7 @@ def test_dead_neurons_are_reported_and_an_emptied_layer_is_refused():
         weights["0.weight"].copy_(torch.tensor([[9.0, 9.0], [0.1, 0.1]]))
         weights["1.weight"].copy_(torch.tensor([[9.0, 8.0], [9.0, 0.1]]))
     watch = Notes()
-    hooks = PruningHooks(net, weights, Recipe(prune=3 / 8, distribution="std", epochs=1), watch)
+    hooks = PruningHooks(evidence_of(weights, Recipe(prune=3 / 8, distribution="std", epochs=1), net), watch)
     hooks.before_epoch(0)
     assert watch.messages == ["1 connections of neurons without input or output were removed"]
     assert weights["1.weight"].tolist() == [[9, 0], [9, 0]]
@@ -133,7 +133,7 @@ def test_dead_neurons_are_reported_and_an_emptied_layer_is_refused():
         weights["0.weight"].copy_(torch.tensor([[9.0, 9.0], [0.1, 0.1]]))
         weights["1.weight"].copy_(torch.tensor([[0.1, 9.0], [0.1, 9.0]]))
     with pytest.raises(PruneError, match=r"layer 0.weight would lose its last weight"):
-        PruningHooks(net, weights, Recipe(prune=0.5, distribution="std", epochs=1), watch).before_epoch(0)
+        PruningHooks(evidence_of(weights, Recipe(prune=0.5, distribution="std", epochs=1), net), watch).before_epoch(0)
 
 
 def test_l1_adds_the_sign_to_the_gradient():
@@ -141,7 +141,9 @@ def test_l1_adds_the_sign_to_the_gradient():
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[2.0, -3.0, 0.0]]))
     for penalty, expected in (("l1", [[1.5, 0.5, 1.0]]), ("l2", [[1.0, 1.0, 1.0]]), ("none", [[1.0, 1.0, 1.0]])):
-        hooks = PruningHooks(net, {"weight": net.weight}, Recipe(penalty=penalty, penalty_weight=0.5), Progress())
+        hooks = PruningHooks(
+            evidence_of({"weight": net.weight}, Recipe(penalty=penalty, penalty_weight=0.5), net), Progress()
+        )
         net.weight.grad = torch.ones(1, 3)
         hooks.after_backward()
         assert net.weight.grad.tolist() == expected
@@ -150,7 +152,7 @@ def test_l1_adds_the_sign_to_the_gradient():
 def test_a_frozen_layer_has_no_gradient_to_add_to():
     net = nn.Linear(3, 1)
     net.weight.requires_grad_(False)
-    PruningHooks(net, {"weight": net.weight}, Recipe(penalty="l1"), Progress()).after_backward()
+    PruningHooks(evidence_of({"weight": net.weight}, Recipe(penalty="l1"), net), Progress()).after_backward()
     assert net.weight.grad is None
 
 
@@ -186,7 +188,7 @@ def test_dropout_is_rescaled_while_retraining(mlp, flat_train):
 
 
 def test_masks_before_the_first_epoch_keep_everything(mlp):
-    hooks = PruningHooks(mlp, weights_of(mlp), Recipe(epochs=3), Progress())
+    hooks = PruningHooks(evidence_of(weights_of(mlp), Recipe(epochs=3), mlp), Progress())
     assert isinstance(hooks.masks, Masks)
     assert hooks.masks.sparsity == 0
     assert hooks.before_epoch(2) == ""

@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from samples import CLASSES, Mlp, conv_net
+from samples import CLASSES, Mlp, conv_net, evidence_of
 from torch import nn
 
 from deepcompress.layers import compressible
@@ -24,7 +24,7 @@ def shared(model, recipe):
     layers = compressible(model.state_dict())
     parameters = dict(model.named_parameters())
     weights = {layer.name: parameters[layer.name] for layer in layers}
-    masks = prune(weights, recipe)
+    masks = prune(evidence_of(weights, recipe))
     return weights, masks, share(weights, layers, recipe)
 
 
