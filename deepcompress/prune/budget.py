@@ -88,6 +88,8 @@ class Curvature:
     of the batches that were looked at.
     """
 
+    changing = ("mean", "seen")
+
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
         self.mean = dict.fromkeys(weights, 0.0)
@@ -121,6 +123,8 @@ class BudgetHooks(MaskHooks):
     epochs, on a logarithmic scale and as the recipe's schedule says. So does the price of a value: positions alone cost
     most at a density of one half, and a network would jump there.
     """
+
+    changing = ("curvature", "step")
 
     def __init__(
         self, model: nn.Module, weights: Weights, recipe: Recipe, bits: float, steps: int, refine: Refine
@@ -157,5 +161,5 @@ class BudgetHooks(MaskHooks):
         left = 1 - SCHEDULES[self.recipe.schedule](self.step / self.last)
         bits = self.bits * (self.first / self.bits) ** left
         price = VALUE_BITS * (FIRST_VALUE_BITS / VALUE_BITS) ** left
-        masks = cut_to_bits(self.weights, self.masks, self.curvature.mean, bits, price, self.recipe.regrow)
+        masks = cut_to_bits(self.weights, self.masks, self.curvature.mean, bits, price, self.shadow is not None)
         self.take(self.refine(masks))

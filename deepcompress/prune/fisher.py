@@ -6,12 +6,14 @@ It stands in for the diagonal of the Hessian (Choi, El-Khamy and Lee 2017; LeCun
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from deepcompress.errors import DataError
-from deepcompress.training.loop import Batches
+from deepcompress.training import distributed
+from deepcompress.training.batches import Batches, count_samples, in_float32, predict, rows, to_device
 from deepcompress.training.objective import Objective, cross_entropy
 
 SAMPLES = 4096  # whose gradients are averaged
@@ -52,9 +54,9 @@ def diagonal(
     model.eval()
     done = 0
     for x, y in _singles(batches, samples):
-        x, y = x.to(device), y.to(device)
+        x, y = to_device(x, device), to_device(y, device)
         model.zero_grad(set_to_none=True)
-        objective(model(x).float(), x, y).backward()  # type: ignore[no-untyped-call]
+        objective(in_float32(predict(model, x)), x, y).backward()  # type: ignore[no-untyped-call]
         for name, weight in weights.items():
             if weight.grad is not None:
                 totals[name] += weight.grad.detach().float().square()
@@ -63,16 +65,17 @@ def diagonal(
     model.train(was_training)
     if not done:
         raise DataError("the gradients of training samples are wanted, but the training data has none")
-    return {name: _damped(total / done) for name, total in totals.items()}
+    return distributed.as_first({name: _damped(total / done) for name, total in totals.items()})
 
 
-def _singles(batches: Batches, samples: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _singles(batches: Batches, samples: int) -> Iterator[tuple[Any, Any]]:
     """The first samples as batches of one."""
     left = samples
     for x, y in batches:
-        for index in range(min(len(y), left)):
-            yield x[index : index + 1], y[index : index + 1]
-        left -= min(len(y), left)
+        count = min(count_samples(y), left)
+        for index in range(count):
+            yield rows(x, index, index + 1), rows(y, index, index + 1)
+        left -= count
         if not left:
             return
 

@@ -1,8 +1,9 @@
-"""Pruning that watches the accuracy: what costs too much is rolled back, and the layers to blame go no further."""
+"""Pruning that can go back: to what was there before a step that cost too much, or to the dense weights."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 
 import torch
@@ -11,15 +12,17 @@ from torch import nn
 from deepcompress.errors import RecipeError
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
-from deepcompress.prune.schedule import epochs_of, progress
-from deepcompress.prune.stage import PruningHooks, make_optimizer, next_masks
+from deepcompress.prune.schedule import PRUNING_PART, epochs_of, progress
+from deepcompress.prune.stage import CuttingHooks, make_optimizer, next_masks
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Batches, evaluate
+from deepcompress.training.batches import Batches
+from deepcompress.training.loop import evaluate
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import retrain
 
 Weights = Mapping[str, torch.Tensor]
+State = Mapping[str, torch.Tensor]
 
 BLAME = 0.5  # of what the costliest layer's step costs: a layer whose step costs as much is held back with it
 
@@ -29,7 +32,7 @@ def prune_guarded(
     weights: Weights,
     batches: Batches | None,
     recipe: Recipe,
-    val_batches: Batches,
+    val_batches: Batches | None,
     watch: Progress | None = None,
     objective: Objective = cross_entropy,
 ) -> tuple[Masks, list[str]]:
@@ -40,85 +43,137 @@ def prune_guarded(
     costs most (in cross entropy on validation data, each layer's new mask alone) stay as they are from then on, and the
     iteration runs again with the others. Those do not make up for it: more is kept than was asked.
 
+    With `recipe.reload`, each iteration prunes the weights with which `model` came, and not those that the one before
+    it left. All then have the same number of epochs, and what is told of them is a curve of error against sparsity.
+
     Args:
         model, weights, batches, recipe, watch, objective: as there; without batches there is one iteration, and no
             retraining.
-        val_batches: what accuracy is measured on.
+        val_batches: what accuracy is measured on; None, for a recipe without a `max_drop`, measures nothing.
 
     Returns:
         The masks, and the names of the layers that were held back, in the order in which that happened.
 
     Raises:
-        RecipeError: pruned weights shall regrow, which a roll-back would undo.
+        RecipeError: pruned weights shall regrow, which a roll-back would undo; or there is no validation data for a
+            `max_drop`.
     """
-    if recipe.regrow:
-        raise RecipeError("max_drop rolls back what was pruned, and regrow brings it back by itself: choose one")
-    evidence = Evidence(model, weights, Masks.full(weights), recipe, batches, objective)
-    guard = _Guard(evidence, val_batches, watch or Progress())
+    evidence = Evidence(model, weights, Masks.nonzero(weights), recipe, batches, objective)
+    guard = Guard(evidence, val_batches, watch or Progress())
     steps = {0: 1.0}
     if batches is not None and recipe.epochs:
-        steps = epochs_of(progress(recipe.schedule, recipe.iterations), recipe.epochs)
+        part = 1.0 if recipe.reload else PRUNING_PART
+        steps = epochs_of(progress(recipe.schedule, recipe.iterations), recipe.epochs, part)
     starts = [*steps, recipe.epochs if batches is not None else 0]
-    for (start, end), step in zip(itertools.pairwise(starts), steps.values(), strict=True):
-        guard.iterate(step, end - start, batches, objective)
+    for number, ((start, end), step) in enumerate(zip(itertools.pairwise(starts), steps.values(), strict=True), 1):
+        guard.iterate(step, end - start)
+        guard.tell(number, len(steps))
     return guard.hooks.masks, list(guard.held)
 
 
-class _Guard:
-    """The network, and which of its layers are held at which mask."""
+class Guard:
+    """The network, the least accuracy that it may have, and which of its layers are held at which mask.
 
-    def __init__(self, evidence: Evidence, val_batches: Batches, watch: Progress) -> None:
+    Raises:
+        RecipeError: as `prune_guarded`.
+    """
+
+    def __init__(self, evidence: Evidence, val_batches: Batches | None, watch: Progress) -> None:
         self.model, self.weights, self.recipe = evidence.model, evidence.weights, evidence.recipe
+        if self.recipe.regrow != "none":
+            raise RecipeError("max_drop rolls back what was pruned, and regrow brings it back by itself: choose one")
+        if self.recipe.max_drop is not None and val_batches is None:
+            raise RecipeError("max_drop needs validation data to measure accuracy on")
         self.val_batches, self.watch = val_batches, watch
-        self.hooks = _StillHooks(evidence, watch)
+        self.hooks = StillHooks(evidence, watch)
         self.held: dict[str, torch.Tensor] = {}
-        assert self.recipe.max_drop is not None
-        self.least = evaluate(self.model, val_batches).accuracy - self.recipe.max_drop
+        self.start = self.hooks.masks
+        self.dense = self.state() if self.recipe.reload else None
+        self.least = -math.inf
+        if self.recipe.max_drop is not None:
+            self.least = self._accuracy() - self.recipe.max_drop
+        self.accuracy = math.nan  # as last measured
 
-    def iterate(self, step: float, epochs: int, batches: Batches | None, objective: Objective) -> None:
+    def iterate(self, step: float, epochs: int) -> None:
         """Prune `step` of the way, retrain, and look; again with fewer layers until that is good enough."""
-        former = self.hooks.masks
-        before = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        former, before = self.hooks.masks, self.state()
         while True:
+            if self.dense is not None:
+                self.go_back(self.dense, self.start)
             masks = next_masks(self.hooks.evidence, step, self.hooks.links, self.watch, self.held)
             changed = [name for name, mask in masks.keep.items() if not torch.equal(mask, former.keep[name])]
             if not changed and self.held:
-                return
+                break
             self.hooks.take(masks)
-            if batches is not None and epochs:
-                self._retrain(batches, epochs, objective)
-            accuracy = evaluate(self.model, self.val_batches).accuracy
-            if accuracy >= self.least - 1e-9:
+            self.retrain(epochs)
+            if self.holds():
                 return
-            self.model.load_state_dict(before)
-            self.hooks.take(former)
+            self.go_back(before, former)
             costly = self._costliest([name for name in changed if name not in self.held], masks)
-            self.held.update({name: former.keep[name] for name in costly})
-            self.watch.message(
-                f"accuracy fell to {accuracy:.2f} %, below {self.least:.2f} %: rolled back, and no more is pruned of "
-                + (", ".join(f"{name} ({100 * former.density(name):.1f} % kept)" for name in costly) or "any layer")
-            )
+            self.hold(costly, self.accuracy)
             if not costly:
-                return
+                break
+        self.go_back(before, former)
 
-    def _retrain(self, batches: Batches, epochs: int, objective: Objective) -> None:
-        optimizer = make_optimizer(self.model, self.recipe)
+    def tell(self, number: int, of: int) -> None:
+        """Where a level that began with the dense weights has ended."""
+        if self.dense is not None and self.val_batches is not None:
+            self.watch.message(
+                f"level {number} of {of}, from the dense weights: {100 * self.hooks.masks.sparsity:.2f} % pruned, "
+                f"validation error {100 - self._accuracy():.2f} %"
+            )
+
+    def state(self) -> State:
+        """A copy of the network's tensors."""
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def go_back(self, state: State, masks: Masks) -> None:
+        """Put the network into a former `state`, which had these masks."""
+        self.model.load_state_dict(state)
+        self.hooks.take(masks)
+
+    def holds(self) -> bool:
+        """Whether the network is as accurate as it must be."""
+        if self.least == -math.inf:
+            return True
+        self.accuracy = self._accuracy()
+        return self.accuracy >= self.least - 1e-9
+
+    def hold(self, names: list[str], accuracy: float) -> None:
+        """Keep layers at the masks that they have, because `accuracy` is what came of other ones."""
+        masks = self.hooks.masks
+        self.held.update({name: masks.keep[name] for name in names})
+        self.watch.message(
+            f"accuracy fell to {accuracy:.2f} %, below {self.least:.2f} %: rolled back, and no more is pruned of "
+            + (", ".join(f"{name} ({100 * masks.density(name):.1f} % kept)" for name in names) or "any layer")
+        )
+
+    def retrain(self, epochs: int) -> None:
+        """Train what the masks leave, if there is data, with an optimizer of its own."""
+        evidence = self.hooks.evidence
+        if evidence.batches is None or not epochs:
+            return
         retrain(
             self.model,
-            batches,
-            optimizer,
+            evidence.batches,
+            make_optimizer(self.model, self.recipe),
             self.recipe,
             epochs,
             "prune",
             self.hooks,
             self.val_batches,
             self.watch,
-            objective,
+            evidence.objective,
         )
+
+    def _accuracy(self) -> float:
+        assert self.val_batches is not None
+        return evaluate(self.model, self.val_batches).accuracy
 
     @torch.no_grad()
     def _costliest(self, names: list[str], masks: Masks) -> list[str]:
         """Those of the layers whose new mask alone, on the weights as they are, costs nearly as much as any."""
+        assert self.val_batches is not None
         start = evaluate(self.model, self.val_batches).loss
         cost = {}
         for name in names:
@@ -130,8 +185,10 @@ class _Guard:
         return [name for name in names if name == worst or cost[name] >= BLAME * max(cost.values()) > 0]
 
 
-class _StillHooks(PruningHooks):
+class StillHooks(CuttingHooks):
     """Keeps to the masks that it has been given."""
+
+    changing = ()
 
     def before_epoch(self, epoch: int) -> str:
         """The note for the epoch's report."""

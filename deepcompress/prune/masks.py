@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from deepcompress.errors import PruneError, RecipeError
-from deepcompress.prune.scores import DISTRIBUTIONS, Profile, chunks, lowest, profile
+from deepcompress.prune.scores import DISTRIBUTIONS, Profile, chunks, deviation, lowest, profile
 from deepcompress.recipe import Recipe
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -31,6 +31,11 @@ class Masks:
     def full(cls, weights: Mapping[str, torch.Tensor]) -> Masks:
         """Masks that keep everything."""
         return cls({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()})
+
+    @classmethod
+    def nonzero(cls, weights: Mapping[str, torch.Tensor]) -> Masks:
+        """Masks that keep what is not zero, and all of a layer that is zero throughout."""
+        return cls({name: (weight != 0) | ~(weight != 0).any() for name, weight in weights.items()})
 
     @torch.no_grad()
     def apply(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -101,9 +106,10 @@ def share_out(
         scores = [scale(profiles[name].levels, profiles[name].counts) for name in shared]
         counts = [profiles[name].counts for name in shared]
         if recipe.quality is not None:
-            below = [
-                int(size[score < recipe.quality * progress].sum()) for score, size in zip(scores, counts, strict=True)
-            ]
+            threshold = recipe.quality * progress
+            if (recipe.scope or scope) == "global":
+                threshold *= deviation(profiles[name] for name in shared)
+            below = [int(size[score < threshold].sum()) for score, size in zip(scores, counts, strict=True)]
         else:
             below = _below_one_threshold(scores, counts, _remaining(recipe, progress, profiles, losses, shared))
         losses.update(zip(shared, below, strict=True))
@@ -167,14 +173,14 @@ def _kept(saliency: torch.Tensor, losses: int) -> Iterator[Array]:
         yield kept
 
 
-def check_alive(masks: Masks) -> None:
-    """Refuse masks that leave a layer without any weight.
+def check_alive(masks: Masks, empty: Collection[str] = ()) -> None:
+    """Refuse masks that leave a layer without any weight, unless it is one of `empty`.
 
     Raises:
         PruneError: naming the layer.
     """
     for name in masks.keep:
-        if masks.kept(name) == 0:
+        if name not in empty and masks.kept(name) == 0:
             raise PruneError(
                 f"layer {name} would lose its last weight: prune less, or set a fraction for it with --layer"
             )

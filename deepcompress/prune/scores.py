@@ -9,7 +9,7 @@ order and how many weights have each, so that the scores come out ascending.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,15 @@ def profile(saliency: torch.Tensor) -> Profile:
         counts += np.bincount(part.view(np.uint32) >> _KEY_SHIFT, minlength=len(counts))
     keys = np.flatnonzero(counts).astype(np.uint32)
     return Profile((keys << _KEY_SHIFT).view(np.float32), counts[keys])
+
+
+def deviation(layers: Iterable[Profile]) -> float:
+    """The root mean square of the saliencies of several layers together; see `per_deviation`."""
+    total = weights = 0.0
+    for layer in layers:
+        total += float((np.square(layer.levels, dtype=np.float64) * layer.counts).sum())
+        weights += layer.weights
+    return float(np.sqrt(total / weights))
 
 
 def chunks(saliency: torch.Tensor) -> Iterator[Array]:

@@ -14,6 +14,8 @@ class Shadow:
     weights, and masks are cut from those anew each time.
     """
 
+    changing = ("dense",)
+
     def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
         self.weights = weights
         self.dense = {name: weight.detach().clone() for name, weight in weights.items()}

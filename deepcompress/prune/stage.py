@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from deepcompress.prune.budget import BudgetHooks, Curvature, Refine
-from deepcompress.prune.criteria.base import Evidence, find, judge
+from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
 from deepcompress.prune.hooks import MaskHooks
 from deepcompress.prune.masks import Masks, check_alive, cut
 from deepcompress.prune.neurons import Connection, connections, remove_dead
+from deepcompress.prune.regrow import RegrowingHooks
 from deepcompress.prune.schedule import epochs_of, progress
+from deepcompress.prune.units import Group, cut_units, may_be_empty, silence_units, silenced
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Batches, count_batches
+from deepcompress.training import distributed
+from deepcompress.training.batches import Batches
+from deepcompress.training.loop import count_batches
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import retrain
@@ -24,9 +29,26 @@ Weights = Mapping[str, torch.Tensor]
 
 
 def prune(evidence: Evidence, links: list[Connection] | None = None, watch: Progress | None = None) -> Masks:
-    """Prune the weights of `evidence`, in place, to the recipe's sparsity in one step, without retraining."""
-    masks = next_masks(evidence, 1.0, links or [], watch or Progress())
+    """Prune the weights of `evidence`, in place, to the recipe's sparsity, without retraining.
+
+    That is one step, but for a criterion that is `local`: it has the recipe's iterations.
+    """
+    evidence, watch, recipe = with_groups(evidence), watch or Progress(), evidence.recipe
+    steps = progress(recipe.schedule, recipe.iterations) if find(recipe.criterion).local else [1.0]
+    for step in steps[:-1]:
+        masks = next_masks(evidence, step, links or [], watch)
+        masks.apply(evidence.weights)
+        evidence = replace(evidence, masks=masks)
+    return prune_by(asked(evidence, watch), evidence, links, watch)
+
+
+def prune_by(
+    verdict: Verdict, evidence: Evidence, links: list[Connection] | None = None, watch: Progress | None = None
+) -> Masks:
+    """As `prune`, by what the criterion has said of `evidence`, which has its groups, already."""
+    masks = masks_by(verdict, evidence, 1.0, links or [], watch or Progress())
     masks.apply(evidence.weights)
+    silence_units(silenced(evidence.groups, masks, evidence.model.state_dict(keep_vars=True)))
     return masks
 
 
@@ -43,20 +65,47 @@ def prune_and_retrain(
 
     Args:
         model: the network; all its parameters are retrained.
-        weights: the parameters of `model` that are pruned, by name.
+        weights: the parameters of `model` that are pruned, by name. Those that are exactly zero are taken as pruned.
         batches: training data.
         recipe: criterion, sparsity, schedule, and the settings of retraining.
         val_batches: only reported, epoch by epoch.
         watch: told what happens.
         objective: what retraining minimizes.
     """
-    evidence = Evidence(model, weights, Masks.full(weights), recipe, batches, objective)
+    evidence = Evidence(model, weights, Masks.nonzero(weights), recipe, batches, objective)
     hooks = PruningHooks(evidence, watch or Progress())
     if recipe.epochs == 0:
         return prune(evidence, hooks.links, watch)
     optimizer = make_optimizer(model, recipe)
     retrain(model, batches, optimizer, recipe, recipe.epochs, "prune", hooks, val_batches, watch, objective)
     return hooks.masks
+
+
+def retrain_under(
+    masks: Masks,
+    model: nn.Module,
+    weights: Weights,
+    batches: Batches | None,
+    recipe: Recipe,
+    val_batches: Batches | None = None,
+    watch: Progress | None = None,
+    objective: Objective = cross_entropy,
+    groups: Sequence[Group] = (),
+) -> None:
+    """Prune to just these masks, in place, and retrain what is left, if there is data.
+
+    Other arguments as in `prune_and_retrain`; `groups` are the units that went as a whole, if any did.
+
+    Raises:
+        PruneError: nothing is left of a layer.
+    """
+    check_alive(masks)
+    hooks = MaskHooks(model, weights, recipe)
+    hooks.groups = groups
+    hooks.take(masks)
+    if batches is not None and recipe.epochs:
+        optimizer = make_optimizer(model, recipe)
+        retrain(model, batches, optimizer, recipe, recipe.epochs, "prune", hooks, val_batches, watch, objective)
 
 
 def prune_to_bits(
@@ -81,29 +130,52 @@ def prune_to_bits(
     return hooks.masks, hooks.curvature
 
 
-class PruningHooks(MaskHooks):
-    """Prunes before the epochs of the schedule."""
+class CuttingHooks(RegrowingHooks):
+    """Prunes when it is told to."""
+
+    changing: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, evidence: Evidence, watch: Progress) -> None:
-        recipe = evidence.recipe
-        super().__init__(evidence.model, evidence.weights, recipe)
+        steps = 1
+        if evidence.recipe.keeps_count and evidence.batches is not None:
+            steps = count_batches(evidence.batches)
+        super().__init__(evidence.model, evidence.weights, evidence.recipe, steps)
+        self.masks = evidence.masks
         self.watch = watch
-        self.links = connections(evidence.model)
-        self.steps = epochs_of(progress(recipe.schedule, recipe.iterations), recipe.epochs)
-        self._evidence = evidence
+        # Regrowth keeps the very number that was asked for, and may bring a dead neuron back to life.
+        self.links = [] if evidence.recipe.keeps_count else connections(evidence.model)
+        self._evidence = with_groups(evidence)
+        self.groups = self._evidence.groups
 
     @property
     def evidence(self) -> Evidence:
-        """What the criterion may look at, as it is now."""
-        return replace(self._evidence, masks=self.masks)
+        """What the criterion may look at, as it is now; under surgery no weight is gone for good."""
+        return replace(self._evidence, masks=self.masks if self.shadow is None else Masks.full(self.weights))
+
+    def cut(self, step: float) -> None:
+        """Prune, and regrow, so that the network is `step` (0..1) of the way to the recipe's sparsity."""
+        if self.shadow is not None:
+            self.shadow.restore()
+        self.take(next_masks(self.evidence, step, self.links, self.watch))
+
+
+class PruningHooks(CuttingHooks):
+    """Prunes before the epochs of the schedule."""
+
+    changing: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, evidence: Evidence, watch: Progress) -> None:
+        super().__init__(evidence, watch)
+        recipe = evidence.recipe
+        self.steps = epochs_of(progress(recipe.schedule, recipe.iterations), recipe.epochs)
 
     def before_epoch(self, epoch: int) -> str:
         """Prune if the schedule says so; the note for the epoch's report says how far."""
         if epoch not in self.steps:
-            return ""
-        if self.shadow is not None:
-            self.shadow.restore()
-        self.take(next_masks(self.evidence, self.steps[epoch], self.links, self.watch))
+            return self.regrown()
+        self.cut(self.steps[epoch])
+        if epoch == max(self.steps):
+            self.settle(epoch, self.watch)
         done = sum(1 for start in self.steps if start <= epoch)
         return f"iteration {done}/{len(self.steps)}, {100 * self.masks.sparsity:.1f} % pruned"
 
@@ -120,26 +192,58 @@ def next_masks(
     Layers that are `held` have the mask given there, and the others do not make up for it. A criterion that corrects
     the weights that are kept has done so.
     """
+    evidence = with_groups(evidence)
+    return masks_by(asked(evidence, watch), evidence, step, links, watch, held)
+
+
+def asked(evidence: Evidence, watch: Progress) -> Verdict:
+    """What the recipe's criterion says, and `watch` is told of."""
     verdict = judge(evidence)
-    decision = cut(verdict.scores, evidence.recipe, step, find(evidence.recipe.criterion).scope)
-    for name in decision.floored:
-        watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
-    masks = without_dead(Masks({**decision.masks.keep, **(held or {})}), links, watch)
+    for note in verdict.notes:
+        watch.message(note)
+    watch.scored(verdict.scores)
+    return verdict
+
+
+def masks_by(
+    verdict: Verdict,
+    evidence: Evidence,
+    step: float,
+    links: list[Connection],
+    watch: Progress,
+    held: Mapping[str, torch.Tensor] | None = None,
+) -> Masks:
+    """As `next_masks`, of what the criterion has said of `evidence` already."""
+    criterion = find(evidence.recipe.criterion)
+    if criterion.units is None:
+        decision = cut(verdict.scores, evidence.recipe, step, criterion.scope)
+        for name in decision.floored:
+            watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
+        keep = {name: mask & evidence.masks.keep[name] for name, mask in decision.masks.keep.items()}
+        masks = without_dead(Masks({**keep, **(held or {})}), links, watch)
+    else:
+        found = cut_units(
+            verdict.scores, evidence.groups, evidence.masks, evidence.recipe, step, criterion.scope, held or {}
+        )
+        masks = without_dead(found, links, watch, may_be_empty(evidence.groups))
+    masks = distributed.as_first(masks)
     if verdict.correct is not None:
         verdict.correct(masks)
     return masks
 
 
-def without_dead(masks: Masks, links: list[Connection], watch: Progress | None = None) -> Masks:
+def without_dead(
+    masks: Masks, links: list[Connection], watch: Progress | None = None, empty: Collection[str] = ()
+) -> Masks:
     """Without the connections of dead neurons.
 
     Raises:
-        PruneError: nothing is left of a layer.
+        PruneError: nothing is left of a layer that is none of `empty`.
     """
     masks, lost = remove_dead(masks, links)
     if lost and watch is not None:
         watch.message(f"{lost} connections of neurons without input or output were removed")
-    check_alive(masks)
+    check_alive(masks, empty)
     return masks
 
 

@@ -117,7 +117,7 @@ def test_zeros_stay_zero_through_adam_and_decay_and_the_end_fits():
 
 
 def test_with_regrowth_the_network_is_pruned_and_its_shadow_is_not():
-    hooks, weights, seen = run(Recipe(epochs=2, target_size=100, regrow=True))
+    hooks, weights, seen = run(Recipe(epochs=2, target_size=100, regrow="surgery"))
     for name, weight in weights.items():
         assert torch.equal(weight != 0, hooks.masks.keep[name])
         assert (hooks.shadow.dense[name] != 0).all()

@@ -9,6 +9,7 @@ from torch import nn
 
 from deepcompress.errors import RecipeError
 from deepcompress.pipeline import compress
+from deepcompress.prune import guard
 from deepcompress.prune.guard import prune_guarded
 from deepcompress.prune.masks import cut
 from deepcompress.prune.stage import prune
@@ -130,7 +131,7 @@ def test_what_it_needs(dense, flat_train, flat_test, tmp_path):
     with pytest.raises(RecipeError, match="need the network"):
         compress_state(Mlp().state_dict(), Recipe(max_drop=1.0), tmp_path / "m.dc")
     with pytest.raises(RecipeError, match="regrow"):
-        prune_guarded(dense, weights_of(dense), flat_train, Recipe(max_drop=1.0, regrow=True), flat_test)
+        prune_guarded(dense, weights_of(dense), flat_train, Recipe(max_drop=1.0, regrow="surgery"), flat_test)
     assert not list(tmp_path.iterdir())
 
 
@@ -143,3 +144,64 @@ def test_it_is_repeatable(flat_test):
         prune_guarded(model, weights_of(model), batches(256, seed=1), recipe, flat_test)
         found.append(model.state_dict())
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+# From the dense weights at every level ---------------------------------------------------------------------------
+
+LEVELS = Recipe(prune=0.9, schedule="linear", iterations=3, epochs=6, distribution="uniform", reload=True, lr=0.05)
+
+
+def test_every_level_prunes_the_dense_weights_bit_for_bit(dense, flat_train, flat_test, monkeypatch):
+    before = {name: value.clone() for name, value in dense.state_dict().items()}
+    seen = []
+
+    def look(self, epochs):
+        seen.append((epochs, self.state(), self.hooks.masks))
+        retrain(self, epochs)
+
+    retrain = guard.Guard.retrain
+    monkeypatch.setattr(guard.Guard, "retrain", look)
+    watch = Notes()
+    prune_guarded(dense, weights_of(dense), flat_train, LEVELS, flat_test, watch)
+    assert [epochs for epochs, _, _ in seen] == [2, 2, 2]
+    for (_, state, masks), sparsity in zip(seen, (0.3, 0.6, 0.9), strict=True):
+        assert sparsity <= masks.sparsity + 0.001 <= sparsity + 0.08  # and dead neurons
+        for name, value in before.items():
+            keep = masks.keep.get(name, torch.ones_like(value, dtype=torch.bool))
+            assert torch.equal(state[name], value * keep)
+    assert [text.split(":")[0] for text in watch.messages if text.startswith("level")] == [
+        f"level {number} of 3, from the dense weights" for number in (1, 2, 3)
+    ]
+
+
+def test_a_level_is_what_one_cut_would_be(flat_train, flat_test):
+    """The last level, with its epochs, is the same as pruning in one step."""
+    found = []
+    for recipe in (LEVELS, Recipe(**{**vars(LEVELS), "schedule": "one-shot", "epochs": 2})):
+        torch.manual_seed(0)
+        model = Mlp().eval()
+        model.drop.p = 0.0
+        prune_guarded(model, weights_of(model), flat_train, recipe, flat_test)
+        found.append(model.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_a_level_that_costs_too_much_goes_back_to_the_one_before(signs):
+    """The first half of idle goes at no cost; half of needed costs, and is rolled back."""
+    model, recipe = TwoLayers(), Recipe(**{**vars(HALF), "reload": True})
+    before = model.needed.weight.detach().clone()
+    masks, held = prune_guarded(model, weights_of(model), None, recipe, signs)
+    assert held == ["needed.weight"]
+    assert torch.equal(model.needed.weight, before)
+    assert model.idle.weight.tolist() == [[0, 0, 0, 0], [5, 6, 7, 8]]
+    assert masks.sparsity == pytest.approx(4 / 12)
+
+
+def test_levels_need_no_budget(dense, flat_train, tmp_path):
+    result = compress(dense, flat_train, None, Recipe(**{**vars(LEVELS), "epochs": 3}), tmp_path / "m.dc")
+    assert result.held == []
+    assert max(result.kept.values()) < 0.15
+    with pytest.raises(RecipeError, match="reload prunes the dense weights"):
+        Recipe(reload=True, regrow="surgery")
+    with pytest.raises(RecipeError, match="reload prunes the dense weights"):
+        Recipe(reload=True, target_size=1000)

@@ -102,6 +102,20 @@ def test_quality_is_the_threshold_in_root_mean_squares():
     assert torch.equal(halfway.keep["b"], weights["b"].abs() >= 0.4 * weights["b"].square().mean().sqrt())
 
 
+def test_quality_over_the_network_is_in_root_mean_squares_of_all_weights_together():
+    weights = layers(a=(20, 30), b=(15, 7))
+    weights["b"] *= 10
+    together = torch.cat([w.flatten() for w in weights.values()]).double().square().mean().sqrt()
+    by_recipe = cut(weights, Recipe(distribution="std", quality=0.3, scope="global")).masks
+    by_criterion = cut(weights, Recipe(distribution="std", quality=0.3), scope="global").masks
+    for name, mask in by_recipe.keep.items():
+        assert torch.equal(mask, weights[name].abs() >= 0.3 * together)
+        assert torch.equal(mask, by_criterion.keep[name])
+    assert by_recipe.density("b") > 0.8 > 0.3 > by_recipe.density("a") > 0
+    halfway = cut(weights, Recipe(distribution="std", quality=0.3, scope="global"), progress=0.5).masks
+    assert torch.equal(halfway.keep["a"], weights["a"].abs() >= 0.15 * together)
+
+
 def test_layers_with_fractions_of_their_own_and_the_total_is_still_met():
     weights = layers(a=(20, 30), b=(15, 7), c=(10, 10))
     recipe = Recipe(prune=0.6, layers=(LayerRule("a", prune=0.75), LayerRule("b", prune=0)))
