@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One finished epoch. `loss` is the mean training loss; `val_error` is in percent, None without validation data."""
+    """One finished epoch.
+
+    `loss` is the mean training loss, `val_loss` that of validation data; `val_error` is in percent.
+
+    What was not measured is None: a network that is no classifier has no error.
+    """
 
     stage: str
     epoch: int
@@ -15,6 +22,7 @@ class EpochResult:
     loss: float
     val_error: float | None
     note: str = ""
+    val_loss: float | None = None
 
 
 class Progress:
@@ -31,6 +39,9 @@ class Progress:
 
     def work(self, stage: str, done: int, total: int, note: str) -> None:
         """`done` of `total` weights are through a stage that has no epochs; `note` names what comes next."""
+
+    def scored(self, scores: Mapping[str, Any]) -> None:
+        """Weights are about to be pruned by these `scores` (a tensor for each layer), which must not be changed."""
 
     def message(self, text: str) -> None:
         """Something worth a line: a decision that was taken, a floor that was applied."""

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Batches, Hooks, fit
+from deepcompress.training.batches import Batches
+from deepcompress.training.loop import Hooks, fit
 from deepcompress.training.objective import Objective
 from deepcompress.training.progress import Progress
 
@@ -23,7 +24,10 @@ def retrain(
     watch: Progress | None,
     objective: Objective,
 ) -> None:
-    """`fit` with the recipe's learning rate schedule and precision; arguments and what is raised as there."""
+    """`fit` with the recipe's learning rate schedule and precision; arguments and what is raised as there.
+
+    Its warm-up is for the stage ``prune``: centroids are tuned for a few epochs, at rates of their own.
+    """
     fit(
         model,
         batches,
@@ -34,6 +38,7 @@ def retrain(
         val_batches=val_batches,
         objective=objective,
         lr_schedule=recipe.lr_schedule,
+        warmup=recipe.warmup if stage == "prune" else None,
         precision=recipe.precision,
         progress=watch,
     )

@@ -19,6 +19,7 @@ from deepcompress.training.loop import (
     evaluate,
     fit,
     pick_device,
+    rate_factor,
     seed_everything,
     warmup_cosine,
 )
@@ -112,6 +113,18 @@ def test_the_learning_rate_of_every_group_follows_the_factor(monkeypatch):
     batch = (torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
     fit(model, [batch] * 2, optimizer, 2, stage="x", hooks=Watch(), lr_schedule="rising")
     assert seen == [[part, 3 * part] for part in (0.125, 0.375, 0.625, 0.875)]
+
+
+@pytest.mark.parametrize("schedule", LR_SCHEDULES)
+def test_a_warmup_of_ones_own_rises_to_the_schedule(schedule):
+    assert [rate_factor(schedule, done, 10, 4.0) for done in (0, 1, 2)] == [0, 0.25, 0.5]
+    assert rate_factor(schedule, 4, 10, 4.0) == 1
+    assert rate_factor(schedule, 0.1, 10) == LR_SCHEDULES[schedule](0.01)
+    after = 0.5 if schedule == "cosine" else LR_SCHEDULES[schedule](0.7)  # half way down from the end of the rise
+    assert rate_factor(schedule, 7, 10, 4.0) == pytest.approx(after)
+    assert rate_factor(schedule, 0, 10, 0.0) == 1
+    last = 1 if schedule == "cosine" else LR_SCHEDULES[schedule](1)
+    assert rate_factor(schedule, 3, 3, 6.0) == pytest.approx(0.5 * last)
 
 
 def test_warmup_and_cosine():

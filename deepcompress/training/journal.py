@@ -1,0 +1,277 @@
+"""What a run leaves on the disk for itself, should it be killed: the state after the last epoch of every training.
+
+A run does the same things in the same order whenever it starts from the same network, data and settings. So only
+training, which takes the time, is written down, each call of `training.loop.fit` as one phase in a file of its own. A
+run that goes on does everything again, but a phase that is in the journal is read instead of trained. What lies between
+(cuts, clustering, measuring) comes out as it did before, and so does the file at the end, byte for byte.
+
+Every write is atomic (`files.write_atomic`), so a kill leaves a state or the one before it. A phase whose file is lost
+is trained again, to the same state; those after it still fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from deepcompress.errors import DataError, DeepCompressError, OutputError, ResumeError
+from deepcompress.files import write_atomic
+from deepcompress.training.batches import Batches, tensors_in
+from deepcompress.training.snapshot import Plain, generators, tensors_of
+
+_RUN = "run.json"
+_active: ContextVar[Journal | None] = ContextVar("journal", default=None)
+
+
+class Journal:
+    """A folder with the states of one run.
+
+    Attributes:
+        folder: where it is.
+        restored_seconds: of training that this run has read instead of doing it again.
+    """
+
+    def __init__(self, folder: str | Path, about: Mapping[str, Any]) -> None:
+        """Make the folder, or go on from what an earlier run has left there.
+
+        Args:
+            folder: need not exist, but its own folder must.
+            about: all that the run depends on, for JSON: the next run must have the same.
+
+        Raises:
+            ResumeError: what is there is of another run, or damaged.
+            OutputError: it cannot be made.
+        """
+        self.folder, self.restored_seconds = Path(folder), 0.0
+        self._phases = 0
+        now = json.loads(json.dumps(about))
+        if is_interrupted(folder):
+            _check_same(self.folder, _read_about(self.folder / _RUN), now)
+        _make(self.folder)
+        write_atomic(self.folder / _RUN, f"{json.dumps(now, indent=2)}\n".encode())
+
+    def next_phase(self, stage: str, epochs: int) -> Phase:
+        """The phase that begins now."""
+        self._phases += 1
+        return Phase(self, self.folder / f"phase-{self._phases:03d}.pt", stage, epochs)
+
+    def remove(self) -> None:
+        """The run is over, or can never end: nobody will go on from it."""
+        for path in [*_phase_files(self.folder), *self.folder.glob(".*.tmp"), self.folder / _RUN]:
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+class Phase:
+    """One training, whose state is in one file."""
+
+    def __init__(self, journal: Journal, path: Path, stage: str, epochs: int) -> None:
+        self.journal, self.path, self.stage, self.epochs = journal, path, stage, epochs
+        self._since = time.perf_counter()
+
+    def load(self) -> tuple[int, Plain] | None:
+        """How many epochs are done, and the state after them; None if there is none.
+
+        Raises:
+            ResumeError: the file is damaged, or of another training.
+        """
+        if not self.path.exists():
+            return None
+        found = _read(self.path)
+        if (found.get("stage"), found.get("epochs")) != (self.stage, self.epochs):
+            raise ResumeError(
+                f"{self.path} is of {found.get('stage')!r} with {found.get('epochs')} epochs, but {self.stage!r} with "
+                f"{self.epochs} comes here: code has changed since; remove {self.path.parent} to start over"
+            )
+        self._since -= found["seconds"]
+        self.journal.restored_seconds += found["seconds"]
+        return found["done"], found["state"]
+
+    def save(self, done: int, state: Plain) -> None:
+        """Write down the `state` after `done` epochs.
+
+        Raises:
+            OutputError: that is not possible; the state before is still there.
+        """
+        facts = {"stage": self.stage, "epochs": self.epochs, "done": done, "seconds": time.perf_counter() - self._since}
+        try:
+            write_atomic(self.path, lambda temporary: _save({**facts, "state": state}, temporary))
+        except OutputError as error:
+            raise OutputError(
+                f"{error}. The epochs before this one are kept in {self.path.parent}: put that right, and --resume"
+            ) from None
+
+
+def is_interrupted(folder: str | Path) -> bool:
+    """Whether a run that trained has left its state in `folder`."""
+    return bool(_phase_files(Path(folder)))
+
+
+def check_unused(folder: str | Path) -> None:
+    """Refuse to begin anew over the state of an interrupted run.
+
+    Raises:
+        ResumeError: there is one.
+    """
+    if is_interrupted(folder):
+        raise ResumeError(
+            f"{folder} holds the state of an interrupted run: go on from it with --resume, or remove it to start over "
+            "(unless that run is still at work)"
+        )
+
+
+def discard(folder: str | Path) -> None:
+    """Remove a journal, whatever it holds."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def recording(journal: Journal | None) -> Iterator[None]:
+    """Training in this context is written to `journal`, and read from it; when it is over, the journal is removed.
+
+    It stays where somebody can put right what went wrong. What a run itself has come to, it would come to again.
+    """
+    token = _active.set(journal)
+    over = False
+    try:
+        yield
+        over = True
+    except DeepCompressError as error:
+        over = not isinstance(error, (OutputError, ResumeError, DataError))
+        raise
+    finally:
+        _active.reset(token)
+        if journal is not None and (over or not is_interrupted(journal.folder)):
+            journal.remove()
+
+
+def begin_phase(stage: str, epochs: int) -> Phase | None:
+    """The phase that begins now, if somebody keeps a journal."""
+    journal = _active.get()
+    return None if journal is None else journal.next_phase(stage, epochs)
+
+
+def clock() -> float:
+    """Seconds since some time, those among them that an interrupted run took for what this one has read."""
+    journal = _active.get()
+    return time.perf_counter() + (0.0 if journal is None else journal.restored_seconds)
+
+
+def about_run(model: nn.Module, settings: Mapping[str, Any], data: Mapping[str, Batches | None]) -> dict[str, Any]:
+    """What a journal is of: the network by content, the settings, loaders by name, and what computes.
+
+    Of a loader, that is its length, and the content of tensors and the states of generators that it holds itself:
+    enough for a list of batches, a `TensorLoader`, or a DataLoader of a TensorDataset, but not for files that are read.
+    """
+    from deepcompress import __version__
+
+    tensors = tensors_of(model)
+    device = next((tensor.device.type for tensor in tensors.values()), "none")
+    return {
+        **settings,
+        **{name: _about_batches(batches) for name, batches in data.items()},
+        "network weights": fingerprint(tensors)[:16],
+        "device": device,
+        "number of threads": torch.get_num_threads(),
+        "version of deepcompress": __version__,
+        "version of torch": str(torch.__version__),
+        "version of numpy": np.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _about_batches(batches: Batches | None) -> str:
+    if batches is None:
+        return "none"
+    holders = (batches, getattr(batches, "dataset", None))
+    held = [holder if isinstance(holder, (list, tuple)) else getattr(holder, "__dict__", {}) for holder in holders]
+    tensors = [tensor for part in held for tensor in tensors_in(part)]
+    tensors += [generator.get_state() for generator in generators((batches,))]
+    digest = fingerprint({str(at): tensor for at, tensor in enumerate(tensors)})[:16]
+    return f"{len(batches) if isinstance(batches, Sized) else 'some'} batches ({digest})"
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and contents."""
+    digest = hashlib.sha256()
+    for name, value in tensors.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# Files --------------------------------------------------------------------------------------------------------
+
+
+def _phase_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("phase-*.pt"))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob(".*.tmp"):  # what was being written when the run was killed
+            left.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from None
+
+
+def _save(content: Plain, path: Path) -> None:
+    try:
+        with open(path, "wb") as stream:
+            torch.save(content, stream)
+    except RuntimeError as error:  # torch's word for a full disk
+        raise OSError(str(error).splitlines()[0]) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A phase's file. torch itself looks at no checksum: the archive's are looked at here."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return found
+    except Exception:  # zipfile, pickle and torch raise anything on damaged bytes
+        pass
+    raise ResumeError(
+        f"{path} is damaged: remove this file, and the run goes on without it (what it held is trained again)"
+    )
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+        if isinstance(found, dict):
+            return found
+    except (OSError, ValueError):
+        pass
+    raise ResumeError(
+        f"{path} is lost or damaged, so nobody can say which run {path.parent} is of: remove the folder to start over"
+    )
+
+
+def _check_same(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for key in [*now, *then]:
+        if then.get(key) != now.get(key):
+            raise ResumeError(
+                f"{folder} is of a run with another {key}: {_shown(then.get(key))} then, {_shown(now.get(key))} now; "
+                "go on with what it was, or remove that folder to start over"
+            )
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)
