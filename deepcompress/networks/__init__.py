@@ -29,6 +29,9 @@ REGISTRY: dict[str, Callable[[], nn.Module]] = {
     "resnet20": ResNet20,
 }
 
+#: A network whose tensors are smaller than its own (`networks.adapt`) is built whole, and then adapted to them.
+SHRUNK = 64
+
 
 def build_known(name: str, elements: int | None = None) -> nn.Module:
     """Build a network that the registry or torchvision knows by `name`.
@@ -37,8 +40,8 @@ def build_known(name: str, elements: int | None = None) -> nn.Module:
 
     Args:
         name: of the network.
-        elements: how many the tensors for it have; then a network of torchvision's that needs more is not even
-            built. The largest takes gigabytes, and a small file can name it.
+        elements: how many the tensors for it have; then a network of torchvision's that needs more than `SHRUNK`
+            times as many is not even built. The largest takes gigabytes, and a small file can name it.
 
     Raises:
         NetworkError: the name is unknown, with the known ones; or the network needs more elements.
@@ -51,7 +54,7 @@ def build_known(name: str, elements: int | None = None) -> nn.Module:
         model = name.removeprefix("torchvision:")
         if model in models.list_models():
             needed = min((int(w.meta["num_params"]) for w in models.get_model_weights(model)), default=0)
-            if elements is not None and elements < needed:
+            if elements is not None and elements * SHRUNK < needed:
                 raise NetworkError(f"the network {name} has {needed:,} weights, but there are only {elements:,} for it")
             network: nn.Module = models.get_model(model, weights=None)
             return network
