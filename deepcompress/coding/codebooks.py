@@ -72,7 +72,7 @@ def pack(entries: Array, compact: bool) -> tuple[Layout, bytes]:
     if not compact or entries.dtype != np.dtype("<u4") or not len(entries):
         return best
     values = entries.view("<f4")
-    for found in (_halves(values), *_grids(values)):
+    for found in (_halves(values), *grids(values)):
         # A grid also takes two or more bytes in the header.
         if found is not None and len(found[1]) + 2 * found[0].form.is_grid < len(best[1]) + 2 * best[0].form.is_grid:
             best = found
@@ -119,8 +119,11 @@ def _halves(values: Array) -> tuple[Layout, bytes] | None:
     return Layout(Form.HALVES, len(values)), halves.tobytes()
 
 
-def _grids(values: Array) -> Iterator[tuple[Layout, bytes]]:
-    """Grids on which all of `values` lie, in their order: at most one for each type of the scale."""
+def grids(values: Array) -> Iterator[tuple[Layout, bytes]]:
+    """Grids on which all of `values` (float32, ascending, none zero) lie, as they would be stored.
+
+    At most one for each type of the scale.
+    """
     if not np.isfinite(values).all() or not values.all() or (np.diff(values) <= 0).any():
         return
     wide = values.astype(np.float64)
@@ -173,12 +176,16 @@ def _grid(form: Form, scale: np.float32, steps: Array) -> tuple[Layout, bytes]:
     return layout, raw
 
 
-def _from_grid(layout: Layout, raw: memoryview) -> Array:
+def scale_of(layout: Layout, raw: memoryview) -> np.float32:
+    """The scale of a codebook that is stored as a grid."""
     stored = bytes(raw[: layout.form.scale_bytes])
     if layout.form is Form.GRID_HALF:
-        scale = np.frombuffer(stored, dtype="<f2").astype("<f4")[0]
-    else:
-        scale = np.frombuffer(stored.rjust(4, b"\0"), dtype="<f4")[0]
+        stored = np.frombuffer(stored, dtype="<f2").astype("<f4").tobytes()
+    return np.frombuffer(stored.rjust(4, b"\0"), dtype="<f4")[0]  # type: ignore[no-any-return]
+
+
+def _from_grid(layout: Layout, raw: memoryview) -> Array:
+    scale = scale_of(layout, raw)
     steps = np.arange(layout.low, layout.high + 1)
     mask = steps != 0
     if layout.count < layout.multiples:

@@ -76,7 +76,7 @@ def scatter(
     for start, stop in parts:
         weights, passed = count(symbols[start:stop], filler)
         begins.append((begins[-1][0] + weights, begins[-1][1] + passed))
-    _check_total(*begins[-1], symbols, filler, survivors, values)
+    _check_total(*begins[-1], symbols, filler, len(survivors), len(values))
 
     def work(part: int, _: int) -> None:
         (start, stop), (placed, end), (after, _) = parts[part], begins[part], begins[part + 1]
@@ -85,11 +85,31 @@ def scatter(
     threads.run(work, [(part, part + 1) for part in range(len(parts))])
 
 
-def _check_total(placed: int, end: int, symbols: Array, filler: int, survivors: Array, values: Array) -> None:
-    if end > len(values):
-        raise FormatError(f"offsets lead to position {end}, beyond the tensor's {len(values)}")
-    if placed != len(survivors):
-        raise FormatError(f"offsets place {placed} weights, but {len(survivors)} were announced")
+def positions(symbols: Array, bits: int, weights: int, size: int) -> Array:
+    """Where the offset `symbols` put their weights in a flat tensor of `size` elements: ascending, int64.
+
+    Raises:
+        FormatError: as `scatter`, for `weights` survivors.
+    """
+    filler = (1 << bits) - 1
+    _check_total(*measure(symbols, filler), symbols, filler, weights, size)
+    found = np.empty(weights, dtype=np.int64)
+    placed, end = 0, 0
+    for start in range(0, len(symbols), CHUNK):
+        chunk = symbols[start : start + CHUNK]
+        is_weight = chunk != filler
+        ends = end + np.cumsum(chunk + is_weight.astype(np.int64))
+        count = int(np.count_nonzero(is_weight))
+        found[placed : placed + count] = ends[is_weight] - 1
+        placed, end = placed + count, int(ends[-1])
+    return found
+
+
+def _check_total(placed: int, end: int, symbols: Array, filler: int, weights: int, size: int) -> None:
+    if end > size:
+        raise FormatError(f"offsets lead to position {end}, beyond the tensor's {size}")
+    if placed != weights:
+        raise FormatError(f"offsets place {placed} weights, but {weights} were announced")
     if len(symbols) and int(symbols[-1]) == filler:
         raise FormatError("the last offset is a filler")
 

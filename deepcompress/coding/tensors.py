@@ -120,9 +120,27 @@ class TensorInfo:
         return self.codebook_size if self.offset_bits else self.codebook_size + 1
 
     @property
+    def is_shared(self) -> bool:
+        """Whether weights are stored as indices into a codebook, so that there is something for `decode_survivors`."""
+        return self.encoding is Encoding.CODED and self.weight_coder is not Coder.LITERAL
+
+    @property
     def book(self) -> codebooks.Layout:
         """How the codebook in this tensor's section is laid out."""
         return codebooks.Layout(self.form, self.codebook_size, *self.grid)
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """The weights of a tensor that are not zero, as a file holds them: no value is looked up.
+
+    Weight number i is ``entries[indices[i]]``, at element ``positions[i]`` of the flat tensor. Positions ascend, int64;
+    indices are small integers; entries are bit patterns as `decode_codebook` gives them.
+    """
+
+    positions: Array
+    indices: Array
+    entries: Array
 
 
 @dataclass(frozen=True)
@@ -189,11 +207,49 @@ def coder_of(number: int) -> Coder:
     return Coder(number)
 
 
+def decode_survivors(
+    info: TensorInfo, section: memoryview, codebook: Array | None = None, workers: int = 1
+) -> Survivors:
+    """The weights that are not zero, by position and index: as `decode`, without making the dense tensor.
+
+    Only for a tensor that `is_shared`. Beside the result, a tensor without offsets takes one or two bytes an element.
+
+    Raises:
+        FormatError: the section does not hold exactly this tensor.
+    """
+    assert info.is_shared
+    codebook = decode_codebook(info, section) if codebook is None else codebook
+    gap_symbols, symbols, entries = _streams(info, section, codebook, workers)
+    assert entries is not None
+    if gap_symbols is None:
+        positions = np.flatnonzero(symbols)
+        return Survivors(positions, symbols[positions] - 1, entries[1:])
+    return Survivors(offsets.positions(gap_symbols, info.offset_bits, len(symbols), info.size), symbols, entries)
+
+
 def _decode_coded(info: TensorInfo, section: memoryview, codebook: Array, workers: int) -> Array:
+    gap_symbols, survivors, entries = _streams(info, section, codebook, workers)
+    if gap_symbols is None:
+        assert entries is not None
+        values = look_up(entries, survivors, workers)
+    else:
+        values = np.zeros(info.size, dtype=info.dtype.bits)
+        offsets.scatter(gap_symbols, info.offset_bits, survivors, values, entries, workers)
+    return values.view(info.dtype.storage).reshape(info.shape)
+
+
+def _streams(
+    info: TensorInfo, section: memoryview, codebook: Array, workers: int
+) -> tuple[Array | None, Array, Array | None]:
+    """The offset symbols, what stands at their places, and the entries that those are indices into.
+
+    Without offsets (None) there is an index for each element, and entry 0 is zero; without entries (None) there are
+    the weights themselves.
+    """
     reader = Reader(section, "section")
     reader.take(info.codebook, "codebook")
     if info.weight_coder is Coder.ANS:
-        return _decode_mixed(info, reader.take(info.weights, "weights"), codebook, workers)
+        return None, *_mixed(info, reader.take(info.weights, "weights"), codebook)
     tables = Reader(reader.take(info.tables, "tables"), "tables")
     offset_payload = reader.take(info.offsets, "offsets")
     weight_payload = reader.take(info.weights, "weights")
@@ -205,30 +261,26 @@ def _decode_coded(info: TensorInfo, section: memoryview, codebook: Array, worker
     if info.weight_coder is Coder.LITERAL:
         entries, survivors = None, _literals(info, weight_payload)
     else:
-        entries = codebook if info.offset_bits else np.concatenate((np.zeros(1, dtype=codebook.dtype), codebook))
+        entries = codebook if info.offset_bits else _after_zero(codebook)
         table = streams.read_table(info.weight_coder, tables, info.alphabet)
         survivors = streams.decode(table, weight_payload, info.entries, workers)
     tables.end()
-
     if gap_symbols is None:
-        assert entries is not None
         found = int(np.count_nonzero(survivors))  # entry 0 is zero, and no other
         if found != info.nonzeros:
             raise FormatError(f"{found} weights are not zero, but {info.nonzeros} were announced")
-        values = look_up(entries, survivors, workers)
-    else:
-        values = np.zeros(info.size, dtype=info.dtype.bits)
-        offsets.scatter(gap_symbols, info.offset_bits, survivors, values, entries, workers)
-    return values.view(info.dtype.storage).reshape(info.shape)
+    return gap_symbols, survivors, entries
 
 
-def _decode_mixed(info: TensorInfo, payload: memoryview, codebook: Array, workers: int) -> Array:
-    """A tensor coded by the adaptive model, whose symbols are those of the sorted codebook."""
+def _mixed(info: TensorInfo, payload: memoryview, codebook: Array) -> tuple[Array, Array]:
+    """Symbols and entries of a tensor coded by the adaptive model, whose symbols are those of the sorted codebook."""
     ordered = codebook[codebooks.order(codebook)]
     book = Book(len(ordered), codebooks.negatives(ordered))
-    symbols = context.decode(payload, info.shape, book, info.nonzeros, info.scan)
-    entries = np.concatenate((np.zeros(1, dtype=ordered.dtype), ordered))
-    return look_up(entries, symbols, workers).view(info.dtype.storage).reshape(info.shape)
+    return context.decode(payload, info.shape, book, info.nonzeros, info.scan), _after_zero(ordered)
+
+
+def _after_zero(codebook: Array) -> Array:
+    return np.concatenate((np.zeros(1, dtype=codebook.dtype), codebook))
 
 
 def _literals(info: TensorInfo, payload: memoryview) -> Array:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from deepcompress.coding import tensors
-from deepcompress.coding.tensors import DType, Encoding
+from deepcompress.coding.tensors import DType, Encoding, Survivors, TensorInfo
 from deepcompress.container.entries import CRC_BYTES, UNCHECKED, Entry, Header
 from deepcompress.container.format import header_span, is_checked, unpack_header
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+T = TypeVar("T")
 
 _CHUNK = 1 << 20
 
@@ -137,15 +138,48 @@ class ModelFile:
             FormatError: its section is damaged, or it is larger than allowed (see `check`).
         """
         entry = self.resolved(self.entry(name))
+        return self._decoded(name, entry, tensors.decode, workers), entry.info.dtype
+
+    def read_survivors(self, name: str, workers: int = 1) -> tuple[Survivors, DType]:
+        """The weights of one tensor that are not zero, by position and index, and the dtype of its codebook.
+
+        For whoever computes with the compressed form: the dense tensor is never made.
+
+        Args:
+            name: of the tensor, whose `resolved` entry stores shared weights (``info.is_shared``).
+            workers: as in `read`.
+
+        Raises:
+            KeyError: there is no tensor of that name.
+            FormatError: as `read`.
+        """
+        entry = self.resolved(self.entry(name))
+        return self._decoded(name, entry, tensors.decode_survivors, workers), entry.info.dtype
+
+    def _decoded(
+        self, name: str, entry: Entry, decode: Callable[[TensorInfo, memoryview, Array | None, int], T], workers: int
+    ) -> T:
         try:
             if entry.info.nbytes > self._max_bytes:
                 raise FormatError(f"it would take {entry.info.nbytes} bytes, more than the {self._max_bytes} allowed")
             codebook = None
             if entry.info.encoding is Encoding.CODED and entry.info.target is not None:
                 codebook = self._codebook(entry.info.target)
-            return tensors.decode(entry.info, self._section(entry), codebook, workers), entry.info.dtype
+            return decode(entry.info, self._section(entry), codebook, workers)
         except FormatError as error:
             raise FormatError(f"{self.path}: tensor {name}: {error}") from None
+
+    def codebook(self, number: int) -> tuple[Array, DType]:
+        """The shared values that tensor number `number` stores, in the storage type of its dtype, and the dtype.
+
+        Raises:
+            FormatError: its section is damaged.
+        """
+        entry = self.header.entries[number]
+        try:
+            return self._codebook(number).view(entry.info.dtype.storage), entry.info.dtype
+        except FormatError as error:
+            raise FormatError(f"{self.path}: tensor {entry.name}: {error}") from None
 
     def _codebook(self, index: int) -> Array:
         """The codebook that tensor number `index` stores, kept, so that sharing it costs no reader a second look."""

@@ -72,6 +72,7 @@ def test_scatter_across_chunks(monkeypatch, chunk, bits):
     expected[positions] = np.arange(1, len(positions) + 1)
     monkeypatch.setattr(offsets, "CHUNK", chunk)
     assert placed(symbols, bits, range(1, len(positions) + 1), 300) == expected.tolist()
+    assert offsets.positions(symbols, bits, len(positions), 300).tolist() == positions.tolist()
     with pytest.raises(FormatError, match="beyond the tensor's"):
         placed(symbols, bits, range(1, len(positions) + 1), int(positions[-1]))
     with pytest.raises(FormatError, match="were announced"):
@@ -106,6 +107,7 @@ def test_no_weights():
     assert best_width(*np.unique(np.array([], dtype=np.int64), return_counts=True)) == (1, 0)
     assert placed([], 1, [], 4) == [0] * 4
     assert placed([], 1, [], 0) == []
+    assert offsets.positions(np.array([], dtype=np.uint16), 1, 0, 4).tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -123,3 +125,5 @@ def test_no_weights():
 def test_offsets_that_do_not_fit_are_refused(symbols, survivors, size, message):
     with pytest.raises(FormatError, match=message):
         placed(symbols, 3, survivors, size)
+    with pytest.raises(FormatError, match=message):
+        offsets.positions(np.array(symbols, dtype=np.uint16), 3, len(survivors), size)

@@ -539,6 +539,29 @@ def test_decoding_takes_little_more_than_the_result(monkeypatch, encoded):
     assert peak_of_decoding(encoded) < 2.1 * encoded.info.nbytes + (2 << 20)
 
 
+@pytest.mark.parametrize("coder", CODERS)
+@pytest.mark.parametrize("density", [0.05, 0.6])
+def test_survivors_are_the_weights_by_position_and_index(coder, density):
+    rng = np.random.default_rng(0)
+    book = np.float32([0.5, -1, 3, -0.0625])
+    values = np.where(rng.random((30, 40)) < density, book[rng.integers(0, 4, (30, 40))], np.float32(0))
+    encoded = encode_coded(values, DType.FLOAT32, book, coder)
+    assert encoded.info.is_shared
+    found = tensors.decode_survivors(encoded.info, memoryview(encoded.section))
+    assert found.positions.tolist() == np.flatnonzero(values).tolist()
+    assert set(found.entries.view(np.float32).tolist()) == set(book.tolist())
+    assert np.array_equal(found.entries[found.indices].view(np.float32), values[values != 0])
+    elsewhere = tensors.decode_codebook(encoded.info, memoryview(encoded.section))
+    again = tensors.decode_survivors(encoded.info, memoryview(encoded.section), elsewhere)
+    assert np.array_equal(again.indices, found.indices)
+
+
+def test_plain_and_literal_tensors_have_no_survivors():
+    assert not encode_plain(np.ones((3, 3), dtype=np.float32), DType.FLOAT32).info.is_shared
+    literal = TensorInfo((9,), DType.FLOAT32, Encoding.CODED, weight_coder=Coder.LITERAL)
+    assert not literal.is_shared
+
+
 def test_look_up_across_chunks(monkeypatch):
     monkeypatch.setattr(offsets, "CHUNK", 7)
     entries = np.array([3, 5, 9], dtype=np.uint16)

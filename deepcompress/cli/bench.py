@@ -1,0 +1,83 @@
+"""``deepcompress bench``: latency and memory of the compressed form."""
+
+from __future__ import annotations
+
+import click
+
+from deepcompress.cli.common import example_of_file, show
+from deepcompress.cli.options import Several, common, max_bytes_option, network_option, shape_options
+
+
+@click.command()
+@click.argument("file", metavar="MODEL.dc", type=click.Path())
+@click.option(
+    "--batch",
+    type=Several(click.IntRange(min=1)),
+    default="1,64",
+    show_default=True,
+    metavar="N,…",
+    help="Samples at a time.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of both, dense and compressed.  [default: what torch uses]",
+)
+@network_option
+@shape_options
+@max_bytes_option
+@common
+def bench(
+    file: str,
+    batch: tuple[int, ...],
+    threads: int | None,
+    network: str | None,
+    data: str | None,
+    data_dir: str | None,
+    input_shape: tuple[int, ...] | None,
+    max_bytes: int | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Measure a network that runs compressed beside the dense one.
+
+    Layer by layer: bytes in memory, and milliseconds as medians of rounds that run both by turns. Layers for which the
+    compressed form does not pay stay dense (docs/sparse.md). It needs the network, and the shape of its input: that of
+    the data that the file names, of --data, or --input-shape.
+    """
+    import torch
+
+    from deepcompress.bench import bench as measure
+    from deepcompress.exporting import fitting_input
+    from deepcompress.loader import load
+    from deepcompress.networks import build
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        dense, sparse = (
+            load(file, into=build(network) if network else None, max_bytes=max_bytes, mode=mode)
+            for mode in ("dense", "sparse")
+        )
+        example = fitting_input(dense, example_of_file(file, data, data_dir, input_shape))
+        found = measure(dense, sparse, example, batch)
+        used = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+    result = {"file": file, "threads": used, **found.as_dict()}
+
+    def report() -> None:
+        from deepcompress.report import tables
+
+        console = tables.output()
+        console.print(tables.bench_table(found, console.width))
+        smaller = found.total.dense_bytes / found.total.bytes
+        console.out(
+            f"\n{file}: {smaller:.1f}× less memory, {used} thread{'s' if used > 1 else ''}; outputs differ by "
+            f"{found.max_difference:.1e} of the largest",
+            highlight=False,
+        )
+
+    show(as_json, result, report)
