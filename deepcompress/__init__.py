@@ -5,6 +5,7 @@
     result = dc.compress(model, train_loader, val_loader, recipe=dc.Recipe(prune=0.92, bits=5), path="model.dc")
     network = dc.load("model.dc")                  # a network that the registry knows
     network = dc.load("model.dc", into=MyNet())    # your own
+    network = dc.load("model.dc", mode="sparse")   # runs from the compressed form
     tensors = dc.load_state_dict("model.dc")
     facts = dc.inspect("model.dc")
     with dc.open("model.dc") as file:              # one tensor, without decoding the others
@@ -19,11 +20,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deepcompress.baking import bake
+    from deepcompress.compressor import Compressor
     from deepcompress.container.breakdown import Breakdown, inspect
+    from deepcompress.continuation import settings_of
     from deepcompress.errors import DeepCompressError, FormatError
     from deepcompress.lazy import TensorFile, open
     from deepcompress.loader import load, load_state_dict
     from deepcompress.pipeline import compress
+    from deepcompress.prune.criteria.base import Evidence, Verdict, criterion
     from deepcompress.recipe import LayerRule, Recipe
     from deepcompress.recoding import Recoded, recode
     from deepcompress.result import Result
@@ -33,38 +38,50 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Breakdown": "container.breakdown",
+    "Compressor": "compressor",
     "DeepCompressError": "errors",
+    "Evidence": "prune.criteria.base",
     "FormatError": "errors",
     "LayerRule": "recipe",
     "Recipe": "recipe",
     "Recoded": "recoding",
     "Result": "result",
     "TensorFile": "lazy",
+    "Verdict": "prune.criteria.base",
+    "bake": "baking",
     "compress": "pipeline",
     "compress_state": "streaming",
+    "criterion": "prune.criteria.base",
     "inspect": "container.breakdown",
     "load": "loader",
     "load_state_dict": "loader",
     "open": "lazy",
     "recode": "recoding",
+    "settings_of": "continuation",
 }
 
 __all__ = [
     "Breakdown",
+    "Compressor",
     "DeepCompressError",
+    "Evidence",
     "FormatError",
     "LayerRule",
     "Recipe",
     "Recoded",
     "Result",
     "TensorFile",
+    "Verdict",
+    "bake",
     "compress",
     "compress_state",
+    "criterion",
     "inspect",
     "load",
     "load_state_dict",
     "open",
     "recode",
+    "settings_of",
 ]
 
 

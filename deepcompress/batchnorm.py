@@ -30,13 +30,15 @@ def fold_statistics(network: nn.Module) -> list[str]:
             continue
         if any(held[id(tensor)] > 1 for tensor in _own(module)):
             continue
+        if module.momentum is not None and module.num_batches_tracked is not None:
+            counters.append(f"{name}.num_batches_tracked".lstrip("."))
+        if not module.running_mean.any() and bool((module.running_var == 1).all()):  # folded already
+            continue
         scale = module.weight.double() / torch.sqrt(module.running_var.double() + module.eps)
         module.bias.copy_(module.bias.double() - module.running_mean.double() * scale)
         module.weight.copy_(scale * (1 + module.eps) ** 0.5)
         module.running_mean.zero_()
         module.running_var.fill_(1)
-        if module.momentum is not None and module.num_batches_tracked is not None:
-            counters.append(f"{name}.num_batches_tracked".lstrip("."))
     return counters
 
 

@@ -7,7 +7,7 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -203,14 +203,19 @@ def _unprefixed(names: Iterable[str]) -> dict[str, str]:
     return {name.removeprefix(prefix): name for name in stored}
 
 
-def check_ending(path: str | Path) -> None:
-    """Refuse a file name that `save_checkpoint` would refuse.
+#: The endings of what `save_checkpoint` writes.
+ENDINGS = (".pt", ".safetensors")
+
+
+def check_ending(path: str | Path, known: Sequence[str] = ENDINGS) -> None:
+    """Refuse a file name that does not say what to write.
 
     Raises:
-        CheckpointError: the ending is neither .pt nor .safetensors.
+        CheckpointError: it has none of the `known` endings.
     """
-    if Path(path).suffix not in (".pt", ".safetensors"):
-        raise CheckpointError(f"{path}: unknown ending {Path(path).suffix!r}; write .pt or .safetensors")
+    if Path(path).suffix not in known:
+        written = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise CheckpointError(f"{path}: unknown ending {Path(path).suffix!r}; write {written}")
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -7,6 +7,7 @@
     ├── DataError         a data set is missing or malformed
     ├── PruneError        a pruning request cannot be carried out
     ├── FormatError       a .dc file is damaged, hostile, or from a newer version
+    ├── ResumeError       what an interrupted run has left cannot be gone on from
     └── OutputError       a file or folder cannot be written
 
 The command line turns each into one line on stderr and exit code 1.
@@ -39,6 +40,10 @@ class PruneError(DeepCompressError):
 
 class FormatError(DeepCompressError):
     """A .dc file is not valid: damaged, hostile, or written by a newer version."""
+
+
+class ResumeError(DeepCompressError):
+    """The state of an interrupted run is damaged, or of another run."""
 
 
 class OutputError(DeepCompressError):

@@ -21,7 +21,7 @@ from deepcompress.coding.encoder import (
 from deepcompress.coding.tensors import DType, EncodedTensor, TensorInfo
 from deepcompress.container.writer import pack
 from deepcompress.interop import Array, check_dtype, to_array
-from deepcompress.layers import Layer, tied_to
+from deepcompress.layers import Layer, is_layer, tied_to
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.recipe import Recipe
 
@@ -44,10 +44,10 @@ class Packer:
         return alias(tuple(value.shape), check_dtype(name, value), self._order[first])
 
     def small(self, name: str, value: torch.Tensor) -> EncodedTensor:
-        """A tensor that is stored exactly (fp32 ones as `small_dtype`, where they fit)."""
+        """A tensor that is stored exactly (fp32 vectors and scalars as `small_dtype`, where they fit)."""
         self._order[name] = len(self._order)
         values, dtype = to_array(name, value)
-        if self.small_dtype == "float16" and dtype is DType.FLOAT32:
+        if self.small_dtype == "float16" and dtype is DType.FLOAT32 and not is_layer(value):
             with np.errstate(over="ignore"):
                 halves = values.astype(np.float16)
             if np.isfinite(halves).all():

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from deepcompress.batchnorm import fold_statistics
-from deepcompress.container.breakdown import inspect
-from deepcompress.errors import CheckpointError, RecipeError
-from deepcompress.files import check_writable, write_atomic
-from deepcompress.interop import check_dtype, dense_bytes
-from deepcompress.layers import Layer, check_finite, check_rules, compressible, tied_to
+from deepcompress.baking import bake, copied
+from deepcompress.continuation import asks_for_more, restore
+from deepcompress.delivery import Delivery, Stages, contiguous_state, finish_small, kept_of, layers_of
+from deepcompress.errors import RecipeError
+from deepcompress.files import check_writable
+from deepcompress.interop import dense_bytes
 from deepcompress.loader import fill, load_state_dict
-from deepcompress.packing import pack_state
+from deepcompress.lowrank import factorize
+from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
-from deepcompress.prune.neurons import connections, silence
-from deepcompress.quantize.sharing import Codebook
-from deepcompress.quantize.vectors import is_vector, share_vectors
 from deepcompress.recipe import Recipe
-from deepcompress.result import Result, StageResult, kept_line
-from deepcompress.routes import ByFraction, BySize, Job
-from deepcompress.training.loop import Batches, evaluate, seed_everything
-from deepcompress.training.objective import objective_of
+from deepcompress.result import Result, kept_line
+from deepcompress.routes import ByFraction, ByMasks, BySize, Job
+from deepcompress.training import distributed
+from deepcompress.training.batches import Batches
+from deepcompress.training.journal import Journal, about_run, fingerprint, recording
+from deepcompress.training.loop import check_task, measure, seed_everything
+from deepcompress.training.objective import Loss, Metric, Objective, Task, objective_of
 from deepcompress.training.progress import Progress
 
 
@@ -41,13 +41,20 @@ def compress(
     network: str = "",
     data: str = "",
     watch: Progress | None = None,
+    loss: Loss | None = None,
+    metric: Metric | None = None,
+    resume: str | Path | None = None,
+    masks: Masks | None = None,
+    start: str | Path | None = None,
+    rewind_to: Mapping[str, torch.Tensor] | None = None,
 ) -> Result:
     """Compress a network and write it to `path`. `model` itself is not changed.
 
     Args:
         model: a trained network, on the device where it shall be retrained.
-        train_loader: batches (input, label) for retraining, passed over again each epoch: a DataLoader, for
-            example. May be None if `recipe.retrain` is False.
+        train_loader: batches (input, target) for retraining, passed over again each epoch: a DataLoader, for
+            example. May be None if `recipe.retrain` is False. Input and target are tensors, or tuples, lists or
+            dictionaries of tensors; a network takes those of the input as its positional or named arguments.
         val_loader: batches that the progress is measured on; None measures nothing.
         recipe: all settings.
         path: the file to write; an old one is replaced at the very end, or not at all.
@@ -55,143 +62,161 @@ def compress(
         network: a name by which `load` can rebuild the network, stored in the file.
         data: the name of the data set, stored in the file.
         watch: told what happens.
+        loss: ``loss(output, target)``, a scalar, if the network is no classifier that is trained by cross entropy.
+            Accuracies are None then, and each stage has the loss on the report's data.
+        metric: ``metric(output, target)``, a number that is measured beside the loss.
+        resume: a folder where the state is kept while this runs (see `training.journal`), to go on from should it be
+            interrupted: the next call with the same arguments does, and ends in the same file. It needs loaders that
+            draw from torch's own generator, or have one as an attribute ``generator`` (a DataLoader does either). The
+            folder is removed at the end. None keeps nothing.
+        masks: prune exactly these weights, and retrain under them for `recipe.epochs`; the recipe's criterion, fraction
+            and schedule have no effect then. See `prune.maskfile`.
+        start: a .dc file of this network to go on from: its tensors take the place of the model's, what is pruned there
+            stays so, and so do shared values until weights move (see `continuation`).
+        rewind_to: for a recipe whose rewind is ``start``: the state_dict of this network before it was trained, or
+            early in training (see `prune.lottery`).
 
     Raises:
         RecipeError: a setting does not fit the network, or training data is missing.
-        CheckpointError: the network has no weights to compress, or NaN among them.
+        CheckpointError: the network has no weights to compress, or NaN among them; or `masks` are of other weights.
+        NetworkError: it cannot be copied, or, with a `loss`, does not take the data; or `rewind_to` is of another.
         PruneError: a layer would be emptied.
-        OutputError: `path` cannot be written.
+        OutputError: `path` cannot be written, or `resume`.
+        ResumeError: the state in `resume` is of another run, or damaged.
     """
-    recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
-    if recipe.retrain and train_loader is None:
-        raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
-    if recipe.weighting != "none" and not recipe.retrain:
-        raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and retrain=False uses none")
-    if recipe.max_drop is not None and val_loader is None:
-        raise RecipeError("max_drop needs validation data to measure accuracy on: pass val_loader")
-    batches = train_loader if recipe.retrain else None
-    report = test_loader if test_loader is not None else val_loader
-    work = copy.deepcopy(model)
-    state = _contiguous_state(work)
-    layers = _layers(state, recipe)
-    parameters = dict(work.named_parameters(remove_duplicate=False))
-    weights = {layer.name: parameters.get(layer.name, state[layer.name]) for layer in layers}
-    check_writable(path)
-    objective = objective_of(recipe, model)
+    order = _Order(
+        model, train_loader, val_loader, test_loader, recipe or Recipe(), Path(path), network, data,
+        watch or Progress(), loss, metric, masks, start, rewind_to,
+    )  # fmt: skip
+    journal = None
+    if resume is not None and distributed.is_first():
+        check_writable(path)
+        journal = Journal(resume, order.about())
+    with recording(journal), distributed.own_file(order.path) as own:
+        return _compress(replace(order, path=own))
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What `compress` was asked for; attributes as its arguments."""
+
+    model: nn.Module
+    train_loader: Batches | None
+    val_loader: Batches | None
+    test_loader: Batches | None
+    recipe: Recipe
+    path: Path
+    network: str
+    data: str
+    watch: Progress
+    loss: Loss | None
+    metric: Metric | None
+    masks: Masks | None
+    start: str | Path | None
+    rewind_to: Mapping[str, torch.Tensor] | None
+
+    @property
+    def batches(self) -> Batches | None:
+        """What is trained on."""
+        return self.train_loader if self.recipe.retrain else None
+
+    @property
+    def report(self) -> Batches | None:
+        """What the stages are measured on."""
+        return self.test_loader if self.test_loader is not None else self.val_loader
+
+    def about(self) -> dict[str, str]:
+        """What a journal is to know the run by."""
+        settings = {
+            **self.recipe.as_dict(),
+            "network": self.network,
+            "data": self.data,
+            "processes": distributed.processes(),
+        }
+        if self.masks is not None:
+            settings["masks"] = fingerprint(self.masks.keep)
+        if self.start is not None:
+            settings["start"] = fingerprint(load_state_dict(self.start))
+        if self.rewind_to is not None:
+            settings["rewind_to"] = fingerprint(self.rewind_to)
+        return about_run(self.model, settings, {"training data": self.train_loader, "validation data": self.val_loader})
+
+    def check(self) -> None:
+        """Refuse a recipe that needs data which is not there."""
+        recipe = self.recipe
+        if recipe.retrain and self.train_loader is None:
+            raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
+        if recipe.weighting != "none" and not recipe.retrain:
+            raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and retrain=False uses none")
+        if recipe.max_drop is not None and self.val_loader is None:
+            raise RecipeError("max_drop needs validation data to measure accuracy on: pass val_loader")
+
+    def networks(self) -> tuple[nn.Module, nn.Module]:
+        """The network as it was given, and the copy to work on; one and the same, unless layers become thin."""
+        work = copied(self.model)
+        for name in bake(work):
+            self.watch.message(f"{name} is computed from other tensors: trained and stored is what it came to")
+        if self.start is not None:
+            fill(work, load_state_dict(self.start), str(self.start))
+        if self.recipe.low_rank is None:
+            return work, work
+        dense = copied(work)
+        for layer in factorize(work, self.recipe.low_rank):
+            self.watch.message(str(layer))
+        return dense, work
+
+    def objective(self, dense: nn.Module, work: nn.Module) -> Objective | Task:
+        """What training minimizes, found to suit network and data."""
+        objective = objective_of(self.recipe, dense, self.loss, self.metric)
+        if isinstance(objective, Task):
+            for loader in (self.batches, self.report):
+                if loader is not None:
+                    check_task(work, loader, objective)
+        return objective
+
+
+def _compress(order: _Order) -> Result:
+    order.check()
+    recipe, watch = order.recipe, order.watch
+    origin = origin_of(order.model, recipe, order.rewind_to)
+    dense, work = order.networks()
+    state = contiguous_state(work)
+    layers = layers_of(work, state, recipe)
+    tensors = {**state, **dict(work.named_parameters(remove_duplicate=False))}
+    weights = {layer.name: tensors[layer.name] for layer in layers}
+    check_writable(order.path)
+    objective = order.objective(dense, work)
     seed_everything(recipe.seed)
-    stages = _Stages(dense_bytes(state), lambda: evaluate(work, report).accuracy if report is not None else None)
-
-    def packed(codebooks: list[Codebook], coder: str) -> bytes:
-        return pack_state(state, layers, codebooks, recipe, network, data, coder)
-
-    stages.finish("dense", stages.dense)
-    job = Job(work, weights, layers, recipe, batches, val_loader, objective, watch)
-    route = (
-        ByFraction(job)
-        if recipe.target_size is None
-        else BySize(job, lambda: _fixed_bytes(work, recipe, network, data))
+    current = dense
+    stages = Stages(
+        dense_bytes(dense.state_dict()),
+        lambda: None if order.report is None else measure(current, order.report, objective),
     )
+    stages.finish("dense", stages.dense)
+    current = work
+    if work is not dense:
+        stages.finish("low-rank", dense_bytes(state))
+    delivery = Delivery(work, state, layers, recipe, order.network, order.data)
+    former = [] if order.start is None else restore(order.start, tensors)
+    job = Job(work, weights, layers, recipe, order.batches, order.val_loader, objective, watch, former, origin)
+    route = _route(job, order.masks, delivery)
     route.prune()
     pruned = route.masks
-    watch.message(kept_line(_kept(pruned), pruned.sparsity))
-    stages.finish("prune", len(packed([], "fixed")))
+    watch.message(kept_line(kept_of(pruned), pruned.sparsity))
+    stages.finish("prune", len(delivery.packed([], "fixed")))
     route.share()
     if route.masks is not pruned:
-        watch.message(f"after sharing, {kept_line(_kept(route.masks), route.masks.sparsity)}")
-    vectors = _finish_small(work, state, recipe)
-    route.settle(lambda: len(packed([*route.codebooks, *vectors], recipe.coder)))
-    codebooks = [*route.codebooks, *vectors]
-    stages.finish("quantize", len(packed(codebooks, "fixed")))
-    write_atomic(path, packed(codebooks, recipe.coder))
-    fill(work, load_state_dict(path, max_bytes=sum(value.nbytes for value in state.values())), str(path))
-    breakdown = inspect(path)
-    stages.finish("encode", breakdown.file_bytes)
-    return Result(
-        file=str(path),
-        file_bytes=breakdown.file_bytes,
-        dense_bytes=stages.dense,
-        ratio=stages.dense / breakdown.file_bytes,
-        accuracy_before=stages.results[0].accuracy,
-        accuracy_after=stages.results[-1].accuracy,
-        kept=_kept(route.masks),
-        stages=stages.results,
-        seed=recipe.seed,
-        recipe=recipe.as_dict(),
-        breakdown=breakdown,
-        held=route.held,
-    )
+        watch.message(f"after sharing, {kept_line(kept_of(route.masks), route.masks.sparsity)}")
+    vectors = finish_small(work, state, recipe, former)
+    route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
+    return delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
 
 
-def _kept(masks: Masks) -> dict[str, float]:
-    return {name: masks.density(name) for name in masks.keep}
-
-
-class _Stages:
-    """What the stages came to: each measures from where the one before it ended."""
-
-    def __init__(self, dense: int, accuracy: Callable[[], float | None]) -> None:
-        self.dense, self.accuracy = dense, accuracy
-        self.results: list[StageResult] = []
-        self._since = time.perf_counter()
-
-    def finish(self, stage: str, size: int) -> None:
-        accuracy = self.accuracy()
-        now = time.perf_counter()
-        self.results.append(StageResult(stage, size, self.dense / size, accuracy, round(now - self._since, 3)))
-        self._since = now
-
-
-def _contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:
-    """The state_dict of a network, its memory made contiguous, so that tensors can be worked on as flat ones."""
-    for tensor in (*work.parameters(), *work.buffers()):
-        tensor.data = tensor.data.contiguous()
-    state = dict(work.state_dict())
-    for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise CheckpointError(
-                f"entry {name} of the state_dict is a {type(value).__name__}; only tensors can be stored"
-            )
-    return state
-
-
-def _fixed_bytes(work: nn.Module, recipe: Recipe, network: str, data: str) -> int:
-    """Bytes of the file that `work` would make now if its layers took none."""
-    bare = copy.deepcopy(work)
-    state = _contiguous_state(bare)
-    layers = compressible(state)
-    vectors = _finish_small(bare, state, recipe)
-    for layer in layers:
-        state[layer.name].zero_()
-    return len(pack_state(state, layers, vectors, recipe, network, data))
-
-
-def _finish_small(work: nn.Module, state: dict[str, torch.Tensor], recipe: Recipe) -> list[Codebook]:
-    """What is no layer, as the file shall have it, in place: batch norm folded, vectors shared, if the recipe says so.
-
-    Of neurons that nothing reads, biases become zero where vectors are shared. Returns the vectors' codebooks.
-    """
-    if recipe.batch_norm == "fold":
-        for counter in fold_statistics(work):
-            del state[counter]
-    if recipe.small_bits is None:
-        return []
-    silence(state, connections(work))
-    return share_vectors(state, _vectors(work, state), recipe.small_bits)
-
-
-def _vectors(work: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the vectors that are parameters, each once; buffers such as running variances are left alone."""
-    tied = tied_to(state)
-    parameters = dict(work.named_parameters(remove_duplicate=False))
-    return [name for name, value in state.items() if name in parameters and name not in tied and is_vector(value)]
-
-
-def _layers(state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Layer]:
-    layers = compressible(state)
-    if not layers:
-        raise CheckpointError("there is nothing to compress: no floating-point tensor has two or more dimensions")
-    for name, value in state.items():
-        check_dtype(name, value)
-    check_finite(state)
-    check_rules(recipe, layers)
-    return layers
+def _route(job: Job, masks: Masks | None, delivery: Delivery) -> ByFraction:
+    """The way through stages 1 and 2; on from a file whose masks are sparse enough, by just those."""
+    recipe = job.recipe
+    if masks is None and job.former and recipe.regrow == "none" and not asks_for_more(job.weights, recipe):
+        masks = Masks.nonzero(job.weights)
+    if masks is not None:
+        return ByMasks(job, masks)
+    return ByFraction(job) if recipe.target_size is None else BySize(job, delivery.fixed_bytes)

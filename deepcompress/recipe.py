@@ -23,20 +23,30 @@ MAX_LEVELS = 1 << MAX_BITS
 CHOICES = {
     "scope": ("layer", "global"),
     "distribution": ("lamp", "uniform", "std"),
-    "schedule": ("one-shot", "linear", "cubic"),
+    "schedule": ("one-shot", "linear", "cubic", "circular", "gap"),
     "quantizer": ("kmeans", "uniform"),
     "init": ("linear", "random", "density"),
     "weighting": ("none", "fisher"),
     "codebook_dtype": ("float32", "float16"),
     "coder": ("huffman", "ans", "auto", "fixed"),
     "optimizer": ("sgd", "adam"),
-    "penalty": ("l2", "l1", "rate", "none"),
+    "penalty": ("l2", "l1", "rate", "hyperbolic", "exponential", "none"),
+    "regrow": ("none", "surgery", "set", "deepr", "dsr"),
+    "rewind": ("none", "start", "random"),
     "small_dtype": ("float32", "float16"),
     "batch_norm": ("keep", "fold"),
     "lr_schedule": ("cosine", "constant", "step"),
     "precision": ("float32", "bfloat16"),
 }
 
+
+#: The criteria there are, so that help and usage errors can name them at once. One that is registered in
+#: `prune.criteria` has its name here as well, which a test sees to; one of a user's own needs none.
+CRITERIA = (
+    "magnitude", "random", "taylor1", "taylor2", "taylor12", "l1-factor", "l2-factor", "empirical",
+    "obs", "woodfisher", "snip", "grasp",
+    "filters-l1", "filters-taylor", "thinet", "inactive", "nisp", "blocks-epsilon",
+)  # fmt: skip
 
 #: Settings for the smallest files: `Recipe.smallest`, and the command line where a budget is all that was asked for.
 SMALLEST: dict[str, Any] = {
@@ -68,6 +78,7 @@ class LayerRule:
         bits: index width of the codebook; ``"none"`` stores the layer's weights without sharing.
         levels: in place of bits, most shared values.
         group: layers of one group share one codebook.
+        keep: leaves the tensor alone, neither pruned nor shared. A later rule that prunes or shares takes it back.
     """
 
     pattern: str
@@ -75,6 +86,7 @@ class LayerRule:
     bits: int | str | None = None
     group: str | None = None
     levels: int | None = None
+    keep: bool | None = None
 
     def __post_init__(self) -> None:
         where = f"layer {self.pattern!r}"
@@ -90,10 +102,14 @@ class LayerRule:
             raise RecipeError(f"{where}: {BITS_OR_LEVELS}")
         if self.group is not None and not isinstance(self.group, str):
             raise RecipeError(f"{where}: group is {self.group!r}; it must be a name")
+        if not isinstance(self.keep, bool | None):
+            raise RecipeError(f"{where}: keep is {self.keep!r}; it must be true or false")
+        if self.keep and (self.prune, self.bits, self.levels, self.group) != (None, None, None, None):
+            raise RecipeError(f"{where}: keep leaves the layer alone, and prune, bits, levels and group do not")
 
     @classmethod
     def parse(cls, text: str) -> LayerRule:
-        """Read ``PATTERN:prune=F,bits=B,group=NAME`` (or ``levels=K`` for bits), as ``--layer`` takes it."""
+        """Read ``PATTERN:prune=F,bits=B,group=NAME`` (or ``levels=K``) or ``PATTERN:keep``, as ``--layer`` does."""
         pattern, colon, settings = text.partition(":")
         if not colon or not settings:
             raise RecipeError(f"--layer {text!r}: write PATTERN:prune=F,bits=B, for example 'conv*:prune=0.6,bits=8'")
@@ -101,7 +117,14 @@ class LayerRule:
         for setting in settings.split(","):
             key, _, value = (part.strip() for part in setting.partition("="))
             values[key] = _number(value) if key in ("prune", "bits", "levels") else value
+            if setting.strip() == "keep":
+                values[key] = True
         return _build(cls, {"pattern": pattern, **values}, f"--layer {text!r}")
+
+    @property
+    def compresses(self) -> bool:
+        """Whether the rule prunes or shares a layer; without that, it makes none of what else is left alone."""
+        return bool(self.prune) or self.bits not in (None, "none") or self.levels is not None
 
     def matches(self, name: str) -> bool:
         """Whether the rule is about the tensor called `name`."""
@@ -122,14 +145,30 @@ class Recipe:
         distribution: ``lamp`` (sensitive layers keep more, from the weights alone; Lee et al. 2021),
             ``uniform`` (the same fraction everywhere), ``std`` (threshold = quality x standard deviation
             of the layer; Han et al. 2015, section 3).
-        quality: for ``std``, the quality itself; it then decides the fraction instead of `prune`.
+        quality: for ``std``, the quality itself; it then decides the fraction instead of `prune`. With scope ``global``
+            the standard deviation is that of all weights together.
         criterion: what makes a weight worth keeping: a name known to `prune.criteria`, or a function of your own,
             file.py:function.
         score_samples: how many training samples a criterion that needs data looks at.
-        schedule: how sparsity rises over `iterations` rounds of pruning and retraining.
-        iterations: rounds; 1 is the same as ``one-shot``.
+        schedule: how sparsity rises over `iterations` rounds of pruning and retraining; or, decided by validation data:
+            ``circular`` prunes a step of one layer after the other as long as no more than `max_drop` is lost, ``gap``
+            a step of all whenever the validation error exceeds the training error by more than `gap`.
+        iterations: rounds; 1 is the same as ``one-shot``. Not of ``circular`` and ``gap``.
+        prune_step: of ``circular`` and ``gap``: the fraction of the surviving weights that a step removes.
+        gap: of ``gap``: points of error.
+        reload: whether each iteration prunes the dense weights afresh, and retrains from there.
+        rewind: after each iteration of pruning, ``start`` gives the survivors the values that the network had
+            before it was trained, or soon after, and ``random`` new ones; either trains them for all of `epochs` then,
+            in each iteration. See `prune.lottery`.
         epochs: retraining epochs in all, under masks.
-        regrow: whether pruned weights go on learning unseen, and may come back at the next iteration.
+        regrow: ``surgery`` lets pruned weights go on learning unseen, and they may come back at the next iteration;
+            ``set``, ``deepr`` and ``dsr`` remove and regrow weights after the last iteration, and keep their number:
+            see `prune.regrow`.
+        regrow_fraction: of the kept weights, how many move at once in ``set`` (its zeta), or shall in ``dsr``; None
+            takes the method's own.
+        regrow_every: batches from one such move to the next; None takes the method's own. ``deepr`` moves in every one.
+        deepr_alpha: the L1 term of ``deepr``.
+        deepr_temperature: that of its noise; None takes the one at which noise and L1 term are as large.
         bits: index width: 2^bits shared values per layer; None stores the surviving weights unshared.
         conv_bits: the same for convolutions; None takes `bits`, or `levels`.
         levels: in place of `bits`, the most values that a layer shares, of any number: 2 makes it ternary, as zero
@@ -149,12 +188,17 @@ class Recipe:
             for the paper's stage 2 alone.
         index_bits: width of the offsets between weights; None takes the best for each layer.
         small_dtype: precision of biases and other small tensors in the file.
+        low_rank: before all other stages, layers become products of two thin ones by truncated SVD, where those have
+            fewer weights: the part of the squared singular values (energy) that is kept, 0 < low_rank <= 1; None leaves
+            layers as they are.
         batch_norm: ``fold`` moves the running statistics into scale and shift, exact in evaluation and half the
             bytes; such a file cannot be trained on as well as one that keeps them.
         retrain: False compresses without any data: no retraining and no tuning.
         optimizer, lr, finetune_lr, batch_size: of retraining, and of centroid tuning (always SGD).
         penalty, penalty_weight: on the surviving weights while retraining.
         lr_schedule: how the learning rates fall during retraining, and again during centroid tuning.
+        warmup: epochs in which the learning rate of retraining rises first; None takes the schedule's own: a fiftieth
+            of the run for ``cosine``, and none for the others.
         label_smoothing: probability that the training labels spread evenly over all classes.
         distill: weight of the dense network's word on each training sample beside its label's, 0 to 1.
         temperature: what both networks' logits are divided by for that.
@@ -175,8 +219,16 @@ class Recipe:
     score_samples: int = 1024
     schedule: str = "cubic"
     iterations: int = 6
+    prune_step: float = 0.2
+    gap: float = 1.0
+    reload: bool = False
+    rewind: str = "none"
     epochs: int = 18
-    regrow: bool = False
+    regrow: str = "none"
+    regrow_fraction: float | None = None
+    regrow_every: int | None = None
+    deepr_alpha: float = 1e-5
+    deepr_temperature: float | None = None
     bits: int | str | None = 5
     conv_bits: int | str | None = None
     levels: int | None = None
@@ -191,6 +243,7 @@ class Recipe:
     index_bits: int | None = None
     small_dtype: str = "float32"
     batch_norm: str = "keep"
+    low_rank: float | None = None
     retrain: bool = True
     optimizer: str = "sgd"
     lr: float = 0.02
@@ -199,6 +252,7 @@ class Recipe:
     penalty: str = "l2"
     penalty_weight: float = 0.0005
     lr_schedule: str = "cosine"
+    warmup: float | None = None
     label_smoothing: float = 0.0
     distill: float = 0.0
     temperature: float = 4.0
@@ -223,11 +277,13 @@ class Recipe:
         for field, low in (("iterations", 1), ("epochs", 0), ("finetune_epochs", 0), ("batch_size", 1), ("seed", 0),
                            ("score_samples", 1)):  # fmt: skip
             _check_int(getattr(self, field), field, low, 2**31 - 1)
-        for field, unset in (("retrain", False), ("regrow", False), ("flip", True)):
+        for field, unset in (("retrain", False), ("reload", False), ("flip", True)):
             value = getattr(self, field)
             if not (isinstance(value, bool) or (unset and value is None)):
                 raise RecipeError(f"{field} is {value!r}; it must be true or false")
         self._check_numbers()
+        self._check_loop()
+        self._check_regrowth()
 
     def _check_numbers(self) -> None:
         whole = {"shift": (0, 64), "index_bits": (1, MAX_BITS), "levels": (1, MAX_LEVELS), "small_bits": (1, MAX_BITS),
@@ -240,6 +296,8 @@ class Recipe:
         check_number(self.label_smoothing, "label_smoothing", 0, 0.99)
         check_number(self.distill, "distill", 0, 1)
         check_number(self.temperature, "temperature", 0.01, 1000)
+        if self.warmup is not None:
+            check_number(self.warmup, "warmup", 0)
         if self.max_drop is not None:
             check_number(self.max_drop, "max_drop", 0, 100)
             if self.target_size is not None:
@@ -248,10 +306,89 @@ class Recipe:
             raise RecipeError(f"criterion is {self.criterion!r}; it must be a name")
         if self.target_size is not None and self.criterion != Recipe.criterion:
             raise RecipeError("target_size has a saliency of its own, by bytes; a criterion is for prune: choose one")
+        if self.low_rank is not None:
+            check_number(self.low_rank, "low_rank", 0, 1)
+            if not self.low_rank:
+                raise RecipeError("low_rank is 0; it must be above 0: the part of the energy that layers keep")
         if self.quality is not None:
             check_number(self.quality, "quality", 0)
-            if self.distribution != "std" or self.scope == "global":
-                raise RecipeError("quality is for distribution 'std' with scope 'layer' (Han's threshold)")
+            if self.distribution != "std":
+                raise RecipeError("quality is for distribution 'std' (Han's threshold)")
+
+    def _check_loop(self) -> None:
+        """Which ways through pruning exclude each other."""
+        check_number(self.gap, "gap", 0, 100)
+        _check_fraction(self.prune_step, "prune_step")
+        if self.prune_step == 0:
+            raise RecipeError("prune_step is 0; it must be above 0, or nothing is ever pruned")
+        watching = self.schedule in ("circular", "gap")
+        if self.schedule == "circular" and self.max_drop is None:
+            raise RecipeError(
+                "schedule 'circular' prunes as long as accuracy holds: say with max_drop how many points may be lost"
+            )
+        if watching and self.keeps_count:
+            raise RecipeError(
+                f"regrow {self.regrow!r} begins after the last iteration, which schedule {self.schedule!r} cannot "
+                "tell: choose one"
+            )
+        if self.schedule == "gap" and not self.retrain:
+            raise RecipeError("schedule 'gap' looks at the network before each epoch of retraining, and retrain is off")
+        if self.schedule == "gap" and self.max_drop is not None:
+            raise RecipeError("schedule 'gap' prunes by the generalization gap, and max_drop by accuracy: choose one")
+        for other in ("target_size", "quality"):
+            if watching and getattr(self, other) is not None:
+                raise RecipeError(
+                    f"schedule {self.schedule!r} goes up to the fraction prune, and {other} sets another end: choose "
+                    "one"
+                )
+        if self.reload and (watching or self.regrow != "none" or self.target_size is not None):
+            other = f"schedule {self.schedule!r}" if watching else "target_size" if self.target_size else "regrow"
+            raise RecipeError(
+                f"reload prunes the dense weights at each iteration, and {other} goes on from pruned ones: choose one"
+            )
+        if self.rewind != "none":
+            self._check_rewind()
+
+    def _check_rewind(self) -> None:
+        others = {
+            "max_drop": self.max_drop is not None,
+            "target_size": self.target_size is not None,
+            f"regrow {self.regrow!r}": self.regrow != "none",
+            f"schedule {self.schedule!r}": self.schedule in ("circular", "gap"),
+            "reload": self.reload,
+            "low_rank": self.low_rank is not None,
+        }
+        for other, given in others.items():
+            if given:
+                raise RecipeError(
+                    f"rewind {self.rewind!r} trains survivors from the start again, and {other} goes on from trained "
+                    "weights: choose one"
+                )
+        if not self.retrain or not self.epochs:
+            raise RecipeError(
+                f"rewind {self.rewind!r} leaves an untrained network, and nothing trains it: set epochs, and not "
+                "retrain=False"
+            )
+
+    def _check_regrowth(self) -> None:
+        check_number(self.deepr_alpha, "deepr_alpha", 0)
+        if self.deepr_temperature is not None:
+            check_number(self.deepr_temperature, "deepr_temperature", 0)
+        if self.regrow_fraction is not None:
+            _check_fraction(self.regrow_fraction, "regrow_fraction")
+        if self.regrow_every is not None:
+            _check_int(self.regrow_every, "regrow_every", 1, 2**31 - 1)
+        if not self.keeps_count:
+            return
+        if self.target_size is not None:
+            raise RecipeError(
+                f"regrow {self.regrow!r} keeps the number of weights, and target_size decides on bytes: with that, "
+                "only regrow 'surgery' goes"
+            )
+        if not self.retrain or not self.epochs:
+            raise RecipeError(
+                f"regrow {self.regrow!r} happens while training, and there is none: set epochs, and not retrain=False"
+            )
 
     @classmethod
     def smallest(cls, **settings: Any) -> Recipe:
@@ -266,6 +403,16 @@ class Recipe:
     def weight_decay(self) -> float:
         """The L2 penalty, as optimizers take it; the other penalties are none of theirs."""
         return self.penalty_weight if self.penalty == "l2" else 0.0
+
+    @property
+    def prunes(self) -> bool:
+        """Whether any weight is removed, from the network or from one layer."""
+        return bool(self.prune or any(rule.prune for rule in self.layers))
+
+    @property
+    def keeps_count(self) -> bool:
+        """Whether weights are removed and regrown so that their number stays."""
+        return self.regrow not in ("none", "surgery")
 
     def levels_of(self, name: str, is_conv: bool) -> int | None:
         """How many values the weights of the tensor `name` may share, zero not counted; None if they share none."""
@@ -283,6 +430,11 @@ class Recipe:
         """The fraction set for the tensor `name` itself; None where the distribution decides."""
         fractions = [rule.prune for rule in self.layers if rule.prune is not None and rule.matches(name)]
         return fractions[-1] if fractions else None
+
+    def keeps(self, name: str) -> bool | None:
+        """Whether the tensor `name` is left alone by the last rule that says so or not; None where none does."""
+        told = [rule for rule in self.layers if (rule.keep is not None or rule.compresses) and rule.matches(name)]
+        return bool(told[-1].keep) if told else None
 
     def group_of(self, name: str) -> str | None:
         """The codebook group of the tensor `name`; None for a codebook of its own."""
@@ -343,6 +495,22 @@ def with_smallest(settings: dict[str, Any]) -> dict[str, Any]:
     """`settings` (by name), and those of `SMALLEST` that they leave free."""
     free = {key: value for key, value in SMALLEST.items() if key != "bits" or settings.get("levels") is None}
     return {**free, **settings}
+
+
+def going_on(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """`settings` on top of those that a compressed file was made by (`continuation.settings_of`).
+
+    Where more pruning is asked for, retraining is what it is for any network; where other bits are, no layer keeps the
+    number of its values.
+    """
+    left = dict(base)
+    rules = left.pop("layer", [])
+    if {"prune", "quality", "target_size", "max_drop", "low_rank"} & settings.keys():
+        for name in ("prune", "epochs", "finetune_epochs"):
+            left.pop(name, None)
+    if {"bits", "levels", "conv_bits"} & settings.keys():
+        rules = []
+    return {**left, **settings, "layer": [*rules, *settings.get("layer", [])]}
 
 
 def check_one_of(settings: Container[str], where: str) -> None:

@@ -12,13 +12,18 @@ MOST_LAYERS_IN_A_LINE = 24
 
 @dataclass(frozen=True)
 class StageResult:
-    """Where things stood after a stage: bytes of the .dc file then, its ratio to dense fp32, accuracy in percent."""
+    """Where things stood after a stage: bytes of the .dc file then, its ratio to dense fp32, accuracy in percent.
+
+    `loss` is the mean on the same data, `metric` what the user has measured there; what was not measured is None.
+    """
 
     stage: str
     bytes: int
     ratio: float
     accuracy: float | None
     seconds: float
+    loss: float | None = None
+    metric: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,21 @@ class Result:
     recipe: dict[str, Any]
     breakdown: Breakdown = field(repr=False)
     held: list[str] = field(default_factory=list)
+
+    @property
+    def loss_before(self) -> float | None:
+        """The dense network's loss."""
+        return self.stages[0].loss
+
+    @property
+    def loss_after(self) -> float | None:
+        """The loss of the network reloaded from the file."""
+        return self.stages[-1].loss
+
+    @property
+    def metric_after(self) -> float | None:
+        """What the user has measured of the network reloaded from the file."""
+        return self.stages[-1].metric
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

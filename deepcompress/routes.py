@@ -8,20 +8,26 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from deepcompress.continuation import still_shared
 from deepcompress.errors import PruneError, RecipeError
 from deepcompress.layers import Layer
 from deepcompress.packing import encode_state
 from deepcompress.prune.budget import Curvature, Weights, cut_to_bits
+from deepcompress.prune.circular import prune_in_turn
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.fisher import diagonal
+from deepcompress.prune.gap import prune_by_gap
 from deepcompress.prune.guard import prune_guarded
+from deepcompress.prune.lottery import State, prune_and_rewind, rewind
+from deepcompress.prune.maskfile import fitted
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
-from deepcompress.prune.stage import prune, prune_and_retrain, prune_to_bits, without_dead
+from deepcompress.prune.stage import prune, prune_and_retrain, prune_to_bits, retrain_under, without_dead
 from deepcompress.quantize.latent import FittingHooks, train_shared
 from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Batches, count_batches
+from deepcompress.training.batches import Batches
+from deepcompress.training.loop import count_batches
 from deepcompress.training.objective import Objective
 from deepcompress.training.progress import Progress
 
@@ -38,6 +44,8 @@ class Job:
         batches, val_batches: of training; None trains nothing, and measures nothing.
         objective: what training minimizes.
         watch: told what happens.
+        former: codebooks that weights shared before (`continuation.restore`); they hold on as long as they can.
+        origin: for a recipe that rewinds, the tensors that the network goes back to.
     """
 
     model: nn.Module
@@ -48,6 +56,13 @@ class Job:
     val_batches: Batches | None
     objective: Objective
     watch: Progress
+    former: Sequence[Codebook] = ()
+    origin: State | None = None
+
+    def shared(self, weights: Weights) -> list[Codebook]:
+        """Shared values for `weights`, written into them: the former ones where they hold on, else new ones."""
+        kept, layers = still_shared(self.former, weights, self.layers, self.recipe)
+        return [*kept, *share(weights, layers, self.recipe, self.importance())] if layers else kept
 
     def importance(self) -> dict[str, torch.Tensor] | None:
         """What the squared error of each weight counts when values are chosen; None: all alike."""
@@ -67,29 +82,33 @@ class ByFraction:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.masks = Masks.full(job.weights)
+        self.masks = Masks.nonzero(job.weights) if job.former else Masks.full(job.weights)
         self.codebooks: list[Codebook] = []
         self.held: list[str] = []
 
     def prune(self) -> None:
         """Stage 1, with retraining if there is data."""
         job = self.job
-        if job.recipe.max_drop is not None and job.val_batches is not None:
-            self.masks, self.held = prune_guarded(
-                job.model, job.weights, job.batches, job.recipe, job.val_batches, job.watch, job.objective
-            )
+        recipe, with_data = job.recipe, (job.recipe, job.val_batches, job.watch, job.objective)
+        if recipe.schedule == "circular":
+            self.masks, self.held = prune_in_turn(job.model, job.weights, job.batches, *with_data)
+        elif recipe.schedule == "gap":
+            self.masks = prune_by_gap(job.model, job.weights, job.batches, *with_data)
+        elif recipe.rewind != "none":
+            evidence = Evidence(job.model, job.weights, Masks.nonzero(job.weights), recipe, job.batches, job.objective)
+            self.masks = prune_and_rewind(evidence, job.origin, job.val_batches, job.watch)
+        elif recipe.max_drop is not None or (recipe.reload and job.batches is not None and recipe.epochs):
+            self.masks, self.held = prune_guarded(job.model, job.weights, job.batches, *with_data)
         elif job.batches is None:
-            evidence = Evidence(job.model, job.weights, self.masks, job.recipe)
+            evidence = Evidence(job.model, job.weights, self.masks, recipe)
             self.masks = prune(evidence, watch=job.watch)
         else:
-            self.masks = prune_and_retrain(
-                job.model, job.weights, job.batches, job.recipe, job.val_batches, job.watch, job.objective
-            )
+            self.masks = prune_and_retrain(job.model, job.weights, job.batches, *with_data)
 
     def share(self) -> None:
         """Stage 2, with tuning if there is data."""
         job = self.job
-        self.codebooks = share(job.weights, list(job.layers), job.recipe, job.importance())
+        self.codebooks = job.shared(job.weights)
         if job.recipe.rate:
             self.masks = still_kept(self.masks, self.codebooks, job.weights)
         if job.batches is not None:
@@ -108,6 +127,41 @@ class ByFraction:
 
     def settle(self, size: Callable[[], int]) -> None:
         """The last word before the file is written, which would have `size` bytes: here nothing."""
+
+
+class ByMasks(ByFraction):
+    """To masks that somebody has decided on already."""
+
+    def __init__(self, job: Job, masks: Masks) -> None:
+        """`masks` must be for the weights of `job`.
+
+        Raises:
+            RecipeError: the recipe has another way to say what is pruned.
+            CheckpointError: they are for others.
+        """
+        super().__init__(job)
+        for setting in ("target_size", "max_drop", "quality"):
+            if getattr(job.recipe, setting) is not None:
+                raise RecipeError(f"masks say what is pruned, and so does {setting}: give one of them")
+        if job.recipe.regrow != "none":
+            raise RecipeError(f"masks say what is pruned, and regrow {job.recipe.regrow!r} would change it: choose one")
+        self.masks = fitted(masks, job.weights)
+
+    def prune(self) -> None:
+        """Stage 1: what is left is retrained if there is data."""
+        job = self.job
+        if job.recipe.rewind != "none":
+            rewind(job.model, job.recipe, job.origin)
+        retrain_under(
+            self.masks,
+            job.model,
+            job.weights,
+            job.batches,
+            job.recipe,
+            job.val_batches,
+            job.watch,
+            job.objective,
+        )
 
 
 class BySize(ByFraction):
@@ -146,7 +200,7 @@ class BySize(ByFraction):
         """Stage 2: shared values, trained with the weights behind them while those that do not fit fall away."""
         job = self.job
         shared = {name: weight.detach().clone() for name, weight in job.weights.items()}
-        codebooks = share(shared, list(job.layers), job.recipe, job.importance())
+        codebooks = job.shared(shared)
         masks = still_kept(self.masks, codebooks, shared)
         masks.apply(job.weights)
         steps = 0 if job.batches is None else count_batches(job.batches) * job.recipe.finetune_epochs

@@ -38,6 +38,7 @@ from deepcompress.sweep import (
     torch_threads,
 )
 from deepcompress.training.data import DataSet
+from deepcompress.training.journal import discard
 from deepcompress.training.loop import Evaluation, evaluate
 from deepcompress.training.progress import Progress
 
@@ -341,6 +342,8 @@ def clear(folder: str | Path) -> None:
         for path in (*folder.glob(f"{name}*"), *folder.glob(f".{name}*")):  # the latter were being written when killed
             if path.suffix in (".dc", ".json", ".tmp"):
                 path.unlink(missing_ok=True)
+            elif path.suffix == ".resume":
+                discard(path)
     with suppress(OSError):
         folder.rmdir()
 

@@ -17,7 +17,8 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.training.loop import Batches, evaluate, seed_everything
+from deepcompress.training.batches import Batches
+from deepcompress.training.loop import evaluate, seed_everything
 from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
 
@@ -55,9 +56,9 @@ def sensitivity(
         val_loader: batches (input, label) to measure on. Not the test data: settings are chosen by what comes out.
         sparsities: fractions of a layer to remove, 0 <= fraction < 1. A layer keeps one weight at least. 0 is always
             among them: the network as it came, for reference.
-        train_loader: batches to retrain on for `recipe.epochs` after each cut, pruned weights held at zero; None: no
-            retraining. If it has a random generator of its own, that is set back for each cut, so that no row
-            depends on the rows before it.
+        train_loader: batches to retrain on for `recipe.epochs` (0: none) after each cut, pruned weights held at zero,
+            and for a criterion to look at; None: no retraining, and only criteria that need no data. If it has a random
+            generator of its own, that is set back for each cut, so that no row depends on the rows before it.
         recipe: the criterion, and the settings of retraining; the others have no effect.
         layers: patterns of names, as in `LayerRule`; None: all layers that the pipeline would prune.
         watch: told what happens.
@@ -66,12 +67,12 @@ def sensitivity(
         Layer by layer in the network's order, from sparsity 0 upwards.
 
     Raises:
-        RecipeError: a sparsity is no such fraction, or a pattern matches no layer.
+        RecipeError: a sparsity is no such fraction, a pattern matches no layer, or the criterion needs training data.
         CheckpointError: the network has no weights to prune, or NaN among them.
         DeepCompressError: retraining diverges.
     """
     recipe, watch = recipe or Recipe(), watch or Progress()
-    steps = _steps(sparsities)
+    steps = ascending(sparsities)
     state = model.state_dict()
     check_finite(state)
     chosen = _chosen(compressible(state), layers)
@@ -91,8 +92,12 @@ def sensitivity(
     return rows
 
 
-def _steps(sparsities: Sequence[float]) -> list[float]:
-    """The sparsities above 0, ascending, each once."""
+def ascending(sparsities: Sequence[float]) -> list[float]:
+    """The sparsities above 0, each once.
+
+    Raises:
+        RecipeError: one is no fraction to prune.
+    """
     for sparsity in sparsities:
         if not 0 <= sparsity < 1:
             raise RecipeError(f"sparsity {sparsity} is no fraction to prune; it must be at least 0 and below 1")

@@ -7,7 +7,7 @@ many weights each layer loses. The second prunes, shares, encodes and writes the
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +17,10 @@ import torch
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.writer import planned_size, save
-from deepcompress.errors import CheckpointError, RecipeError
+from deepcompress.errors import RecipeError
 from deepcompress.files import check_writable
 from deepcompress.interop import Array, check_dtype, dense_bytes
-from deepcompress.layers import Layer, check_finite, check_rules, is_layer, tied_to
+from deepcompress.layers import Layer, check_choice, check_finite, check_plain, is_kept, is_layer, tied_to
 from deepcompress.packing import Packer
 from deepcompress.prune.masks import prune_in_place, share_out
 from deepcompress.prune.scores import Profile, profile
@@ -40,6 +40,7 @@ def compress_state(
     *,
     network: str = "",
     data: str = "",
+    buffers: Collection[str] = (),
     watch: Progress | None = None,
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
@@ -50,6 +51,7 @@ def compress_state(
         recipe: settings; those of training have no effect.
         path: the file to write; an old one is replaced at the very end, or not at all.
         network, data: names to store in the file.
+        buffers: names of the tensors that are known to be no parameters: they are left alone.
         watch: told what happens.
 
     Raises:
@@ -60,17 +62,20 @@ def compress_state(
     recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
     if recipe.batch_norm == "fold":  # eps is the network's, and no tensor
         raise RecipeError("batch_norm 'fold' needs the network, not only its tensors: name it and its data")
+    if recipe.low_rank is not None:
+        raise RecipeError("low_rank needs the network, not only its tensors: name it")
     if recipe.target_size is not None or recipe.max_drop is not None:
         raise RecipeError("target_size and max_drop need the network, not only its tensors: name it")
     if recipe.criterion != "magnitude":
         raise RecipeError(
-            f"criterion {recipe.criterion!r} needs the network, not only its tensors: name it and its data"
+            f"criterion {recipe.criterion!r} needs the network and data, and without retraining only tensors are "
+            "looked at: set epochs and finetune_epochs to 0 instead (--epochs 0 --finetune-epochs 0)"
         )
     if recipe.weighting != "none":
         raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
     check_writable(path)
     started = time.perf_counter()
-    content = _look_through(state, recipe, watch)
+    content = _look_through(state, recipe, buffers, watch)
     losses, floored = share_out(content.profiles, recipe)
     for name in floored:
         watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
@@ -117,9 +122,13 @@ class _Content:
     elements: int = 0
 
 
-def _look_through(state: Mapping[str, torch.Tensor], recipe: Recipe, watch: Progress) -> _Content:
+def _look_through(
+    state: Mapping[str, torch.Tensor], recipe: Recipe, buffers: Collection[str], watch: Progress
+) -> _Content:
     # A mapping that loads tensors anew each time has no two that are one.
     content = _Content(tied_to(state) if isinstance(state, dict) else {})
+    possible: list[Layer] = []
+    check_plain(state)
     for name in state:
         if name in content.tied:
             continue
@@ -129,12 +138,14 @@ def _look_through(state: Mapping[str, torch.Tensor], recipe: Recipe, watch: Prog
         check_finite({name: value})
         content.elements += value.numel()
         content.dense_bytes += dense_bytes({name: value})
-        if is_layer(value):
-            content.layers.append(Layer(name, tuple(value.shape)))
+        if not is_layer(value):
+            continue
+        layer = Layer(name, tuple(value.shape))
+        possible.append(layer)
+        if not is_kept(name, recipe, name in buffers):
+            content.layers.append(layer)
             content.profiles[name] = profile(value)
-    if not content.layers:
-        raise CheckpointError("there is nothing to compress: no floating-point tensor has two or more dimensions")
-    check_rules(recipe, content.layers)
+    check_choice(recipe, possible, content.layers)
     return content
 
 

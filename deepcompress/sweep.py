@@ -10,7 +10,6 @@ stopped, a point is there whole or not at all, and the next sweep goes on from t
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import json
 import signal
@@ -27,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcompress.errors import DeepCompressError, RecipeError
+from deepcompress.errors import DeepCompressError, RecipeError, ResumeError
 from deepcompress.files import write_atomic
 from deepcompress.layers import check_finite, check_rules, compressible
 from deepcompress.loader import fill, load_state_dict
@@ -35,6 +34,7 @@ from deepcompress.pipeline import compress
 from deepcompress.recipe import Recipe
 from deepcompress.result import Result
 from deepcompress.training.data import DataSet
+from deepcompress.training.journal import discard, fingerprint
 from deepcompress.training.loop import evaluate
 from deepcompress.training.progress import Progress
 
@@ -142,16 +142,7 @@ def origin_of(model: nn.Module, data: DataSet, network: str, threads: int) -> Or
     """The origin of points that are made of `model`, called `network` in the files, and `data`."""
     samples = {name: value for name, value in vars(data).items() if isinstance(value, torch.Tensor)}
     device = next(model.parameters()).device.type
-    return Origin(network, _fingerprint(model.state_dict()), data.name, _fingerprint(samples), device, threads)
-
-
-def _fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, types, shapes and contents."""
-    digest = hashlib.sha256()
-    for name, value in tensors.items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return Origin(network, fingerprint(model.state_dict()), data.name, fingerprint(samples), device, threads)
 
 
 def stored(point: Point, folder: Path, origin: Origin) -> Outcome | None:
@@ -192,9 +183,18 @@ def run_point(
     path, facts, recipe = folder / f"{point.name}.dc", folder / f"{point.name}.json", point.recipe
     facts.unlink(missing_ok=True)  # before the file: facts never stand beside a file that is not theirs
     path.unlink(missing_ok=True)
-    train = data.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
     val = data.val_loader()
-    result = compress(model, train, val, recipe, path, network=origin.network, data=data.name, watch=watch)
+
+    def attempt() -> Result:
+        train = data.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
+        network, journal = origin.network, journal_of(path)
+        return compress(model, train, val, recipe, path, network=network, data=data.name, watch=watch, resume=journal)
+
+    try:
+        result = attempt()
+    except ResumeError:  # damaged, or of the point as it was with other settings
+        discard(journal_of(path))
+        result = attempt()
     back = reloaded(model, path)
     found = evaluate(back, val)
     outcome = Outcome(
@@ -211,6 +211,11 @@ def run_point(
     )
     keep(outcome, folder, origin)
     return outcome
+
+
+def journal_of(path: Path) -> Path:
+    """Where the state is kept while the file at `path` is made."""
+    return path.with_suffix(".resume")
 
 
 def reloaded(model: nn.Module, path: Path) -> nn.Module:

@@ -190,7 +190,7 @@ def test_what_cannot_be_drawn_is_one_line_and_makes_no_folder(packed, tmp_path, 
 def test_a_folder_that_cannot_be_made_or_written(packed, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot make the folder file/plots" in fail("plot", packed, "-o", "file/plots")
-    assert "cannot make the folder file" in fail("plot", packed, "-o", "file")
+    assert "cannot write into file: it is not a folder" in fail("plot", packed, "-o", "file")
     (tmp_path / "taken" / "bytes.png").mkdir(parents=True)
     assert "it is a folder" in fail("plot", packed, "-o", "taken")
 

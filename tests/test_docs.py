@@ -1,9 +1,13 @@
 """The documents tell the truth: their code runs, and their bytes are the writer's."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from deepcompress.coding.encoder import encode_coded, encode_plain
 from deepcompress.coding.tensors import DType
@@ -54,3 +58,35 @@ def test_recipe_in_the_readme_loads(tmp_path):
     recipe = Recipe.load(tmp_path / "recipe.toml")
     assert (recipe.prune, recipe.bits, recipe.conv_bits) == (0.92, 5, 8)
     assert recipe.prune_of("fc1.weight") == 0.95
+
+
+@pytest.mark.parametrize("name", ["concepts.md", "criteria.md", "guide.md"])
+def test_every_block_of_the_guides_runs(name, tmp_path, monkeypatch):
+    """In their order, as in the root of a clone; a block that begins with the name of a file is that file."""
+    for folder in ("models", "recipes"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    space = {}
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        file = re.match(r"# ([\w.]+\.(?:py|toml))\n", block)
+        if file:
+            (tmp_path / file[1]).write_text(block, encoding="utf-8")
+        elif language == "python":
+            exec(compile(block, name, "exec"), space)
+        elif language == "bash":
+            command = ["bash", "-euo", "pipefail", "-c", block]
+            done = subprocess.run(
+                command, env=os.environ | {"PATH": paths}, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, block + done.stderr
+        else:
+            assert language in ("toml", "text"), f"a block in {language} does not run"
+
+
+def test_pictures_and_links_of_the_documents_are_there():
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

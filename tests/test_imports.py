@@ -29,18 +29,25 @@ ORDER = [
     ["container"],
     ["interop"],
     ["networks"],
+    ["sparse"],
+    ["baking"],
     ["lazy", "loader", "recoding"],
-    ["batchnorm"],
+    ["batchnorm", "lowrank"],
     ["training"],
+    ["bench", "exporting"],
     ["prune"],
     ["quantize"],
     ["packing"],
+    ["continuation"],
     ["result"],
+    ["delivery"],
     ["routes"],
     ["streaming"],
     ["pipeline"],
+    ["compressor", "planning"],
+    ["shrink"],
     ["sensitivity", "sweep"],
-    ["search"],
+    ["search", "compare"],
     ["report"],
     ["cli"],
     ["__main__"],
@@ -64,14 +71,41 @@ INSIDE = {
         "encoder",
     ],
     "container": ["entries", "deflate", "version1", "version2", "format", "writer", "reader", "breakdown"],
-    "networks": ["lenet", "resnet"],
-    "training": ["progress", "folders", "data", "objective", "loop", "retraining", "dense"],
+    "networks": ["lenet", "resnet", "adapt"],
+    "sparse": ["kernels", "matrix", "modules"],
+    "training": [
+        "progress",
+        "folders",
+        "data",
+        "objective",
+        "batches",
+        "snapshot",
+        "journal",
+        "distributed",
+        "loop",
+        "retraining",
+        "dense",
+    ],
     "prune": [
         "fisher",
         "scores",
         "masks",
+        "maskfile",
+        "units",
+        "blocks",
+        "coupling",
         "criteria.base",
         "criteria.basic",
+        "criteria.gradients",
+        "criteria.per_sample",
+        "criteria.obs",
+        "criteria.woodfisher",
+        "criteria.initial",
+        "criteria.taylor",
+        "criteria.factors",
+        "criteria.empirical",
+        "criteria.structured",
+        "criteria.thinet",
         "criteria",
         "schedule",
         "neurons",
@@ -80,13 +114,32 @@ INSIDE = {
         "penalty",
         "shadow",
         "hooks",
+        "regrow",
         "budget",
         "stage",
         "guard",
+        "lottery",
+        "circular",
+        "gap",
+        "sparse",
     ],
     "quantize": ["kmeans", "rate", "grid", "choice", "sharing", "vectors", "latent"],
-    "report": ["console", "tables", "page", "charts", "plots"],
-    "cli": ["group", "options", "common", "train", "compress", "files", "sensitivity", "sweep", "plot"],
+    "report": ["console", "tables", "page", "charts", "masks", "plots"],
+    "cli": [
+        "group",
+        "options",
+        "common",
+        "masking",
+        "train",
+        "compress",
+        "plan",
+        "compare",
+        "files",
+        "sensitivity",
+        "sweep",
+        "bench",
+        "plot",
+    ],
 }
 
 
@@ -147,7 +200,7 @@ def test_imports_run_one_way(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in INNER if name.split(".")[0] in ("lazy", "loader", "coding", "container")]
+    "name", [name for name in INNER if name.split(".")[0] in ("lazy", "loader", "sparse", "coding", "container")]
 )
 def test_a_reader_of_files_knows_nothing_of_how_they_are_made(name):
     makers = {"prune", "quantize", "training", "pipeline", "packing", "recipe", "checkpoint", "report", "cli"}
@@ -169,6 +222,7 @@ def test_libraries_have_their_places():
     assert users("matplotlib") == {"report"}
     assert users("bitarray") == {"coding"}
     assert users("safetensors") == {"checkpoint"}
+    assert users("onnxruntime") == {"exporting"}
     assert users("sklearn") <= {"quantize", "training"}
     assert users("torchvision") <= {"networks", "training"}
     assert not users("torch") & {"coding", "container", "files", "errors", "recipe", "report"}
@@ -180,7 +234,7 @@ def test_heavy_libraries_are_imported_where_they_are_used():
         top = ast.parse(path.read_text(encoding="utf-8")).body
         names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
         names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
-        heavy = {"sklearn", "torchvision", "safetensors", "matplotlib"}
+        heavy = {"sklearn", "torchvision", "safetensors", "matplotlib", "onnxruntime"}
         assert not {found.split(".")[0] for found in names} & heavy, name
 
 

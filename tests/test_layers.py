@@ -7,7 +7,17 @@ import torch
 from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
-from deepcompress.layers import Layer, check_finite, check_rules, compressible, tied_to
+from deepcompress.layers import (
+    Layer,
+    buffers_of,
+    check_choice,
+    check_finite,
+    check_plain,
+    check_rules,
+    compressible,
+    is_kept,
+    tied_to,
+)
 from deepcompress.recipe import LayerRule, Recipe
 
 
@@ -58,3 +68,53 @@ def test_a_rule_about_no_layer_is_refused():
     check_rules(Recipe(layers=(LayerRule("conv*"), LayerRule("fc.weight"))), layers)
     with pytest.raises(RecipeError, match=r"'cnv\*' matches no layer; there are conv1.weight, fc.weight"):
         check_rules(Recipe(layers=(LayerRule("*"), LayerRule("cnv*"))), layers)
+
+
+def test_a_rule_leaves_a_tensor_alone_and_a_later_one_takes_it_back():
+    def kept(*rules, buffer=False):
+        return is_kept("fc.weight", Recipe(layers=rules), buffer)
+
+    keep, prune = LayerRule("fc*", keep=True), LayerRule("fc", prune=0.5)
+    assert not is_kept("fc.weight", None)
+    assert not kept()
+    assert kept(keep)
+    assert not kept(LayerRule("conv*", keep=True))
+    assert not kept(keep, prune)
+    assert kept(prune, keep)
+    assert kept(keep, LayerRule("fc", prune=0.0, bits="none"))  # says no more than keep does
+    assert kept(keep, LayerRule("fc", group="a"))
+    assert not kept(keep, LayerRule("fc", keep=False))
+    assert kept(buffer=True)
+    assert not kept(prune, buffer=True)
+    assert not kept(LayerRule("fc.weight", levels=3), buffer=True)
+    assert kept(LayerRule("conv*", bits=3), buffer=True)
+
+
+def test_layers_without_buffers_and_what_is_kept():
+    state = {"a": torch.zeros(3, 4), "mask": torch.zeros(3, 4), "b": torch.zeros(2, 2)}
+    recipe = Recipe(layers=(LayerRule("b", keep=True),))
+    assert [layer.name for layer in compressible(state, recipe, {"mask"})] == ["a"]
+    assert [layer.name for layer in compressible(state, None, {"mask"})] == ["a", "b"]
+    assert [layer.name for layer in compressible(state)] == ["a", "mask", "b"]
+
+
+def test_buffers_of_a_network():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    net.register_buffer("mask", torch.zeros(3, 3))
+    assert buffers_of(net) == {"1.running_mean", "1.running_var", "1.num_batches_tracked", "mask"}
+
+
+def test_a_choice_that_leaves_nothing():
+    layer = Layer("w", (2, 2))
+    with pytest.raises(CheckpointError, match="no floating-point tensor has two or more dimensions"):
+        check_choice(Recipe(), [], [])
+    with pytest.raises(CheckpointError, match="w and all others like it are buffers, or kept by rules"):
+        check_choice(Recipe(), [layer], [])
+    check_choice(Recipe(), [layer], [layer])
+
+
+def test_tensors_that_a_weight_is_computed_from():
+    check_plain(["parametrizations_weight", "a.weight"])
+    for name in ("parametrizations.weight.original", "a.b.parametrizations.weight.original1"):
+        with pytest.raises(CheckpointError, match=f"tensor {name}"):
+            check_plain(["w", name])

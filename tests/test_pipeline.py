@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -192,8 +193,12 @@ class Buffered(nn.Module):
         return self.fc(x)
 
 
-def test_buffers_of_any_layout(flat_train, tmp_path):
-    compress(Buffered(), flat_train, flat_train, QUICK, tmp_path / "a.dc")
+def test_buffers_of_any_layout_are_left_alone_unless_a_rule_names_them(flat_train, tmp_path):
+    model = Buffered()
+    compress(model, flat_train, flat_train, replace(QUICK, small_dtype="float16"), tmp_path / "a.dc")
+    assert torch.equal(dc.load_state_dict(tmp_path / "a.dc")["table"], model.table)
+    recipe = replace(QUICK, layers=(LayerRule("tab*", prune=0.7),))
+    compress(model, flat_train, flat_train, recipe, tmp_path / "a.dc")
     assert distinct(dc.load_state_dict(tmp_path / "a.dc")["table"]) <= 8
 
 

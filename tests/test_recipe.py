@@ -17,6 +17,8 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 fractions = st.floats(0, 1, exclude_max=True)
 widths = st.integers(1, MAX_BITS) | st.just("none")
 rules = st.builds(LayerRule, names, prune=st.none() | fractions, bits=st.none() | widths, group=st.none() | names)
+#: Choices that some of the other settings exclude; "random" is an init as well, and tried with it below.
+EXCLUSIVE = ("circular", "gap", "set", "deepr", "dsr", "start", "random")
 recipes = st.builds(
     Recipe,
     prune=fractions,
@@ -37,8 +39,9 @@ recipes = st.builds(
     flip=st.none() | st.booleans(),
     seed=st.integers(0, 2**31 - 1),
     layers=st.lists(rules, max_size=3).map(tuple),
-    **{field: st.sampled_from(allowed) for field, allowed in CHOICES.items()},
-)
+    **{field: st.sampled_from([value for value in allowed if value not in EXCLUSIVE])
+       for field, allowed in CHOICES.items()},
+)  # fmt: skip
 
 
 @given(recipes)
@@ -56,25 +59,28 @@ def test_dict_round_trip(recipe):
 def test_every_field_comes_back_from_toml(tmp_path):
     """Each set to something else than its default: a field that is forgotten on the way would come back as that."""
     changes = {
-        "prune": 0.5, "target_size": 1000, "regrow": True,
+        "prune": 0.5, "target_size": 1000, "regrow": "surgery", "regrow_fraction": 0.4, "regrow_every": 11,
+        "deepr_alpha": 0.02, "deepr_temperature": 0.03,
         "scope": "global", "criterion": "magnitude", "score_samples": 7,
-        "schedule": "linear", "iterations": 2, "epochs": 3,
+        "schedule": "linear", "iterations": 2, "epochs": 3, "prune_step": 0.3, "gap": 2.5,
         "bits": 4, "conv_bits": 6, "init": "density", "quantizer": "uniform",
         "weighting": "fisher", "rate": 0.04, "codebook_dtype": "float16", "small_bits": 6, "finetune_epochs": 1,
         "coder": "fixed", "index_bits": 5,
-        "small_dtype": "float16", "batch_norm": "fold", "retrain": False, "optimizer": "adam", "lr": 0.3,
-        "finetune_lr": 0.4, "batch_size": 9, "penalty": "l1", "penalty_weight": 0.1, "lr_schedule": "step",
-        "label_smoothing": 0.1, "distill": 0.7, "temperature": 2.5, "precision": "bfloat16", "shift": 3, "flip": False,
-        "seed": 8, "layers": (LayerRule("a", prune=0.1, bits=2, group="g"),),
+        "small_dtype": "float16", "batch_norm": "fold", "low_rank": 0.9, "retrain": False, "optimizer": "adam",
+        "lr": 0.3, "finetune_lr": 0.4, "batch_size": 9, "penalty": "l1", "penalty_weight": 0.1, "lr_schedule": "step",
+        "warmup": 1.5, "label_smoothing": 0.1, "distill": 0.7, "temperature": 2.5, "precision": "bfloat16", "shift": 3,
+        "flip": False, "seed": 8, "layers": (LayerRule("a", prune=0.1, bits=2, group="g"),),
     }  # fmt: skip
-    others = (Recipe(distribution="std", quality=0.5), Recipe(levels=3), Recipe(max_drop=0.5))
+    others = (Recipe(distribution="std", quality=0.5), Recipe(levels=3), Recipe(max_drop=0.5), Recipe(reload=True),
+              Recipe(criterion="taylor2"), Recipe(rewind="start"), Recipe(rewind="random", init="random"))  # fmt: skip
     for recipe in (Recipe(**changes), *others):
         (tmp_path / "r.toml").write_text(recipe.to_toml(), encoding="utf-8")
         assert Recipe.load(tmp_path / "r.toml") == recipe
-    fields = {field.name for field in dataclasses.fields(Recipe)} - {"distribution", "quality", "levels", "max_drop"}
-    assert fields <= changes.keys()
+    alone = {"distribution", "quality", "levels", "max_drop", "reload", "rewind"}  # in recipes of their own
+    assert {field.name for field in dataclasses.fields(Recipe)} - alone <= changes.keys()
     default = Recipe()
-    assert [key for key, value in changes.items() if value == getattr(default, key)] == ["criterion"]  # it has but one
+    # With a target_size there is but the one criterion.
+    assert [key for key, value in changes.items() if value == getattr(default, key)] == ["criterion"]
 
 
 def test_as_dict_leaves_out_what_is_not_set():
@@ -98,9 +104,13 @@ REFUSED = [
     ("penalty_weight", -1.0), ("quality", -0.5), ("quality", math.nan),
     *((field, value) for field in ("label_smoothing", "distill", "temperature")
       for value in (-0.1, math.nan, math.inf, -math.inf, True, "0.1", None, [0.1])),
-    ("label_smoothing", 1), ("distill", 1.01), ("temperature", 0),
+    ("label_smoothing", 1), ("warmup", -1), ("warmup", math.nan), ("warmup", True), ("distill", 1.01),
+    ("temperature", 0),
     *(("index_bits", value) for value in (0, -1, MAX_BITS + 1, 2.5, 4.0, True, "4", math.nan)),
     *((field, value) for field in ("levels", "small_bits") for value in (0, -1, 2.5, True, "4", 4097)),
+    *((field, value) for field in ("regrow_every", "regrow_fraction") for value in (-1, math.nan, True, "4")),
+    ("regrow_fraction", 1), ("regrow_every", 0), ("regrow_every", 2.5), ("regrow", True), ("regrow", None),
+    *((field, value) for field in ("deepr_alpha", "deepr_temperature") for value in (-0.1, math.inf, True, "0.1")),
     *(("rate", value) for value in (-0.1, math.nan, math.inf, True, "0.1")),
     *((field, value) for field in ("lr_schedule", "precision", "batch_norm") for value in (None, True, "", "Step", 16)),
     *((field, "nonsense") for field in CHOICES),
@@ -137,9 +147,9 @@ def test_the_limits_themselves_are_allowed(field, value):
 
 def test_quality_is_only_for_std():
     assert Recipe(distribution="std", quality=1.0).quality == 1.0
-    for settings in ({}, {"distribution": "std", "scope": "global"}):
-        with pytest.raises(RecipeError, match="quality is for distribution 'std'"):
-            Recipe(quality=1.0, **settings)
+    assert Recipe(distribution="std", quality=1.0, scope="global").scope == "global"
+    with pytest.raises(RecipeError, match="quality is for distribution 'std'"):
+        Recipe(quality=1.0)
 
 
 @pytest.mark.parametrize(
@@ -287,3 +297,24 @@ def test_load_says_which_file(tmp_path):
     bad.write_text("prune = 1.5")
     with pytest.raises(RecipeError, match=r"bad.toml: prune is 1.5"):
         Recipe.load(bad)
+
+
+@pytest.mark.parametrize("method", ["set", "deepr", "dsr"])
+@pytest.mark.parametrize("settings", [{"target_size": 1000}, {"retrain": False}, {"epochs": 0}])
+def test_regrowth_that_keeps_the_number_needs_a_number_and_training(method, settings):
+    with pytest.raises(RecipeError, match=f"regrow '{method}'"):
+        Recipe(regrow=method, **settings)
+    assert Recipe(regrow=method).keeps_count
+    assert not Recipe(regrow="surgery", **settings).keeps_count
+
+
+def test_rules_that_keep():
+    assert LayerRule.parse("embed*:keep") == LayerRule("embed*", keep=True)
+    recipe = Recipe(layers=(LayerRule("embed*", keep=True), LayerRule("fc", prune=0.5)))
+    assert recipe.as_dict()["layer"] == [{"pattern": "embed*", "keep": True}, {"pattern": "fc", "prune": 0.5}]
+    assert Recipe.from_dict(recipe.as_dict()) == recipe
+    assert (recipe.keeps("embed.weight"), recipe.keeps("fc.weight"), recipe.keeps("other")) == (True, False, None)
+    with pytest.raises(RecipeError, match="keep leaves the layer alone"):
+        LayerRule("fc", keep=True, prune=0.0)
+    with pytest.raises(RecipeError, match="keep is 'no'"):
+        LayerRule.parse("fc:keep=no")

@@ -32,7 +32,7 @@ def dense_conv(image_train):
         {"coder": "huffman", "small_bits": None},
         {"rate": 0.05, "bits": 5},
         {"weighting": "fisher"},
-        {"regrow": True},
+        {"regrow": "surgery"},
         {"penalty": "rate"},
         {"schedule": "linear"},
         {"finetune_epochs": 0},

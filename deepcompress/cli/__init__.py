@@ -8,9 +8,12 @@ from __future__ import annotations
 import click
 
 from deepcompress import __version__
+from deepcompress.cli.bench import bench
+from deepcompress.cli.compare import compare
 from deepcompress.cli.compress import compress
 from deepcompress.cli.files import eval_command, export, inspect_command, recode, verify
 from deepcompress.cli.group import OneLineErrors
+from deepcompress.cli.plan import plan
 from deepcompress.cli.plot import plot
 from deepcompress.cli.sensitivity import sensitivity
 from deepcompress.cli.sweep import sweep
@@ -32,5 +35,8 @@ def main() -> None:
     """
 
 
-for command in (train, compress, sensitivity, sweep, inspect_command, eval_command, export, recode, verify, plot):
+for command in (
+    train, plan, compress, sensitivity, compare, sweep, inspect_command, eval_command, export, recode, verify, bench,
+    plot,
+):  # fmt: skip
     main.add_command(command)

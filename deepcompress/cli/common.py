@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ from deepcompress.errors import DataError, DeepCompressError, OutputError
 from deepcompress.files import write_atomic
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from deepcompress.checkpoint import Checkpoint
     from deepcompress.training.data import DataSet
+    from deepcompress.training.progress import Progress
 
 
 def show(as_json: bool, result: dict[str, Any], text: Callable[[], str | None]) -> None:
@@ -81,6 +84,28 @@ def load_any(file: str, trust_pickle: bool, max_bytes: int | None) -> Checkpoint
     return Checkpoint(load_state_dict(file, max_bytes=max_bytes), header.network or None, header.data or None)
 
 
+def file_settings(file: str) -> dict[str, Any]:
+    """The settings that a .dc file was made by."""
+    from deepcompress.continuation import settings_of
+
+    return settings_of(file)
+
+
+def known_buffers(name: str | None, source: Checkpoint) -> set[str]:
+    """Tensors that are no parameters of the network `name`, as far as it can be built without its tensors."""
+    import torch
+
+    from deepcompress import networks
+    from deepcompress.layers import buffers_of
+
+    if name is None:
+        return set()
+    if name.partition(":")[0].endswith(".py"):
+        return buffers_of(networks.build(name))
+    with torch.device("meta"):
+        return buffers_of(networks.build_known(name))
+
+
 def network_name(source: Checkpoint) -> str | None:
     """The network that a file names, or that its tensors fit."""
     from deepcompress import networks
@@ -125,6 +150,29 @@ def model_and_data(
     return model, samples
 
 
+def example_input(
+    source: Checkpoint, file: str, data: str | None, data_dir: str | None, shape: tuple[int, ...] | None
+) -> torch.Tensor:
+    """Two samples that a network takes: of the `shape` that a person gave, at random, or the first of its data."""
+    import torch
+
+    from deepcompress.training.data import load_data
+
+    if shape is not None:
+        return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    return load_data(data_name(data, source.data, file), data_dir).x_val[:2]
+
+
+def example_of_file(file: str, data: str | None, data_dir: str | None, shape: tuple[int, ...] | None) -> torch.Tensor:
+    """As `example_input`, of a .dc file whose tensors nobody needs."""
+    from deepcompress.checkpoint import Checkpoint
+    from deepcompress.container.reader import ModelFile
+
+    with ModelFile(file) as opened:
+        named = opened.header.data or None
+    return example_input(Checkpoint({}, data=named), file, data, data_dir, shape)
+
+
 def read_model_and_data(
     file: str, trust_pickle: bool, network: str | None, data: str | None, data_dir: str | None, device: str
 ) -> tuple[nn.Module, DataSet]:
@@ -133,6 +181,33 @@ def read_model_and_data(
 
     source = open_checkpoint(file, trust_pickle)
     return model_and_data(source, file, network or network_name(source), data, data_dir, device)
+
+
+@contextmanager
+def resumable(journal: Path | None, resume: bool, watch: Progress) -> Iterator[None]:
+    """A run whose state is kept in `journal`, if it is: it goes on from there, or it must begin anew.
+
+    Raises:
+        ResumeError: there is the state of an interrupted run, and nobody said `resume`.
+        DeepCompressError: it was interrupted itself, by Ctrl-C; saying how to go on.
+    """
+    from deepcompress.training.journal import check_unused, is_interrupted
+
+    if journal is None:
+        yield
+        return
+    if not resume:
+        check_unused(journal)
+    elif not is_interrupted(journal):
+        watch.message(f"{journal} holds no interrupted run: starting from the beginning")
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not is_interrupted(journal):
+            raise
+        raise DeepCompressError(
+            f"interrupted; what is done stays in {journal}, and the same command with --resume goes on from there"
+        ) from None
 
 
 def output_folder(path: Path) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -12,20 +13,28 @@ from deepcompress.cli.common import (
     build_model,
     command_line,
     data_label,
+    file_settings,
+    is_packed,
+    known_buffers,
+    load_any,
     model_and_data,
     network_name,
     output_folder,
+    resumable,
     show,
     storable,
     versions,
 )
+from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.options import (
     budget_options,
     build_budgeted,
     common,
     data_options,
+    mask_options,
     network_option,
     recipe_options,
+    rewind_option,
     trust_option,
 )
 from deepcompress.errors import DeepCompressError
@@ -37,15 +46,22 @@ if TYPE_CHECKING:
 
 #: Headings of the help, and the options under them; all others come under the last.
 SECTIONS = {
-    "What, and where to": ("output", "network", "data", "data_dir", "device", "recipe_file", "trust_pickle"),
-    "How small": ("target_size", "max_drop", "trials", "keep_trials", "prune", "bits", "conv_bits", "levels", "layers"),
-    "Pruning": ("scope", "distribution", "quality", "criterion", "score_samples", "schedule", "iterations", "regrow"),
+    "What, and where to": ("output", "resume", "network", "data", "data_dir", "device", "recipe_file", "trust_pickle"),
+    "How small": (
+        "target_size", "max_drop", "trials", "keep_trials", "low_rank", "prune", "bits", "conv_bits", "levels",
+        "layers",
+    ),
+    "Pruning": (
+        "scope", "distribution", "quality", "criterion", "score_samples", "schedule", "iterations", "prune_step", "gap",
+        "reload", "rewind", "regrow", "regrow_fraction", "regrow_every", "deepr_alpha", "deepr_temperature",
+        "masks_file", "save_masks", "save_scores",
+    ),
     "Shared values": (
         "quantizer", "init", "weighting", "rate", "codebook_dtype", "small_bits", "finetune_epochs", "finetune_lr",
     ),
     "File": ("coder", "index_bits", "batch_norm", "small_dtype"),
     "Retraining": (
-        "retrain", "epochs", "optimizer", "lr", "lr_schedule", "batch_size", "penalty", "penalty_weight",
+        "retrain", "epochs", "optimizer", "lr", "lr_schedule", "warmup", "batch_size", "penalty", "penalty_weight",
         "label_smoothing", "distill", "temperature", "precision", "shift", "flip", "seed",
     ),
     "Other": (),
@@ -54,7 +70,9 @@ SECTIONS = {
 
 HELP = f"""Prune, share and code a network into one .dc file.
 
-CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several.
+CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several. It may also be a .dc file, to go on from:
+what is pruned there stays so, shared values are tuned further (--finetune-epochs N), and everything that is not asked
+for is as in that file.
 
 \b
 Say how small in one of these ways:
@@ -66,8 +84,9 @@ Say how small in one of these ways:
 With the last two, what is not given is set for small files:
 {" ".join(f"--{name.replace('_', '-')} {value}" for name, value in SMALLEST.items())}.
 
---max-drop without --prune compresses many times. Its trials are kept in OUTPUT.search until it ends: after an
-interruption, the same command goes on from there.
+A run that retrains keeps its state in OUTPUT.resume until it ends: after an interruption of any kind, the same command
+with --resume goes on from the last whole epoch, and ends in the same file. --max-drop without --prune compresses many
+times, and keeps its trials in OUTPUT.search: there the same command goes on, with --resume or without.
 
 The test data decides nothing: it is measured on for the table at the end.
 """
@@ -76,10 +95,12 @@ The test data decides nothing: it is measured on for the table at the end.
 class Sections(click.Command):
     """A command with so many options that its help needs headings."""
 
+    sections: ClassVar[dict[str, tuple[str, ...]]] = SECTIONS
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options under `SECTIONS`."""
-        known = {name for names in SECTIONS.values() for name in names}
-        for heading, names in SECTIONS.items():
+        """Write the options under their headings."""
+        known = {name for names in self.sections.values() for name in names}
+        for heading, names in self.sections.items():
             rows = [
                 record
                 for param in self.get_params(ctx)
@@ -87,22 +108,27 @@ class Sections(click.Command):
                 and isinstance(param, click.Option)
                 and (record := param.get_help_record(ctx)) is not None
             ]
-            with formatter.section(heading):
-                formatter.write_dl(rows)
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
 
 
 @click.command(cls=Sections, help=HELP)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="model.dc", show_default=True, metavar="FILE")
+@click.option("--resume", is_flag=True, help="Go on with this command where it was interrupted, if it was.")
 @network_option
 @data_options()
 @budget_options
 @recipe_options()
+@mask_options
+@rewind_option
 @trust_option
 @common
 def compress(
     checkpoint: str,
     output: str,
+    resume: bool,
     network: str | None,
     data: str | None,
     data_dir: str | None,
@@ -111,6 +137,10 @@ def compress(
     keep_trials: bool | None,
     recipe_file: str | None,
     layers: tuple[str, ...],
+    masks_file: str | None,
+    save_masks: str | None,
+    save_scores: str | None,
+    rewind: str | None,
     trust_pickle: bool,
     as_json: bool,
     verbose: bool,
@@ -118,90 +148,162 @@ def compress(
     **settings: Any,
 ) -> None:
     """The command; `HELP` says what it does."""
-    recipe, searching = build_budgeted(recipe_file, layers, settings)
+    start = checkpoint if is_packed(checkpoint) else None
+    settings["rewind"] = rewind if rewind in (None, "random") else "start"
+    recipe, searching = build_budgeted(recipe_file, layers, settings, file_settings(start) if start else None)
     if not searching and (trials is not None or keep_trials):
         raise click.UsageError("--trials and --keep-trials are of the search: --max-drop without --prune")
+    files = MaskFiles(masks_file, save_masks, save_scores)
+    files.check(settings, recipe, searching)
+    if resume and save_scores is not None:
+        raise click.UsageError("--save-scores is of a run that judges every weight itself: without --resume")
 
-    from deepcompress.checkpoint import open_checkpoint
+    from deepcompress.checkpoint import load_checkpoint, open_checkpoint
     from deepcompress.files import check_writable
-    from deepcompress.report.console import ConsoleProgress
-    from deepcompress.streaming import compress_state
+    from deepcompress.training import distributed
 
-    check_writable(output)
-    source = open_checkpoint(checkpoint, trust_pickle)
+    first, recipe = _together(recipe, searching, device)
+    if first:
+        check_writable(output)
+    elif not recipe.retrain:
+        return  # what needs no training is the first process's alone
+    source = open_checkpoint(checkpoint, trust_pickle) if start is None else load_any(start, trust_pickle, None)
     name = network or network_name(source)
     more: dict[str, Any] = {}
-    with ConsoleProgress(quiet) as watch:
+    masks = files.read()
+    origin = load_checkpoint(str(rewind), trust_pickle).state if settings["rewind"] == "start" else None
+    with files.watch(quiet or not first) as watch:
         if searching:
             model, samples = model_and_data(source, checkpoint, name, data, data_dir, device)
             result, more = _search(model, samples, name, recipe, output, trials, bool(keep_trials), watch)
         elif recipe.retrain or data is not None or recipe.max_drop is not None:
-            result = _compress_with_data(source, checkpoint, name, data, data_dir, device, recipe, output, watch)
-        elif recipe.target_size is not None:
-            result = _compress_without_data(source, checkpoint, name, recipe, output, watch)
+            model, samples = model_and_data(source, checkpoint, name, data, data_dir, device)
+            result = _compress_with_data(model, samples, name, recipe, output, resume, watch, masks, start, origin)
+        elif (
+            recipe.target_size is not None
+            or recipe.low_rank is not None
+            or files.need_network
+            or (start is not None and name is not None)
+        ):
+            result = _compress_without_data(source, checkpoint, name, recipe, output, watch, masks, start)
         else:
-            label = storable(name or "")
-            result = compress_state(
-                source.state, recipe, output, network=label, data=data_label(source.data), watch=watch
-            )
+            result = _compress_tensors(source, name, recipe, output, watch, start)
+    distributed.stop()
+    if not first:
+        return
+    saved = files.write(result, watch, storable(name or ""), data_label(source.data))
     if more and not quiet:
         _show_trials(more["search"])
+    facts = {**result.as_dict(), **more, "saved": saved, "command": command_line(), "versions": versions()}
+    show(as_json, facts, lambda: _show_stages(result, saved, verbose))
 
-    def tables() -> None:
-        from deepcompress.report import tables
 
-        console = tables.output()
-        if verbose:
-            console.print(tables.layers_table(result.breakdown, console.width))
-            console.print()
-        console.print(tables.stages_table(result))
-        console.out(f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller", highlight=False)
+def _together(recipe: Recipe, searching: bool, device: str) -> tuple[bool, Recipe]:
+    """Join the processes that a launcher has started; whether this is the first, and the recipe in its precision."""
+    from deepcompress.training import distributed
 
-    show(as_json, {**result.as_dict(), **more, "command": command_line(), "versions": versions()}, tables)
+    if not distributed.start(device):
+        return True, recipe
+    if searching:
+        raise DeepCompressError(
+            "--max-drop without --prune compresses many times, and does so in one process: with several, give "
+            "--target-size, or --prune beside it"
+        )
+    precision = distributed.mixed_precision()
+    if precision not in ("no", "bf16"):
+        raise DeepCompressError(f"--mixed_precision {precision}: the launcher must be told bf16, or no")
+    if precision == "bf16":
+        recipe = replace(recipe, precision="bfloat16")
+    first = distributed.is_first()
+    if not recipe.retrain:
+        distributed.stop()
+    return first, recipe
 
 
 def _compress_with_data(
-    source: Checkpoint,
-    checkpoint: str,
+    model: Any,
+    samples: Any,
     name: str | None,
-    data: str | None,
-    data_dir: str | None,
-    device: str,
     recipe: Recipe,
     output: str,
+    resume: bool,
     watch: Any,
-) -> Any:
+    masks: Any,
+    start: str | None,
+    origin: Any,
+) -> Result:
     from deepcompress import pipeline
+    from deepcompress.training import distributed
 
-    model, samples = model_and_data(source, checkpoint, name, data, data_dir, device)
-    return pipeline.compress(
-        model,
-        samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip),
-        samples.val_loader(),
-        recipe,
-        output,
-        test_loader=samples.test_loader(),
-        network=storable(name or ""),
-        data=samples.name,
-        watch=watch,
-    )
+    journal = Path(f"{output}.resume") if recipe.retrain else None
+    with resumable(journal if distributed.is_first() else None, resume, watch):
+        return pipeline.compress(
+            model,
+            samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip),
+            samples.val_loader(),
+            recipe,
+            output,
+            test_loader=samples.test_loader(),
+            network=storable(name or ""),
+            data=samples.name,
+            watch=watch,
+            resume=journal,
+            rewind_to=origin,
+            masks=masks,
+            start=start,
+        )
 
 
 def _compress_without_data(
-    source: Checkpoint, checkpoint: str, name: str | None, recipe: Recipe, output: str, watch: Any
+    source: Checkpoint,
+    checkpoint: str,
+    name: str | None,
+    recipe: Recipe,
+    output: str,
+    watch: Any,
+    masks: Any,
+    start: str | None,
 ) -> Result:
-    """To a size, which needs the network, but neither trained nor measured."""
+    """To a size, by masks, with scores, or on from a file: with the network, but neither trained nor measured."""
     from deepcompress import pipeline
 
     if name is None:
         raise DeepCompressError(
-            f"{checkpoint}: its tensors fit no known network, which --target-size needs even with --no-retrain: name "
-            "it with --network (your own: --network file.py:factory)"
+            f"{checkpoint}: its tensors fit no known network, which --target-size, --low-rank, --masks and "
+            "--save-scores need even with --no-retrain: name it with --network (your own: --network file.py:factory)"
         )
     model = build_model(source, name, checkpoint, "compressed")
     label = storable(name)
     return pipeline.compress(
-        model, None, None, recipe, output, network=label, data=data_label(source.data), watch=watch
+        model,
+        None,
+        None,
+        recipe,
+        output,
+        network=label,
+        data=data_label(source.data),
+        watch=watch,
+        masks=masks,
+        start=start,
+    )
+
+
+def _compress_tensors(
+    source: Checkpoint, name: str | None, recipe: Recipe, output: str, watch: Any, start: str | None
+) -> Result:
+    """Without data and without the network: tensor by tensor."""
+    from deepcompress.streaming import compress_state
+
+    if start is not None:  # whose batch norm is folded, if it is
+        recipe = replace(recipe, batch_norm="keep")
+    return compress_state(
+        source.state,
+        recipe,
+        output,
+        network=storable(name or ""),
+        data=data_label(source.data),
+        buffers=known_buffers(name, source),
+        watch=watch,
     )
 
 
@@ -243,3 +345,16 @@ def _show_trials(trials: Sequence[dict[str, Any]]) -> None:
     console = tables.output(stderr=True)
     console.print(tables.search_table(trials))
     console.print()
+
+
+def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
+    from deepcompress.report import tables
+
+    console = tables.output()
+    if verbose:
+        console.print(tables.layers_table(result.breakdown, console.width))
+        console.print()
+    console.print(tables.stages_table(result))
+    console.out(f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller", highlight=False)
+    if saved:
+        console.out(", ".join(saved), highlight=False)

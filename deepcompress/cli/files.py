@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.common import build_model, data_name, load_any, network_name, show
-from deepcompress.cli.options import common, data_options, max_bytes_option, network_option, trust_option
+from deepcompress.cli.common import (
+    build_model,
+    data_name,
+    example_input,
+    load_any,
+    network_name,
+    show,
+    storable,
+)
+from deepcompress.cli.options import (
+    common,
+    data_options,
+    max_bytes_option,
+    network_option,
+    shape_options,
+    trust_option,
+)
 from deepcompress.recipe import CHOICES
+
+if TYPE_CHECKING:
+    from deepcompress.checkpoint import Checkpoint
 
 
 @click.command("inspect")
@@ -87,19 +107,107 @@ def eval_command(
 
 @click.command()
 @click.argument("file", metavar="MODEL.dc", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), metavar="FILE", help="x.pt or x.safetensors.")
+@click.option("-o", "--output", required=True, type=click.Path(), metavar="FILE", help="x.pt, x.safetensors or x.onnx.")
+@click.option("--shrink", is_flag=True, help="Without the neurons, filters and channels that nothing reads any more.")
+@network_option
+@shape_options
 @max_bytes_option
 @common
-def export(file: str, output: str, max_bytes: int | None, as_json: bool, verbose: bool, quiet: bool) -> None:
-    """Write the dense tensors as .pt or .safetensors."""
-    from deepcompress.checkpoint import check_ending, save_checkpoint
+def export(
+    file: str,
+    output: str,
+    shrink: bool,
+    network: str | None,
+    data: str | None,
+    data_dir: str | None,
+    input_shape: tuple[int, ...] | None,
+    max_bytes: int | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Write the dense tensors as .pt or .safetensors, or the network as .onnx.
 
-    check_ending(output)
+    ONNX (opset 18, free batch size) needs the network, the shape of its input, and pip install 'deepcompress[onnx]';
+    where onnxruntime is installed, its outputs are compared.
+
+    With --shrink they are smaller: what structured pruning emptied is taken out, and the outputs stay. That needs the
+    network, and one input: samples of the data that the file names, or of --data, or any of --input-shape.
+    """
+    from deepcompress.checkpoint import ENDINGS, check_ending, save_checkpoint
+
+    check_ending(output, (*ENDINGS, ".onnx"))
     source = load_any(file, False, max_bytes)
-    save_checkpoint(output, source)
+    more: dict[str, Any] = {}
+    if shrink:
+        source, more = _shrunk(source, file, network, data, data_dir, input_shape)
+    if Path(output).suffix == ".onnx":
+        more |= _as_onnx(source, file, output, network, data, data_dir, input_shape)
+    else:
+        save_checkpoint(output, source)
     size = Path(output).stat().st_size
-    result = {"file": output, "file_bytes": size, "tensors": len(source.state)}
-    show(as_json, result, lambda: f"{output}: {len(source.state)} tensors, {size:,} bytes")
+    result = {"file": output, "file_bytes": size, "tensors": len(source.state), **more}
+    line = f"{output}: {len(source.state)} tensors, {size:,} bytes"
+    show(as_json, result, lambda: "\n".join([line, *_onnx_lines(more), *_cost_lines(more)]))
+
+
+def _as_onnx(
+    source: Checkpoint,
+    file: str,
+    output: str,
+    network: str | None,
+    data: str | None,
+    data_dir: str | None,
+    input_shape: tuple[int, ...] | None,
+) -> dict[str, Any]:
+    """Write the network as ONNX; gives what JSON says of it."""
+    from deepcompress.exporting import check_onnx, export_onnx
+
+    check_onnx()
+    model = build_model(source, network or network_name(source), file, "exported as ONNX")
+    return export_onnx(model, example_input(source, file, data, data_dir, input_shape), output).as_dict()
+
+
+def _onnx_lines(more: dict[str, Any]) -> list[str]:
+    """How an ONNX file was checked, for people."""
+    if "opset" not in more:
+        return []
+    shape = "×".join(map(str, more["input_shape"]))
+    checked = "not checked, because onnxruntime is not installed"
+    if more["checked"]:
+        checked = f"outputs of onnxruntime differ by at most {more['max_difference']:.1e}"
+    return [f"ONNX opset {more['opset']}, input N×{shape}; {checked}"]
+
+
+def _shrunk(
+    source: Checkpoint,
+    file: str,
+    network: str | None,
+    data: str | None,
+    data_dir: str | None,
+    input_shape: tuple[int, ...] | None,
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """The smaller network as a checkpoint, and what JSON says of it."""
+    from deepcompress.shrink import shrink
+
+    name = network or network_name(source)
+    model = build_model(source, name, file, "shrunk")
+    found = shrink(model, example_input(source, file, data, data_dir, input_shape))
+    named = storable(name or "") or None
+    return replace(source, state=found.network.state_dict(), network=named), found.as_dict()
+
+
+def _cost_lines(more: dict[str, Any]) -> list[str]:
+    """What shrinking came to, for people."""
+    if "before" not in more:
+        return []
+    before, after = more["before"], more["after"]
+    stuck = f"; {more['stuck']} more are not read either, but have to stay" if more["stuck"] else ""
+    lines = [
+        f"{what}: {before[key]:,} → {after[key]:,} ({before[key] / max(after[key], 1):.2f}× fewer)"
+        for what, key in (("parameters", "parameters"), ("multiply-accumulates of a sample", "macs"))
+    ]
+    return [*lines, f"{more['units']} neurons, filters or channels taken out{stuck}"]
 
 
 @click.command()

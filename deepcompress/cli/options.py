@@ -11,11 +11,13 @@ import click
 
 from deepcompress.recipe import (
     CHOICES,
+    CRITERIA,
     MAX_BITS,
     MAX_LEVELS,
     LayerRule,
     Recipe,
     check_one_of,
+    going_on,
     read_toml,
     with_smallest,
 )
@@ -60,6 +62,10 @@ def training_choice(flag: str, field: str, default: str | None, text: str) -> Ca
     return click.option(flag, field, type=click.Choice(CHOICES[field]), default=default, help=shown)
 
 
+warmup_option = click.option(
+    "--warmup", type=click.FloatRange(min=0), metavar="EPOCHS",
+    help="Epochs in which the learning rate rises first.  [default: a 50th of the run for cosine, else 0]",
+)  # fmt: skip
 augmentation_options = options(
     click.option("--shift", type=click.IntRange(0, 64), metavar="PIXELS",
                  help="Random shifts of training images; 0: none.  [default: the data's own, 1 for digits and mnist]"),
@@ -73,6 +79,30 @@ network_option = click.option(
 trust_option = click.option(
     "--trust-pickle", is_flag=True, help="Load a pickled module. It can run any code: only for files of your own."
 )
+
+
+class Shape(click.ParamType):  # type: ignore[type-arg]  # a generic class in new versions of click only
+    """The shape of one sample: whole numbers above 0, separated by commas."""
+
+    name = "shape"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The numbers as a tuple."""
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() and 0 < int(part) <= 1 << 20 for part in parts):
+            self.fail(f"{value!r} is no shape: write the dimensions of one sample, such as 1,28,28", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+#: What a network takes, for commands that run it once.
+shape_options = options(
+    click.option("--data", metavar="NAME|DIR|FILE.npz", help="Of which two samples are looked at.  "
+                 "[default: what the file names]"),
+    click.option("--data-dir", type=click.Path(), envvar="DEEPCOMPRESS_DATA", show_envvar=True,
+                 help="Folder of the named data sets, as torchvision lays them out."),
+    click.option("--input-shape", type=Shape(), metavar="C,H,W",
+                 help="Shape of one sample, such as 1,28,28, if no data shall be looked at."),
+)  # fmt: skip
 max_bytes_option = click.option(
     "--max-bytes", type=click.IntRange(min=0), metavar="N",
     help="Most bytes that the decoded tensors may take.  [default: 1024 × the file, at least 256 MiB]",
@@ -143,9 +173,12 @@ recipe_file_option = click.option(
     "--recipe", "recipe_file", type=click.Path(), metavar="FILE.toml",
     help="Read settings from a file; options given here win.",
 )  # fmt: skip
+target_size_option = click.option(
+    "--target-size", type=Size(), metavar="SIZE",
+    help="In place of --prune: a file of at most this size, such as 10KB, 6.5KB, 40KiB or 9000 (bytes).",
+)  # fmt: skip
 budget_options = options(
-    click.option("--target-size", type=Size(), metavar="SIZE",
-                 help="In place of --prune: a file of at most this size, such as 10KB, 6.5KB, 40KiB or 9000 (bytes)."),
+    target_size_option,
     click.option("--max-drop", type=click.FloatRange(0, 100), metavar="POINTS",
                  help="Most points of validation accuracy to lose. Without --prune: searches the smallest file, "
                  "with the --bits that are given, if any. With --prune: rolls back the layers that cost more while "
@@ -155,16 +188,80 @@ budget_options = options(
     click.option("--keep-trials", is_flag=True, default=None,
                  help="Of the search: keep the folder OUTPUT.search with the file of every trial."),
 )  # fmt: skip
+mask_options = options(
+    click.option("--masks", "masks_file", type=click.Path(), metavar="FILE",
+                 help="Prune exactly as these masks say, in place of --prune and a criterion."),
+    click.option("--save-masks", type=click.Path(), metavar="FILE",
+                 help="Write the masks, .safetensors or .pt: which weights the file keeps."),
+    click.option("--save-scores", type=click.Path(), metavar="FILE",
+                 help="Write the criterion's scores at the last cut, .safetensors or .pt."),
+)  # fmt: skip
+
+
+rewind_option = click.option(
+    "--rewind", metavar="FILE.pt|random",
+    help="Lottery ticket: after each iteration of pruning, survivors go back to their values in this checkpoint of the "
+    "untrained network (train --keep-step), or to random ones, and train for --epochs.",
+)  # fmt: skip
+
+
+class CriterionName(click.ParamType):  # type: ignore[type-arg]  # as above
+    """The name of a criterion, or ``file.py:function``."""
+
+    name = "criterion"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name itself; whether the user's own file has that function is seen when it is asked."""
+        if value not in CRITERIA and ".py:" not in value:
+            self.fail(f"{value!r} is none of {', '.join(CRITERIA)}, nor your own as file.py:function", param, ctx)
+        return value
+
+
 criterion_option = click.option(
     "--criterion",
+    type=CriterionName(),
     metavar="NAME",
-    help=_shown("criterion", "What makes a weight worth keeping. Your own: file.py:function."),
-)
+    help=_shown("criterion", f"What makes a weight worth keeping: {', '.join(CRITERIA)}, or your own, "
+                "file.py:function."),
+)  # fmt: skip
+regrow_options = options(
+    _choice("--regrow", "regrow", "surgery: pruned weights go on learning unseen, and may come back; set, deepr, dsr: "
+            "weights are removed and regrown, and their number stays."),
+    click.option("--regrow-fraction", type=click.FloatRange(0, 1, max_open=True), metavar="F",
+                 help="With --regrow set or dsr: part of the weights that moves at once.  "
+                 "[default: 0.3 for set, 0.05 for dsr]"),
+    click.option("--regrow-every", type=click.IntRange(min=1), metavar="N",
+                 help="With --regrow set or dsr: batches between moves.  [default: an epoch for set, 100 for dsr]"),
+    click.option("--deepr-alpha", type=click.FloatRange(min=0), metavar="A",
+                 help=_shown("deepr_alpha", "With --regrow deepr: the L1 term.")),
+    click.option("--deepr-temperature", type=click.FloatRange(min=0), metavar="T",
+                 help="With --regrow deepr: of the noise.  [default: rate × A² / 2]"),
+)  # fmt: skip
+sparse_options = options(
+    click.option("--prune", type=click.FloatRange(0, 1, max_open=True), metavar="F",
+                 help="Train a sparse network: this fraction of all prunable weights is zero from the start."),
+    click.option("--layer", "layers", multiple=True, metavar="'PATTERN:prune=F'",
+                 help="With --prune: the fraction of the layers whose name matches; repeatable, the last wins."),
+    click.option("--criterion", metavar="NAME",
+                 help="With --prune: what chooses the weights, before training: snip, grasp, or any of compress.  "
+                 "[default: snip; with --regrow random ones]"),
+    click.option("--score-samples", type=click.IntRange(min=1), metavar="N",
+                 help=_shown("score_samples", "Training samples that the criterion looks at.")),
+    regrow_options,
+    click.option("--penalty", type=click.Choice([name for name in CHOICES["penalty"] if name != "l2"]),
+                 help="On the weights, beside --weight-decay, which is L2.  [default: none]"),
+    click.option("--penalty-weight", type=click.FloatRange(min=0), metavar="X", help=_shown("penalty_weight", "")),
+)  # fmt: skip
+score_samples_option = click.option(
+    "--score-samples", type=click.IntRange(min=1), metavar="N",
+    help=_shown("score_samples", "Training samples that a criterion looks at."),
+)  # fmt: skip
 retraining_options = options(
     _choice("--optimizer", "optimizer", "Of retraining."),
     click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
                  help=_shown("lr", "Highest learning rate of retraining.")),
     training_choice("--lr-schedule", "lr_schedule", None, "How the learning rates fall."),
+    warmup_option,
     click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help=_shown("batch_size", "")),
     _choice("--penalty", "penalty", "On the weights while retraining."),
     click.option("--penalty-weight", type=click.FloatRange(min=0), metavar="X", help=_shown("penalty_weight", "")),
@@ -206,24 +303,31 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
                      help="In place of --bits: at most K shared values a layer, zero not counted; 2 makes it ternary."),
         click.option("--layer", "layers", multiple=True, metavar="'PATTERN:prune=F,bits=B,group=G'",
                      help="Settings for the layers whose name matches; repeatable, the last wins. levels=K is in place "
-                     "of bits=B. Layers of one group share a codebook."),
+                     "of bits=B. Layers of one group share a codebook. 'PATTERN:keep' leaves them alone."),
         _choice("--scope", "scope", "Spread the fraction over the layers, or one threshold for the network.  "
                 "[default: the criterion's own]"),
-        click.option("--score-samples", type=click.IntRange(min=1), metavar="N",
-                     help=_shown("score_samples", "Training samples that a criterion looks at.")),
+        score_samples_option,
         _choice("--distribution", "distribution", "How it is spread: lamp (sensitive layers keep more), uniform, "
                 "or std (Han's quality × standard deviation)."),
         click.option("--quality", type=click.FloatRange(min=0), metavar="Q",
                      help="With --distribution std: the threshold in standard deviations, in place of --prune."),
         criterion_option,
-        _choice("--schedule", "schedule", "How sparsity rises over the iterations."),
+        _choice("--schedule", "schedule", "How sparsity rises over the iterations. Or, watching validation data: "
+                "circular (a step of one layer after the other while no more than --max-drop is lost), gap (a step "
+                "whenever the error there exceeds that in training by more than --gap)."),
         click.option("--iterations", type=click.IntRange(min=1), metavar="N",
                      help=_shown("iterations", "Rounds of pruning and retraining.")),
+        click.option("--prune-step", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="F",
+                     help=_shown("prune_step", "Of circular and gap: the part of the surviving weights that a step "
+                     "removes.")),
+        click.option("--gap", type=click.FloatRange(0, 100), metavar="POINTS",
+                     help=_shown("gap", "Of the schedule gap: validation error less training error.")),
+        click.option("--reload", is_flag=True, default=None,
+                     help="Each iteration prunes the dense weights afresh, and retrains from there."),
         click.option("--epochs", type=click.IntRange(min=0), metavar="N",
                      help=_shown("epochs", "Retraining epochs in all.")),
         _choice("--quantizer", "quantizer", "Shared values: as k-means finds them, or multiples of one step."),
-        click.option("--regrow", is_flag=True, default=None,
-                     help="Pruned weights go on learning unseen, and may come back (dynamic network surgery)."),
+        regrow_options,
         click.option("--init", type=kind(click.Choice(CHOICES["init"])), help=_shown("init", "Where k-means starts.")),
         _choice("--weighting", "weighting", "fisher: the error of a weight counts by its mean squared gradient."),
         click.option("--rate", type=click.FloatRange(min=0), metavar="L",
@@ -236,6 +340,9 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
         _choice("--coder", "coder", "Entropy coder of offsets and indices."),
         click.option("--index-bits", type=click.IntRange(1, MAX_BITS), metavar="B",
                      help="Width of the offsets between weights.  [default: the best for each layer]"),
+        click.option("--low-rank", type=click.FloatRange(0, 1, min_open=True), metavar="F",
+                     help="First make layers products of two thin ones, where that is smaller: F of the "
+                     "energy (squared singular values) is kept, such as 0.95."),
         _choice("--batch-norm", "batch_norm", "fold: running statistics into scale and shift, for fewer bytes."),
         _choice("--small-dtype", "small_dtype", "Precision of biases and other small tensors in the file."),
         click.option("--small-bits", type=click.IntRange(1, MAX_BITS), metavar="B",
@@ -263,11 +370,15 @@ def build_recipe(path: str | None, layers: tuple[str, ...], settings: dict[str, 
     return build_budgeted(path, layers, settings)[0]
 
 
-def build_budgeted(path: str | None, layers: tuple[str, ...], settings: dict[str, Any]) -> tuple[Recipe, bool]:
+def build_budgeted(
+    path: str | None, layers: tuple[str, ...], settings: dict[str, Any], base: dict[str, Any] | None = None
+) -> tuple[Recipe, bool]:
     """As `build_recipe`, and whether its size is to be searched for: there is a `max_drop`, and nothing to prune.
 
+    A circular schedule needs the `max_drop` for itself, and prunes as far as the recipe's default without a fraction.
+
     Where a size or a search is asked for, what nobody set is as in `recipe.SMALLEST`. A recipe file that has a size of
-    its own is taken as it stands.
+    its own is taken as it stands. `base` are the settings of a compressed file to go on from.
     """
     values = read_toml(path) if path else {}
     given = {key: value for key, value in settings.items() if value is not None}
@@ -278,9 +389,11 @@ def build_budgeted(path: str | None, layers: tuple[str, ...], settings: dict[str
         for other in _INSTEAD.get(one, ()):
             values.pop(other, None)
     values |= given
-    searching = "max_drop" in values and not fraction
+    searching = "max_drop" in values and not fraction and values.get("schedule") != "circular"
     if "target_size" in given or searching:
         values = with_smallest(values)
+    if base is not None:
+        values = going_on(values, base)
     recipe = Recipe.from_dict(values, f"recipe {path}" if path else "options")
     return Recipe(**{**vars(recipe), "layers": (*recipe.layers, *map(LayerRule.parse, layers))}), searching
 

@@ -27,6 +27,7 @@ from deepcompress.cli.options import (
     network_option,
     recipe_file_option,
     retraining_options,
+    score_samples_option,
     trust_option,
 )
 
@@ -50,6 +51,7 @@ COLUMNS = ("layer", "weights", "sparsity", "error", "loss")
 @data_options()
 @recipe_file_option
 @criterion_option
+@score_samples_option
 @retraining_options
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="[default: 0]")
 @trust_option
@@ -86,7 +88,7 @@ def sensitivity(
     model, samples = read_model_and_data(checkpoint, trust_pickle, network, data, data_dir, device)
     folder = output_folder(Path(output))
     check_writable(folder / "sensitivity.csv")
-    train = samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip) if epochs else None
+    train = samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
     with ConsoleProgress(quiet) as watch:
         found = library.sensitivity(
             model,

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from deepcompress.cli.common import build_model, command_line, show, storable, versions
-from deepcompress.cli.options import augmentation_options, common, data_options, training_choice, trust_option
+from deepcompress.cli.common import build_model, command_line, resumable, show, storable, versions
+from deepcompress.cli.options import (
+    augmentation_options,
+    common,
+    data_options,
+    sparse_options,
+    training_choice,
+    trust_option,
+    warmup_option,
+)
+from deepcompress.recipe import LayerRule, Recipe
+
+#: Learning rates of dense and of sparse networks: few weights of an initialization for many learn slowly, and that of
+#: SNIP's experiments (Lee et al. 2019, section 5) is higher.
+RATES = {False: 0.02, True: 0.1}
+REGROWTH = ("regrow", "regrow_fraction", "regrow_every", "deepr_alpha", "deepr_temperature")
+#: The options of sparse training, and of penalties.
+SPARSE = ("prune", "layers", "criterion", "score_samples", *REGROWTH, "penalty", "penalty_weight")
 
 
 @click.command()
@@ -18,16 +35,23 @@ from deepcompress.cli.options import augmentation_options, common, data_options,
               help="Start from the weights of this checkpoint.  [default: random ones]")  # fmt: skip
 @trust_option
 @click.option("-o", "--output", type=click.Path(), metavar="FILE.pt", help="[default: NETWORK-DATA.pt]")
+@click.option("--resume", is_flag=True, help="Go on with this command where it was interrupted, if it was.")
+@click.option("--keep-step", "keep", type=(click.IntRange(min=0), click.Path()), multiple=True, metavar="K FILE.pt",
+              help="Write the weights after K steps of the optimizer to a file of their own; 0: those at the start. "
+              "Repeatable. They are what compress --rewind goes back to.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=0.02, show_default=True,
-              help="Highest learning rate (SGD, Nesterov momentum 0.9).")  # fmt: skip
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
+              help="Highest learning rate (SGD, Nesterov momentum 0.9).  "
+              f"[default: {RATES[False]}, with --prune {RATES[True]}]")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--weight-decay", type=click.FloatRange(min=0), default=5e-4, show_default=True)
 @training_choice("--lr-schedule", "lr_schedule", "cosine", "How the learning rate falls.")
+@warmup_option
 @click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
               metavar="E", help="Probability that the labels spread over all classes.")  # fmt: skip
 @augmentation_options
 @training_choice("--precision", "precision", "float32", "What the network computes in.")
+@sparse_options
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @common
 def train(
@@ -38,6 +62,8 @@ def train(
     start: str | None,
     trust_pickle: bool,
     output: str | None,
+    resume: bool,
+    keep: tuple[tuple[int, str], ...],
     as_json: bool,
     verbose: bool,
     quiet: bool,
@@ -46,22 +72,32 @@ def train(
     """Train a network and write a checkpoint.
 
     NETWORK is lenet5, lenet-300-100, resnet20, torchvision:NAME, or a function in a file of yours, file.py:factory.
-    The checkpoint names its network and its data, so that compress and eval need not be told.
+    The checkpoint names its network and its data, so that compress and eval need not be told. The state after each
+    epoch is kept in OUTPUT.resume until the end: an interrupted run goes on with --resume, to the same numbers.
+
+    With --prune the network is sparse from the start. Compress with the same --prune then keeps its zeros.
     """
     import torch
 
     from deepcompress import networks
     from deepcompress.checkpoint import Checkpoint, check_ending, load_checkpoint, save_checkpoint
     from deepcompress.files import check_writable
+    from deepcompress.prune.sparse import choice_of, train_sparse
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.training.data import load_data
     from deepcompress.training.dense import DenseSettings, train_dense
+    from deepcompress.training.journal import Journal, about_run, recording
     from deepcompress.training.loop import check_fits, evaluate, pick_device, seed_everything
 
     path = Path(output or f"{network.replace(':', '-').replace('/', '-')}-{Path(data).absolute().stem}.pt")
-    check_ending(path)
-    check_writable(path)
+    for written in (path, *(Path(file) for _, file in keep)):
+        check_ending(written)
+        check_writable(written)
+    sparse = {name: settings.pop(name) for name in SPARSE}
+    recipe = _sparse_recipe(sparse, settings["epochs"])
+    settings["lr"] = settings["lr"] or RATES[recipe is not None and recipe.prunes]
     dense = DenseSettings(**settings)
+    more: dict[str, str | float] = {}
     seed_everything(dense.seed)
     if start:
         model = build_model(load_checkpoint(start, trust_pickle), network, start, "trained")
@@ -69,13 +105,22 @@ def train(
         model = networks.build(network)
     samples = load_data(data, data_dir)
     check_fits(model, samples.all_batches())
-    with ConsoleProgress(quiet) as watch:
-        train_dense(model, samples, dense, pick_device(device), watch)
+    journal, named = Path(f"{path}.resume"), {"network": network, "data": data, "keep": keep}
+    about = about_run(model, {**settings, **sparse, **named}, {"samples": samples.all_batches()})
+    steps = {step: partial(_keep, file, step, dense.seed, storable(network), data) for step, file in keep}
+    with ConsoleProgress(quiet) as watch, resumable(journal, resume, watch), recording(Journal(journal, about)):
+        if recipe is None:
+            train_dense(model, samples, dense, pick_device(device), watch, keep=steps)
+        else:
+            masks = train_sparse(model, samples, dense, recipe, sparse["criterion"], pick_device(device), watch, steps)
+            chosen = choice_of(recipe, sparse["criterion"])
+            more = {"sparsity": masks.sparsity, "criterion": chosen, "regrow": recipe.regrow, "penalty": recipe.penalty}
     test = evaluate(model, samples.test_loader())
     facts: dict[str, str | int | float] = {
         "epochs": dense.epochs,
         "seed": dense.seed,
         "test_error": test.error,
+        **more,
         "torch": str(torch.__version__),
         "command": command_line(),
     }
@@ -84,7 +129,34 @@ def train(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {
         "file": str(path), "network": network, "data": data, "parameters": parameters,
-        "accuracy": test.accuracy, "error": test.error, "samples": test.samples, **settings,
+        "accuracy": test.accuracy, "error": test.error, "samples": test.samples, **settings, **more,
+        "kept": {str(step): file for step, file in keep},
         "command": facts["command"], "versions": versions(),
     }  # fmt: skip
-    show(as_json, result, lambda: f"{path}: {parameters:,} parameters, test error {test.error:.2f} % on {data}")
+    pruned = f", {100 * float(more['sparsity']):.2f} % of the weights pruned" if more else ""
+    show(as_json, result, lambda: f"{path}: {parameters:,} parameters{pruned}, test error {test.error:.2f} % on {data}")
+
+
+def _keep(file: str, step: int, seed: int, network: str, data: str, state: dict[str, Any]) -> None:
+    """Write the weights after one of the steps."""
+    from deepcompress.checkpoint import Checkpoint, save_checkpoint
+
+    save_checkpoint(file, Checkpoint(state, network, data, {"step": step, "seed": seed, "command": command_line()}))
+
+
+def _sparse_recipe(given: dict[str, Any], epochs: int) -> Recipe | None:
+    """What is pruned, regrown and penalized; None: nothing."""
+    settings = {name: value for name, value in given.items() if value is not None}
+    layers = tuple(map(LayerRule.parse, settings.pop("layers")))
+    if "prune" not in settings and not layers:
+        for name in (*REGROWTH, "criterion", "score_samples"):
+            if name in settings:
+                raise click.UsageError(f"--{name.replace('_', '-')} is of sparse training: say how sparse with --prune")
+    if "penalty_weight" in settings and "penalty" not in settings:
+        raise click.UsageError("--penalty-weight needs a --penalty; that of L2 is --weight-decay")
+    for rule in layers:
+        if rule.prune is None and not rule.keep:
+            raise click.UsageError(f"--layer {rule.pattern!r}: train only prunes; write PATTERN:prune=F")
+    if not settings and not layers:
+        return None
+    return Recipe(**{"prune": 0.0, "penalty": "none", "epochs": epochs, **settings, "layers": layers})

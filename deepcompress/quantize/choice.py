@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deepcompress.coding import codebooks
 from deepcompress.coding.encoder import encode_coded
 from deepcompress.coding.tensors import DType
 from deepcompress.quantize.grid import fit_step, least_squares, multiples_of, short
@@ -100,6 +101,17 @@ def grid_table(step: float, multiples: Array, dtype: np.dtype[Any]) -> Table:
 
 
 QUANTIZERS: dict[str, Callable[[Array, Array | None, Demand], Table]] = {"kmeans": _by_kmeans, "uniform": _by_grid}
+
+
+def found_grid(values: Array) -> Table | None:
+    """The grid that values (float32, sorted, distinct, none zero) lie on already; None if its step is no bfloat16."""
+    if values.dtype != np.float32 or not len(values):
+        return None
+    for layout, raw in codebooks.grids(values):
+        step = float(codebooks.scale_of(layout, memoryview(raw)))
+        if short(step) == step:
+            return Table(values, np.rint(values.astype(np.float64) / step).astype(np.int64), step)
+    return None
 
 
 def table_of(values: Array, importance: Array | None, demand: Demand) -> Table:

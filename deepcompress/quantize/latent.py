@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ from deepcompress.prune.costs import total_bits
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook, Grid, Member, scatter
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Batches, Hooks
+from deepcompress.training.batches import Batches
+from deepcompress.training.loop import Hooks
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import retrain
@@ -34,6 +35,8 @@ NUDGE = 0.999  # a little below what should do: the last bytes would take many r
 
 class LatentHooks(Hooks):
     """Gives the network shared values before each batch, and the optimizer latent ones before each step."""
+
+    changing: ClassVar[tuple[str, ...]] = ("codebooks", "masks", "latents")
 
     def __init__(self, codebooks: Sequence[Codebook], weights: Weights, masks: Masks) -> None:
         """`weights` still as they are before sharing: those are the first latents."""
@@ -116,6 +119,8 @@ def _nearest(book: Codebook, latents: Sequence[torch.Tensor]) -> Codebook:
 
 class FittingHooks(LatentHooks):
     """Trained quantization that drops weights until the coded bytes are no more than asked."""
+
+    changing = ("curvature", "step", "size")
 
     def __init__(
         self,

@@ -17,7 +17,8 @@ from deepcompress.quantize.grid import short
 from deepcompress.quantize.kmeans import assign
 from deepcompress.quantize.rate import Part
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Batches, Hooks
+from deepcompress.training.batches import Batches
+from deepcompress.training.loop import Hooks
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import retrain
@@ -254,6 +255,8 @@ def still_kept(masks: Masks, codebooks: Sequence[Codebook], weights: Weights) ->
 
 class TuningHooks(Hooks):
     """Moves centroids instead of weights: gradients are summed into them, and every step is written back."""
+
+    changing = ("codebooks",)
 
     def __init__(self, codebooks: list[Codebook], weights: Weights, masks: Masks, decay: float = 0.0) -> None:
         self.codebooks, self.weights, self.masks, self.decay = codebooks, weights, masks, decay

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 
-from deepcompress.quantize.choice import Table, grid_table
+from deepcompress.quantize.choice import Table, found_grid, grid_table
 from deepcompress.quantize.grid import fit_step, multiples_of
 from deepcompress.quantize.kmeans import condense
 from deepcompress.quantize.rate import Part
@@ -31,8 +31,9 @@ def is_statistic(name: str) -> bool:
 def vector_table(vector: torch.Tensor, bits: int) -> tuple[Table, Part, np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """The values on a grid that lie nearest to those of `vector`, its non-zero ones, and the index of each (-1: zero).
 
-    At most 2^bits values, zero among them, and the step that least squares finds. A vector whose elements are all above
-    zero, or all below, stays so: such are scales, and none of them may vanish.
+    At most 2^bits values, zero among them, and the step that least squares finds; values that lie on such a grid
+    already stay as they are. A vector whose elements are all above zero, or all below, stays so: such are scales, and
+    none of them may vanish.
     """
     values = vector.detach().cpu()
     values = values if values.dtype is torch.float64 else values.float()
@@ -40,6 +41,10 @@ def vector_table(vector: torch.Tensor, bits: int) -> tuple[Table, Part, np.ndarr
     part = Part(tuple(vector.shape), positions, values.numpy()[positions])
     if not len(positions):
         return Table(part.values), part, np.zeros(0, dtype=np.int64)
+    distinct = np.unique(part.values)
+    grid = found_grid(distinct) if len(distinct) < max(1 << bits, 2) else None
+    if grid is not None:
+        return grid, part, np.searchsorted(distinct, part.values)
     signs = np.sign(part.values)
     zero = len(positions) < vector.numel() or bool((signs != signs[0]).any())
     samples, counts = condense(part.values)

@@ -45,9 +45,11 @@ class Curve:
     Attributes:
         label: what the legend calls it; curves of one label look the same in all panels.
         x, y: the points; NaN, and what is not positive on a logarithmic axis, interrupts the line.
-        low, high: the spread of y (such as over seeds), drawn as a band.
+        low, high: the spread of y (such as over seeds), drawn as a band, or as ticks at the points.
         dashed: whether the line is.
         color: index into the palette; None: the next one.
+        beneath: whether it is a broad pale line under the others, such as what is best of them.
+        ticks: whether the spread is drawn as ticks: bands of many lines hide each other.
     """
 
     label: str
@@ -57,6 +59,8 @@ class Curve:
     high: Sequence[float] | None = None
     dashed: bool = False
     color: int | None = None
+    beneath: bool = False
+    ticks: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class _Frame:
     ylim: Limits = None
     xlim: Limits = None
     points: Sequence[tuple[str, float, float]] = ()
+    xsparsity: bool = False
 
     @property
     def scale(self) -> int:
@@ -130,24 +135,30 @@ def draw_panels(
     points: Sequence[tuple[str, float, float]] = (),
     size: tuple[float, float] | None = None,
     columns: int = 2,
+    xsparsity: bool = False,
 ) -> None:
     """Several charts, (heading, curves) each, with one legend; their axes have the same labels, not the same ends.
 
-    The other arguments are those of `draw_curves`, and hold for every panel; `columns` panels stand in a row.
+    The other arguments are those of `draw_curves`, and hold for every panel; `columns` panels stand in a row. With
+    `xsparsity`, x are fractions that were removed, on an axis in which halving what is left is one step.
     """
-    frame = _Frame(xlabel, ylabel, xlog, ylog, xpercent, reference, ylim, xlim, points)
+    frame = _Frame(xlabel, ylabel, xlog, ylog, xpercent or xsparsity, reference, ylim, xlim, points, xsparsity)
     rows = math.ceil(len(panels) / columns)
     with page(path, size or (5.5, 2.1 * rows + 0.6), title) as figure:
         _panels(figure, panels, frame, columns)
 
 
 def _panels(figure: Figure, panels: Sequence[tuple[str, Sequence[Curve]]], frame: _Frame, columns: int) -> None:
-    labels = list(dict.fromkeys(curve.label for _, curves in panels for curve in curves))
+    labels = list(dict.fromkeys(curve.label for _, curves in panels for curve in curves if not curve.beneath))
     charts = grid_of(figure, len(panels), columns)
     for axes, (heading, curves) in zip(charts, panels, strict=True):
         axes.set_title(plain(heading))
         for curve in curves:
             x, y = _placed(curve.x, frame.xlog) * frame.scale, _placed(curve.y, frame.ylog)
+            if curve.beneath:
+                (broad,) = axes.plot(x, y, color="#d9d9d9", linewidth=7, zorder=1, label=plain(curve.label))
+                broad.set_solid_capstyle("round")
+                continue
             _curve(axes, curve, x, y, labels.index(curve.label) if curve.color is None else curve.color)
         _finish(axes, frame)
     xlabel = frame.xlabel if "%" in frame.xlabel or not frame.xpercent else f"{frame.xlabel} (%)"
@@ -170,7 +181,9 @@ def _curve(axes: Axes, curve: Curve, x: Array, y: Array, number: int) -> None:
         marker=MARKERS[number % len(MARKERS)], markerfacecolor="white" if curve.dashed else color,
         markevery=max(1, math.ceil(len(curve.x) / 15)),
     )  # fmt: skip
-    if curve.low is not None and curve.high is not None:
+    if curve.low is not None and curve.high is not None and curve.ticks:
+        axes.vlines(x, curve.low, curve.high, color=color, linewidth=1.0, alpha=0.7)
+    elif curve.low is not None and curve.high is not None:
         axes.fill_between(x, curve.low, curve.high, color=color, alpha=0.2, linewidth=0)
 
 
@@ -182,6 +195,8 @@ def _finish(axes: Axes, frame: _Frame) -> None:
     for _, x, y in frame.points:
         axes.plot([frame.scale * x], [y], "*", color="black", markersize=8)
     axes.set_xscale("log" if frame.xlog else "linear")
+    if frame.xsparsity:
+        _sparsity_axis(axes)
     axes.set_yscale("log" if frame.ylog else "linear")
     if frame.xlim is not None:
         axes.set_xlim(*(None if end is None else frame.scale * end for end in frame.xlim))
@@ -190,6 +205,17 @@ def _finish(axes: Axes, frame: _Frame) -> None:
     for axis, log in ((axes.xaxis, frame.xlog), (axes.yaxis, frame.ylog)):
         if log:
             log_ticks(axis)
+
+
+def _sparsity_axis(axes: Axes) -> None:
+    """An axis of percentages below 100 that shows how many times fewer weights are left."""
+    low, high = axes.get_xlim()
+    high = min(high, 100 - 0.9 * (100 - max(float(np.nanmax(line.get_xdata())) for line in axes.lines)))
+    axes.set_xscale("function", functions=(lambda x: -np.log(np.maximum(100 - x, 1e-9)), lambda y: 100 - np.exp(-y)))
+    axes.set_xlim(max(low, 0), high)
+    marks = [mark for mark in (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9) if max(low, 0) <= mark <= high]
+    axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
+    axes.minorticks_off()
 
 
 # Sensitivity -----------------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from deepcompress.bench import Bench, Row
     from deepcompress.container.breakdown import Breakdown, LayerBreakdown
+    from deepcompress.planning import Plan, TensorPlan
     from deepcompress.result import Result
     from deepcompress.sensitivity import LayerPruned
 
@@ -52,6 +54,52 @@ def stages_table(result: Result) -> Table:
         error = None if stage.accuracy is None else 100 - stage.accuracy
         table.add_row(stage.stage, size(stage.bytes), f"{stage.ratio:.2f}×", percent(error), f"{stage.seconds:.1f}")
     return table
+
+
+#: The columns of `plan_table`, as `LAYER_COLUMNS`.
+PLAN_COLUMNS = (
+    ("Tensor", "left", 0),
+    ("Shape", "left", 2),
+    ("What", "left", 4),
+    ("Weights", "right", 3),
+    ("Pruned", "right", 0),
+    ("Values", "right", 0),
+    ("Bits", "right", 1),
+    ("Stored as", "left", 0),
+    ("≈ Bytes", "right", 0),
+)
+
+
+def plan_table(plan: Plan, width: int = UNLIMITED) -> Table:
+    """What would be done to each tensor; columns are left out until the table fits into `width`."""
+    return _fitting(PLAN_COLUMNS, [_plan_row(tensor) for tensor in plan.tensors], width)
+
+
+def _plan_row(tensor: TensorPlan) -> list[Text | str]:
+    stored = {"same": f"the same as {tensor.tied_to}", "exact": "as it is"}.get(tensor.stored, tensor.stored)
+    if tensor.group:
+        stored += f", shared with {', '.join(name for name in tensor.group if name != tensor.name)}"
+    layer = tensor.stored in ("indices", "values")
+    return [
+        Text(tensor.name),
+        "×".join(map(str, tensor.shape)) or "scalar",
+        tensor.kind,
+        size(tensor.weights),
+        percent(100 * tensor.pruned, 1) if layer else "",
+        "" if tensor.levels is None else size(tensor.levels),
+        "" if tensor.bits is None else str(tensor.bits),
+        Text(stored),
+        size(tensor.bytes),
+    ]
+
+
+def plan_line(plan: Plan) -> str:
+    """A plan in a line."""
+    return (
+        f"{plan.layers} of {len(plan.tensors)} tensors are compressed: {100 * plan.pruned:.2f} % of "
+        f"{size(plan.weights)} weights pruned; about {size(plan.file_bytes)} bytes, {plan.ratio:.1f}× smaller than "
+        f"{size(plan.dense_bytes)}"
+    )
 
 
 #: The columns of `layers_table`: heading, justification, and how soon a narrow terminal loses it (0: never).
@@ -157,6 +205,30 @@ def sensitivity_table(rows: Sequence[LayerPruned]) -> Table:
     return table
 
 
+def compare_table(
+    summary: Sequence[Mapping[str, Any]], scoring: Mapping[str, tuple[float, float | None]] | None = None
+) -> Table:
+    """Mean errors, a line for each criterion and a column for each sparsity, with a mark at those of the Pareto front.
+
+    Args:
+        summary: as dictionaries of `compare.Summary`, all retrained or none.
+        scoring: seconds that a criterion takes, and its rank correlation with the reference, to be shown beside.
+    """
+    sparsities = sorted({row["prune"] for row in summary})
+    beside = [] if scoring is None else [("Seconds", "right"), ("Spearman", "right")]
+    table = grid([("Criterion", "left"), *beside, *((f"{100 * sparsity:.4g} %  ", "right") for sparsity in sparsities)])
+    cells: dict[str, dict[float, str]] = {}
+    for row in summary:
+        spread = f" ± {row['val_error_deviation']:.2f}" if row["seeds"] > 1 else ""
+        cell = f"{row['val_error']:.2f}{spread} {'●' if row['front'] else ' '}"
+        cells.setdefault(row["criterion"], {})[row["prune"]] = cell
+    for name, found in cells.items():
+        seconds, rho = (scoring or {}).get(name, (0.0, None))
+        facts = [] if scoring is None else [f"{seconds:.2f}", "–" if rho is None else f"{rho:.2f}"]
+        table.add_row(Text(name), *facts, *(found.get(sparsity, "–  ") for sparsity in sparsities))
+    return table
+
+
 def search_table(trials: Sequence[Mapping[str, Any]]) -> Table:
     """The trials of a search (`search.Found.as_dicts`), from the largest size to the smallest."""
     headings = (("Asked", "right"), ("Bytes", "right"), ("Val error", "right"), ("Cross entropy", "right"),
@@ -213,3 +285,24 @@ def _sweep_row(row: Mapping[str, Any], swept: Sequence[str]) -> list[Text | str]
         f"{row['seconds']:.1f}",
         "●" if row["front"] else "",
     ]
+
+
+def bench_table(found: Bench, width: int = UNLIMITED) -> Table:
+    """Bytes in memory and median milliseconds, of each layer and of the network, dense and as `mode="sparse"` runs it.
+
+    A layer that stays dense has a dash. Shapes and densities are left out where they do not fit into `width`.
+    """
+    columns = [("Layer", "left", 0), ("Shape", "left", 1), ("Kept", "right", 2), ("Dense bytes", "right", 0),
+               ("Bytes", "right", 0)]  # fmt: skip
+    for measured in found.total.times:
+        columns += [(f"Dense ms, batch {measured.batch}", "right", 0), ("ms", "right", 0), ("faster", "right", 0)]
+    return _fitting(columns, [_bench_row(row) for row in (*found.layers, found.total)], width)
+
+
+def _bench_row(row: Row) -> list[Text | str]:
+    cells: list[Text | str] = [Text(row.name), "×".join(map(str, row.shape)), percent(100 * row.density, 1)]
+    cells += [size(row.dense_bytes), size(row.bytes)]
+    for found in row.times:
+        cells.append(f"{found.dense_ms:.3f}")
+        cells += ["–", "–"] if found.sparse_ms is None else [f"{found.sparse_ms:.3f}", f"{found.speedup:.2f}×"]
+    return cells

@@ -1,0 +1,101 @@
+"""Weights that a network computes from other tensors: made plain, so that what is pruned and stored is what it uses.
+
+A zero in a tensor that a weight is computed from need not be a zero of the weight, and a magnitude or a norm that is
+stored beside it is no weight to prune. So the computed weight takes their place, with the value that it has in
+evaluation: bit for bit the same outputs, and nothing left to compute.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
+from torch.nn.utils.weight_norm import WeightNorm
+
+from deepcompress.errors import NetworkError
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def bake(network: nn.Module) -> list[str]:
+    """Replace each computed weight of `network`, in place, by a plain parameter of its value in evaluation.
+
+    Known are all of ``torch.nn.utils.parametrize`` (weight_norm, spectral_norm, orthogonal, the user's own), the
+    older hooks of ``torch.nn.utils.weight_norm`` and ``spectral_norm``, and the masks of ``torch.nn.utils.prune``.
+    The parameters are new: an optimizer that shall train them is to be made afterwards.
+
+    Returns:
+        The fully qualified names of the tensors that are plain now.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()  # in training, the power iteration of spectral_norm moves each time a weight is looked at
+    try:
+        with torch.enable_grad():  # by which torch tells what becomes a parameter
+            found = list(_computed(network))
+            for _, remove in found:
+                remove()
+    finally:
+        for module, training in modes:
+            module.training = training
+    return [name for name, _ in found]
+
+
+def computed(network: nn.Module) -> list[str]:
+    """The fully qualified names of the weights that `bake` would make plain."""
+    return [name for name, _ in _computed(network)]
+
+
+def copied(network: Module) -> Module:
+    """A deep copy of a network, which is left as it was.
+
+    Raises:
+        NetworkError: it cannot be copied.
+    """
+    for module in network.modules():
+        for key, value in vars(module).items():
+            # What the last forward computed, and the next one will: with its graph it could not be copied.
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                vars(module)[key] = value.detach()
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:  # the user's modules may hold anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NetworkError(f"the network {type(network).__name__} cannot be copied: {reason}") from error
+
+
+def _computed(network: nn.Module) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The name of each computed weight, and what makes it plain."""
+    for path, module in network.named_modules():
+        prefix = f"{path}." if path else ""
+        if parametrize.is_parametrized(module):
+            for name in module.parametrizations:
+                yield prefix + name, partial(_remove_parametrizations, module, name)
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                yield prefix + hook.name, partial(remove_weight_norm, module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                yield prefix + hook.name, partial(_remove_spectral_norm, module, hook.name)
+            elif isinstance(hook, prune.BasePruningMethod):
+                yield prefix + hook._tensor_name, partial(prune.remove, module, hook._tensor_name)
+
+
+def _remove_parametrizations(module: nn.Module, name: str) -> None:
+    # torch makes the weight a property of a class of the module's own, which its copies share, and deletes it there.
+    shared = type(module)
+    own = {key: value for key, value in vars(shared).items() if key not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, own)
+    parametrize.remove_parametrizations(module, name)
+
+
+def _remove_spectral_norm(module: nn.Module, name: str) -> None:
+    remove_spectral_norm(module, name)
+    for key, hook in list(module._load_state_dict_pre_hooks.items()):  # which torch forgets
+        inner = getattr(hook, "hook", hook)
+        if isinstance(inner, SpectralNormLoadStateDictPreHook) and inner.fn.name == name:
+            del module._load_state_dict_pre_hooks[key]

@@ -1,0 +1,237 @@
+"""`deepcompress compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+from deepcompress.cli.common import (
+    command_line,
+    output_folder,
+    read_model_and_data,
+    show,
+    versions,
+    write_csv,
+)
+from deepcompress.cli.compress import SECTIONS, Sections
+from deepcompress.cli.options import (
+    Command,
+    Several,
+    build_recipe,
+    common,
+    data_options,
+    network_option,
+    recipe_options,
+    trust_option,
+)
+from deepcompress.errors import DeepCompressError
+from deepcompress.recipe import Recipe, read_toml
+
+if TYPE_CHECKING:
+    from deepcompress.compare import Compared, Summary
+
+#: Of the options of a recipe, those that have no part in pruning and retraining, or that are given in another way here.
+LEFT_OUT = {"prune", "criterion", "seed", "quality", "retrain", "target_size"}
+
+
+class ComparingSections(Sections):
+    """As `Sections`, but what is compared comes first."""
+
+    sections: ClassVar = {"What to compare": ("criteria", "sparsities", "seeds", "rank_layer"), **SECTIONS}
+
+
+def pruning_options(command: Command) -> Command:
+    """The options of a recipe that are about pruning and retraining; the schedule has another default here."""
+    kept = {"recipe_file", "layers", *SECTIONS["Pruning"], *SECTIONS["Retraining"]} - LEFT_OUT
+    before = list(getattr(command, "__click_params__", []))
+    decorated = recipe_options()(command)
+    params = decorated.__click_params__  # type: ignore[attr-defined]
+    params[:] = [param for param in params if param in before or param.name in kept]
+    for param in params:
+        if param.name == "schedule":
+            param.help = param.help.replace(f"[default: {Recipe.schedule}]", "[default: one-shot]")
+    return decorated
+
+
+@click.command(cls=ComparingSections)
+@click.argument("checkpoint", metavar="CKPT", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), default="compare", show_default=True, metavar="FOLDER",
+              help="Gets compare.csv and compare.png.")  # fmt: skip
+@click.option("--criteria", type=Several(click.STRING), default="magnitude,taylor2,woodfisher", show_default=True,
+              metavar="NAME,…", help="What to compare. Your own: file.py:function.")  # fmt: skip
+@click.option("--prune", "sparsities", type=Several(click.FloatRange(0, 1, max_open=True)), metavar="F,F,…",
+              help="Fractions of all prunable weights to remove.  [default: 0.5,0.8,0.9,0.95,0.98]")  # fmt: skip
+@click.option("--seed", "seeds", type=Several(click.IntRange(min=0)), default="0", show_default=True, metavar="N,…",
+              help="All is done once with each; the table has means and deviations.")  # fmt: skip
+@click.option("--rank-layer", metavar="LAYER",
+              help="Where scores are held against the empirical ones.  [default: the smallest layer]")  # fmt: skip
+@click.option("--max-drop", type=click.FloatRange(0, 100), metavar="POINTS",
+              help="With retraining: most points of validation accuracy to lose; layers that cost more are rolled "
+              "back.")  # fmt: skip
+@network_option
+@data_options()
+@pruning_options
+@trust_option
+@common
+def compare(
+    checkpoint: str,
+    output: str,
+    criteria: tuple[str, ...],
+    sparsities: tuple[float, ...] | None,
+    seeds: tuple[int, ...],
+    rank_layer: str | None,
+    network: str | None,
+    data: str | None,
+    data_dir: str | None,
+    device: str,
+    recipe_file: str | None,
+    layers: tuple[str, ...],
+    trust_pickle: bool,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Compare criteria of pruning: error against sparsity, time, and rank correlation.
+
+    CKPT is pruned by each criterion to each sparsity, from the dense weights each time, and measured before and after
+    retraining (--epochs; 0: not retrained):
+
+    \b
+      deepcompress compare lenet5.pt --criteria magnitude,taylor2,obs --prune 0.5,0.9,0.98 --seed 0,1,2 --epochs 4
+
+    Without --schedule all weights go in one cut, and retraining follows; with it they go on its way. Errors are those
+    on the validation data; the test error is in compare.csv, and decides nothing. The Pareto front of sparsity and
+    error, over all criteria, is marked in the table, and a grey line in the picture.
+
+    Spearman is the rank correlation of a criterion's scores with the rise of the loss that is measured when a weight
+    alone is removed (criterion empirical), in one layer. Rows are written to compare.csv as they come.
+    """
+    if settings["schedule"] is None and "schedule" not in (read_toml(recipe_file) if recipe_file else {}):
+        settings["schedule"] = "one-shot"
+    settings["prune"] = Recipe.prune  # in place of any size that a recipe file may have: sparsities follow
+    recipe = build_recipe(recipe_file, layers, settings)
+
+    from deepcompress import compare as library
+    from deepcompress.report.console import ConsoleProgress
+
+    model, samples = read_model_and_data(checkpoint, trust_pickle, network, data, data_dir, device)
+    steps = library.SPARSITIES if sparsities is None else sparsities
+    folder = output_folder(Path(output))
+    found: list[Compared] = []
+    with ConsoleProgress(quiet) as watch:
+        for row in library.compare(model, samples, criteria, steps, recipe, seeds, rank_layer, watch):
+            found.append(row)
+            _write(folder, found)
+    facts = {
+        "checkpoint": checkpoint, "data": samples.name, "samples": len(samples.y_val), "epochs": recipe.epochs,
+        "schedule": recipe.schedule, "seeds": list(seeds), "reference": library.REFERENCE,
+        "rank_layer": library.ranking_layer(model, recipe, rank_layer),
+    }  # fmt: skip
+    _deliver(found, folder, facts, as_json)
+    failed = [row for row in found if row.failure]
+    if failed:
+        raise DeepCompressError(f"{failed[0].criterion} failed: {failed[0].failure}")
+
+
+def _write(folder: Path, found: Sequence[Compared]) -> Path:
+    path = folder / "compare.csv"
+    columns = [field.name for field in fields(found[0])]
+    write_csv(path, columns, [asdict(row) for row in found])
+    return path
+
+
+def _deliver(found: Sequence[Compared], folder: Path, facts: dict[str, Any], as_json: bool) -> None:
+    """Draw the picture if there is anything to draw, and show the tables."""
+    from deepcompress.compare import summarize
+
+    summary, files = summarize(found), [str(folder / "compare.csv")]
+    if summary:
+        files.append(str(folder / "compare.png"))
+        what = _retraining(facts)
+        _draw(summary, found[0], folder / "compare.png", f"{Path(facts['checkpoint']).name}, {facts['data']}", what)
+    scoring = {
+        name: (fmean(row.scoring_seconds or 0.0 for row in rows), _mean([row.spearman for row in rows]))
+        for name in dict.fromkeys(row.criterion for row in summary)
+        if (rows := [row for row in found if row.criterion == name and not row.retrained and not row.failure])
+    }
+    dense = found[0]
+    result = {
+        **facts, "dense_error": dense.val_error, "dense_test_error": dense.test_error,
+        "criteria": [{"criterion": name, "scoring_seconds": seconds, "spearman": rho}
+                     for name, (seconds, rho) in scoring.items()],
+        "summary": [asdict(row) for row in summary], "rows": [asdict(row) for row in found], "files": files,
+        "command": command_line(), "versions": versions(),
+    }  # fmt: skip
+    show(as_json, result, _report(summary, scoring, dense, facts, files))
+
+
+def _retraining(facts: dict[str, Any]) -> str:
+    return f"retrained ({facts['schedule']}, epochs: {facts['epochs']})"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _report(
+    summary: Sequence[Summary],
+    scoring: dict[str, tuple[float, float | None]],
+    dense: Compared,
+    facts: dict[str, Any],
+    files: Sequence[str],
+) -> Callable[[], None]:
+    def report() -> None:
+        from deepcompress.report import tables
+
+        console = tables.output()
+        for retrained in (False, True):
+            rows = [asdict(row) for row in summary if row.retrained is retrained]
+            if not rows:
+                continue
+            what = _retraining(facts) if retrained else "not retrained"
+            console.out(
+                f"Error in percent on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
+                f"dense {dense.val_error:.2f}\n",
+                highlight=False,
+            )
+            console.print(tables.compare_table(rows, None if retrained else scoring))
+            console.out("", highlight=False)
+        console.out(f"Spearman: with {facts['reference']}, in {facts['rank_layer']}\n", highlight=False)
+        console.out(", ".join(files), highlight=False)
+
+    return report
+
+
+def _draw(summary: Sequence[Summary], dense: Compared, picture: Path, title: str, retrained: str) -> None:
+    from deepcompress.report.plots import draw_panels
+
+    panels = []
+    for heading, which in (("not retrained", False), (retrained, True)):
+        rows = [row for row in summary if row.retrained is which]
+        if rows:
+            panels.append((heading, _curves(rows)))
+    errors = [row.val_error_least for row in summary] + [dense.val_error or 0.0]
+    draw_panels(
+        panels, picture, title=title, xlabel="Sparsity", ylabel="Validation error (%)", xsparsity=True,
+        ylog=min(errors) > 0, reference=("dense", dense.val_error or 0.0), size=(3.6 * len(panels) + 0.4, 3.9),
+    )  # fmt: skip
+
+
+def _curves(rows: Sequence[Summary]) -> list[Any]:
+    """The front beneath, and a line for each criterion."""
+    from deepcompress.report.plots import Curve
+
+    front = sorted((row.sparsity, row.val_error) for row in rows if row.front)
+    curves = [Curve("Pareto front", [x for x, _ in front], [y for _, y in front], beneath=True)]
+    for name in dict.fromkeys(row.criterion for row in rows):
+        own = sorted((row for row in rows if row.criterion == name), key=lambda row: row.sparsity)
+        low, high = [row.val_error_least for row in own], [row.val_error_most for row in own]
+        curves.append(Curve(name, [row.sparsity for row in own], [row.val_error for row in own], low, high, ticks=True))
+    return curves
