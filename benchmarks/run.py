@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("coder.py", "load.py", "encode.py", "recode.py")
+SCRIPTS = ("coder.py", "load.py", "sparse.py", "encode.py", "recode.py")
 
 
 def main() -> None:
