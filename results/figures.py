@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pruning import NETWORKS, PRUNERS
 from report import PUBLISHED, errors, load
 from reproduce import CONV, FEWER_BITS, MLP, RESULTS, ROOT, entries
 
@@ -60,6 +61,26 @@ def draw_bits() -> None:
     ]
     draw_panels(
         panels, FIGURES / "bits.png", xlabel="Bits of a codebook index", ylabel="Test error (%)", ylim=(0, 6)
+    )  # fmt: skip
+
+
+#: Criteria told apart in one picture.
+SHOWN = ("magnitude", "obs", "woodfisher", "taylor1", "taylor2", "l1-factor", "empirical", "random")
+
+
+def draw_pruners() -> None:
+    """Error against sparsity without retraining, for criteria that differ."""
+    panels = []
+    for network, (title, _) in NETWORKS.items():
+        rows = load(f"pruners/{network}-not-retrained")["rows"]
+        curves = []
+        for index, criterion in enumerate(SHOWN):
+            points = sorted((row["prune"], row["test_error"]) for row in rows if row["criterion"] == criterion)
+            curves.append(Curve(criterion, *map(list, zip(*points, strict=True)), color=index))
+        panels.append((title, curves))
+    draw_panels(
+        panels, PRUNERS / "not-retrained.png", xlabel="Weights removed (%)", ylabel="Test error (%, log scale)",
+        ylog=True, xsparsity=True, size=(6.5, 3.2),
     )  # fmt: skip
 
 
@@ -167,7 +188,7 @@ def main() -> None:
     FIGURES.mkdir(exist_ok=True)
     for draw in (
         draw_stages, draw_bits, draw_inits, draw_retraining, draw_sensitivities, draw_weight_histograms, draw_pixels,
-        draw_resnet, draw_fronts,
+        draw_resnet, draw_fronts, draw_pruners,
     ):  # fmt: skip
         draw()
 

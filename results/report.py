@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduce import ABLATIONS, OPTIONS, PAPER_RECIPES, RESULTS, SEEDS, SIZES, entries, studies
+import pruning
+from reproduce import ABLATIONS, OPTIONS, PAPER_RECIPES, RESULTS, SEEDS, SIZES, entries, pruners, studies
 
 from deepcompress import recode
 from deepcompress.container.breakdown import Breakdown, LayerBreakdown, inspect
@@ -215,7 +216,7 @@ def coder_table() -> str:
 def sources() -> str:
     """Every command."""
     blocks = []
-    for name, commands in (entries() | studies()).items():
+    for name, commands in (entries() | studies() | pruners()).items():
         blocks.append("\n".join([f"# {name}", *(f"deepcompress {command}" for command in commands)]))
     return "```bash\n" + "\n".join(blocks) + "\n```"
 
@@ -253,5 +254,22 @@ def readme() -> str:
     return template
 
 
+def pruners_readme() -> str:
+    """The text of pruners/README.md."""
+    text = (pruning.PRUNERS / "README.in.md").read_text(encoding="utf-8")
+    makers = {
+        "RETRAINED": pruning.retrained_table,
+        "BARE": pruning.bare_table,
+        "UNITS": pruning.units_table,
+        "START": pruning.start_table,
+    }
+    for mark, make in makers.items():
+        for network in pruning.NETWORKS:
+            if (place := f"<!-- {mark} {network} -->") in text:
+                text = text.replace(place, make(network, table))
+    return text
+
+
 if __name__ == "__main__":
     README.write_text(readme(), encoding="utf-8")
+    (pruning.PRUNERS / "README.md").write_text(pruners_readme(), encoding="utf-8")

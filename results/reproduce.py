@@ -39,7 +39,7 @@ PAPER_RECIPES = {
 SIZES = {
     "lenet-300-100-4.5kb": (MLP, "--recipe recipes/lenet-300-100-tiny.toml", (0, 1, 2)),
     "lenet5-3kb": (LONG, "--recipe recipes/lenet5-tiny.toml", (0,)),
-    "lenet5-2kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 2000", (0,)),
+    "lenet5-2kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 2000", (0, 1)),
     "lenet5-1.5kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 1500", (0,)),
 }
 #: What each part of the way to a size is worth: the recipe with one thing changed.
@@ -48,9 +48,25 @@ ABLATIONS = {
     "no-distillation": "--distill 0",
     "l2": "--penalty l2",
     "one-shot": "--schedule one-shot",
-    "regrow": "--regrow",
+    "regrow": "--regrow surgery",
     "k-means": "--quantizer kmeans",
 }
+#: Criteria of single weights.
+CRITERIA = "magnitude,random,taylor1,taylor2,taylor12,l1-factor,l2-factor,empirical,obs,woodfisher,snip,grasp"
+UNITS = "magnitude,filters-l1,filters-taylor,thinet,inactive,nisp"
+#: Sparse from the start: network, method, sparsity, seeds.
+DYNAMIC = ("set", "deepr", "dsr")
+FROM_THE_START = (
+    ("lenet-300-100", "snip", 0.95, SEEDS),
+    ("lenet5", "snip", 0.98, SEEDS),
+    *(("lenet-300-100", method, 0.95, SEEDS) for method in ("grasp", "random", *DYNAMIC)),
+    *(("lenet-300-100", method, 0.98, SEEDS) for method in ("snip", "grasp")),
+    ("lenet5", "grasp", 0.98, (0,)),
+    ("lenet5", "set", 0.98, (0,)),
+)
+#: Lottery tickets: network, what the weights go back to, sparsity, seeds.
+LOTTERY = tuple(("lenet-300-100", kind, 0.95, SEEDS) for kind in ("start", "random"))
+START = {"lenet-300-100": "--epochs 20", "lenet5": "--epochs 24 --warmup 1 --precision bfloat16"}
 #: Size against error for ResNet-20.
 RESNET_POINTS = {
     "resnet20-distilled": "--recipe recipes/resnet20-distilled.toml",
@@ -150,9 +166,53 @@ def studies() -> dict[str, list[str]]:
     }
 
 
+def pruners() -> dict[str, list[str]]:
+    """Every way of pruning at the sparsities of SNIP (Lee et al. 2019, table 1); what they write goes to build/."""
+    commands = {}
+    for network, checkpoint, settings in (
+        ("lenet-300-100", MLP, "--prune 0.95,0.98 --seed 0,1,2 --epochs 5"),
+        ("lenet5", CONV, "--prune 0.98,0.99 --epochs 2 --precision bfloat16 --score-samples 256"),
+    ):
+        name = f"{network}-retrained"
+        commands[name] = f"compare {checkpoint} --criteria {CRITERIA} {settings} -o build/pruners-{name}"
+        name = f"{network}-not-retrained"
+        settings = "--prune 0.5,0.8,0.9,0.95,0.98 --epochs 0" + (" --score-samples 256" if network == "lenet5" else "")
+        commands[name] = f"compare {checkpoint} --criteria {CRITERIA} {settings} -o build/pruners-{name}"
+        name = f"{network}-units"
+        settings = "--prune 0.5,0.8,0.9,0.95 --epochs 2 --precision bfloat16"
+        commands[name] = f"compare {checkpoint} --criteria {UNITS} {settings} -o build/pruners-{name}"
+    for network, method, sparsity, seeds in FROM_THE_START:
+        for seed in seeds:
+            name = f"{network}-{method}-{sparsity}-seed{seed}"
+            how = f"--regrow {method}" if method in DYNAMIC else f"--criterion {method}"
+            command = f"train {network} --data mnist --prune {sparsity} {how} {START[network]} --seed {seed}"
+            commands[name] = f"{command} -o build/pruners-{name}.pt"
+    found = {f"pruners/{name}": [command] for name, command in commands.items()}
+    for network, kind, sparsity, seeds in LOTTERY:
+        for seed in seeds:
+            found[f"pruners/{network}-lottery-{kind}-{sparsity}-seed{seed}"] = lottery(network, kind, sparsity, seed)
+    return found
+
+
+def lottery(network: str, kind: str, sparsity: float, seed: int) -> list[str]:
+    """Train and keep the start; prune and rewind; for the control, draw the ticket's weights anew and train those."""
+    base, trained = f"build/pruners-{network}-{sparsity}-seed{seed}", f"--lr 0.1 --warmup 1 --seed {seed}"
+    commands = [
+        f"train {network} --data mnist --epochs 15 {trained} --keep-step 0 {base}-start.pt -o {base}-dense.pt",
+        f"compress {base}-dense.pt --rewind {base}-start.pt --prune {sparsity} --iterations 4 --epochs 15 --bits none "
+        f"{trained} --save-masks {base}-ticket.safetensors -o {base}-ticket.dc",
+    ]
+    if kind == "random":
+        masks = f"--masks {base}-ticket.safetensors"
+        commands.append(
+            f"compress {base}-dense.pt --rewind random {masks} --epochs 15 --bits none {trained} -o {base}-drawn.dc"
+        )
+    return commands
+
+
 def main() -> None:
     """List the experiments, or run those that are named and not there yet."""
-    experiments = entries() | studies()
+    experiments = entries() | studies() | pruners()
     patterns = sys.argv[1:]
     if not patterns:
         for name, commands in experiments.items():

@@ -27,7 +27,7 @@ import reproduce  # noqa: E402
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ENTRIES = reproduce.entries()
 BATCH_NORMS = 19  # of ResNet-20
-EXPERIMENTS = ENTRIES | reproduce.studies()
+EXPERIMENTS = ENTRIES | reproduce.studies() | reproduce.pruners()
 
 
 def test_every_experiment_has_its_outcome_and_every_outcome_its_experiment():
@@ -65,8 +65,10 @@ def test_commands_are_understood(name):
             assert CliRunner().invoke(main, [verb, *arguments]).exit_code == 0
 
 
-def test_the_document_is_what_the_script_writes():
+def test_the_documents_are_what_the_script_writes():
     assert (RESULTS / "README.md").read_text(encoding="utf-8") == report.readme()
+    assert (RESULTS / "pruners" / "README.md").read_text(encoding="utf-8") == report.pruners_readme()
+    assert not re.search(r"<!-- [A-Z]", report.pruners_readme())
 
 
 def test_the_document_leaves_no_mark_and_shows_every_file_and_figure():

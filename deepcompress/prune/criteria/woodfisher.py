@@ -11,7 +11,7 @@ from deepcompress.prune.criteria.per_sample import per_sample_gradients
 from deepcompress.prune.masks import Masks
 from deepcompress.training.batches import count_samples
 
-BLOCK = 64  # consecutive weights of a tensor whose mutual influence is looked at
+BLOCK = 64  # consecutive weights of a tensor, those that are alive, whose mutual influence is looked at
 DAMPING = 0.1  # what is on the diagonal from the start, in mean squared gradients
 AT_ONCE = 1 << 8  # blocks that are solved together
 
@@ -20,10 +20,9 @@ AT_ONCE = 1 << 8  # blocks that are solved together
 def woodfisher(evidence: Evidence) -> Verdict:
     """What the loss grows by if the others of the block move to the best place: ``w^2 / (2 [F^-1]_qq)``.
 
-    F is the mean of ``g g^T`` over the gradients g of single samples, plus damping, in blocks of `BLOCK` weights as
-    they lie in memory (Singh and Alistarh 2020, equations 3 to 5; damping is a fixed 1e-5 there, and goes by the mean
-    squared gradient here, so that the scale of the loss does not matter). Weights that are pruned already have no
-    gradient, so those that are left do not count on them. Once it is decided who stays, the correction is exact for all
+    F is the mean of ``g g^T`` over the gradients g of single samples, plus damping, in blocks of `BLOCK` of the weights
+    that are not pruned yet, as they lie in memory (Singh and Alistarh 2020, equations 3 to 5; damping is a fixed 1e-5
+    there, and goes by the mean squared gradient here, so that the scale of the loss does not matter). Once it is decided who stays, the correction is exact for all
     that a block loses at once: ``-[F^-1]_SP ([F^-1]_PP)^-1 w_P``, not the sum over single weights. It is asked again at
     each iteration, as the paper does (section 5): gradients of where the weights are say little of where they go.
 
@@ -36,34 +35,37 @@ def woodfisher(evidence: Evidence) -> Verdict:
     inverses = inverse_fisher(evidence)
     scores = {}
     for name, weight in evidence.weights.items():
-        diagonal = inverses[name].diagonal(dim1=1, dim2=2).reshape(-1)[: weight.numel()]
+        alive = evidence.masks.keep[name]
+        diagonal = inverses[name].diagonal(dim1=1, dim2=2).flatten()[: int(alive.sum())]
         least = torch.finfo(diagonal.dtype).eps * diagonal.max()  # rounding may leave nothing of a very small one
-        scores[name] = weight.detach().float().square() / (2 * diagonal.clamp_min(least).reshape(weight.shape))
+        scores[name] = torch.zeros_like(weight, dtype=torch.float32)
+        scores[name][alive] = (weight.detach()[alive].square() / (2 * diagonal.clamp_min(least))).float()
 
     def correct(masks: Masks) -> None:
         for name, weight in evidence.weights.items():
-            values, keep = blocks(weight.detach()), blocks(masks.keep[name])
+            alive = evidence.masks.keep[name]
+            values, keep = blocks(weight.detach()[alive]), blocks(masks.keep[name][alive])
             parts = zip(*(torch.split(part, AT_ONCE) for part in (inverses[name], values, keep)), strict=True)
             moved = torch.cat([compensated(*part) for part in parts])
             with torch.no_grad():
-                weight.copy_(moved.reshape(-1)[: weight.numel()].reshape(weight.shape))
+                weight[alive] = moved.flatten()[: int(alive.sum())].to(weight.dtype)
 
     return Verdict(scores, correct)
 
 
 def inverse_fisher(evidence: Evidence) -> Tensors:
-    """For each weight tensor the inverses of its blocks: (blocks, BLOCK, BLOCK), at least float32."""
+    """For each weight tensor the inverses of the blocks of its alive weights: (blocks, BLOCK, BLOCK), at least float32."""
     start = 1 / _damping(evidence)
     inverses = {
         name: torch.eye(BLOCK, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))
         .mul(start)
-        .repeat(-(-weight.numel() // BLOCK), 1, 1)
+        .repeat(-(-evidence.masks.kept(name) // BLOCK), 1, 1)
         for name, weight in evidence.weights.items()
     }
     number = _count(evidence)
     for found in per_sample_gradients(evidence):
         for name, value in found.items():
-            grads = blocks(value, 1).transpose(0, 1).to(inverses[name].dtype)
+            grads = blocks(value[:, evidence.masks.keep[name]]).transpose(0, 1).to(inverses[name].dtype)
             for inverse, part in zip(*(torch.split(whole, AT_ONCE) for whole in (inverses[name], grads)), strict=True):
                 count_in(inverse, part, number)
     return inverses
@@ -87,10 +89,9 @@ def _count(evidence: Evidence) -> int:
     return sum(count_samples(y) for _, y in samples(evidence))
 
 
-def blocks(tensor: torch.Tensor, samples: int = 0) -> torch.Tensor:
-    """A tensor of any shape as (blocks, BLOCK), the last one filled up with zeros; `samples` dimensions stay before."""
-    flat = tensor.flatten(samples)
-    return F.pad(flat, (0, -flat.shape[-1] % BLOCK)).reshape(*flat.shape[:-1], -1, BLOCK)
+def blocks(values: torch.Tensor) -> torch.Tensor:
+    """(…, weights) as (…, blocks, BLOCK), the last block filled up with zeros."""
+    return torch.unflatten(F.pad(values, (0, -values.shape[-1] % BLOCK)), -1, (-1, BLOCK))
 
 
 @torch.no_grad()
