@@ -13,7 +13,7 @@ from deepcompress.prune.criteria.gradients import Tensors, evaluating, gradients
 from deepcompress.training.batches import count_samples, each_tensor, rows
 
 CHUNK = 32  # most samples whose gradients are there at once
-ELEMENTS = 1 << 25  # most numbers in them, where one sample has not more
+ELEMENTS = 1 << 23  # most numbers in them, where one sample has not more
 
 
 def per_sample_gradients(evidence: Evidence) -> Iterator[Tensors]:

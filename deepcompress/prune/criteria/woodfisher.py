@@ -22,9 +22,10 @@ def woodfisher(evidence: Evidence) -> Verdict:
 
     F is the mean of ``g g^T`` over the gradients g of single samples, plus damping, in blocks of `BLOCK` of the weights
     that are not pruned yet, as they lie in memory (Singh and Alistarh 2020, equations 3 to 5; damping is a fixed 1e-5
-    there, and goes by the mean squared gradient here, so that the scale of the loss does not matter). Once it is decided who stays, the correction is exact for all
-    that a block loses at once: ``-[F^-1]_SP ([F^-1]_PP)^-1 w_P``, not the sum over single weights. It is asked again at
-    each iteration, as the paper does (section 5): gradients of where the weights are say little of where they go.
+    there, and goes by the mean squared gradient here, so that the scale of the loss does not matter). Once it is
+    decided who stays, the correction is exact for all that a block loses at once: ``-[F^-1]_SP ([F^-1]_PP)^-1 w_P``,
+    not the sum over single weights. It is asked again at each iteration, as the paper does in its gradual runs:
+    gradients at the weights say little of far away.
 
     Memory: 4 bytes × weights × BLOCK, which is 0.26 GB for a million weights, and gradients of some samples.
 
@@ -37,7 +38,8 @@ def woodfisher(evidence: Evidence) -> Verdict:
     for name, weight in evidence.weights.items():
         alive = evidence.masks.keep[name]
         diagonal = inverses[name].diagonal(dim1=1, dim2=2).flatten()[: int(alive.sum())]
-        least = torch.finfo(diagonal.dtype).eps * diagonal.max()  # rounding may leave nothing of a very small one
+        largest = float(diagonal.max()) if len(diagonal) else 1.0
+        least = torch.finfo(diagonal.dtype).eps * largest  # rounding may leave nothing of a very small one
         scores[name] = torch.zeros_like(weight, dtype=torch.float32)
         scores[name][alive] = (weight.detach()[alive].square() / (2 * diagonal.clamp_min(least))).float()
 
@@ -54,7 +56,7 @@ def woodfisher(evidence: Evidence) -> Verdict:
 
 
 def inverse_fisher(evidence: Evidence) -> Tensors:
-    """For each weight tensor the inverses of the blocks of its alive weights: (blocks, BLOCK, BLOCK), at least float32."""
+    """For each tensor the inverses of the blocks of its alive weights: (blocks, BLOCK, BLOCK), at least float32."""
     start = 1 / _damping(evidence)
     inverses = {
         name: torch.eye(BLOCK, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))

@@ -289,3 +289,14 @@ def test_what_it_cannot_do_is_said():
     bad = torch.full((4, 3), torch.nan, dtype=torch.float64)
     with pytest.raises(RecipeError, match=r"inputs of the layer of 0\.weight are NaN or infinite"):
         obs(evidence_of(weights, Recipe(criterion="obs"), model, [(bad, bad)]))
+
+
+def test_a_layer_of_which_nothing_is_left_is_let_be(mlp, flat_train):
+    with torch.no_grad():
+        mlp.fc2.weight.zero_()
+    whole = evidence_of(weights_of(mlp), Recipe(criterion="obs", prune=0.5), mlp, flat_train)
+    whole = replace(whole, masks=Masks({name: weight != 0 for name, weight in whole.weights.items()}))
+    verdict = obs(whole)
+    assert not bool(verdict.scores["fc2.weight"].any())
+    verdict.correct(whole.masks)
+    assert not bool(mlp.fc2.weight.any())

@@ -280,3 +280,14 @@ def test_inputs_may_be_structures():
     plain = list(per_sample_gradients(evidence(model, [((x, x), y)])))
     assert len(named[0]["layer.weight"]) == 6
     assert torch.equal(named[0]["layer.weight"], plain[0]["layer.weight"])
+
+
+def test_a_layer_of_which_nothing_is_left_is_let_be(mlp, flat_train):
+    with torch.no_grad():
+        mlp.fc2.weight.zero_()
+    whole = evidence_of(weights_of(mlp), Recipe(criterion="woodfisher", prune=0.5), mlp, flat_train)
+    whole = replace(whole, masks=Masks({name: weight != 0 for name, weight in whole.weights.items()}))
+    verdict = woodfisher(whole)
+    assert not bool(verdict.scores["fc2.weight"].any())
+    verdict.correct(whole.masks)
+    assert not bool(mlp.fc2.weight.any())
