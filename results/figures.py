@@ -76,7 +76,8 @@ def draw_pruners() -> None:
         curves = []
         for index, criterion in enumerate(SHOWN):
             points = sorted((row["prune"], row["test_error"]) for row in rows if row["criterion"] == criterion)
-            curves.append(Curve(criterion, *map(list, zip(*points, strict=True)), color=index))
+            if points:
+                curves.append(Curve(criterion, *map(list, zip(*points, strict=True)), color=index))
         panels.append((title, curves))
     draw_panels(
         panels, PRUNERS / "not-retrained.png", xlabel="Weights removed (%)", ylabel="Test error (%, log scale)",
