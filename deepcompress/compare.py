@@ -19,7 +19,7 @@ from torch import nn
 
 from deepcompress.delivery import layers_of
 from deepcompress.errors import DeepCompressError, RecipeError
-from deepcompress.layers import Layer
+from deepcompress.layers import Layer, live_tensors
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
@@ -186,8 +186,8 @@ class _Bench:
         """A copy of the dense network, with training data that starts anew, so that no row depends on another."""
         seed_everything(recipe.seed)
         work = copy.deepcopy(self.model)
-        state, parameters = work.state_dict(), dict(work.named_parameters(remove_duplicate=False))
-        weights = {layer.name: parameters.get(layer.name, state[layer.name]) for layer in self.layers}
+        tensors = live_tensors(work, work.state_dict())
+        weights = {layer.name: tensors[layer.name] for layer in self.layers}
         train = self.data.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
         return Evidence(work, weights, Masks.nonzero(weights), recipe, train, objective_of(recipe, work))
 

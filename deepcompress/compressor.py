@@ -15,6 +15,7 @@ from deepcompress.delivery import Delivery, Stages, contiguous_state, finish_sma
 from deepcompress.errors import DeepCompressError, NetworkError, RecipeError
 from deepcompress.files import check_writable
 from deepcompress.interop import dense_bytes
+from deepcompress.layers import live_tensors
 from deepcompress.loader import fill, load_state_dict
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
@@ -83,7 +84,7 @@ class Compressor:
         _check(self.recipe, self.model)
         state = contiguous_state(self.model)
         layers = layers_of(self.model, state, self.recipe)
-        tensors = _tensors(self.model, state)
+        tensors = live_tensors(self.model, state)
         self.weights = {layer.name: tensors[layer.name] for layer in layers}
         self.masks = Masks.nonzero(self.weights)
         self._delivery = Delivery(self.model, state, layers, self.recipe, network, data)
@@ -123,7 +124,7 @@ class Compressor:
         fill(network_itself, load_state_dict(path), str(path))
         settings = recipe or Recipe.from_dict(settings_of(path), str(path))
         compressor = cls(network_itself, settings, network=network, data=data, watch=watch)
-        compressor._former = restore(path, _tensors(network_itself, compressor._delivery.state))
+        compressor._former = restore(path, live_tensors(network_itself, compressor._delivery.state))
         return compressor
 
     @property
@@ -203,7 +204,7 @@ class Compressor:
         Raises:
             NetworkError: it has not the same tensors.
         """
-        tensors = _tensors(unwrapped(model), unwrapped(model).state_dict())
+        tensors = live_tensors(unwrapped(model), unwrapped(model).state_dict())
         for name, mask in self.masks.keep.items():
             if name not in tensors or tensors[name].shape != mask.shape:
                 raise NetworkError(f"the network {type(model).__name__} has no tensor {name} of shape {mask.shape}")
@@ -382,11 +383,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-def _tensors(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a network: parameters as they are trained, anything else as in its state_dict."""
-    return {**state, **dict(model.named_parameters(remove_duplicate=False))}
 
 
 def _objective(loss: Loss | None) -> Objective:

@@ -81,6 +81,11 @@ def is_kept(name: str, recipe: Recipe | None, buffer: bool = False) -> bool:
     return buffer if asked is None else asked
 
 
+def live_tensors(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a network by name: parameters as they are trained, anything else as in `state`, its state_dict."""
+    return {**state, **dict(model.named_parameters(remove_duplicate=False))}
+
+
 def buffers_of(model: nn.Module) -> set[str]:
     """Fully qualified names of the tensors of `model` that are no parameters."""
     return {name for name, _ in model.named_buffers(remove_duplicate=False)}

@@ -15,6 +15,7 @@ from deepcompress.delivery import Delivery, Stages, contiguous_state, finish_sma
 from deepcompress.errors import RecipeError
 from deepcompress.files import check_writable
 from deepcompress.interop import dense_bytes
+from deepcompress.layers import live_tensors
 from deepcompress.loader import fill, load_state_dict
 from deepcompress.lowrank import factorize
 from deepcompress.prune.lottery import origin_of
@@ -182,7 +183,7 @@ def _compress(order: _Order) -> Result:
     dense, work = order.networks()
     state = contiguous_state(work)
     layers = layers_of(work, state, recipe)
-    tensors = {**state, **dict(work.named_parameters(remove_duplicate=False))}
+    tensors = live_tensors(work, state)
     weights = {layer.name: tensors[layer.name] for layer in layers}
     check_writable(order.path)
     objective = order.objective(dense, work)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
-from deepcompress.layers import Layer, check_finite, check_rules, compressible
+from deepcompress.layers import Layer, check_finite, check_rules, compressible, live_tensors
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
@@ -128,8 +128,7 @@ def _cut(
     """Prune the one layer in place, and retrain the network if there are batches to do it with."""
     rule = LayerRule(glob.escape(name), prune=sparsity)
     recipe = replace(recipe, schedule="one-shot", layers=(rule,))
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    weights = {name: parameters[name] if name in parameters else model.state_dict()[name]}
+    weights = {name: live_tensors(model, model.state_dict())[name]}
     if batches is None:
         return prune(Evidence(model, weights, Masks.full(weights), recipe), watch=watch)
     objective = objective_of(recipe, model)

@@ -1,26 +1,18 @@
-"""The tables of results/pruners/README.md, from what `compare` and `train` printed."""
+"""Writes results/pruners/README.md: its README.in.md with the tables put in, from what `compare` and `train` printed.
+
+python results/pruning.py
+"""
 
 from __future__ import annotations
 
-import json
 import statistics
-import tomllib
-from collections.abc import Callable
 from typing import Any
 
+from report import PUBLISHED, load, table
 from reproduce import DYNAMIC, FROM_THE_START, LOTTERY, RESULTS, UNITS
 
 PRUNERS = RESULTS / "pruners"
 NETWORKS = {"lenet-300-100": ("LeNet-300-100", (0.95, 0.98)), "lenet5": ("LeNet-5", (0.98,))}
-
-Row = tuple[str, ...]
-Table = Callable[[Row, list[Row]], str]
-
-
-def load(name: str) -> dict[str, Any]:
-    """What a command printed."""
-    found: dict[str, Any] = json.loads((PRUNERS / f"{name}.json").read_text(encoding="utf-8"))
-    return found
 
 
 def spread(values: list[float]) -> str:
@@ -31,10 +23,9 @@ def spread(values: list[float]) -> str:
 
 def published(network: str, method: str, sparsity: float) -> str:
     """What a paper has for a method at a sparsity."""
-    points = tomllib.loads((RESULTS / "published.toml").read_text(encoding="utf-8"))["pruning"]
     return ", ".join(
         f"{error} ({source})"
-        for entry in points
+        for entry in PUBLISHED["pruning"]
         if entry["network"] == network
         for source, name, percent, error in entry["points"]
         if name == method and percent == 100 * sparsity
@@ -42,16 +33,16 @@ def published(network: str, method: str, sparsity: float) -> str:
 
 
 def cell(found: dict[str, Any], criterion: str, sparsity: float, retrained: bool) -> str:
-    """Test error over the seeds of one row of `compare`; what it failed with, if it did."""
+    """Test error over the seeds of one row of `compare`; a dash where it failed."""
     rows = [row for row in found["rows"] if row["criterion"] == criterion and row["prune"] in (sparsity, None)]
     errors = [row["test_error"] for row in rows if row["retrained"] == retrained and row["test_error"] is not None]
     return spread(errors) if errors else "–"
 
 
-def retrained_table(network: str, table: Table) -> str:
+def retrained_table(network: str) -> str:
     """Trained networks, pruned in one cut and retrained, beside what is published at that sparsity."""
     _, sparsities = NETWORKS[network]
-    found = load(f"{network}-retrained")
+    found = load(f"pruners/{network}-retrained")
     rows = []
     for facts in found["criteria"]:
         criterion, cells = facts["criterion"], []
@@ -62,9 +53,9 @@ def retrained_table(network: str, table: Table) -> str:
     return table(("criterion", *heads, "Spearman", "seconds"), rows)
 
 
-def bare_table(network: str, table: Table) -> str:
+def bare_table(network: str) -> str:
     """Trained networks, pruned and not retrained."""
-    found = load(f"{network}-not-retrained")
+    found = load(f"pruners/{network}-not-retrained")
     sparsities = sorted({row["prune"] for row in found["rows"] if row["prune"]})
     rows = [
         (f"`{criterion}`", *(cell(found, criterion, sparsity, False) for sparsity in sparsities))
@@ -73,9 +64,9 @@ def bare_table(network: str, table: Table) -> str:
     return table(("criterion", *(f"{100 * sparsity:.0f} %" for sparsity in sparsities)), rows)
 
 
-def units_table(network: str, table: Table) -> str:
+def units_table(network: str) -> str:
     """Whole neurons and filters, not retrained and retrained."""
-    found = load(f"{network}-units")
+    found = load(f"pruners/{network}-units")
     sparsities = sorted({row["prune"] for row in found["rows"] if row["prune"]})
     rows = []
     for criterion in UNITS.split(","):
@@ -84,17 +75,19 @@ def units_table(network: str, table: Table) -> str:
     return table(("criterion", *(f"{100 * sparsity:.0f} %" for sparsity in sparsities)), rows)
 
 
-def start_table(network: str, table: Table) -> str:
+def start_table(network: str) -> str:
     """Networks that were sparse from the start, and lottery tickets."""
     rows = []
     for of, method, sparsity, seeds in FROM_THE_START:
         if of == network:
-            errors = [load(f"{network}-{method}-{sparsity}-seed{seed}")["error"] for seed in seeds]
+            errors = [load(f"pruners/{network}-{method}-{sparsity}-seed{seed}")["error"] for seed in seeds]
             how = f"`--regrow {method}`" if method in DYNAMIC else f"`--criterion {method}`"
             rows.append((how, f"{100 * sparsity:.0f} %", spread(errors), each(errors), published(of, method, sparsity)))
     for of, kind, sparsity, seeds in LOTTERY:
         if of == network:
-            errors = [100 - load(f"{of}-lottery-{kind}-{sparsity}-seed{seed}")["accuracy_after"] for seed in seeds]
+            errors = [
+                100 - load(f"pruners/{of}-lottery-{kind}-{sparsity}-seed{seed}")["accuracy_after"] for seed in seeds
+            ]
             what = "lottery ticket" if kind == "start" else "the same masks, drawn anew"
             rows.append((what, f"{100 * sparsity:.0f} %", spread(errors), each(errors), ""))
     return table(("method", "removed", "test error, %", "seeds", "published"), rows)
@@ -103,3 +96,18 @@ def start_table(network: str, table: Table) -> str:
 def each(errors: list[float]) -> str:
     """Every seed."""
     return " ".join(f"{error:.2f}" for error in errors)
+
+
+def readme() -> str:
+    """The text of README.md."""
+    text = (PRUNERS / "README.in.md").read_text(encoding="utf-8")
+    makers = {"RETRAINED": retrained_table, "BARE": bare_table, "UNITS": units_table, "START": start_table}
+    for mark, make in makers.items():
+        for network in NETWORKS:
+            if (place := f"<!-- {mark} {network} -->") in text:
+                text = text.replace(place, make(network))
+    return text
+
+
+if __name__ == "__main__":
+    (PRUNERS / "README.md").write_text(readme(), encoding="utf-8")

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pruning
 from reproduce import ABLATIONS, OPTIONS, PAPER_RECIPES, RESULTS, SEEDS, SIZES, entries, pruners, studies
 
 from deepcompress import recode
@@ -254,22 +253,5 @@ def readme() -> str:
     return template
 
 
-def pruners_readme() -> str:
-    """The text of pruners/README.md."""
-    text = (pruning.PRUNERS / "README.in.md").read_text(encoding="utf-8")
-    makers = {
-        "RETRAINED": pruning.retrained_table,
-        "BARE": pruning.bare_table,
-        "UNITS": pruning.units_table,
-        "START": pruning.start_table,
-    }
-    for mark, make in makers.items():
-        for network in pruning.NETWORKS:
-            if (place := f"<!-- {mark} {network} -->") in text:
-                text = text.replace(place, make(network, table))
-    return text
-
-
 if __name__ == "__main__":
     README.write_text(readme(), encoding="utf-8")
-    (pruning.PRUNERS / "README.md").write_text(pruners_readme(), encoding="utf-8")

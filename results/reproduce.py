@@ -3,7 +3,8 @@
     python results/reproduce.py                  # list the commands
     python results/reproduce.py NAME [NAME ...]  # run these (shell patterns work: 'lenet5-*', '*')
     python results/figures.py                    # then draw the figures
-    python results/report.py                     # and write results/README.md
+    python results/report.py                     # and write results/README.md,
+    python results/pruning.py                    # and results/pruners/README.md
 
 Each command is a `deepcompress` command as one would type it in the root of the project. What it prints with --json
 is kept as results/NAME.json; delete that file to run it again. Made with one CPU thread (OMP_NUM_THREADS=1).

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 sys.path.insert(0, str(RESULTS))
 
+import pruning  # noqa: E402
 import report  # noqa: E402
 import reproduce  # noqa: E402
 
@@ -67,8 +68,8 @@ def test_commands_are_understood(name):
 
 def test_the_documents_are_what_the_script_writes():
     assert (RESULTS / "README.md").read_text(encoding="utf-8") == report.readme()
-    assert (RESULTS / "pruners" / "README.md").read_text(encoding="utf-8") == report.pruners_readme()
-    assert not re.search(r"<!-- [A-Z]", report.pruners_readme())
+    assert (RESULTS / "pruners" / "README.md").read_text(encoding="utf-8") == pruning.readme()
+    assert not re.search(r"<!-- [A-Z]", pruning.readme())
 
 
 def test_the_document_leaves_no_mark_and_shows_every_file_and_figure():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import NetworkError, RecipeError
-from deepcompress.layers import buffers_of, check_rules, compressible
+from deepcompress.layers import buffers_of, check_rules, compressible, live_tensors
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.regrow import RegrowingHooks, allot, grown
@@ -143,5 +143,5 @@ def _weights(model: nn.Module, recipe: Recipe) -> dict[str, torch.Tensor]:
     layers = compressible(state, recipe, buffers_of(model))
     if not layers:
         raise NetworkError(f"{type(model).__name__} has nothing to prune: no parameter has two or more dimensions")
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    return {layer.name: parameters.get(layer.name, state[layer.name]) for layer in layers}
+    tensors = live_tensors(model, state)
+    return {layer.name: tensors[layer.name] for layer in layers}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import runpy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +134,19 @@ def find(name: str) -> Criterion:
     if not Path(path).is_file():
         raise RecipeError(f"criterion {name}: the file {path} does not exist")
     try:
-        judge = runpy.run_path(path).get(function)
+        judge = _functions(Path(path).resolve(), Path(path).stat().st_mtime_ns).get(function)
     except Exception as error:  # it is the user's code
         raise RecipeError(f"criterion {name}: {path} fails with {type(error).__name__}: {error}") from error
     if not callable(judge):
         raise RecipeError(f"criterion {name}: {path} defines no function named {function!r}")
     registered = (known for known in CRITERIA.values() if known.judge is judge)
     return next(registered, Criterion(judge, "global"))
+
+
+@cache
+def _functions(path: Path, changed: int) -> dict[str, Any]:
+    """What a file defines; it runs once, however often a cut asks, until it has `changed` (a time)."""
+    return runpy.run_path(str(path))
 
 
 def judge(evidence: Evidence) -> Verdict:

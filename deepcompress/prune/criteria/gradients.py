@@ -7,7 +7,7 @@ uses, and `.grad` and `requires_grad` stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,12 +93,21 @@ def mean_gradient(evidence: Evidence) -> Tensors:
         RecipeError: there is no training data.
         DataError: it has no samples.
     """
-    totals = zeros(evidence)
+    return over_samples(evidence, lambda weights, x, y: gradients(loss(evidence, weights, x, y), weights))
+
+
+def over_samples(evidence: Evidence, of: Callable[[Tensors, Any, Any], Tensors]) -> Tensors:
+    """The mean over the samples of what `of` gives for the weights and a batch (x, y), float32.
+
+    Raises:
+        RecipeError: there is no training data.
+        DataError: it has no samples.
+    """
+    totals, count = zeros(evidence), 0
     with evaluating(evidence) as weights:
-        count = 0
         for x, y in samples(evidence):
-            for name, gradient in gradients(loss(evidence, weights, x, y), weights).items():
-                totals[name].add_(gradient.float(), alpha=count_samples(y))
+            for name, value in of(weights, x, y).items():
+                totals[name].add_(value.float(), alpha=count_samples(y))
             count += count_samples(y)
     return mean(totals, count)
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from deepcompress.prune.criteria.base import Evidence, Scores, criterion, samples
-from deepcompress.prune.criteria.gradients import Tensors, evaluating, gradients, loss, mean, zeros
-from deepcompress.training.batches import count_samples, each_tensor
+from deepcompress.prune.criteria.base import Evidence, Scores, criterion
+from deepcompress.prune.criteria.gradients import Tensors, gradients, loss, over_samples, zeros
+from deepcompress.training.batches import each_tensor
 
 TEMPERATURE = 200.0  # of GraSP: outputs are divided by it, so that no class is sure at the start
 
@@ -63,19 +63,13 @@ def grasp(evidence: Evidence) -> Scores:
 
 
 def _over_samples(evidence: Evidence, of: Callable[[Tensors, Any, Any], Tensors]) -> Tensors:
-    """The mean over the samples of what `of` gives for the weights and a batch (x, y), float32.
+    """As `over_samples`, but for batch norm that is new; arguments and what is raised as there."""
 
-    Raises:
-        RecipeError: there is no training data.
-        DataError: it has no samples.
-    """
-    totals, count = zeros(evidence), 0
-    with evaluating(evidence) as weights, _first_statistics(evidence.model):
-        for x, y in samples(evidence):
-            for name, value in of(weights, x, y).items():
-                totals[name].add_(value.float(), alpha=count_samples(y))
-            count += count_samples(y)
-    return mean(totals, count)
+    def afresh(weights: Tensors, x: Any, y: Any) -> Tensors:
+        with _first_statistics(evidence.model):
+            return of(weights, x, y)
+
+    return over_samples(evidence, afresh)
 
 
 @contextmanager
