@@ -23,7 +23,8 @@ from bitarray import bitarray
 from bitarray.util import canonical_decode, canonical_huffman
 from measure import machine, medians, no_kernels
 
-from deepcompress.coding import context, streams
+from deepcompress.coding import streams
+from deepcompress.coding.adaptive import codec
 from deepcompress.coding.bits import Reader
 from deepcompress.coding.encoder import encode_coded
 from deepcompress.coding.tensors import DType
@@ -232,13 +233,13 @@ def compare_layers(rows: int, columns: int, density: float, entries: int, runs: 
     values = np.concatenate(([np.float32(0)], book))[layer]
     entropy, others = positions_and_indices(layer)
     symbols, shape = layer.reshape(-1), layer.shape
-    known = context.Book(entries, entries // 2)
-    stored = context.encode(symbols, shape, known, context.Scan())
+    known = codec.Book(entries, entries // 2)
+    stored = codec.encode(symbols, shape, known, codec.Scan())
     weights = int(np.count_nonzero(symbols))
-    decode = partial(context.decode, memoryview(stored), shape, known, weights, context.Scan())
+    decode = partial(codec.decode, memoryview(stored), shape, known, weights, codec.Scan())
     if not np.array_equal(decode(), symbols):
         raise SystemExit("what was decoded is not what was encoded")
-    seconds = medians({"encode": lambda: context.encode(symbols, shape, known, context.Scan()), "decode": decode}, runs)
+    seconds = medians({"encode": lambda: codec.encode(symbols, shape, known, codec.Scan()), "decode": decode}, runs)
     rates = [layer.size / 1e6 / seconds[name] for name in ("encode", "decode")]
     print(f"\n{rows}×{columns}, {weights / layer.size:.1%} kept, {entries} values: {layer.size:,} weights")
     print(f"adaptive: encodes {rates[0]:.1f} M weights/s, decodes {rates[1]:.1f}")

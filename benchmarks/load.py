@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from deepcompress.coding.encoder import encode_coded, encode_plain
 from deepcompress.coding.tensors import DType
 from deepcompress.container.writer import pack
-from deepcompress.loader import load_state_dict
+from deepcompress.reading.loader import load_state_dict
 
 State = dict[str, torch.Tensor]
 
@@ -47,7 +47,7 @@ LAYERS = (
 FIRST = """
 import sys, time
 import torch
-from deepcompress.loader import load_state_dict
+from deepcompress.reading.loader import load_state_dict
 torch.set_num_threads(1)
 start = time.perf_counter()
 if sys.argv[1] == "dc":

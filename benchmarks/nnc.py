@@ -29,11 +29,11 @@ from measure import machine
 
 from deepcompress import networks
 from deepcompress.checkpoint import Checkpoint, load_checkpoint
+from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import DataError
 from deepcompress.layers import is_layer
-from deepcompress.loader import fill, load_state_dict
+from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.streaming import compress_state
 from deepcompress.training.data import load_data
 from deepcompress.training.loop import evaluate
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from deepcompress import networks, pipeline
+from deepcompress import networks
 from deepcompress.checkpoint import load_checkpoint
-from deepcompress.loader import fill
+from deepcompress.compression import pipeline
+from deepcompress.reading.loader import fill
 from deepcompress.recipe import Recipe
 from deepcompress.training.data import DataSet, load_data
 from deepcompress.training.dense import DenseSettings, train_dense

@@ -17,7 +17,7 @@ from torch import nn
 from torchvision import models
 
 import deepcompress as dc
-from deepcompress.planning import kinds_of, plan
+from deepcompress.compression.plan import kinds_of, plan
 
 NAMES = ("resnet18", "mobilenet_v3_small", "vgg11_bn", "vit_b_16")
 RECIPE = dc.Recipe(prune=0.9, bits=5, retrain=False, batch_norm="fold")

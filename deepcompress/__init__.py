@@ -19,45 +19,45 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from deepcompress.baking import bake
-    from deepcompress.compressor import Compressor
-    from deepcompress.container.breakdown import Breakdown, inspect
-    from deepcompress.continuation import settings_of
-    from deepcompress.errors import DeepCompressError, FormatError
-    from deepcompress.lazy import TensorFile, open
-    from deepcompress.loader import load, load_state_dict
-    from deepcompress.pipeline import compress
-    from deepcompress.prune.criteria.base import Evidence, Verdict, criterion
-    from deepcompress.recipe import LayerRule, Recipe
-    from deepcompress.recoding import Recoded, recode
-    from deepcompress.result import Result
-    from deepcompress.streaming import compress_state
+from deepcompress.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from deepcompress.compression.from_file import settings_of
+    from deepcompress.compression.own_loop import Compressor
+    from deepcompress.compression.pipeline import compress
+    from deepcompress.compression.result import Result
+    from deepcompress.compression.tensors_only import compress_state
+    from deepcompress.container.breakdown import Breakdown, inspect
+    from deepcompress.errors import DeepCompressError, FormatError
+    from deepcompress.networks.parametrized import bake
+    from deepcompress.prune.criteria.base import Evidence, Verdict, criterion
+    from deepcompress.reading.loader import load, load_state_dict
+    from deepcompress.reading.recode import Recoded, recode
+    from deepcompress.reading.tensorfile import TensorFile, open
+    from deepcompress.recipe import LayerRule, Recipe
 
 _HOMES = {
     "Breakdown": "container.breakdown",
-    "Compressor": "compressor",
+    "Compressor": "compression.own_loop",
     "DeepCompressError": "errors",
     "Evidence": "prune.criteria.base",
     "FormatError": "errors",
     "LayerRule": "recipe",
     "Recipe": "recipe",
-    "Recoded": "recoding",
-    "Result": "result",
-    "TensorFile": "lazy",
+    "Recoded": "reading.recode",
+    "Result": "compression.result",
+    "TensorFile": "reading.tensorfile",
     "Verdict": "prune.criteria.base",
-    "bake": "baking",
-    "compress": "pipeline",
-    "compress_state": "streaming",
+    "bake": "networks.parametrized",
+    "compress": "compression.pipeline",
+    "compress_state": "compression.tensors_only",
     "criterion": "prune.criteria.base",
     "inspect": "container.breakdown",
-    "load": "loader",
-    "load_state_dict": "loader",
-    "open": "lazy",
-    "recode": "recoding",
-    "settings_of": "continuation",
+    "load": "reading.loader",
+    "load_state_dict": "reading.loader",
+    "open": "reading.tensorfile",
+    "recode": "reading.recode",
+    "settings_of": "compression.from_file",
 }
 
 __all__ = [

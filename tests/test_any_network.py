@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import deepcompress as dc
+from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import CheckpointError, DataError, NetworkError, RecipeError
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.streaming import compress_state
 from deepcompress.training.progress import Progress
 
 RECIPE = Recipe(prune=0.6, bits=4, epochs=2, iterations=2, finetune_epochs=1, seed=3)

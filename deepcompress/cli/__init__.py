@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import click
 
-from deepcompress import __version__
 from deepcompress.cli.bench import bench
 from deepcompress.cli.compare import compare
 from deepcompress.cli.compress import compress
@@ -18,6 +17,7 @@ from deepcompress.cli.plot import plot
 from deepcompress.cli.sensitivity import sensitivity
 from deepcompress.cli.sweep import sweep
 from deepcompress.cli.train import train
+from deepcompress.version import __version__
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

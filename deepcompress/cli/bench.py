@@ -49,10 +49,10 @@ def bench(
     """
     import torch
 
-    from deepcompress.bench import bench as measure
-    from deepcompress.exporting import fitting_input
-    from deepcompress.loader import load
     from deepcompress.networks import build
+    from deepcompress.reading.loader import load
+    from deepcompress.reading.onnx import fitting_input
+    from deepcompress.sparse.bench import bench as measure
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress import __version__
 from deepcompress.errors import DataError, DeepCompressError, OutputError
 from deepcompress.files import write_atomic
+from deepcompress.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def load_any(file: str, trust_pickle: bool, max_bytes: int | None) -> Checkpoint
     """A .dc file or a dense checkpoint as a Checkpoint."""
     from deepcompress.checkpoint import Checkpoint, load_checkpoint
     from deepcompress.container.reader import ModelFile
-    from deepcompress.loader import load_state_dict
+    from deepcompress.reading.loader import load_state_dict
 
     if not is_packed(file):
         return load_checkpoint(file, trust_pickle)
@@ -86,7 +86,7 @@ def load_any(file: str, trust_pickle: bool, max_bytes: int | None) -> Checkpoint
 
 def file_settings(file: str) -> dict[str, Any]:
     """The settings that a .dc file was made by."""
-    from deepcompress.continuation import settings_of
+    from deepcompress.compression.from_file import settings_of
 
     return settings_of(file)
 
@@ -121,7 +121,7 @@ def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -
     """
     from deepcompress import networks
     from deepcompress.errors import NetworkError
-    from deepcompress.loader import fill
+    from deepcompress.reading.loader import fill
 
     if name is None:
         raise NetworkError(

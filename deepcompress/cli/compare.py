@@ -33,7 +33,7 @@ from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import Recipe, read_toml
 
 if TYPE_CHECKING:
-    from deepcompress.compare import Compared, Summary
+    from deepcompress.studies.compare import Compared, Summary
 
 #: Of the options of a recipe, those that have no part in pruning and retraining, or that are given in another way here.
 LEFT_OUT = {"prune", "criterion", "seed", "quality", "retrain", "target_size"}
@@ -117,8 +117,8 @@ def compare(
     settings["prune"] = Recipe.prune  # in place of any size that a recipe file may have: sparsities follow
     recipe = build_recipe(recipe_file, layers, settings)
 
-    from deepcompress import compare as library
     from deepcompress.report.console import ConsoleProgress
+    from deepcompress.studies import compare as library
 
     model, samples = read_model_and_data(checkpoint, trust_pickle, network, data, data_dir, device)
     steps = library.SPARSITIES if sparsities is None else sparsities
@@ -148,7 +148,7 @@ def _write(folder: Path, found: Sequence[Compared]) -> Path:
 
 def _deliver(found: Sequence[Compared], folder: Path, facts: dict[str, Any], as_json: bool) -> None:
     """Draw the picture if there is anything to draw, and show the tables."""
-    from deepcompress.compare import summarize
+    from deepcompress.studies.compare import summarize
 
     summary, files = summarize(found), [str(folder / "compare.csv")]
     if summary:

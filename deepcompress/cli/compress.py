@@ -42,7 +42,7 @@ from deepcompress.recipe import SMALLEST, Recipe
 
 if TYPE_CHECKING:
     from deepcompress.checkpoint import Checkpoint
-    from deepcompress.result import Result
+    from deepcompress.compression.result import Result
 
 #: Headings of the help, and the options under them; all others come under the last.
 SECTIONS = {
@@ -232,7 +232,7 @@ def _compress_with_data(
     start: str | None,
     origin: Any,
 ) -> Result:
-    from deepcompress import pipeline
+    from deepcompress.compression import pipeline
     from deepcompress.training import distributed
 
     journal = Path(f"{output}.resume") if recipe.retrain else None
@@ -265,7 +265,7 @@ def _compress_without_data(
     start: str | None,
 ) -> Result:
     """To a size, by masks, with scores, or on from a file: with the network, but neither trained nor measured."""
-    from deepcompress import pipeline
+    from deepcompress.compression import pipeline
 
     if name is None:
         raise DeepCompressError(
@@ -292,7 +292,7 @@ def _compress_tensors(
     source: Checkpoint, name: str | None, recipe: Recipe, output: str, watch: Any, start: str | None
 ) -> Result:
     """Without data and without the network: tensor by tensor."""
-    from deepcompress.streaming import compress_state
+    from deepcompress.compression.tensors_only import compress_state
 
     if start is not None:  # whose batch norm is folded, if it is
         recipe = replace(recipe, batch_norm="keep")
@@ -313,7 +313,7 @@ def _search(
     """The smallest file within the budget, and what JSON says of the search."""
     import torch
 
-    from deepcompress import search as library
+    from deepcompress.studies import search as library
 
     assert recipe.max_drop is not None
     folder = output_folder(Path(f"{output}.search"))

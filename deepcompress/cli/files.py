@@ -82,7 +82,7 @@ def eval_command(
 
     MODEL.dc may also be a dense checkpoint.
     """
-    from deepcompress.interop import dense_bytes
+    from deepcompress.reading.arrays import dense_bytes
     from deepcompress.training.data import load_data
     from deepcompress.training.loop import check_fits, evaluate, pick_device
 
@@ -161,7 +161,7 @@ def _as_onnx(
     input_shape: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     """Write the network as ONNX; gives what JSON says of it."""
-    from deepcompress.exporting import check_onnx, export_onnx
+    from deepcompress.reading.onnx import check_onnx, export_onnx
 
     check_onnx()
     model = build_model(source, network or network_name(source), file, "exported as ONNX")
@@ -188,7 +188,7 @@ def _shrunk(
     input_shape: tuple[int, ...] | None,
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The smaller network as a checkpoint, and what JSON says of it."""
-    from deepcompress.shrink import shrink
+    from deepcompress.prune.shrink import shrink
 
     name = network or network_name(source)
     model = build_model(source, name, file, "shrunk")
@@ -225,7 +225,7 @@ def recode(
 
     The values stay as they are, bit for bit; only how they are stored changes.
     """
-    from deepcompress.recoding import recode
+    from deepcompress.reading.recode import recode
 
     found = recode(file, output, coder, max_bytes)
     change = 100 * (found.file_bytes / found.bytes_before - 1)

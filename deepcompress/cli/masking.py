@@ -11,10 +11,10 @@ import click
 from deepcompress.errors import DeepCompressError
 
 if TYPE_CHECKING:
+    from deepcompress.compression.result import Result
     from deepcompress.prune.masks import Masks
     from deepcompress.recipe import Recipe
     from deepcompress.report.console import ConsoleProgress
-    from deepcompress.result import Result
 
 #: Settings that say what is pruned, as a file of masks does.
 INSTEAD = ("prune", "quality", "target_size", "max_drop", "criterion", "schedule", "regrow")
@@ -102,8 +102,8 @@ class MaskFiles:
 
 def masks_of(result: Result) -> Masks:
     """Which weights the file of a compression keeps."""
-    from deepcompress.loader import load_state_dict
     from deepcompress.prune.masks import Masks
+    from deepcompress.reading.loader import load_state_dict
 
     state = load_state_dict(result.file, max_bytes=2 * result.dense_bytes)
     return Masks({name: state[name] != 0 for name in result.kept})

@@ -43,12 +43,12 @@ def plan(
     packed = is_packed(checkpoint)
     recipe, _ = build_budgeted(recipe_file, layers, settings, file_settings(checkpoint) if packed else None)
 
-    from deepcompress import planning
+    from deepcompress.compression import plan
 
     source = load_any(checkpoint, trust_pickle, None)
     name = network or network_name(source)
     known = build_model(source, name, checkpoint, "planned for") if name is not None else None
-    found = planning.plan(known if known is not None else source.state, recipe, going_on=packed)
+    found = plan.plan(known if known is not None else source.state, recipe, going_on=packed)
 
     def report() -> None:
         from deepcompress.report import tables

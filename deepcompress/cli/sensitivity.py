@@ -32,7 +32,7 @@ from deepcompress.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from deepcompress.sensitivity import LayerPruned
+    from deepcompress.studies.sensitivity import LayerPruned
 
 COLUMNS = ("layer", "weights", "sparsity", "error", "loss")
 
@@ -81,9 +81,9 @@ def sensitivity(
     """
     recipe = build_recipe(recipe_file, (), {**settings, "epochs": epochs})
 
-    from deepcompress import sensitivity as library
     from deepcompress.files import check_writable
     from deepcompress.report.console import ConsoleProgress
+    from deepcompress.studies import sensitivity as library
 
     model, samples = read_model_and_data(checkpoint, trust_pickle, network, data, data_dir, device)
     folder = output_folder(Path(output))

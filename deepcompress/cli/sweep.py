@@ -34,7 +34,7 @@ from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import check_one_of
 
 if TYPE_CHECKING:
-    from deepcompress.sweep import Outcome
+    from deepcompress.studies.sweep import Outcome
 
 NUMBERS = ("file_bytes", "ratio", "kept", "val_error", "test_error", "seconds")
 #: Axes that say how small, of which one at most is given.
@@ -94,10 +94,10 @@ def sweep(
     if "bits" in axes:  # in place of what the recipe file says
         recipe = replace(recipe, levels=None)
 
-    from deepcompress import sweep as library
     from deepcompress.checkpoint import open_checkpoint
     from deepcompress.files import check_writable
     from deepcompress.report.console import ConsoleProgress
+    from deepcompress.studies import sweep as library
 
     points = library.grid(recipe, axes)
     source = open_checkpoint(checkpoint, trust_pickle)
@@ -129,7 +129,7 @@ def _deliver(
     found: Sequence[Outcome], swept: Sequence[str], folder: Path, origin: dict[str, str], as_json: bool
 ) -> None:
     """Write the CSV file and, if any point is there, the picture, and show the table."""
-    from deepcompress.sweep import front_of
+    from deepcompress.studies.sweep import front_of
 
     front = front_of(found)
     rows = [_row(outcome, index in front) for index, outcome in enumerate(found)]
@@ -165,7 +165,7 @@ def _row(outcome: Outcome, on_front: bool) -> dict[str, Any]:
 
 def _draw(done: Sequence[Outcome], picture: Path, title: str) -> None:
     from deepcompress.report.plots import draw_front
-    from deepcompress.sweep import front_of
+    from deepcompress.studies.sweep import front_of
 
     dots = [(float(outcome.file_bytes or 0), float(outcome.val_error or 0), outcome.name) for outcome in done]
     draw_front(dots, front_of(done), picture, reference=100 - done[0].stages[0]["accuracy"], title=title)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import codebooks, context, lanes, offsets, streams
+from deepcompress.coding import codebooks, lanes, offsets, streams
+from deepcompress.coding.adaptive import codec
+from deepcompress.coding.adaptive.codec import Book
 from deepcompress.coding.bits import varint
-from deepcompress.coding.context import Book
 from deepcompress.coding.huffman import pack_lengths
 from deepcompress.coding.streams import Coder, Stream
 from deepcompress.coding.tensors import MAX_CODEBOOK, DType, EncodedTensor, Encoding, TensorInfo
@@ -272,7 +273,7 @@ def _write_mixed(values: Array, found: Survey, target: int | None) -> EncodedTen
         symbols[start + positions] = _lookup(chunk[positions], found.entries[order]) + 1
         start += len(chunk)
     book = Book(len(order), codebooks.negatives(found.entries))
-    scan, payload = context.smallest(symbols, found.shape, book)
+    scan, payload = codec.smallest(symbols, found.shape, book)
     info = _with_codebook(found, target, compact=True)
     info = replace(info, weights=len(payload), weight_coder=Coder.ANS, scan=scan)
     return EncodedTensor(info, _codebook_bytes(found, info) + payload)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
-from deepcompress.coding import model
+from deepcompress.coding.adaptive import model
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

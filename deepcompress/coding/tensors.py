@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import codebooks, context, lanes, offsets, streams, threads
+from deepcompress.coding import codebooks, lanes, offsets, streams, threads
+from deepcompress.coding.adaptive import codec
+from deepcompress.coding.adaptive.codec import Book, Scan
 from deepcompress.coding.bits import Reader
 from deepcompress.coding.codebooks import Form
-from deepcompress.coding.context import Book, Scan
 from deepcompress.coding.streams import Coder
 from deepcompress.errors import FormatError
 
@@ -276,7 +277,7 @@ def _mixed(info: TensorInfo, payload: memoryview, codebook: Array) -> tuple[Arra
     """Symbols and entries of a tensor coded by the adaptive model, whose symbols are those of the sorted codebook."""
     ordered = codebook[codebooks.order(codebook)]
     book = Book(len(ordered), codebooks.negatives(ordered))
-    return context.decode(payload, info.shape, book, info.nonzeros, info.scan), _after_zero(ordered)
+    return codec.decode(payload, info.shape, book, info.nonzeros, info.scan), _after_zero(ordered)
 
 
 def _after_zero(codebook: Array) -> Array:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from deepcompress.coding import context
+from deepcompress.coding.adaptive import codec
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import MAX_MULTIPLE, Form
 from deepcompress.coding.offsets import MAX_BITS
@@ -127,7 +127,7 @@ def check_coded(info: TensorInfo, name: str, earlier: Sequence[Entry]) -> None:
         info.offset_coder is not Coder.NONE and not info.offset_bits
     ):
         raise FormatError(f"tensor {name}: offsets coded as {info.offset_coder.name}")
-    if info.weight_coder is Coder.ANS and not context.fits(info.shape, info.scan):
+    if info.weight_coder is Coder.ANS and not codec.fits(info.shape, info.scan):
         raise FormatError(f"tensor {name}: a shape of {info.shape} does not fit the scan {info.scan}")
     if literal and (info.codebook_size or not info.offset_bits):
         raise FormatError(f"tensor {name}: literal weights need offsets and no codebook")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from deepcompress.coding.adaptive.codec import Scan
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import Form
-from deepcompress.coding.context import Scan
 from deepcompress.coding.streams import Coder
 from deepcompress.coding.tensors import MAX_CODEBOOK, DType, Encoding, TensorInfo
 from deepcompress.container.entries import (

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from deepcompress.errors import PruneError, RecipeError
+from deepcompress.networks.inputs import Batches
 from deepcompress.prune.criteria.base import Evidence, find
 from deepcompress.prune.guard import Guard
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import PRUNING_PART
 from deepcompress.prune.stage import next_masks
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.training.batches import Batches
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from deepcompress.errors import DeepCompressError
+from deepcompress.networks.inputs import each_tensor, predict, tensors_in
 from deepcompress.prune.units import Group
-from deepcompress.training.batches import each_tensor, predict, tensors_in
 
 #: Relative difference that a trial may leave, computed in float64.
 TOLERANCE = 1e-9

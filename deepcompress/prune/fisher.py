@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from deepcompress.errors import DataError
+from deepcompress.networks.inputs import Batches, count_samples, in_float32, predict, rows, to_device
 from deepcompress.training import distributed
-from deepcompress.training.batches import Batches, count_samples, in_float32, predict, rows, to_device
 from deepcompress.training.objective import Objective, cross_entropy
 
 SAMPLES = 4096  # whose gradients are averaged

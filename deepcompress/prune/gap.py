@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from deepcompress.errors import RecipeError
+from deepcompress.networks.inputs import Batches
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import CuttingHooks, make_optimizer
 from deepcompress.recipe import Recipe
-from deepcompress.training.batches import Batches
 from deepcompress.training.loop import evaluate
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress

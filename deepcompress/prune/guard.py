@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from deepcompress.errors import RecipeError
+from deepcompress.networks.inputs import Batches
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import PRUNING_PART, epochs_of, progress
 from deepcompress.prune.stage import CuttingHooks, make_optimizer, next_masks
 from deepcompress.recipe import Recipe
-from deepcompress.training.batches import Batches
 from deepcompress.training.loop import evaluate
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from deepcompress.baking import bake, copied
 from deepcompress.errors import RecipeError
 from deepcompress.layers import check_finite
-from deepcompress.loader import fill
+from deepcompress.networks.inputs import Batches
+from deepcompress.networks.parametrized import bake, copied
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.guard import Guard
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import progress
+from deepcompress.reading.loader import fill
 from deepcompress.recipe import Recipe
-from deepcompress.training.batches import Batches
 from deepcompress.training.loop import evaluate
 from deepcompress.training.progress import Progress
 

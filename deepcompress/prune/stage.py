@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from deepcompress.networks.inputs import Batches
 from deepcompress.prune.budget import BudgetHooks, Curvature, Refine
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
 from deepcompress.prune.hooks import MaskHooks
@@ -19,7 +20,6 @@ from deepcompress.prune.schedule import epochs_of, progress
 from deepcompress.prune.units import Group, cut_units, may_be_empty, silence_units, silenced
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
-from deepcompress.training.batches import Batches
 from deepcompress.training.loop import count_batches
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from deepcompress.networks.inputs import Batches
 from deepcompress.prune.budget import LOOK_EVERY, Curvature, cut_to_bits
 from deepcompress.prune.costs import total_bits
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook, Grid, Member, scatter
 from deepcompress.recipe import Recipe
-from deepcompress.training.batches import Batches
 from deepcompress.training.loop import Hooks
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress

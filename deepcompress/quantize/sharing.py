@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from deepcompress.layers import Layer
+from deepcompress.networks.inputs import Batches
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded
 from deepcompress.quantize.grid import short
 from deepcompress.quantize.kmeans import assign
 from deepcompress.quantize.rate import Part
 from deepcompress.recipe import Recipe
-from deepcompress.training.batches import Batches
 from deepcompress.training.loop import Hooks
 from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from deepcompress.bench import Bench, Row
+    from deepcompress.compression.plan import Plan, TensorPlan
+    from deepcompress.compression.result import Result
     from deepcompress.container.breakdown import Breakdown, LayerBreakdown
-    from deepcompress.planning import Plan, TensorPlan
-    from deepcompress.result import Result
-    from deepcompress.sensitivity import LayerPruned
+    from deepcompress.sparse.bench import Bench, Row
+    from deepcompress.studies.sensitivity import LayerPruned
 
 UNLIMITED = 1000  # columns of a file or a pipe
 

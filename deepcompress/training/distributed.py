@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import DeepCompressError
-from deepcompress.training.batches import count_samples, rows
+from deepcompress.networks.inputs import count_samples, rows
 from deepcompress.training.snapshot import Plain, Training, fill_tensors, promises, put_back, take, tensors_of
 
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from torch import nn
 
 from deepcompress.errors import DataError, DeepCompressError, OutputError, ResumeError
 from deepcompress.files import write_atomic
-from deepcompress.training.batches import Batches, tensors_in
+from deepcompress.networks.inputs import Batches, tensors_in
 from deepcompress.training.snapshot import Plain, generators, tensors_of
 
 _RUN = "run.json"
@@ -176,7 +176,7 @@ def about_run(model: nn.Module, settings: Mapping[str, Any], data: Mapping[str, 
     Of a loader, that is its length, and the content of tensors and the states of generators that it holds itself:
     enough for a list of batches, a `TensorLoader`, or a DataLoader of a TensorDataset, but not for files that are read.
     """
-    from deepcompress import __version__
+    from deepcompress.version import __version__
 
     tensors = tensors_of(model)
     device = next((tensor.device.type for tensor in tensors.values()), "none")

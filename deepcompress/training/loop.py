@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepcompress.errors import DataError, DeepCompressError, NetworkError, RecipeError
+from deepcompress.networks.inputs import Batches, count_samples, in_float32, predict, tensors_in, to_device
 from deepcompress.training import distributed
-from deepcompress.training.batches import Batches, count_samples, in_float32, predict, tensors_in, to_device
 from deepcompress.training.journal import Phase, begin_phase
 from deepcompress.training.objective import Objective, Task, cross_entropy
 from deepcompress.training.progress import EpochResult, Progress

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from deepcompress.networks.inputs import Batches
 from deepcompress.recipe import Recipe
-from deepcompress.training.batches import Batches
 from deepcompress.training.loop import Hooks, fit
 from deepcompress.training.objective import Objective
 from deepcompress.training.progress import Progress

@@ -11,8 +11,8 @@ from crafting import crc, text, varint
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepcompress.coding.adaptive.codec import Scan
 from deepcompress.coding.codebooks import Form
-from deepcompress.coding.context import Scan
 from deepcompress.coding.encoder import alias, encode_coded, encode_plain
 from deepcompress.coding.streams import Coder
 from deepcompress.coding.tensors import DType, Encoding

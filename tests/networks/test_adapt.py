@@ -8,8 +8,8 @@ from samples import CLASSES, Mlp
 from torch import nn
 
 from deepcompress.errors import NetworkError
-from deepcompress.loader import fill
 from deepcompress.networks.adapt import replacements, resized
+from deepcompress.reading.loader import fill
 
 
 def shapes(module, **changed):

@@ -9,8 +9,8 @@ import torch
 from samples import conv_net
 from test_guard import Notes, TwoLayers, weights_of
 
+from deepcompress.compression.pipeline import compress
 from deepcompress.errors import RecipeError
-from deepcompress.pipeline import compress
 from deepcompress.prune import guard
 from deepcompress.prune.circular import prune_in_turn
 from deepcompress.prune.criteria.base import CRITERIA

@@ -8,8 +8,8 @@ import pytest
 import torch
 from test_guard import Notes, TwoLayers, weights_of
 
+from deepcompress.compression.pipeline import compress
 from deepcompress.errors import RecipeError
-from deepcompress.pipeline import compress
 from deepcompress.prune import gap
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.gap import GapHooks, prune_by_gap

@@ -7,14 +7,14 @@ import torch
 from samples import Mlp, batches, evidence_of
 from torch import nn
 
+from deepcompress.compression.pipeline import compress
+from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import RecipeError
-from deepcompress.pipeline import compress
 from deepcompress.prune import guard
 from deepcompress.prune.guard import prune_guarded
 from deepcompress.prune.masks import cut
 from deepcompress.prune.stage import prune
 from deepcompress.recipe import Recipe
-from deepcompress.streaming import compress_state
 from deepcompress.training.loop import evaluate
 from deepcompress.training.progress import Progress
 

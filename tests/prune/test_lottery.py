@@ -14,13 +14,13 @@ from torch import nn
 import deepcompress as dc
 from deepcompress.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from deepcompress.errors import NetworkError, RecipeError
-from deepcompress.loader import load_state_dict
 from deepcompress.prune import guard as guard_module
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.lottery import origin_of, prune_and_rewind, reinitialize, rewind
 from deepcompress.prune.maskfile import load_masks
 from deepcompress.prune.masks import Masks, cut
 from deepcompress.prune.schedule import progress
+from deepcompress.reading.loader import load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training.progress import Progress
 

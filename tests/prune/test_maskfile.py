@@ -8,12 +8,12 @@ from samples import Mlp
 from test_guard import weights_of
 
 from deepcompress.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from deepcompress.compression.pipeline import compress
 from deepcompress.container.breakdown import inspect
 from deepcompress.errors import CheckpointError, PruneError, RecipeError
-from deepcompress.loader import load_state_dict
-from deepcompress.pipeline import compress
 from deepcompress.prune.maskfile import fitted, load_masks, load_scores, save_masks, save_scores
 from deepcompress.prune.masks import Masks
+from deepcompress.reading.loader import load_state_dict
 from deepcompress.recipe import Recipe
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from samples import Mlp, conv_net
 
+from deepcompress.compression.pipeline import compress
+from deepcompress.compression.tensors_only import compress_state
 from deepcompress.container.breakdown import inspect
 from deepcompress.errors import RecipeError
-from deepcompress.loader import load_state_dict
-from deepcompress.pipeline import compress
+from deepcompress.reading.loader import load_state_dict
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.streaming import compress_state
 
 QUICK = {"prune": 0.5, "iterations": 2, "epochs": 2, "finetune_epochs": 1}
 OPTIONS = {

@@ -16,16 +16,16 @@ from matplotlib.text import Annotation, Text
 
 from deepcompress.coding.encoder import encode_coded, encode_plain
 from deepcompress.coding.tensors import DType
+from deepcompress.compression.tensors_only import compress_state
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.reader import ModelFile
 from deepcompress.container.writer import pack
 from deepcompress.errors import OutputError
-from deepcompress.interop import to_array
+from deepcompress.reading.arrays import to_array
 from deepcompress.recipe import Recipe
 from deepcompress.report import charts, plots
 from deepcompress.report.page import DPI, MARKERS, PALETTE, page, plain, short
 from deepcompress.report.plots import Curve, WeightPicture, weight_picture
-from deepcompress.streaming import compress_state
 
 LABELS = {"xlabel": "Epoch", "ylabel": "Error (%)"}
 SPARSITIES = [0.0, 0.3, 0.6, 0.9]

@@ -8,12 +8,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from deepcompress.compression.result import Result, StageResult
+from deepcompress.compression.tensors_only import compress_state
 from deepcompress.container.breakdown import inspect
 from deepcompress.recipe import Recipe
 from deepcompress.report import tables
 from deepcompress.report.console import ConsoleProgress, clock
-from deepcompress.result import Result, StageResult
-from deepcompress.streaming import compress_state
 from deepcompress.training.progress import EpochResult
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from deepcompress import load
+from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import FormatError, NetworkError
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.sparse import modules
 from deepcompress.sparse.matrix import SparseMatrix
 from deepcompress.sparse.modules import SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
-from deepcompress.streaming import compress_state
 from deepcompress.training.loop import evaluate
 
 RECIPE = Recipe(prune=0.95, bits=2, retrain=False)

@@ -18,12 +18,12 @@ import torch
 from torch import nn
 
 from deepcompress.errors import DataError, RecipeError
+from deepcompress.networks.inputs import Batches, count_samples, rows, to_device
 from deepcompress.prune.blocks import blocks
 from deepcompress.prune.coupling import channels
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.units import Group
 from deepcompress.recipe import Recipe
-from deepcompress.training.batches import Batches, count_samples, rows, to_device
 from deepcompress.training.objective import Objective, cross_entropy
 
 Scores = Mapping[str, torch.Tensor]

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from deepcompress.networks.inputs import count_samples
 from deepcompress.prune.criteria.base import Evidence, Scores, criterion, samples
 from deepcompress.prune.criteria.gradients import evaluating, loss, mean_gradient
-from deepcompress.training.batches import count_samples
 
 Batch = tuple[Any, Any]
 

@@ -15,8 +15,8 @@ import torch
 from torch.func import functional_call
 
 from deepcompress.errors import NetworkError
+from deepcompress.networks.inputs import arguments, count_samples, in_float32
 from deepcompress.prune.criteria.base import Evidence, samples
-from deepcompress.training.batches import arguments, count_samples, in_float32
 
 Tensors = dict[str, torch.Tensor]
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from deepcompress.networks.inputs import each_tensor
 from deepcompress.prune.criteria.base import Evidence, Scores, criterion
 from deepcompress.prune.criteria.gradients import Tensors, gradients, loss, over_samples, zeros
-from deepcompress.training.batches import each_tensor
 
 TEMPERATURE = 200.0  # of GraSP: outputs are divided by it, so that no class is sure at the start
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepcompress.errors import RecipeError
+from deepcompress.networks.inputs import predict
 from deepcompress.prune.criteria.base import Evidence, Verdict, criterion, samples
 from deepcompress.prune.criteria.gradients import evaluating
 from deepcompress.prune.masks import Masks
-from deepcompress.training.batches import predict
 
 BLOCK = 1024  # most inputs of which one matrix is formed; the inputs of wider layers are split evenly
 DAMPING = 0.01  # what is added to the diagonal, in means of it

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.func import grad, vmap
 
+from deepcompress.networks.inputs import count_samples, each_tensor, rows
 from deepcompress.prune.criteria.base import Evidence, samples
 from deepcompress.prune.criteria.gradients import Tensors, evaluating, gradients, loss
-from deepcompress.training.batches import count_samples, each_tensor, rows
 
 CHUNK = 32  # most samples whose gradients are there at once
 ELEMENTS = 1 << 23  # most numbers in them, where one sample has not more

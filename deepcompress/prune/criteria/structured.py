@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from deepcompress.errors import DataError
+from deepcompress.networks.inputs import count_samples, each_tensor, in_float32, predict, tensors_in
 from deepcompress.prune.blocks import Block, residual_blocks
 from deepcompress.prune.coupling import in_float64
 from deepcompress.prune.criteria.base import Evidence, Scores, criterion, samples
 from deepcompress.prune.criteria.gradients import evaluating
 from deepcompress.prune.units import Group
-from deepcompress.training.batches import count_samples, each_tensor, in_float32, predict, tensors_in
 
 Observer = Callable[[str, torch.Tensor], None]
 

@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deepcompress.errors import NetworkError
+from deepcompress.networks.inputs import count_samples
 from deepcompress.prune.criteria.base import Evidence, Scores, criterion, samples
 from deepcompress.prune.criteria.gradients import (
     TWICE,
@@ -24,7 +25,6 @@ from deepcompress.prune.criteria.gradients import (
     outputs,
     zeros,
 )
-from deepcompress.training.batches import count_samples
 
 PROBES = 4  # random vectors for each batch of samples
 KRYLOV = 16  # most dimensions of the space in which the curvature of the loss by the outputs is looked at

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from deepcompress.errors import DataError
+from deepcompress.networks.inputs import count_samples, predict
 from deepcompress.prune.criteria.base import Evidence, Verdict, criterion, samples
 from deepcompress.prune.criteria.gradients import evaluating
 from deepcompress.prune.criteria.structured import Seen, observing, spread_units
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.units import Group
-from deepcompress.training.batches import count_samples, predict
 
 PICKS = 10  # outputs that are looked at in each sample (there section 4.1: 10 instances of each image)
 RIDGE = 1e-8  # of the mean diagonal, added to it: units that are always zero, or copies, leave it singular

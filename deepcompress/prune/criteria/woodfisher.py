@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from deepcompress.networks.inputs import count_samples
 from deepcompress.prune.criteria.base import Evidence, Verdict, criterion, samples
 from deepcompress.prune.criteria.gradients import Tensors
 from deepcompress.prune.criteria.per_sample import per_sample_gradients
 from deepcompress.prune.masks import Masks
-from deepcompress.training.batches import count_samples
 
 BLOCK = 64  # consecutive weights of a tensor, those that are alive, whose mutual influence is looked at
 DAMPING = 0.1  # what is on the diagonal from the start, in mean squared gradients

@@ -19,7 +19,7 @@ from deepcompress.prune.criteria import CRITERIA
 from deepcompress.prune.criteria.base import Criterion, find, judge, samples
 from deepcompress.prune.masks import Masks, cut
 from deepcompress.recipe import Recipe
-from deepcompress.sensitivity import sensitivity
+from deepcompress.studies.sensitivity import sensitivity
 from deepcompress.training.loop import evaluate
 
 WITH_DATA = ("taylor1", "taylor2", "taylor12", "l1-factor", "l2-factor", "empirical")

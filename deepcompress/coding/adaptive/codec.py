@@ -1,0 +1,223 @@
+"""Symbols of a shared, sparse tensor to bytes and back, by the adaptive model of `model` and binary rANS.
+
+A stream is coded in blocks of `BLOCK` elements, so that an encoder, which codes backwards, need not hold more than the
+decisions of one; the model goes on from block to block.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deepcompress.coding import lanes
+from deepcompress.coding.adaptive import model, tables
+from deepcompress.coding.bits import Reader, varint
+from deepcompress.errors import FormatError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BLOCK = 1 << 19
+ALL_SCANS_UP_TO = 1 << 20  # elements; a larger tensor is coded in the plain scan only
+_KERNELS_FROM = 1 << 11  # a smaller tensor is coded sooner than numba is imported
+
+
+@dataclass(frozen=True)
+class Scan:
+    """How the tensor is looked at: `by_column` goes down each column first; `side` is that of square planes.
+
+    A tensor is a matrix of shape[0] rows, each of them planes one after the other. Without `side` a plane is
+    what the shape says: a kernel of a convolution, or the whole row. With it, each `side` * `side` columns are one, as
+    in a layer that sees images or feature maps flattened.
+    """
+
+    by_column: bool = False
+    side: int = 0
+
+
+@dataclass(frozen=True)
+class Book:
+    """A codebook as the model sees it: how many entries there are, and how many of them are negative and come first."""
+
+    entries: int
+    negative: int
+
+
+def matrix(shape: tuple[int, ...], scan: Scan) -> tuple[int, int, int, int]:
+    """Rows, columns, columns of a plane, and columns of a line of a plane."""
+    rows, columns = (1, math.prod(shape)) if len(shape) < 2 else (shape[0], math.prod(shape[1:]))
+    if scan.side:
+        return rows, columns, scan.side * scan.side, scan.side
+    if len(shape) > 2:
+        return rows, columns, math.prod(shape[2:]), shape[-1]
+    return rows, columns, columns, columns
+
+
+def fits(shape: tuple[int, ...], scan: Scan) -> bool:
+    """Whether a tensor of this shape can be cut into planes of this scan."""
+    columns = matrix(shape, Scan())[1]
+    return not scan.side or (scan.side > 1 and columns > 0 and columns % (scan.side * scan.side) == 0)
+
+
+def scans(shape: tuple[int, ...]) -> list[Scan]:
+    """The scans worth trying for a tensor of this shape, the plain one first."""
+    if math.prod(shape) > ALL_SCANS_UP_TO:
+        return [Scan()]
+    sides = [0]
+    if len(shape) == 2 and shape[0] > 1:
+        sides += [side for side in (4, 5, 6, 7, 8) if shape[1] > side * side and fits(shape, Scan(side=side))]
+        square = math.isqrt(shape[1])
+        sides += [square] if square * square == shape[1] and square > 1 else []
+    orders = (False, True) if len(shape) > 1 and shape[0] > 1 else (False,)
+    return [Scan(by_column, side) for side in sides for by_column in orders]
+
+
+def smallest(symbols: Array, shape: tuple[int, ...], book: Book) -> tuple[Scan, bytes]:
+    """The scan that codes `symbols` in the fewest bytes, the earlier of `scans` where two do, and those bytes."""
+    coded = [(scan, encode(symbols, shape, book, scan)) for scan in scans(shape)]
+    return min(coded, key=lambda pair: len(pair[1]))
+
+
+def encode(symbols: Array, shape: tuple[int, ...], book: Book, scan: Scan) -> bytes:
+    """Code a tensor.
+
+    Args:
+        symbols: flat, int16: 0 for zero, else the index in the sorted codebook plus 1.
+        shape: of the tensor.
+        book: the codebook.
+        scan: one that fits the shape (`fits`).
+    """
+    weights = int(np.count_nonzero(symbols))
+    state = _State(symbols, shape, book, scan, weights, decoding=False)
+    size = len(symbols)
+    blocks = [state.encode(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
+    if len(blocks) > 1:
+        blocks = [varint(len(block)) + block for block in blocks]
+    return b"".join(blocks)
+
+
+def decode(payload: memoryview, shape: tuple[int, ...], book: Book, weights: int, scan: Scan) -> Array:
+    """The inverse of `encode`: flat symbols, int16; `weights` of them are not zero.
+
+    Raises:
+        FormatError: the payload is not what `encode` makes of any such tensor.
+    """
+    size = math.prod(shape)
+    symbols = np.zeros(size, dtype=np.int16)
+    state = _State(symbols, shape, book, scan, weights, decoding=True)
+    reader = Reader(payload, "coded weights")
+    for start in range(0, size, BLOCK):
+        length = reader.varint("length of a block", len(reader)) if size > BLOCK else len(reader)
+        state.decode(start, min(start + BLOCK, size), reader.take(length, "block"))
+    reader.end()
+    return state.symbols()
+
+
+class _State:
+    """The model's memory while one tensor is coded: arrays for the compiled model, lists for the plain one."""
+
+    def __init__(
+        self, symbols: Array, shape: tuple[int, ...], book: Book, scan: Scan, weights: int, decoding: bool
+    ) -> None:
+        size = len(symbols)
+        fast = size >= _KERNELS_FROM or "numba" in sys.modules
+        self._kernels = lanes.kernels() if fast else None
+        # Plain Python reads an array of 16 bits as fast as a list, in a quarter of its memory.
+        self._symbols: Any = array("h", symbols.tobytes()) if self._kernels is None else symbols
+        self._array = symbols
+        rows, columns, plane, width = matrix(shape, scan)
+        facts = [0] * model.FACTS
+        facts[: model.BASE] = [
+            size, rows, columns, plane, width, int(scan.by_column), book.entries, book.negative, weights, int(decoding),
+            *_starts(rows, columns, plane),
+        ]  # fmt: skip
+        density = min(max((weights << 30) // max(size, 1), 1 << 15), model.ONE - (1 << 15))
+        facts[model.BASE] = int(tables.stretch_table()[density >> 14])
+        prior = min(max((1 << 26) // min(density, model.ONE - density), 2), 2000)
+        facts[model.FRESH] = prior
+        self._facts = self._int64(facts)
+        slots = facts[model.AT_TREE] + book.entries * model.NODE_SLOTS
+        self._probabilities = self._filled(slots, 1 << 29)
+        self._counts = self._filled(slots, 0)
+        for at in range(facts[model.AT_BESIDE]):
+            self._probabilities[at], self._counts[at] = density, prior
+        lines = min(rows, model.MASK + 1) + min(columns, model.MASK + 1)
+        self._seen = self._filled(lines * model.FIELDS, 0)
+        self._seen[model.BALANCE :: model.FIELDS] = self._filled(lines, 4)
+        self._zero_weights = self._int64(model.ZERO_WEIGHTS)
+        self._tree_weights = self._int64(model.TREE_WEIGHTS)
+        self._classes = self._int64(_classes(book))
+        self._at = self._int64([weights, 0, 0, 0, 0])
+        self._scratch = self._int64([0] * 40)
+        self._tables = tuple(
+            self._numbers(table) for table in (tables.squash_table(), tables.stretch_table(), tables.reciprocal_table())
+        )
+        self._book = book
+
+    def _numbers(self, array: Array) -> Any:
+        return array.tolist() if self._kernels is None else array
+
+    def _int64(self, numbers: Any) -> Any:
+        return list(numbers) if self._kernels is None else np.array(numbers, dtype=np.int64)
+
+    def _filled(self, count: int, value: int) -> Any:
+        return [value] * count if self._kernels is None else np.full(count, value, dtype=np.int32)
+
+    def _run(self, start: int, stop: int, decisions: Any, payload: Any) -> None:
+        code = model.code if self._kernels is None else self._kernels.code_symbols
+        code(
+            self._symbols, start, stop, self._facts, self._classes, self._probabilities, self._counts, self._seen,
+            self._zero_weights, self._tree_weights, self._at, self._scratch, self._tables, decisions, payload,
+        )  # fmt: skip
+
+    def encode(self, start: int, stop: int) -> bytes:
+        """The bytes of one block."""
+        depth = 1 + max(self._book.entries, 1).bit_length() + 1
+        most = (stop - start) + depth * min(int(self._at[model.LEFT]), stop - start)
+        decisions: Any = array("i", bytes(4 * most)) if self._kernels is None else np.empty(most, dtype=np.int32)
+        self._at[model.MADE] = 0
+        self._run(start, stop, decisions, self._nothing())
+        made = int(self._at[model.MADE])
+        out: Any = bytearray(2 * made + 4) if self._kernels is None else np.empty(2 * made + 4, dtype=np.uint8)
+        give = model.give if self._kernels is None else self._kernels.give_decisions
+        begin = give(decisions, made, out)
+        return bytes(out[begin:])
+
+    def decode(self, start: int, stop: int, block: memoryview) -> None:
+        """The symbols of one block."""
+        if len(block) and block[0] == 0:
+            raise FormatError("coded weights start with a zero byte")
+        head = block[:4]
+        self._at[model.STATE] = int.from_bytes(head, "big")
+        self._at[model.READ] = len(head)
+        payload: Any = bytes(block) if self._kernels is None else np.frombuffer(block, dtype=np.uint8).astype(np.int16)
+        self._run(start, stop, [] if self._kernels is None else np.empty(0, dtype=np.int32), payload)
+        if self._at[model.STATE] or self._at[model.READ] != len(block):
+            raise FormatError("coded weights do not end with their last decision: they are damaged")
+
+    def _nothing(self) -> Any:
+        return b"" if self._kernels is None else np.empty(0, dtype=np.int16)
+
+    def symbols(self) -> Array:
+        """All symbols, flat, int16."""
+        return np.frombuffer(self._symbols, dtype=np.int16) if self._kernels is None else self._array
+
+
+def _starts(rows: int, columns: int, plane: int) -> list[int]:
+    """The first slot of the columns, planes, places, and of each table."""
+    sizes = [
+        *(min(count, model.MASK + 1) for count in (rows, columns, -(-columns // max(plane, 1)), plane)),
+        model.BESIDE_SLOTS, model.BEFORE_SLOTS, model.GAP_SLOTS, model.JOINT_SLOTS,
+    ]  # fmt: skip
+    return [sum(sizes[: index + 1]) for index in range(len(sizes))]
+
+
+def _classes(book: Book) -> list[int]:
+    """Of each symbol: 0 for zero, 1 to 3 for the thirds of the negative entries by magnitude, 4 to 6 of the others."""
+    negative = [1 + 3 * rank // book.negative for rank in range(book.negative - 1, -1, -1)]
+    positive = book.entries - book.negative
+    return [0, *negative, *(4 + 3 * rank // positive for rank in range(positive))]

@@ -1,0 +1,1 @@
+"""From a network, or bare tensors, to a .dc file: the stages chained."""

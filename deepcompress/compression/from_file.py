@@ -1,0 +1,186 @@
+"""Going on from a .dc file: which values its weights share, and the settings that it was made by.
+
+Which weights are pruned needs no record: they are zero. Which values are shared, and who takes which, is read off the
+file exactly, so that tuning goes on where it ended, and compressing again without training gives the same tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepcompress.coding.streams import Coder
+from deepcompress.coding.tensors import MAX_CODEBOOK, DType, Encoding
+from deepcompress.container.entries import Entry
+from deepcompress.container.reader import ModelFile
+from deepcompress.layers import Layer
+from deepcompress.prune.masks import share_out
+from deepcompress.prune.scores import profile
+from deepcompress.quantize.choice import Table, found_grid
+from deepcompress.quantize.sharing import Codebook, Member, Weights, codebook_of, groups
+from deepcompress.reading.arrays import to_torch
+from deepcompress.recipe import Recipe
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def restore(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> list[Codebook]:
+    """The codebooks of a file, for tensors that hold its values: grids as grids, of layers and vectors alike.
+
+    A vector that is stored as it is has one of its own values: it may have been shared before.
+
+    Args:
+        path: the file.
+        tensors: by name, on their device. Those that the file does not have are passed over, and so is a codebook whose
+            values are not those of its tensors.
+
+    Raises:
+        FormatError: the file is missing or damaged.
+    """
+    with ModelFile(path) as file:
+        entries = [file.entry(name) for name in file if name in tensors]
+        tables: dict[int | str, Table] = {}
+        members: dict[int | str, list[str]] = {}
+        for entry in entries:
+            if _is_shared(entry):
+                owner = _owner(file, entry)
+                members.setdefault(owner, []).append(entry.name)
+                tables[owner] = _table(*file.codebook(owner))
+    for entry in entries:
+        table = _own_table(entry, tensors[entry.name])
+        if table is not None:
+            members[entry.name], tables[entry.name] = [entry.name], table
+    found = [_book(tables[key], names, tensors) for key, names in members.items()]
+    return [book for book in found if book is not None and unmoved(book, tensors) is not None]
+
+
+def still_shared(
+    former: Sequence[Codebook], weights: Weights, layers: Sequence[Layer], recipe: Recipe
+) -> tuple[list[Codebook], list[Layer]]:
+    """Which of the `former` codebooks hold on, and the layers that are left to be shared anew.
+
+    A codebook holds on if the recipe has the same layers share one, with as many values or more, and if none of their
+    weights has moved since. Weights may have become zero; those have left it.
+    """
+    wanted = {frozenset(names): levels for names, levels in groups(list(layers), recipe)}
+    kept = []
+    for book in former:
+        names = frozenset(member.name for member in book.members)
+        if len(book.centroids) <= wanted.get(names, -1) and (found := unmoved(book, weights)) is not None:
+            kept.append(found)
+    taken = {member.name for book in kept for member in book.members}
+    return kept, [layer for layer in layers if layer.name not in taken]
+
+
+@torch.no_grad()
+def unmoved(book: Codebook, weights: Weights) -> Codebook | None:
+    """The codebook with those of its weights that are not zero; None if one of them has another value than its own."""
+    members = []
+    for member in book.members:
+        flat = weights[member.name].detach().contiguous().view(-1)
+        alive = flat[member.positions] != 0
+        positions, assignment = member.positions[alive], member.assignment[alive]
+        same = torch.equal(book.centroids[assignment].to(flat.dtype), flat[positions])
+        if not same or int(torch.count_nonzero(flat)) != len(positions):
+            return None
+        members.append(Member(member.name, positions, assignment))
+    return replace(book, members=tuple(members))
+
+
+def asks_for_more(weights: Weights, recipe: Recipe) -> bool:
+    """Whether the recipe prunes weights that are not zero already, going by their magnitudes."""
+    if recipe.target_size is not None or recipe.max_drop is not None or recipe.quality is not None:
+        return True
+    profiles = {name: profile(weight) for name, weight in weights.items()}
+    losses, _ = share_out(profiles, recipe)
+    return any(lost > int((weights[name] == 0).sum()) for name, lost in losses.items())
+
+
+def settings_of(path: str | Path) -> dict[str, Any]:
+    """Settings under which compressing the network of a file again gives that file's tensors: for `Recipe.from_dict`.
+
+    Nothing is pruned beyond what is, nothing retrained or tuned, each layer has as many shared values as there are, in
+    the same groups, and precision and coder are those of the file. What shall be different is put on top.
+
+    Raises:
+        FormatError: the file is missing or damaged.
+    """
+    with ModelFile(path) as file:
+        entries = [entry for entry in map(file.entry, file) if entry.info.encoding is not Encoding.ALIAS]
+        layers = [entry for entry in entries if entry.info.dtype.is_float and len(entry.info.shape) > 1]
+        rules = [_rule(file, entry, layers) for entry in layers]
+        compact = file.header.version > 1
+    found: dict[str, Any] = {"prune": 0.0, "epochs": 0, "finetune_epochs": 0, "layer": rules}
+    adaptive = all(entry.info.weight_coder is Coder.ANS for entry in entries if _is_shared(entry))
+    found["coder"] = ("ans" if adaptive else "auto") if compact else "huffman"
+    small = [entry.info for entry in entries if len(entry.info.shape) < 2]
+    most = max((info.codebook_size for info in small if info.encoding is Encoding.CODED), default=None)
+    if most is not None:
+        found["small_bits"] = max(most.bit_length(), 1)
+    types = {info.dtype for info in small}
+    if DType.FLOAT16 in types and DType.FLOAT32 not in types and DType.FLOAT32 in {e.info.dtype for e in layers}:
+        found["small_dtype"] = "float16"
+    names = {entry.name.rpartition(".")[2] for entry in entries}
+    if "running_mean" in names and "num_batches_tracked" not in names:
+        found["batch_norm"] = "fold"
+    return found
+
+
+def _is_shared(entry: Entry) -> bool:
+    return entry.info.encoding is Encoding.CODED and entry.info.weight_coder is not Coder.LITERAL
+
+
+def _owner(file: ModelFile, entry: Entry) -> int:
+    """The number of the tensor that stores the codebook of `entry`."""
+    target = entry.info.target
+    return file.header.entries.index(entry) if target is None else target
+
+
+def _rule(file: ModelFile, entry: Entry, layers: Sequence[Entry]) -> dict[str, Any]:
+    """The layer rule for one tensor, whose name may hold what is special in a pattern."""
+    pattern = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in entry.name)
+    if not _is_shared(entry):
+        return {"pattern": pattern, "bits": "none"}
+    rule: dict[str, Any] = {"pattern": pattern, "levels": max(entry.info.codebook_size, 1)}
+    owner = _owner(file, entry)
+    if sum(_is_shared(other) and _owner(file, other) == owner for other in layers) > 1:
+        rule["group"] = file.header.entries[owner].name
+    return rule
+
+
+def _table(values: Array, dtype: DType) -> Table:
+    """The entries of a codebook, sorted; on a grid, if they are what a step of two bytes makes of whole numbers."""
+    entries = to_torch(values, dtype)
+    centroids = np.sort(entries.numpy() if dtype is DType.FLOAT64 else entries.float().numpy())
+    return found_grid(centroids) or Table(centroids)
+
+
+def _own_table(entry: Entry, vector: torch.Tensor) -> Table | None:
+    """The values of a float32 vector that is stored as it is, as if it shared them; None if they are too many."""
+    plain = entry.info.encoding in (Encoding.RAW, Encoding.PLANES, Encoding.CONSTANT) and len(entry.info.shape) == 1
+    if not plain or entry.info.dtype is not DType.FLOAT32 or vector.dtype is not torch.float32:
+        return None
+    values = torch.unique(vector.detach().cpu())
+    values = values[values != 0]
+    if len(values) > MAX_CODEBOOK or not torch.isfinite(values).all():
+        return None
+    return _table(values.numpy(), DType.FLOAT32)
+
+
+def _book(table: Table, names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> Codebook | None:
+    """Shared values with the weights that take them; None if there are none for some weight."""
+    device, members = tensors[names[0]].device, []
+    entries = torch.from_numpy(table.centroids).to(device)
+    for name in names:
+        flat = tensors[name].detach().reshape(-1)
+        positions = torch.nonzero(flat, as_tuple=True)[0]
+        found = torch.searchsorted(entries, flat[positions].to(entries.dtype))
+        if len(found) and int(found.max()) >= len(entries):
+            return None
+        members.append(Member(name, positions, found))
+    return codebook_of(len(table.centroids), table, tuple(members), device)

@@ -1,0 +1,157 @@
+"""Tensors, pruned and shared, to the entries of a .dc file."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from deepcompress.coding.encoder import (
+    CHUNK,
+    COMPACT,
+    alias,
+    encode_coded,
+    encode_plain,
+    plan_literal,
+    plan_plain,
+    plan_shared,
+    survey,
+)
+from deepcompress.coding.tensors import DType, EncodedTensor, TensorInfo
+from deepcompress.container.writer import pack
+from deepcompress.layers import Layer, is_layer, tied_to
+from deepcompress.quantize.sharing import Codebook
+from deepcompress.reading.arrays import Array, check_dtype, to_array
+from deepcompress.recipe import Recipe
+
+
+class Packer:
+    """Encodes the tensors of one file in their order, and knows what later ones may refer to.
+
+    `coder` is one of `encoder.CODERS`: "fixed" keeps streams at fixed width, as the paper's stages 1 and 2 do.
+    `index_bits` is the width of offsets, None for the best of each layer.
+    """
+
+    def __init__(self, small_dtype: str = "float32", coder: str = "huffman", index_bits: int | None = None) -> None:
+        self.small_dtype, self.coder, self.index_bits = small_dtype, coder, index_bits
+        self._order: dict[str, int] = {}
+        self._owners: dict[tuple[Hashable, DType], int] = {}
+
+    def tied(self, name: str, value: torch.Tensor, first: str) -> EncodedTensor:
+        """A tensor that is the earlier tensor `first`."""
+        self._order[name] = len(self._order)
+        return alias(tuple(value.shape), check_dtype(name, value), self._order[first])
+
+    def small(self, name: str, value: torch.Tensor) -> EncodedTensor:
+        """A tensor that is stored exactly (fp32 vectors and scalars as `small_dtype`, where they fit)."""
+        self._order[name] = len(self._order)
+        values, dtype = to_array(name, value)
+        if self.small_dtype == "float16" and dtype is DType.FLOAT32 and not is_layer(value):
+            with np.errstate(over="ignore"):
+                halves = values.astype(np.float16)
+            if np.isfinite(halves).all():
+                return encode_plain(halves, DType.FLOAT16, self.coder in COMPACT)
+        return encode_plain(values, dtype, self.coder in COMPACT)
+
+    def layer(
+        self, name: str, value: torch.Tensor, centroids: torch.Tensor | None = None, book: Hashable = None
+    ) -> EncodedTensor:
+        """A pruned tensor: by indices into its shared values `centroids`, or by its surviving values.
+
+        Layers with the same `book` share one codebook in the file (one for each dtype among them).
+        """
+        values, dtype, entries = _parts(name, value, centroids)
+        encoded = encode_coded(values, dtype, entries, self.coder, self._owner(book, dtype), self.index_bits)
+        if encoded.info.codebook:
+            self._owners[book, dtype] = len(self._order)
+        self._order[name] = len(self._order)
+        return encoded
+
+    def plan_fixed(
+        self, name: str, value: torch.Tensor, centroids: torch.Tensor | None = None, book: Hashable = None
+    ) -> TensorInfo:
+        """The facts of `layer` if all streams had fixed widths, without the encoding."""
+        values, dtype, entries = _parts(name, value, centroids)
+        found = survey(values, dtype, entries)
+        plain = plan_plain(found)
+        if entries is None:
+            coded = plan_literal(found, allow_huffman=False, index_bits=self.index_bits)
+        else:
+            coded = plan_shared(found, False, self._owner(book, dtype), self.index_bits)
+        return coded if coded.section < plain.section else plain
+
+    def _owner(self, book: Hashable, dtype: DType) -> int | None:
+        return None if book is None else self._owners.get((book, dtype))
+
+
+def pack_state(
+    state: Mapping[str, torch.Tensor],
+    layers: Sequence[Layer],
+    codebooks: Sequence[Codebook],
+    recipe: Recipe,
+    network: str = "",
+    data: str = "",
+    coder: str | None = None,
+) -> bytes:
+    """A whole .dc file in memory.
+
+    Tensors with a codebook are stored by indices, other layers by their surviving values, and everything else
+    exactly (fp32 small tensors as `recipe.small_dtype`). Tied tensors are stored once.
+
+    Args:
+        state: all tensors, in the order that the file shall have.
+        layers: those of them that were pruned.
+        codebooks: those of the tensors that are shared, as `quantize.sharing.share` left them; vectors may be among
+            them.
+        coder: instead of the recipe's: "fixed" for the paper's stages 1 and 2, where streams have fixed widths.
+    """
+    return pack(encode_state(state, layers, codebooks, recipe, coder), network, data)
+
+
+def encode_state(
+    state: Mapping[str, torch.Tensor],
+    layers: Sequence[Layer],
+    codebooks: Sequence[Codebook],
+    recipe: Recipe,
+    coder: str | None = None,
+) -> Iterator[tuple[str, EncodedTensor]]:
+    """The tensors of `pack_state`, in their order; arguments as there."""
+    packer = Packer(recipe.small_dtype, coder or recipe.coder, recipe.index_bits)
+    tied = tied_to(state)
+    book_of = {member.name: codebook for codebook in codebooks for member in codebook.members}
+    coded = {layer.name for layer in layers} | set(book_of)
+    for name, value in state.items():
+        book = book_of.get(name)
+        if name in tied:
+            encoded = packer.tied(name, value, tied[name])
+        elif name not in coded:
+            encoded = packer.small(name, value)
+        elif book is None:
+            encoded = packer.layer(name, value)
+        else:
+            encoded = packer.layer(name, value, book.centroids, id(book))
+        yield name, encoded
+
+
+def codebook_entries(centroids: torch.Tensor, dtype: torch.dtype) -> Array:
+    """The centroids in the storage type of `dtype`: sorted, distinct, and none of them zero."""
+    rounded = centroids.detach().to(dtype).cpu()
+    distinct = torch.unique(rounded[rounded != 0].double()).to(dtype)
+    return to_array("codebook", distinct)[0]
+
+
+def _parts(name: str, value: torch.Tensor, centroids: torch.Tensor | None) -> tuple[Array, DType, Array | None]:
+    values, dtype = to_array(name, value)
+    entries = None if centroids is None else codebook_entries(centroids, value.dtype)
+    return _without_negative_zero(values, dtype), dtype, entries
+
+
+def _without_negative_zero(values: Array, dtype: DType) -> Array:
+    """Pruned is pruned: a zero of either sign becomes +0, so that only surviving weights are stored."""
+    sign = np.array(1 << (8 * dtype.bits.itemsize - 1), dtype=dtype.bits)
+    flat = np.ascontiguousarray(values).reshape(-1).view(dtype.bits)
+    parts = [flat[start : start + CHUNK] for start in range(0, len(flat), CHUNK)]
+    if not any((part == sign).any() for part in parts):  # the usual case, for which no copy is made
+        return values
+    return np.where(flat == sign, np.zeros_like(sign), flat).view(dtype.storage).reshape(values.shape)

@@ -1,0 +1,223 @@
+"""The stages chained: prune, quantize, encode, and the proof that the file holds what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from deepcompress.compression.from_file import asks_for_more, restore
+from deepcompress.compression.lowrank import factorize
+from deepcompress.compression.result import Result, kept_line
+from deepcompress.compression.stages import ByFraction, ByMasks, BySize, Job
+from deepcompress.compression.writing import Delivery, Stages, contiguous_state, finish_small, kept_of, layers_of
+from deepcompress.errors import RecipeError
+from deepcompress.files import check_writable
+from deepcompress.layers import live_tensors
+from deepcompress.networks.inputs import Batches
+from deepcompress.networks.parametrized import bake, copied
+from deepcompress.prune.lottery import origin_of
+from deepcompress.prune.masks import Masks
+from deepcompress.reading.arrays import dense_bytes
+from deepcompress.reading.loader import fill, load_state_dict
+from deepcompress.recipe import Recipe
+from deepcompress.training import distributed
+from deepcompress.training.journal import Journal, about_run, fingerprint, recording
+from deepcompress.training.loop import check_task, measure, seed_everything
+from deepcompress.training.objective import Loss, Metric, Objective, Task, objective_of
+from deepcompress.training.progress import Progress
+
+
+def compress(
+    model: nn.Module,
+    train_loader: Batches | None,
+    val_loader: Batches | None,
+    recipe: Recipe | None = None,
+    path: str | Path = "model.dc",
+    *,
+    test_loader: Batches | None = None,
+    network: str = "",
+    data: str = "",
+    watch: Progress | None = None,
+    loss: Loss | None = None,
+    metric: Metric | None = None,
+    resume: str | Path | None = None,
+    masks: Masks | None = None,
+    start: str | Path | None = None,
+    rewind_to: Mapping[str, torch.Tensor] | None = None,
+) -> Result:
+    """Compress a network and write it to `path`. `model` itself is not changed.
+
+    Args:
+        model: a trained network, on the device where it shall be retrained.
+        train_loader: batches (input, target) for retraining, passed over again each epoch: a DataLoader, for
+            example. May be None if `recipe.retrain` is False. Input and target are tensors, or tuples, lists or
+            dictionaries of tensors; a network takes those of the input as its positional or named arguments.
+        val_loader: batches that the progress is measured on; None measures nothing.
+        recipe: all settings.
+        path: the file to write; an old one is replaced at the very end, or not at all.
+        test_loader: batches for the accuracies of the result; `val_loader` where there are none. They decide nothing.
+        network: a name by which `load` can rebuild the network, stored in the file.
+        data: the name of the data set, stored in the file.
+        watch: told what happens.
+        loss: ``loss(output, target)``, a scalar, if the network is no classifier that is trained by cross entropy.
+            Accuracies are None then, and each stage has the loss on the report's data.
+        metric: ``metric(output, target)``, a number that is measured beside the loss.
+        resume: a folder where the state is kept while this runs (see `training.journal`), to go on from should it be
+            interrupted: the next call with the same arguments does, and ends in the same file. It needs loaders that
+            draw from torch's own generator, or have one as an attribute ``generator`` (a DataLoader does either). The
+            folder is removed at the end. None keeps nothing.
+        masks: prune exactly these weights, and retrain under them for `recipe.epochs`; the recipe's criterion, fraction
+            and schedule have no effect then. See `prune.maskfile`.
+        start: a .dc file of this network to go on from: its tensors take the place of the model's, what is pruned there
+            stays so, and so do shared values until weights move (see `continuation`).
+        rewind_to: for a recipe whose rewind is ``start``: the state_dict of this network before it was trained, or
+            early in training (see `prune.lottery`).
+
+    Raises:
+        RecipeError: a setting does not fit the network, or training data is missing.
+        CheckpointError: the network has no weights to compress, or NaN among them; or `masks` are of other weights.
+        NetworkError: it cannot be copied, or, with a `loss`, does not take the data; or `rewind_to` is of another.
+        PruneError: a layer would be emptied.
+        OutputError: `path` cannot be written, or `resume`.
+        ResumeError: the state in `resume` is of another run, or damaged.
+    """
+    order = _Order(
+        model, train_loader, val_loader, test_loader, recipe or Recipe(), Path(path), network, data,
+        watch or Progress(), loss, metric, masks, start, rewind_to,
+    )  # fmt: skip
+    journal = None
+    if resume is not None and distributed.is_first():
+        check_writable(path)
+        journal = Journal(resume, order.about())
+    with recording(journal), distributed.own_file(order.path) as own:
+        return _compress(replace(order, path=own))
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What `compress` was asked for; attributes as its arguments."""
+
+    model: nn.Module
+    train_loader: Batches | None
+    val_loader: Batches | None
+    test_loader: Batches | None
+    recipe: Recipe
+    path: Path
+    network: str
+    data: str
+    watch: Progress
+    loss: Loss | None
+    metric: Metric | None
+    masks: Masks | None
+    start: str | Path | None
+    rewind_to: Mapping[str, torch.Tensor] | None
+
+    @property
+    def batches(self) -> Batches | None:
+        """What is trained on."""
+        return self.train_loader if self.recipe.retrain else None
+
+    @property
+    def report(self) -> Batches | None:
+        """What the stages are measured on."""
+        return self.test_loader if self.test_loader is not None else self.val_loader
+
+    def about(self) -> dict[str, str]:
+        """What a journal is to know the run by."""
+        settings = {
+            **self.recipe.as_dict(),
+            "network": self.network,
+            "data": self.data,
+            "processes": distributed.processes(),
+        }
+        if self.masks is not None:
+            settings["masks"] = fingerprint(self.masks.keep)
+        if self.start is not None:
+            settings["start"] = fingerprint(load_state_dict(self.start))
+        if self.rewind_to is not None:
+            settings["rewind_to"] = fingerprint(self.rewind_to)
+        return about_run(self.model, settings, {"training data": self.train_loader, "validation data": self.val_loader})
+
+    def check(self) -> None:
+        """Refuse a recipe that needs data which is not there."""
+        recipe = self.recipe
+        if recipe.retrain and self.train_loader is None:
+            raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
+        if recipe.weighting != "none" and not recipe.retrain:
+            raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and retrain=False uses none")
+        if recipe.max_drop is not None and self.val_loader is None:
+            raise RecipeError("max_drop needs validation data to measure accuracy on: pass val_loader")
+
+    def networks(self) -> tuple[nn.Module, nn.Module]:
+        """The network as it was given, and the copy to work on; one and the same, unless layers become thin."""
+        work = copied(self.model)
+        for name in bake(work):
+            self.watch.message(f"{name} is computed from other tensors: trained and stored is what it came to")
+        if self.start is not None:
+            fill(work, load_state_dict(self.start), str(self.start))
+        if self.recipe.low_rank is None:
+            return work, work
+        dense = copied(work)
+        for layer in factorize(work, self.recipe.low_rank):
+            self.watch.message(str(layer))
+        return dense, work
+
+    def objective(self, dense: nn.Module, work: nn.Module) -> Objective | Task:
+        """What training minimizes, found to suit network and data."""
+        objective = objective_of(self.recipe, dense, self.loss, self.metric)
+        if isinstance(objective, Task):
+            for loader in (self.batches, self.report):
+                if loader is not None:
+                    check_task(work, loader, objective)
+        return objective
+
+
+def _compress(order: _Order) -> Result:
+    order.check()
+    recipe, watch = order.recipe, order.watch
+    origin = origin_of(order.model, recipe, order.rewind_to)
+    dense, work = order.networks()
+    state = contiguous_state(work)
+    layers = layers_of(work, state, recipe)
+    tensors = live_tensors(work, state)
+    weights = {layer.name: tensors[layer.name] for layer in layers}
+    check_writable(order.path)
+    objective = order.objective(dense, work)
+    seed_everything(recipe.seed)
+    current = dense
+    stages = Stages(
+        dense_bytes(dense.state_dict()),
+        lambda: None if order.report is None else measure(current, order.report, objective),
+    )
+    stages.finish("dense", stages.dense)
+    current = work
+    if work is not dense:
+        stages.finish("low-rank", dense_bytes(state))
+    delivery = Delivery(work, state, layers, recipe, order.network, order.data)
+    former = [] if order.start is None else restore(order.start, tensors)
+    job = Job(work, weights, layers, recipe, order.batches, order.val_loader, objective, watch, former, origin)
+    route = _route(job, order.masks, delivery)
+    route.prune()
+    pruned = route.masks
+    watch.message(kept_line(kept_of(pruned), pruned.sparsity))
+    stages.finish("prune", len(delivery.packed([], "fixed")))
+    route.share()
+    if route.masks is not pruned:
+        watch.message(f"after sharing, {kept_line(kept_of(route.masks), route.masks.sparsity)}")
+    vectors = finish_small(work, state, recipe, former)
+    route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
+    return delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
+
+
+def _route(job: Job, masks: Masks | None, delivery: Delivery) -> ByFraction:
+    """The way through stages 1 and 2; on from a file whose masks are sparse enough, by just those."""
+    recipe = job.recipe
+    if masks is None and job.former and recipe.regrow == "none" and not asks_for_more(job.weights, recipe):
+        masks = Masks.nonzero(job.weights)
+    if masks is not None:
+        return ByMasks(job, masks)
+    return ByFraction(job) if recipe.target_size is None else BySize(job, delivery.fixed_bytes)

@@ -1,0 +1,265 @@
+"""Compression of bare tensors, one at a time: no network, no data, and no memory for more than the largest tensor.
+
+The first pass over the tensors takes the profile of each layer's magnitudes, which is all that is needed to decide how
+many weights each layer loses. The second prunes, shares, encodes and writes them one after the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deepcompress.coding.tensors import EncodedTensor, TensorInfo
+from deepcompress.compression.packing import Packer
+from deepcompress.compression.result import Result, StageResult, kept_line
+from deepcompress.container.breakdown import inspect
+from deepcompress.container.writer import planned_size, save
+from deepcompress.errors import RecipeError
+from deepcompress.files import check_writable
+from deepcompress.layers import Layer, check_choice, check_finite, check_plain, is_kept, is_layer, tied_to
+from deepcompress.prune.masks import prune_in_place, share_out
+from deepcompress.prune.scores import Profile, profile
+from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded, table_of
+from deepcompress.quantize.rate import Part
+from deepcompress.quantize.sharing import groups, place, snap, survivors
+from deepcompress.quantize.vectors import is_statistic, is_vector, vector_table
+from deepcompress.reading.arrays import Array, check_dtype, dense_bytes
+from deepcompress.recipe import Recipe
+from deepcompress.training.progress import Progress
+
+
+def compress_state(
+    state: Mapping[str, torch.Tensor],
+    recipe: Recipe | None = None,
+    path: str | Path = "model.dc",
+    *,
+    network: str = "",
+    data: str = "",
+    buffers: Collection[str] = (),
+    watch: Progress | None = None,
+) -> Result:
+    """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
+
+    Args:
+        state: tensors by name: a state_dict, which is not changed, or a mapping that is no dict and gives a new
+            tensor of its own each time it is asked (`checkpoint.open_checkpoint`), about twice for each.
+        recipe: settings; those of training have no effect.
+        path: the file to write; an old one is replaced at the very end, or not at all.
+        network, data: names to store in the file.
+        buffers: names of the tensors that are known to be no parameters: they are left alone.
+        watch: told what happens.
+
+    Raises:
+        RecipeError: a setting does not fit the tensors.
+        CheckpointError: there are no weights to compress, NaN among them, or a dtype that the format has not.
+        OutputError: `path` cannot be written.
+    """
+    recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
+    if recipe.batch_norm == "fold":  # eps is the network's, and no tensor
+        raise RecipeError("batch_norm 'fold' needs the network, not only its tensors: name it and its data")
+    if recipe.low_rank is not None:
+        raise RecipeError("low_rank needs the network, not only its tensors: name it")
+    if recipe.target_size is not None or recipe.max_drop is not None:
+        raise RecipeError("target_size and max_drop need the network, not only its tensors: name it")
+    if recipe.criterion != "magnitude":
+        raise RecipeError(
+            f"criterion {recipe.criterion!r} needs the network and data, and without retraining only tensors are "
+            "looked at: set epochs and finetune_epochs to 0 instead (--epochs 0 --finetune-epochs 0)"
+        )
+    if recipe.weighting != "none":
+        raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
+    check_writable(path)
+    started = time.perf_counter()
+    content = _look_through(state, recipe, buffers, watch)
+    losses, floored = share_out(content.profiles, recipe)
+    for name in floored:
+        watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
+    kept = {name: 1 - losses[name] / layer.weights for name, layer in content.profiles.items()}
+    total = sum(layer.weights for layer in content.profiles.values())
+    watch.message(kept_line(kept, sum(losses.values()) / total))
+    stream = _Stream(state, content, losses, recipe, watch)
+    pruned = time.perf_counter()
+    save(path, stream, network, data)
+    sizes = [planned_size(infos.items(), network, data) for infos in (stream.pruned, stream.shared)]
+    kept |= stream.kept
+    found = inspect(path)
+    now = time.perf_counter()
+    dense = content.dense_bytes
+    stages = [
+        StageResult("dense", dense, 1.0, None, 0.0),
+        StageResult("prune", sizes[0], dense / sizes[0], None, round(pruned - started, 3)),
+        StageResult("quantize", sizes[1], dense / sizes[1], None, round(stream.sharing_seconds, 3)),
+        StageResult("encode", found.file_bytes, found.ratio, None, round(now - pruned - stream.sharing_seconds, 3)),
+    ]
+    return Result(
+        file=str(path),
+        file_bytes=found.file_bytes,
+        dense_bytes=dense,
+        ratio=dense / found.file_bytes,
+        accuracy_before=None,
+        accuracy_after=None,
+        kept=kept,
+        stages=stages,
+        seed=recipe.seed,
+        recipe=recipe.as_dict(),
+        breakdown=found,
+    )
+
+
+@dataclass
+class _Content:
+    """What the first pass found: layers and their profiles, tied names, and sizes."""
+
+    tied: dict[str, str]
+    layers: list[Layer] = field(default_factory=list)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    dense_bytes: int = 0
+    elements: int = 0
+
+
+def _look_through(
+    state: Mapping[str, torch.Tensor], recipe: Recipe, buffers: Collection[str], watch: Progress
+) -> _Content:
+    # A mapping that loads tensors anew each time has no two that are one.
+    content = _Content(tied_to(state) if isinstance(state, dict) else {})
+    possible: list[Layer] = []
+    check_plain(state)
+    for name in state:
+        if name in content.tied:
+            continue
+        value = state[name].detach()
+        watch.work("look", content.elements, 0, name)
+        check_dtype(name, value)
+        check_finite({name: value})
+        content.elements += value.numel()
+        content.dense_bytes += dense_bytes({name: value})
+        if not is_layer(value):
+            continue
+        layer = Layer(name, tuple(value.shape))
+        possible.append(layer)
+        if not is_kept(name, recipe, name in buffers):
+            content.layers.append(layer)
+            content.profiles[name] = profile(value)
+    check_choice(recipe, possible, content.layers)
+    return content
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Shared values, what the file has for each, and, if that is not the nearest, what each weight of a layer takes."""
+
+    centroids: Array
+    values: Array
+    choices: dict[str, Array] | None = None
+
+
+class _Stream:
+    """The encoded tensors of a file, one at a time; while it runs it notes what earlier stages would have made."""
+
+    def __init__(
+        self,
+        state: Mapping[str, torch.Tensor],
+        content: _Content,
+        losses: Mapping[str, int],
+        recipe: Recipe,
+        watch: Progress,
+    ) -> None:
+        self.state, self.content, self.losses, self.recipe, self.watch = state, content, losses, recipe, watch
+        self.pruned: dict[str, TensorInfo] = {}
+        self.shared: dict[str, TensorInfo] = {}
+        self.kept: dict[str, float] = {}
+        self.sharing_seconds = 0.0
+        self._groups = {name: (members, most) for members, most in groups(content.layers, recipe) for name in members}
+        self._tables: dict[tuple[str, ...], _Table] = {}
+        self._packer = Packer(recipe.small_dtype, recipe.coder, recipe.index_bits)
+
+    def __iter__(self) -> Iterator[tuple[str, EncodedTensor]]:
+        done = 0
+        for name in self.state:
+            self.watch.work("encode", done, self.content.elements, name)
+            if name in self.content.tied:
+                first = self.content.tied[name]
+                encoded = self._packer.tied(name, self.state[name], first)
+                self.pruned[name] = self.shared[name] = encoded.info
+            elif name in self.losses:
+                encoded = self._layer(name)
+            else:
+                encoded = self._small(name, self.state[name].detach())
+            done += encoded.info.size
+            yield name, encoded
+
+    def _layer(self, name: str) -> EncodedTensor:
+        weight = self._pruned(name)
+        self.pruned[name] = self._packer.plan_fixed(name, weight)
+        if name not in self._groups:
+            self.shared[name] = self.pruned[name]
+            return self._packer.layer(name, weight)
+        started = time.perf_counter()
+        members, levels = self._groups[name]
+        table = self._shared_values(tuple(members), levels, name, weight)
+        if table.choices is None:
+            snap(weight, table.centroids, table.values)
+        else:
+            place(weight, table.values, table.choices.pop(name))
+            self.kept[name] = int(torch.count_nonzero(weight)) / weight.numel()
+        book: Hashable = tuple(members) if len(members) > 1 else None
+        values = torch.from_numpy(table.values)
+        self.shared[name] = self._packer.plan_fixed(name, weight, values, book)
+        self.sharing_seconds += time.perf_counter() - started
+        return self._packer.layer(name, weight, values, book)
+
+    def _small(self, name: str, value: torch.Tensor) -> EncodedTensor:
+        """A tensor that is no layer: as it is, or on a grid if it is a vector and the recipe says so."""
+        bits = self.recipe.small_bits
+        table = None
+        if bits is not None and is_vector(value) and not is_statistic(name):
+            table, _, choice = vector_table(value, bits)
+        if table is None or not len(table.centroids):
+            plain = self._packer.small(name, value)
+            self.pruned[name] = self.shared[name] = plain.info
+            return plain
+        vector, values = value.cpu().clone(), torch.from_numpy(table.centroids)
+        place(vector, table.centroids, choice)
+        self.pruned[name] = Packer(self.recipe.small_dtype).small(name, value).info
+        self.shared[name] = self._packer.plan_fixed(name, vector, values)
+        return self._packer.layer(name, vector, values)
+
+    def _pruned(self, name: str) -> torch.Tensor:
+        weight = self.state[name].detach()
+        if isinstance(self.state, dict) or not weight.is_contiguous() or weight.device.type != "cpu":
+            weight = weight.cpu().clone(memory_format=torch.contiguous_format)
+        prune_in_place(weight, self.losses[name])
+        return weight
+
+    def _shared_values(self, members: tuple[str, ...], levels: int, name: str, weight: torch.Tensor) -> _Table:
+        """Those of a layer, or of its group: then all its members are looked at when the first is met."""
+        if members not in self._tables:
+            tensors = (weight if member == name else self._pruned(member) for member in members)
+            self._tables[members] = self._find(members, levels, tensors)
+        return self._tables[members]
+
+    def _find(self, members: Sequence[str], levels: int, tensors: Iterable[torch.Tensor]) -> _Table:
+        recipe, limit = self.recipe, float("inf")
+        parts = []
+        for tensor in tensors:
+            limit = min(limit, torch.finfo(tensor.dtype).max)
+            where = np.flatnonzero(tensor.reshape(-1) != 0) if recipe.rate else np.zeros(0, dtype=np.int64)
+            parts.append(Part(tuple(tensor.shape), where, survivors(tensor)))
+        demand = Demand(recipe, levels, limit, price_of(recipe.rate, parts))
+        if not recipe.rate:
+            values = np.concatenate([part.values for part in parts])
+            return self._table(table_of(values, None, demand))
+        table, choices = choose(parts, demand)
+        # A codebook has at most 2^12 values.
+        kept = {member: choice.astype(np.int16) for member, choice in zip(members, choices, strict=True)}
+        return self._table(table, kept)
+
+    def _table(self, found: Table, choices: dict[str, Array] | None = None) -> _Table:
+        plain = found.multiples is not None  # a step is rounded already
+        values = found.centroids if plain else rounded(found.centroids, self.recipe.codebook_dtype)
+        return _Table(found.centroids, values, choices)

@@ -1,0 +1,181 @@
+"""From a network whose weights are pruned and shared to its file, and the proof that the file holds just that."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from deepcompress.compression.from_file import unmoved
+from deepcompress.compression.packing import pack_state
+from deepcompress.compression.result import Result, StageResult
+from deepcompress.container.breakdown import inspect
+from deepcompress.errors import CheckpointError
+from deepcompress.files import write_atomic
+from deepcompress.layers import Layer, buffers_of, check_choice, check_finite, compressible, tied_to
+from deepcompress.networks.batchnorm import fold_statistics
+from deepcompress.prune.masks import Masks
+from deepcompress.prune.neurons import connections, silence
+from deepcompress.quantize.sharing import Codebook
+from deepcompress.quantize.vectors import is_vector, share_vectors
+from deepcompress.reading.arrays import check_dtype
+from deepcompress.reading.loader import fill, load_state_dict
+from deepcompress.recipe import Recipe
+from deepcompress.training import distributed
+from deepcompress.training.journal import clock
+from deepcompress.training.loop import Measurement
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a file is made of.
+
+    Attributes:
+        model: the network; in the end it holds the very tensors of the file.
+        state: its tensors, in the order that the file shall have; those that the file does without are taken out.
+        layers: those of them that are pruned.
+        recipe: all settings.
+        network, data: names for the header.
+    """
+
+    model: nn.Module
+    state: dict[str, torch.Tensor]
+    layers: Sequence[Layer]
+    recipe: Recipe
+    network: str = ""
+    data: str = ""
+
+    def packed(self, codebooks: Sequence[Codebook], coder: str | None = None) -> bytes:
+        """The file as it would be now, with the recipe's coder or another."""
+        return pack_state(self.state, self.layers, codebooks, self.recipe, self.network, self.data, coder)
+
+    def fixed_bytes(self) -> int:
+        """Bytes of the file if the layers took none."""
+        bare = copy.deepcopy(self.model)
+        state = contiguous_state(bare)
+        layers = compressible(state, self.recipe, buffers_of(bare))
+        vectors = finish_small(bare, state, self.recipe)
+        for layer in layers:
+            state[layer.name].zero_()
+        return len(pack_state(state, layers, vectors, self.recipe, self.network, self.data))
+
+    def write(
+        self, path: Path, codebooks: Sequence[Codebook], masks: Masks, stages: Stages, held: Sequence[str] = ()
+    ) -> Result:
+        """Write the file, read it back into the network, and say what was done.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        stages.finish("quantize", len(self.packed(codebooks, "fixed")))
+        content = self.packed(codebooks)
+        write_atomic(path, content)
+        distributed.check_same(content)
+        fill(self.model, load_state_dict(path, max_bytes=sum(value.nbytes for value in self.state.values())), str(path))
+        breakdown = inspect(path)
+        stages.finish("encode", breakdown.file_bytes)
+        return Result(
+            file=str(path),
+            file_bytes=breakdown.file_bytes,
+            dense_bytes=stages.dense,
+            ratio=stages.dense / breakdown.file_bytes,
+            accuracy_before=stages.results[0].accuracy,
+            accuracy_after=stages.results[-1].accuracy,
+            kept=kept_of(masks),
+            stages=stages.results,
+            seed=self.recipe.seed,
+            recipe=self.recipe.as_dict(),
+            breakdown=breakdown,
+            held=list(held),
+        )
+
+
+def kept_of(masks: Masks) -> dict[str, float]:
+    """The surviving fraction of each layer."""
+    return {name: masks.density(name) for name in masks.keep}
+
+
+class Stages:
+    """What the stages came to: each measures from where the one before it ended, with what an interrupted run took."""
+
+    def __init__(self, dense: int, measured: Callable[[], Measurement | None]) -> None:
+        self.dense, self.measured = dense, measured
+        self.results: list[StageResult] = []
+        self._since = clock()
+
+    def finish(self, stage: str, size: int) -> None:
+        """`stage` has ended, where the file would have `size` bytes."""
+        found = self.measured()
+        now = clock()
+        seconds, self._since = round(now - self._since, 3), now
+        ratio = self.dense / size
+        if found is None:
+            self.results.append(StageResult(stage, size, ratio, None, seconds))
+            return
+        loss = found.loss if math.isfinite(found.loss) else None
+        self.results.append(StageResult(stage, size, ratio, found.accuracy, seconds, loss, found.metric))
+
+
+def contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:
+    """The state_dict of a network, its memory made contiguous, so that tensors can be worked on as flat ones."""
+    for tensor in (*work.parameters(), *work.buffers()):
+        tensor.data = tensor.data.contiguous()
+    state = dict(work.state_dict())
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"entry {name} of the state_dict is a {type(value).__name__}; only tensors can be stored"
+            )
+    return state
+
+
+def finish_small(
+    work: nn.Module, state: dict[str, torch.Tensor], recipe: Recipe, former: Sequence[Codebook] = ()
+) -> list[Codebook]:
+    """What is no layer, as the file shall have it, in place: batch norm folded, vectors shared, if the recipe says so.
+
+    Of neurons that nothing reads, biases become zero where vectors are shared. Vectors that still have the values of a
+    `former` codebook, no more of them than the recipe allows, keep it. Returns the vectors' codebooks.
+    """
+    if recipe.batch_norm == "fold":
+        for counter in fold_statistics(work):
+            del state[counter]
+    names, most = _vectors(work, state), None if recipe.small_bits is None else 1 << recipe.small_bits
+    if most is not None:
+        silence(state, connections(work))
+    kept = []
+    for book in former:
+        small = {member.name for member in book.members} <= set(names)
+        if small and (most is None or len(book.centroids) < most) and (found := unmoved(book, state)) is not None:
+            kept.append(found)
+    if recipe.small_bits is None:
+        return kept
+    taken = {member.name for book in kept for member in book.members}
+    return [*kept, *share_vectors(state, [name for name in names if name not in taken], recipe.small_bits)]
+
+
+def _vectors(work: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the vectors that are parameters, each once; buffers such as running variances are left alone."""
+    tied = tied_to(state)
+    parameters = dict(work.named_parameters(remove_duplicate=False))
+    return [name for name, value in state.items() if name in parameters and name not in tied and is_vector(value)]
+
+
+def layers_of(model: nn.Module, state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Layer]:
+    """The tensors of `model` that the recipe prunes and shares, once it is sure that all can be stored.
+
+    Raises:
+        CheckpointError: there are none, one holds NaN, or the format has no such dtype.
+        RecipeError: a layer rule is about no tensor.
+    """
+    for name, value in state.items():
+        check_dtype(name, value)
+    check_finite(state)
+    layers = compressible(state, recipe, buffers_of(model))
+    check_choice(recipe, compressible(state), layers)
+    return layers

@@ -1,0 +1,1 @@
+"""Many compressions: sweeps, searches, comparisons and sensitivities."""

@@ -1,0 +1,402 @@
+"""The smallest file that is accurate enough: a search over sizes, by whole compressions.
+
+Each trial is a real file of one size, made as ``compress --target-size`` makes it, and judged by validation data alone.
+A few short trials find the region, then full ones bisect it on a logarithmic scale. Trials are kept in a folder as the
+points of a sweep are (`sweep.run_point`), and the sizes that are tried depend on nothing but the trials before: when a
+search is stopped, the same search goes on from there and ends in the same file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deepcompress.compression.result import Result, StageResult
+from deepcompress.container.breakdown import Breakdown, inspect
+from deepcompress.errors import DeepCompressError, OutputError, PruneError, RecipeError
+from deepcompress.files import check_writable, write_atomic
+from deepcompress.layers import check_finite, check_rules, compressible
+from deepcompress.reading.arrays import dense_bytes
+from deepcompress.recipe import Recipe, check_number
+from deepcompress.studies.sweep import (
+    ForPoint,
+    Origin,
+    Outcome,
+    Point,
+    front_of,
+    keep,
+    origin_of,
+    reloaded,
+    run_point,
+    stored,
+    torch_threads,
+)
+from deepcompress.training.data import DataSet
+from deepcompress.training.journal import discard
+from deepcompress.training.loop import Evaluation, evaluate
+from deepcompress.training.progress import Progress
+
+TRIALS = 8
+CLOSE_ENOUGH = 1.05  # between the smallest size that passed and the largest that did not
+
+_LADDER = (16, 32, 64, 128, 256, 512)  # dense bytes over the sizes of the short trials
+_SHORTER = 6  # short trials have this part of the epochs
+_LARGEST = 4  # dense bytes over the largest size that is tried
+_UNPRUNED = "unpruned"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What passes: at most `max_drop` points of validation accuracy lost, counted in whole samples.
+
+    Where one sample is more than `max_drop` points, counting cannot tell: then the mean cross entropy must not have
+    risen either.
+
+    Attributes:
+        max_drop: points of accuracy.
+        samples: how many validation samples there are.
+        dense_errors, dense_loss: errors (a count) and mean cross entropy (nats) of the dense network on them.
+    """
+
+    max_drop: float
+    samples: int
+    dense_errors: int
+    dense_loss: float
+
+    @classmethod
+    def of(cls, dense: Evaluation, max_drop: float) -> Rule:
+        """The rule for a network that was measured as `dense`."""
+        return cls(max_drop, dense.samples, _errors(dense.error, dense.samples), dense.loss)
+
+    @property
+    def most_errors(self) -> int:
+        """Errors that are allowed on the validation samples."""
+        return self.dense_errors + math.floor(self.max_drop * self.samples / 100 + 1e-9)
+
+    @property
+    def most_loss(self) -> float | None:
+        """Mean cross entropy that is allowed; None where counting errors is enough."""
+        return None if self.most_errors > self.dense_errors else self.dense_loss
+
+    def passes(self, outcome: Outcome) -> bool:
+        """Whether a trial is accurate enough."""
+        if outcome.val_error is None or outcome.val_loss is None:
+            return False
+        enough = _errors(outcome.val_error, self.samples) <= self.most_errors
+        return enough and (self.most_loss is None or outcome.val_loss <= self.most_loss)
+
+    def is_near(self, outcome: Outcome) -> bool:
+        """Whether a short trial lost so little that a smaller size may pass in full: twice the points and one more."""
+        if outcome.val_error is None:
+            return False
+        lost = _errors(outcome.val_error, self.samples) - self.dense_errors
+        return lost <= (2 * self.max_drop + 1) * self.samples / 100
+
+    def __str__(self) -> str:
+        text = (
+            f"at most {self.most_errors} errors on {self.samples} validation samples (the dense network makes "
+            f"{self.dense_errors}; one sample is {100 / self.samples:.2g} points)"
+        )
+        if self.most_loss is None:
+            return text
+        return f"{text}, and a cross entropy of at most {self.most_loss:.4f} (dense: {self.dense_loss:.4f})"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One compression of the search. `asked` is its size in bytes, None for the one that prunes nothing."""
+
+    outcome: Outcome
+    asked: int | None
+    short: bool
+    passed: bool
+
+
+@dataclass
+class Found:
+    """The trials of a search so far, in their order, and the folder where their files are."""
+
+    folder: Path
+    rule: Rule
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def best(self) -> Trial | None:
+        """The smallest file that passed; of equal ones the first."""
+        passed = [trial for trial in self.trials if trial.passed]
+        return min(passed, key=lambda trial: trial.outcome.file_bytes or 0, default=None)
+
+    def path(self, trial: Trial) -> Path:
+        """Where a trial's file is."""
+        return self.folder / f"{trial.outcome.name}.dc"
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """The trials as plain data for JSON."""
+        front = {id(self.trials[index]) for index in front_of([trial.outcome for trial in self.trials])}
+        best = self.best
+        return [
+            {
+                "target_size": trial.asked,
+                "file_bytes": trial.outcome.file_bytes,
+                "val_error": trial.outcome.val_error,
+                "val_loss": trial.outcome.val_loss,
+                "epochs": trial.outcome.recipe["epochs"],
+                "finetune_epochs": trial.outcome.recipe["finetune_epochs"],
+                "short": trial.short,
+                "passed": trial.passed,
+                "front": id(trial) in front,
+                "chosen": trial is best,
+                "seconds": trial.outcome.seconds,
+                "failure": trial.outcome.failure,
+            }
+            for trial in self.trials
+        ]
+
+
+#: Makes the file of a point, or finds it, and says what came of it.
+Attempt = Callable[[Point], Outcome]
+
+
+def search(
+    model: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    max_drop: float,
+    folder: str | Path,
+    *,
+    trials: int = TRIALS,
+    network: str = "",
+    threads: int = 1,
+    watch: Progress | None = None,
+) -> Found:
+    """Look for the smallest file whose accuracy on validation data is at most `max_drop` points below `model`'s.
+
+    Args:
+        model, data: what is compressed, and retrained and measured on, on one device. `model` is not changed.
+        recipe: all settings but the size.
+        max_drop: points of accuracy; see `Rule`.
+        folder: where the trials are kept; it must exist. Those that are there already, of the same network and data
+            with the same settings, are not computed again.
+        trials: full compressions at most; short ones, and the one that prunes nothing, come on top.
+        network: a name by which `load` can rebuild the network, stored in the files.
+        threads: of torch. Another number rounds in another way, so the files can differ.
+        watch: told what happens.
+
+    Raises:
+        RecipeError: settings contradict the search or do not fit the network.
+        CheckpointError: there are NaN among its weights.
+        PruneError: nothing passed, not even without pruning.
+    """
+    folder, watch = Path(folder), watch or Progress()
+    recipe = _checked(model, recipe, max_drop, trials)
+    check_writable(folder / "trial.dc")
+    origin = origin_of(model, data, network, threads)
+    found = Found(folder, Rule.of(evaluate(model, data.val_loader()), max_drop))
+    watch.message(f"a size passes with {found.rule}")
+
+    def attempt(point: Point) -> Outcome:
+        return stored(point, folder, origin) or _run(point, model, data, folder, origin, watch)
+
+    look(found, recipe, dense_bytes(model.state_dict()), attempt, trials, watch)
+    if found.best is None:
+        raise PruneError(
+            f"no file is within {max_drop:g} points of the dense network, not even without pruning: allow a larger "
+            f"--max-drop, more --bits or more epochs{_reason(found)}"
+        )
+    return found
+
+
+def look(
+    found: Found, recipe: Recipe, dense: int, attempt: Attempt, trials: int = TRIALS, watch: Progress | None = None
+) -> None:
+    """The search itself: adds the trials to `found`, one by one.
+
+    Args:
+        found: without trials.
+        recipe: of full trials, but for the size.
+        dense: bytes of the dense network.
+        attempt: makes a trial.
+        trials: full ones at most.
+        watch: told of each.
+    """
+    search = _Search(found, recipe, dense, attempt, watch or Progress())
+    size = search.start()
+    for _ in range(trials):
+        if size is None:
+            break
+        search.full(size)
+        size = search.next_size()
+    if found.best is None:
+        search.unpruned()
+
+
+class _Search:
+    """Which size to try after what is known."""
+
+    def __init__(self, found: Found, recipe: Recipe, dense: int, attempt: Attempt, watch: Progress) -> None:
+        self.found, self.recipe, self.dense, self.attempt, self.watch = found, recipe, dense, attempt, watch
+        self.failing = 0  # the largest size of a full trial that did not pass
+
+    def start(self) -> int | None:
+        """The size of the first full trial: the first rung of the ladder of short ones that lost too much."""
+        short = shorter(self.recipe)
+        size = max(self.dense // _LADDER[0], 1)
+        if short == self.recipe:
+            return size
+        for divisor in _LADDER:
+            size = max(self.dense // divisor, 1)
+            trial = self._try(size, short, short=True)
+            if not self.found.rule.is_near(trial.outcome):
+                return size
+        return size // 2 or None if trial.passed else size
+
+    def full(self, size: int) -> None:
+        """A full trial."""
+        if not self._try(size, self.recipe).passed:
+            self.failing = max(self.failing, size)
+
+    def next_size(self) -> int | None:
+        """Half or double until one passes and one does not, then the middle; None where that is close enough."""
+        best = self.found.best
+        if best is None:
+            largest = max(self.dense // _LARGEST, 1)
+            return None if self.failing >= largest else min(2 * self.failing, largest)
+        passing = best.outcome.file_bytes or 0
+        if not self.failing:
+            return passing // 2 or None
+        middle = round(math.sqrt(passing * self.failing))
+        close = passing <= CLOSE_ENOUGH * self.failing or not self.failing < middle < passing
+        return None if close else middle
+
+    def unpruned(self) -> None:
+        """The gentlest trial, which only shares weights."""
+        self.watch.message("no size passed: trying without pruning")
+        self._add(Point(_UNPRUNED, replace(self.recipe, prune=0.0)), None)
+
+    def _try(self, size: int, recipe: Recipe, short: bool = False) -> Trial:
+        name = f"{'short' if short else 'size'}{size}"
+        return self._add(Point(name, replace(recipe, target_size=size)), size, short)
+
+    def _add(self, point: Point, asked: int | None, short: bool = False) -> Trial:
+        outcome = self.attempt(point)
+        trial = Trial(outcome, asked, short, self.found.rule.passes(outcome))
+        self.found.trials.append(trial)
+        self.watch.message(_line(trial, self.found))
+        return trial
+
+
+def shorter(recipe: Recipe) -> Recipe:
+    """`recipe` with fewer epochs, for a first look; the same where it has hardly any."""
+    if not recipe.retrain:
+        return recipe
+    return replace(
+        recipe,
+        epochs=min(recipe.epochs, max(recipe.epochs // _SHORTER, 2)),
+        finetune_epochs=min(recipe.finetune_epochs, max(recipe.finetune_epochs // _SHORTER, 1)),
+    )
+
+
+def deliver(found: Found, model: nn.Module, data: DataSet, path: str | Path) -> Result:
+    """Write the best file to `path`, and measure it: the one time that test data is looked at.
+
+    The stages between the dense network and the file have no accuracy, because only validation data saw them.
+
+    Raises:
+        OutputError: `path` cannot be written; it is as it was.
+    """
+    best = found.best
+    assert best is not None
+    source, test = found.path(best), data.test_loader()
+    breakdown = replace(inspect(source), file=str(path))
+    accuracy = {
+        "dense": evaluate(model, test).accuracy,
+        "encode": evaluate(reloaded(model, source), test).accuracy,
+    }
+    stages = [StageResult(**{**stage, "accuracy": accuracy.get(stage["stage"])}) for stage in best.outcome.stages]
+    write_atomic(path, source.read_bytes())
+    return Result(
+        file=str(path),
+        file_bytes=breakdown.file_bytes,
+        dense_bytes=stages[0].bytes,
+        ratio=stages[0].bytes / breakdown.file_bytes,
+        accuracy_before=accuracy["dense"],
+        accuracy_after=accuracy["encode"],
+        kept=_kept(breakdown),
+        stages=stages,
+        seed=best.outcome.recipe["seed"],
+        recipe=best.outcome.recipe,
+        breakdown=breakdown,
+    )
+
+
+def clear(folder: str | Path) -> None:
+    """Remove the trials in `folder`, and the folder itself if nothing else is in it."""
+    folder = Path(folder)
+    for name in ("size", "short", _UNPRUNED):
+        for path in (*folder.glob(f"{name}*"), *folder.glob(f".{name}*")):  # the latter were being written when killed
+            if path.suffix in (".dc", ".json", ".tmp"):
+                path.unlink(missing_ok=True)
+            elif path.suffix == ".resume":
+                discard(path)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def facts(found: Found) -> dict[str, Any]:
+    """What was allowed, as plain data for JSON."""
+    return {**asdict(found.rule), "most_errors": found.rule.most_errors, "most_loss": found.rule.most_loss}
+
+
+def _checked(model: nn.Module, recipe: Recipe, max_drop: float, trials: int) -> Recipe:
+    check_number(max_drop, "max_drop", 0, 100)
+    if trials < 1:
+        raise RecipeError(f"trials is {trials}; there must be at least 1")
+    state = model.state_dict()
+    check_finite(state)
+    check_rules(recipe, compressible(state))
+    return replace(recipe, target_size=None, max_drop=None)
+
+
+def _run(point: Point, model: nn.Module, data: DataSet, folder: Path, origin: Origin, watch: Progress) -> Outcome:
+    """A trial, or why the network cannot have that size. What says nothing of the size ends the search."""
+    try:
+        with torch_threads(origin.threads):
+            return run_point(point, model, data, folder, origin, ForPoint(point.name, watch), test=False)
+    except OutputError:
+        raise
+    except DeepCompressError as error:
+        outcome = Outcome(point.name, point.recipe.as_dict(), failure=str(error))
+        keep(outcome, folder, origin)
+        return outcome
+
+
+def _errors(percent: float, samples: int) -> int:
+    return round(percent * samples / 100)
+
+
+def _kept(breakdown: Breakdown) -> dict[str, float]:
+    return {layer.name: layer.density for layer in breakdown.layers if len(layer.shape) > 1}
+
+
+def _reason(found: Found) -> str:
+    failure = next((trial.outcome.failure for trial in reversed(found.trials) if trial.outcome.failure), "")
+    return f" (the last failure: {failure})" if failure else ""
+
+
+def _line(trial: Trial, found: Found) -> str:
+    number = len(found.trials)
+    asked = "without pruning" if trial.asked is None else f"{trial.asked:,} bytes asked"
+    start = f"trial {number}{' (short)' if trial.short else ''}: {asked}"
+    outcome = trial.outcome
+    if outcome.failure:
+        return f"{start}; rolled back: {outcome.failure}"
+    return (
+        f"{start}, {outcome.file_bytes:,} got; validation error {outcome.val_error:.2f} %, cross entropy "
+        f"{outcome.val_loss:.4f}; {'passed' if trial.passed else 'rolled back'}"
+    )

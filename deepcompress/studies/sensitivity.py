@@ -1,0 +1,136 @@
+"""How much each layer minds being pruned: one at a time, everything else as it was (Han et al. 2015, figure 6)."""
+
+from __future__ import annotations
+
+import copy
+import glob
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from deepcompress.errors import CheckpointError, RecipeError
+from deepcompress.layers import Layer, check_finite, check_rules, compressible, live_tensors
+from deepcompress.networks.inputs import Batches
+from deepcompress.prune.criteria.base import Evidence
+from deepcompress.prune.masks import Masks
+from deepcompress.prune.stage import prune, prune_and_retrain
+from deepcompress.recipe import LayerRule, Recipe
+from deepcompress.training.loop import evaluate, seed_everything
+from deepcompress.training.objective import objective_of
+from deepcompress.training.progress import Progress
+
+SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+@dataclass(frozen=True)
+class LayerPruned:
+    """The network with one layer pruned.
+
+    `weights` are those of the layer, `sparsity` the fraction of them that was removed (exactly, so not quite what was
+    asked for), `error` that of the network in percent, and `loss` its mean cross entropy in nats.
+    """
+
+    layer: str
+    weights: int
+    sparsity: float
+    error: float
+    loss: float
+
+
+def sensitivity(
+    model: nn.Module,
+    val_loader: Batches,
+    sparsities: Sequence[float] = SPARSITIES,
+    train_loader: Batches | None = None,
+    recipe: Recipe | None = None,
+    layers: Iterable[str] | None = None,
+    watch: Progress | None = None,
+) -> list[LayerPruned]:
+    """Prune one layer at a time, each time from the weights of `model`, which is not changed, and measure the network.
+
+    Args:
+        model: a trained network, on the device where it shall be measured.
+        val_loader: batches (input, label) to measure on. Not the test data: settings are chosen by what comes out.
+        sparsities: fractions of a layer to remove, 0 <= fraction < 1. A layer keeps one weight at least. 0 is always
+            among them: the network as it came, for reference.
+        train_loader: batches to retrain on for `recipe.epochs` (0: none) after each cut, pruned weights held at zero,
+            and for a criterion to look at; None: no retraining, and only criteria that need no data. If it has a random
+            generator of its own, that is set back for each cut, so that no row depends on the rows before it.
+        recipe: the criterion, and the settings of retraining; the others have no effect.
+        layers: patterns of names, as in `LayerRule`; None: all layers that the pipeline would prune.
+        watch: told what happens.
+
+    Returns:
+        Layer by layer in the network's order, from sparsity 0 upwards.
+
+    Raises:
+        RecipeError: a sparsity is no such fraction, a pattern matches no layer, or the criterion needs training data.
+        CheckpointError: the network has no weights to prune, or NaN among them.
+        DeepCompressError: retraining diverges.
+    """
+    recipe, watch = recipe or Recipe(), watch or Progress()
+    steps = ascending(sparsities)
+    state = model.state_dict()
+    check_finite(state)
+    chosen = _chosen(compressible(state), layers)
+    rewind = _rewinder(train_loader)
+    dense = evaluate(model, val_loader)
+    rows = []
+    for number, layer in enumerate(chosen, 1):
+        rows.append(LayerPruned(layer.name, layer.weights, 0.0, dense.error, dense.loss))
+        for step in steps:
+            rewind()
+            work = copy.deepcopy(model)
+            removed = layer.weights - _cut(work, layer.name, step, train_loader, recipe, watch).kept(layer.name)
+            found = evaluate(work, val_loader)
+            rows.append(LayerPruned(layer.name, layer.weights, removed / layer.weights, found.error, found.loss))
+        watch.message(f"{layer.name} ({number} of {len(chosen)}): error {rows[-1].error:.2f} % without "
+                      f"{100 * rows[-1].sparsity:.4g} % of its weights")  # fmt: skip
+    return rows
+
+
+def ascending(sparsities: Sequence[float]) -> list[float]:
+    """The sparsities above 0, each once.
+
+    Raises:
+        RecipeError: one is no fraction to prune.
+    """
+    for sparsity in sparsities:
+        if not 0 <= sparsity < 1:
+            raise RecipeError(f"sparsity {sparsity} is no fraction to prune; it must be at least 0 and below 1")
+    return sorted({float(sparsity) for sparsity in sparsities} - {0.0})
+
+
+def _chosen(layers: list[Layer], patterns: Iterable[str] | None) -> list[Layer]:
+    if not layers:
+        raise CheckpointError("there is nothing to prune: no floating-point tensor has two or more dimensions")
+    if patterns is None:
+        return layers
+    rules = tuple(LayerRule(pattern) for pattern in patterns)
+    check_rules(Recipe(layers=rules), layers)
+    return [layer for layer in layers if any(rule.matches(layer.name) for rule in rules)]
+
+
+def _rewinder(batches: Batches | None) -> Callable[[], object]:
+    """What sets the random generator of a loader, if it has one, back to where it is now."""
+    generator = getattr(batches, "generator", None)
+    if not isinstance(generator, torch.Generator):
+        return lambda: None
+    return partial(generator.set_state, generator.get_state())
+
+
+def _cut(
+    model: nn.Module, name: str, sparsity: float, batches: Batches | None, recipe: Recipe, watch: Progress
+) -> Masks:
+    """Prune the one layer in place, and retrain the network if there are batches to do it with."""
+    rule = LayerRule(glob.escape(name), prune=sparsity)
+    recipe = replace(recipe, schedule="one-shot", layers=(rule,))
+    weights = {name: live_tensors(model, model.state_dict())[name]}
+    if batches is None:
+        return prune(Evidence(model, weights, Masks.full(weights), recipe), watch=watch)
+    objective = objective_of(recipe, model)
+    seed_everything(recipe.seed)
+    return prune_and_retrain(model, weights, batches, recipe, watch=watch, objective=objective)

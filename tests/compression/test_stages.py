@@ -1,0 +1,103 @@
+"""Compression to a size: the file is never larger than asked, whatever the settings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from samples import conv_net
+
+from deepcompress.compression.pipeline import compress
+from deepcompress.container.breakdown import inspect
+from deepcompress.errors import RecipeError
+from deepcompress.reading.loader import load
+from deepcompress.recipe import LayerRule, Recipe
+from deepcompress.training.loop import evaluate, fit
+
+QUICK = {"epochs": 3, "finetune_epochs": 2}
+
+
+@pytest.fixture
+def dense_conv(image_train):
+    torch.manual_seed(0)
+    model = conv_net(batch_norm=True)
+    fit(model, image_train, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), 3, stage="train")
+    return model
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"quantizer": "kmeans", "bits": 2},
+        {"coder": "huffman", "small_bits": None},
+        {"rate": 0.05, "bits": 5},
+        {"weighting": "fisher"},
+        {"regrow": "surgery"},
+        {"penalty": "rate"},
+        {"schedule": "linear"},
+        {"finetune_epochs": 0},
+        {"epochs": 0},
+        {"bits": "none"},
+        {"precision": "bfloat16"},
+        {"retrain": False},
+        {"layers": (LayerRule("*", group="all"),)},
+    ],
+    ids=str,
+)
+def test_the_file_is_no_larger_than_asked(settings, dense_conv, image_train, image_test, tmp_path):
+    recipe = Recipe.smallest(target_size=900, **{**QUICK, **settings})
+    result = compress(dense_conv, image_train, image_test, recipe, tmp_path / "m.dc")
+    assert (tmp_path / "m.dc").stat().st_size == result.file_bytes <= 900
+    found = inspect(tmp_path / "m.dc")
+    assert sum(found.sections.values()) == result.file_bytes
+    torch.manual_seed(1)
+    again = load(tmp_path / "m.dc", into=conv_net(batch_norm=True))
+    assert evaluate(again, image_test).accuracy == result.accuracy_after
+    kept = {layer.name: layer.density for layer in found.layers if layer.name in result.kept}
+    assert kept == pytest.approx(result.kept)
+
+
+def test_what_fits_loses_little(dense_conv, image_train, image_test, tmp_path):
+    dense = evaluate(dense_conv, image_test).accuracy
+    recipe = Recipe.smallest(target_size=1200, epochs=8, finetune_epochs=4)
+    assert compress(dense_conv, image_train, image_test, recipe, tmp_path / "m.dc").accuracy_after >= dense - 5
+
+
+def test_one_seed_one_file(dense_conv, image_train, image_test, tmp_path):
+    recipe = Recipe.smallest(target_size=900, **QUICK)
+    files = []
+    for name in ("a.dc", "b.dc"):
+        compress(dense_conv, image_train, image_test, recipe, tmp_path / name)
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_shared_values_lie_on_a_grid(dense_conv, image_train, image_test, tmp_path):
+    compress(dense_conv, image_train, image_test, Recipe.smallest(target_size=900, **QUICK), tmp_path / "m.dc")
+    model = load(tmp_path / "m.dc", into=conv_net(batch_norm=True))
+    for value in (parameter for parameter in model.parameters() if parameter.ndim > 1):
+        kept = value.detach()[value.detach() != 0].double()
+        step = kept.abs().min()
+        multiples = [kept / (step / divisor) for divisor in range(1, 5)]  # the smallest may be more than one step
+        assert any((ratio - ratio.round()).abs().max() < 1e-6 for ratio in multiples)
+
+
+@pytest.mark.parametrize("size", [1, 60])
+def test_a_size_that_leaves_no_room_is_refused(size, dense_conv, image_train, image_test, tmp_path):
+    with pytest.raises(RecipeError, match=f"target_size is {size} bytes, but what is not pruned .* ask for more"):
+        compress(dense_conv, image_train, image_test, Recipe.smallest(target_size=size, **QUICK), tmp_path / "m.dc")
+    assert not (tmp_path / "m.dc").exists()
+
+
+def test_the_smallest_possible_file_is_named(dense_conv, tmp_path):
+    low, high = 1, 5000
+    while high - low > 1:  # the least that leaves any room
+        middle = (low + high) // 2
+        try:
+            compress(dense_conv, None, None, Recipe.smallest(target_size=middle, retrain=False), tmp_path / "m.dc")
+            high = middle
+        except RecipeError:
+            low = middle
+    assert (tmp_path / "m.dc").stat().st_size <= high
+    with pytest.raises(RecipeError, match="target_size is"):
+        compress(dense_conv, None, None, Recipe.smallest(target_size=low, retrain=False), tmp_path / "n.dc")
