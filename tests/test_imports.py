@@ -34,6 +34,7 @@ ORDER = [
     ["prune"],
     ["quantize"],
     ["compression"],
+    ["integrations"],
     ["studies"],
     ["report"],
     ["cli"],
@@ -74,6 +75,7 @@ INSIDE = {
         "own_loop",
         "plan",
     ],
+    "integrations": ["steps", "lightning", "transformers"],
     "studies": ["sensitivity", "sweep", "search", "compare"],
     "training": [
         "progress",
@@ -225,6 +227,7 @@ def test_libraries_have_their_places():
     assert users("bitarray") == {"coding"}
     assert users("safetensors") == {"checkpoint"}
     assert users("onnxruntime") == {"reading"}
+    assert users("lightning") == users("pytorch_lightning") == users("transformers") == {"integrations"}
     assert users("sklearn") <= {"quantize", "training"}
     assert users("torchvision") <= {"networks", "training"}
     assert not users("torch") & {"coding", "container", "files", "errors", "recipe", "report"}

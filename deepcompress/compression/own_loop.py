@@ -132,11 +132,17 @@ class Compressor:
         """Fraction of the layers' weights that is pruned now."""
         return self.masks.sparsity
 
+    @property
+    def shared(self) -> bool:
+        """Whether weights share values by now."""
+        return self._tuning is not None
+
     def prepare(
         self,
         *,
         epochs: int | None = None,
         steps: int | None = None,
+        done: int = 0,
         batches: Batches | None = None,
         loss: Loss | None = None,
     ) -> Compressor:
@@ -145,6 +151,7 @@ class Compressor:
         Args:
             epochs: how many the loop will run, calling `epoch` before each; None takes the recipe's.
             steps: in place of epochs, how many optimizer steps; `step` then prunes by itself, and here already.
+            done: how many of those epochs or steps were trained before, in a run that goes on from its checkpoint.
             batches: training data for a criterion that looks at it.
             loss: ``loss(output, target)`` for such a criterion; None is cross entropy.
 
@@ -163,7 +170,7 @@ class Compressor:
         recipe = replace(self.recipe, epochs=span)
         evidence = Evidence(self.model, self.weights, self.masks, recipe, batches, _objective(loss))
         more = not self._former or asks_for_more(self.weights, self.recipe)
-        self._pruning = _Pruning(PruningHooks(evidence, self.watch), more, steps is not None)
+        self._pruning = _Pruning(PruningHooks(evidence, self.watch), more, steps is not None, done)
         self.masks = self._pruning.hooks.masks
         return self
 
@@ -288,16 +295,17 @@ class Compressor:
 class _Pruning:
     """Stage 1, whose hooks are called by epochs or by steps."""
 
-    def __init__(self, hooks: PruningHooks, more: bool, by_steps: bool) -> None:
+    def __init__(self, hooks: PruningHooks, more: bool, by_steps: bool, done: int = 0) -> None:
         self.hooks, self.by_steps = hooks, by_steps
-        self.ticks = 0  # epochs that have begun, or steps that are done
+        self.ticks = done  # epochs that have begun, or steps that are done
         self._last = -1  # for which the schedule was asked
         self._heard = False
         if not more:
             hooks.steps = {}
         hooks.take(hooks.masks)
-        if by_steps:
-            self._ask(0)
+        due = [tick for tick in hooks.steps if tick < done or (by_steps and tick == done)]
+        if due:
+            self._ask(max(due))
 
     def advance(self) -> str:
         """An epoch begins."""
