@@ -108,6 +108,20 @@ def check_finite(state: Mapping[str, torch.Tensor]) -> None:
             )
 
 
+def check_whole(state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors of which this process has only a part (FSDP, tensor parallelism: torch's DTensor).
+
+    Raises:
+        CheckpointError: naming the first such tensor.
+    """
+    for name, value in state.items():
+        if hasattr(value, "full_tensor"):  # as DTensor has, without loading torch.distributed.tensor
+            raise CheckpointError(
+                f"tensor {name} is divided between processes (DTensor), and a threshold needs all of it: train with "
+                "data parallelism (DDP), or gather the network into one process (torch's get_model_state_dict)"
+            )
+
+
 def check_rules(recipe: Recipe, layers: Iterable[Layer]) -> None:
     """Refuse a layer rule that is about none of the `layers` that there could be: most likely a misspelt name.
 

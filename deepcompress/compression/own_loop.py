@@ -208,14 +208,27 @@ class Compressor:
     def apply(self, model: nn.Module) -> None:
         """Set what is pruned to zero in another copy of the network, such as an average of its weights.
 
+        The copy may stand in a wrapper that holds nothing else, as that of timm's ModelEma.
+
         Raises:
             NetworkError: it has not the same tensors.
         """
-        tensors = live_tensors(unwrapped(model), unwrapped(model).state_dict())
-        for name, mask in self.masks.keep.items():
-            if name not in tensors or tensors[name].shape != mask.shape:
-                raise NetworkError(f"the network {type(model).__name__} has no tensor {name} of shape {mask.shape}")
-            tensors[name].masked_fill_(~mask.to(tensors[name].device), 0.0)
+        for name, weight in self._counterparts(model).items():
+            mask = self.masks.keep[name]
+            weight.masked_fill_(~mask.to(weight.device), 0.0)
+
+    def _counterparts(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """The tensors of `model`, or of the one network that it wraps, that stand for those that are pruned here."""
+        shapes = {name: mask.shape for name, mask in self.masks.keep.items()}
+        inner: nn.Module | None = unwrapped(model)
+        while inner is not None:
+            tensors = live_tensors(inner, inner.state_dict())
+            wrong = [name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape]
+            if not wrong:
+                return {name: tensors[name] for name in shapes}
+            children = list(inner.children())
+            inner = children[0] if len(children) == 1 else None
+        raise NetworkError(f"the network {type(model).__name__} has no tensor {wrong[0]} of shape {shapes[wrong[0]]}")
 
     def share(self, *, steps: int | None = None, batches: Batches | None = None, loss: Loss | None = None) -> None:
         """Begin stage 2: weights share values, which every `step` tunes from then on, beside what is not shared.

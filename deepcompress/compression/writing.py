@@ -17,7 +17,7 @@ from deepcompress.compression.result import Result, StageResult
 from deepcompress.container.breakdown import inspect
 from deepcompress.errors import CheckpointError
 from deepcompress.files import write_atomic
-from deepcompress.layers import Layer, buffers_of, check_choice, check_finite, compressible, tied_to
+from deepcompress.layers import Layer, buffers_of, check_choice, check_finite, check_whole, compressible, tied_to
 from deepcompress.networks.batchnorm import fold_statistics
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections, silence
@@ -170,11 +170,12 @@ def layers_of(model: nn.Module, state: Mapping[str, torch.Tensor], recipe: Recip
     """The tensors of `model` that the recipe prunes and shares, once it is sure that all can be stored.
 
     Raises:
-        CheckpointError: there are none, one holds NaN, or the format has no such dtype.
+        CheckpointError: there are none, one holds NaN or is divided between processes, or the format has no such dtype.
         RecipeError: a layer rule is about no tensor.
     """
     for name, value in state.items():
         check_dtype(name, value)
+    check_whole(state)
     check_finite(state)
     layers = compressible(state, recipe, buffers_of(model))
     check_choice(recipe, compressible(state), layers)
