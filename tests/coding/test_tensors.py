@@ -16,7 +16,7 @@ from deepcompress.coding.tensors import (
     EncodedTensor,
     Encoding,
     TensorInfo,
-    coder_of,
+
     decode,
     decode_codebook,
 )

@@ -13,8 +13,8 @@ from pathlib import Path
 import plain_model
 
 MAGIC = b"\x89DC"
-SIZES = {0: 4, 1: 2, 2: 2, 3: 8, 4: 1, 5: 1, 6: 2, 7: 4, 8: 8, 9: 1}
-RAW, PLANES, CODED, ALIAS, SAME, ADAPTIVE = range(6)
+SIZES = dict(enumerate((4, 2, 2, 8, 1, 1, 2, 4, 8, 1, 1, 1, 1, 1, 1, 1, 2, 4, 8, 4, 8, 16)))
+RAW, PLANES, CODED, ALIAS, SAME, ADAPTIVE, ROWS, COPY = range(8)
 NONE, CONSTANT, FIXED, HUFFMAN, LITERAL = range(5)
 
 
@@ -75,24 +75,29 @@ def read(data):
     file = Bytes(data)
     assert file.take(3) == MAGIC
     version = file.byte()
-    checked, header = (True, Bytes(file.take(file.varint()))) if version == 1 else short_header(file)
-    assert version in (1, 2)
+    checked, deflated, header = (True, False, Bytes(file.take(file.varint()))) if version == 1 else short_header(file)
+    assert version in (1, 2, 3)
     assert checked or len(data) <= 65536
     if checked:
         assert crc(data[: file.at]) == file.take(4)
     facts = {"network": header.text(), "data": header.text(), "header_bytes": file.at}
     facts["extensions"] = [(header.byte(), header.text(), header.take(header.varint())) for _ in range(header.varint())]
-    tensors = (long_tensors if version == 1 else short_tensors)(header, checked)
+    if version == 1:
+        tensors = long_tensors(header)
+    else:
+        tensors = short_tensors(header, version, checked, front_coded=version == 3 and not deflated)
     assert header.at == len(header.data)
     for tensor in tensors:
         tensor["section"] = file.take(tensor["bytes"])
-        assert not checked or tensor["encoding"] == ALIAS or crc(tensor["section"]) == tensor["crc"]
+        assert not checked or tensor["encoding"] in (ALIAS, COPY) or crc(tensor["section"]) == tensor["crc"]
     assert crc(data[: file.at]) == file.take(4)
     assert file.at == len(data)
     facts["tensors"] = tensors
     values = {}
     for tensor in tensors:
-        source = tensors[tensor["target"]] if tensor["encoding"] == ALIAS else tensor
+        source = tensor
+        while source["encoding"] in (ALIAS, COPY):
+            source = tensors[source["target"]]
         values[tensor["name"]] = (source["dtype"], source["shape"], elements(source, tensors))
     return values, facts
 
@@ -101,27 +106,31 @@ def crc(data):
     return zlib.crc32(data).to_bytes(4, "little")
 
 
-def long_tensors(header, checked):
+def long_tensors(header):
     tensors, name = [], b""
     for _ in range(header.varint()):
-        name = name[: header.varint()] + header.take(header.varint())
+        name = next_name(header, name)
         tensors.append(tensor_facts(header, name.decode("utf-8")))
     return tensors
 
 
+def next_name(header, name):
+    return name[: header.varint()] + header.take(header.varint())
+
+
 def short_header(file):
-    """Whether there are checksums, and the header of version 2, inflated."""
+    """Whether there are checksums, whether the header was deflated, and the header of version 2 or 3."""
     flags = file.byte()
     assert flags < 4
     length = file.varint()
     if not flags & 1:
-        return flags > 1, Bytes(file.take(length))
+        return flags > 1, False, Bytes(file.take(length))
     inflated = file.varint()
     stream = zlib.decompressobj(-15, zdict=dictionary())
     header = stream.decompress(file.take(length)) + stream.flush()
     assert stream.eof
     assert len(header) == inflated <= 4096
-    return flags > 1, Bytes(header)
+    return flags > 1, True, Bytes(header)
 
 
 def dictionary():
@@ -133,22 +142,31 @@ def dictionary():
     ).encode()
 
 
-def short_tensors(header, checked):
-    names = []
+def short_tensors(header, version, checked, front_coded):
+    names, name = [], b""
     for _ in range(header.varint()):
-        end = header.data.index(b"\n", header.at)
-        names.append(header.take(end + 1 - header.at)[:-1].decode("utf-8"))
+        if front_coded:
+            name = next_name(header, name)
+        else:
+            end = header.data.index(b"\n", header.at)
+            name = header.take(end + 1 - header.at)[:-1]
+        names.append(name.decode("utf-8"))
     tensors = []
     for name in names:
-        (dimensions, dtype), (flags, layout) = divmod(header.byte(), 16), divmod(header.byte(), 16)
+        (dimensions, dtype), (flags, layout) = (two_numbers(header, version) for _ in range(2))
         tensor = {"name": name, "encoding": layout, "dtype": dtype, "size": SIZES[dtype], "flags": flags}
         tensor["shape"] = tuple(header.varint() for _ in range(dimensions))
         tensor["count"] = math.prod(tensor["shape"])
         tensor |= short_facts(header, tensor)
-        if checked and layout != ALIAS:
+        if checked and layout not in (ALIAS, COPY):
             tensor["crc"] = header.take(4)
         tensors.append(tensor)
     return tensors
+
+
+def two_numbers(header, version):
+    high, low = divmod(header.byte(), 16)
+    return high, header.byte() if version == 3 and low == 15 else low
 
 
 def short_facts(header, tensor):
@@ -157,9 +175,9 @@ def short_facts(header, tensor):
         return {"bytes": tensor["count"] * tensor["size"]}
     if layout == SAME:
         return {"bytes": tensor["size"]}
-    if layout == PLANES:
+    if layout in (PLANES, ROWS):
         return {"bytes": header.varint()}
-    if layout == ALIAS:
+    if layout in (ALIAS, COPY):
         return {"target": header.varint(), "bytes": 0}
     k, form = header.varint(), header.varint()
     facts = {"k": k, "form": form, "owner": max(0, form - 7)}
@@ -217,6 +235,8 @@ def elements(tensor, tensors):
         return tensor["section"]
     if tensor["encoding"] == PLANES:
         return from_planes(tensor)
+    if tensor["encoding"] == ROWS:
+        return from_rows(tensor)
     if tensor["encoding"] == SAME:
         return tensor["section"] * tensor["count"]
     codebook = codebook_of(tensors[tensor["owner"] - 1] if tensor["owner"] else tensor)
@@ -262,14 +282,37 @@ def from_model(tensor, codebook):
 
 def from_planes(tensor):
     section = Bytes(tensor["section"])
-    planes = []
-    for _ in range(tensor["size"]):
-        coder = section.byte()
-        body = Bytes(section.take(section.varint()))
-        table = read_table(coder, body, 256)
-        planes.append(symbols_of(coder, table, body.take(len(body.data) - body.at), tensor["count"], 256))
+    out = b"".join(planes(section, tensor["count"], tensor["size"]))
     assert section.at == len(section.data)
-    return bytes(plane[i] for i in range(tensor["count"]) for plane in planes)
+    return out
+
+
+def planes(section, count, size):
+    """So many elements, each as its bytes."""
+    found = [plane(section, count, 256) for _ in range(size)]
+    return [bytes(part[i] for part in found) for i in range(count)]
+
+
+def plane(section, count, alphabet):
+    coder = section.byte()
+    body = Bytes(section.take(section.varint()))
+    table = read_table(coder, body, alphabet)
+    return symbols_of(coder, table, body.take(len(body.data) - body.at), count, alphabet)
+
+
+def from_rows(tensor):
+    section, rows = Bytes(tensor["section"]), tensor["shape"][0]
+    columns = tensor["count"] // rows
+    kinds = plane(section, rows, 16)
+    out = [b""] * rows
+    for kind in sorted(set(kinds)):
+        stored = columns if kind else 1
+        places = [row for row in range(rows) if kinds[row] == kind]
+        elements = planes(section, stored * len(places), tensor["size"])
+        for i, row in enumerate(places):
+            out[row] = b"".join(elements[i * stored : (i + 1) * stored]) * (columns // stored)
+    assert section.at == len(section.data)
+    return b"".join(out)
 
 
 def from_codes(tensor, codebook):
