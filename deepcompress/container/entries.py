@@ -104,12 +104,13 @@ def read_shape(reader: Reader, name: str, dimensions: int) -> tuple[int, ...]:
 def checked_alias(info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
     """`info`, if the tensor that it is an alias or a copy of is there and its like."""
     assert info.target is not None
+    what = "an alias" if info.encoding is Encoding.ALIAS else "a copy"
     if info.target >= len(earlier):
-        raise FormatError(f"tensor {name}: it is the same as tensor {info.target}, which does not come before it")
+        raise FormatError(f"tensor {name}: it is {what} of tensor {info.target}, which does not come before it")
     target = earlier[info.target].info
     chained = target.encoding is Encoding.ALIAS or (info.encoding is Encoding.COPY and target.is_reference)
     if chained or (target.shape, target.dtype) != (info.shape, info.dtype):
-        raise FormatError(f"tensor {name}: it is the same as {earlier[info.target].name}, which is not its like")
+        raise FormatError(f"tensor {name}: it is {what} of {earlier[info.target].name}, which is not its like")
     return info
 
 

@@ -61,7 +61,7 @@ def test_the_plain_reader_agrees(small_file, load):
 def test_the_plain_reader_agrees_on_any_file(load, data):
     tensors, books = [], {}
     for number in range(data.draw(st.integers(0, 4), label="tensors")):
-        dtype = data.draw(st.sampled_from(DType))
+        dtype = data.draw(st.sampled_from(list(DType)[:-1]))  # complex128 has no integer of its width
         shape = tuple(data.draw(st.lists(st.integers(0, 8), max_size=3)))
         seed, density = data.draw(st.integers(0, 99)), data.draw(st.sampled_from([0, 0.1, 0.5, 1]))
         rng = np.random.default_rng(seed)
