@@ -84,7 +84,7 @@ def compare_with_plain_reader(data: bytes, found: Tensors) -> None:
     """The reader that was written from the specification alone must accept the file, and give the same tensors."""
     import plain_reader
 
-    from deepcompress.coding.tensors import DType
+    from deepcompress.coding.dtypes import DType
 
     if sum(math.prod(shape) for _, shape, _ in found.values()) > COMPARED_UP_TO:
         return

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from fuzz_reader import ROOT, lanes_in_short_streams
 
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import alias, encode_coded, encode_plain
-from deepcompress.coding.tensors import DType, EncodedTensor
+from deepcompress.coding.tensors import EncodedTensor
 from deepcompress.container.writer import pack
 
 sys.path.insert(0, str(ROOT / "tests" / "container"))

@@ -1,4 +1,4 @@
-"""Element types of tensors, by their numbers in the file format; numpy holds those that it does not know as integers."""
+"""Element types of tensors, by their numbers in the file format, and the numpy types that hold them."""
 
 from __future__ import annotations
 

@@ -18,9 +18,10 @@ from deepcompress.coding import codebooks, lanes, offsets, planes, streams
 from deepcompress.coding.adaptive import codec
 from deepcompress.coding.adaptive.codec import Book
 from deepcompress.coding.bits import varint
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.huffman import pack_lengths
 from deepcompress.coding.streams import Coder, Stream
-from deepcompress.coding.tensors import MAX_CODEBOOK, DType, EncodedTensor, Encoding, TensorInfo
+from deepcompress.coding.tensors import MAX_CODEBOOK, EncodedTensor, Encoding, TensorInfo
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -11,7 +11,6 @@ from deepcompress.coding import streams
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.streams import coder_of
-from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

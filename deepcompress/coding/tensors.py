@@ -18,7 +18,7 @@ from deepcompress.coding.adaptive import codec
 from deepcompress.coding.adaptive.codec import Book, Scan
 from deepcompress.coding.bits import Reader
 from deepcompress.coding.codebooks import Form
-from deepcompress.coding.dtypes import DType as DType
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.streams import Coder
 from deepcompress.errors import FormatError
 
@@ -46,7 +46,8 @@ class TensorInfo:
     `codebook`, `tables`, `offsets` and `weights` are the sizes of the four parts of a section, in their order
     in the file; a RAW, PLANES, CONSTANT or ROWS tensor has only `weights`, an ALIAS or COPY has none. `target` is the
     index of the earlier tensor that an ALIAS is (their memory is one) or a COPY equals, or whose codebook a CODED
-    tensor shares (then `codebook` is 0). `form` is that of the codebook, `grid` its lowest and highest multiple where it is a grid; `scan` is that of an ANS stream.
+    tensor shares (then `codebook` is 0). `form` is that of the codebook, `grid` its lowest and highest multiple where
+    it is a grid; `scan` is that of an ANS stream.
     """
 
     shape: tuple[int, ...]

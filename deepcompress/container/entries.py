@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from deepcompress.coding.adaptive import codec
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import MAX_MULTIPLE, Form
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.offsets import MAX_BITS
 from deepcompress.coding.streams import Coder, coder_of
-from deepcompress.coding.tensors import DType, Encoding, TensorInfo
+from deepcompress.coding.tensors import Encoding, TensorInfo
 from deepcompress.errors import FormatError
 
 MAGIC = b"\x89DC"

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from deepcompress.coding import tensors
-from deepcompress.coding.tensors import DType, Encoding, Survivors, TensorInfo
+from deepcompress.coding.dtypes import DType
+from deepcompress.coding.tensors import Encoding, Survivors, TensorInfo
 from deepcompress.container.entries import CRC_BYTES, UNCHECKED, Entry, Header
 from deepcompress.container.format import header_span, is_checked, unpack_header
 from deepcompress.errors import FormatError

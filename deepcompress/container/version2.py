@@ -8,8 +8,9 @@ from dataclasses import replace
 from deepcompress.coding.adaptive.codec import Scan
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import Form
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import MAX_CODEBOOK, DType, Encoding, TensorInfo
+from deepcompress.coding.tensors import MAX_CODEBOOK, Encoding, TensorInfo
 from deepcompress.container.entries import (
     CRC_BYTES,
     MAX_DIMENSIONS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deepcompress.coding.bits import Reader, varint
-from deepcompress.coding.tensors import DType, Encoding, TensorInfo
+from deepcompress.coding.dtypes import DType
+from deepcompress.coding.tensors import Encoding, TensorInfo
 from deepcompress.container import version1, version2
 from deepcompress.container.entries import CRC_BYTES, MAX_TENSORS, Entry, checked_name
 from deepcompress.errors import FormatError

@@ -79,7 +79,7 @@ def _write(
 
 
 class _Repeats:
-    """Finds tensors whose section is in the file already: they become copies, tensors of their own with equal values."""
+    """Finds tensors whose section is in the file already: they become copies, which are tensors of their own."""
 
     def __init__(self) -> None:
         self._first: dict[tuple[TensorInfo, bytes], int] = {}

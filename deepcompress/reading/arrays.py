@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepcompress.coding.tensors import DType
+from deepcompress.coding.dtypes import DType
 from deepcompress.errors import CheckpointError
 from deepcompress.layers import tied_to
 
@@ -42,7 +42,7 @@ TORCH_DTYPES = {
 _AS_INTEGERS = {
     DType.BFLOAT16: torch.int16,
     DType.COMPLEX32: torch.int32,
-    **{dtype: torch.uint8 for dtype in range(DType.FLOAT8_E4M3FN, DType.UINT16)},
+    **dict.fromkeys(map(DType, range(DType.FLOAT8_E4M3FN, DType.UINT16)), torch.uint8),
 }
 _FILE_DTYPES = {torch_dtype: dtype for dtype, torch_dtype in TORCH_DTYPES.items()}
 

@@ -193,10 +193,13 @@ def test_long_headers_have_short_names(load):
 
 
 def test_flips_with_the_checksum_made_right_are_tensors_or_errors(load):
-    file = GOLDEN.read_bytes()[:-4]
+    some = ("float8_e5m2", "uint16", "complex64", "ans", "huffman", "planes")
+    rows = planes.encode_rows(ROWS[:8, :12], DType.FLOAT32)
+    info = TensorInfo((8, 12), DType.FLOAT32, Encoding.ROWS, weights=len(rows))
+    small = pack([(name, TENSORS[name][2]) for name in some] + [("rows", EncodedTensor(info, rows))])[:-4]
     refused = 0
-    for bit in range(32, 8 * len(file), 41):
-        changed = bytearray(file)
+    for bit in range(32, 8 * len(small), 7):
+        changed = bytearray(small)
         changed[bit >> 3] ^= 1 << (bit & 7)
         try:
             load(bytes(changed) + crc(changed), max_bytes=1 << 20)
