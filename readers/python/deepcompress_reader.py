@@ -305,10 +305,9 @@ def _read_tensor(header: _Bytes, name: str, at: int, earlier: list[Tensor], star
         layout, number, flags = kind >> 4, kind & 15, 0
         rank = header.varint(8, "the number of dimensions")
     else:
-        rank, number = kind >> 4, kind & 15
+        rank, number = kind >> 4, _wide(header, kind & 15, start.version)
         flags, layout = divmod(header.byte(), 16)
-        if start.version > 2:  # 15 says that the number is in a byte of its own
-            number, layout = _wide(header, number), _wide(header, layout)
+        layout = _wide(header, layout, start.version)
     section = header.section
     _must(number < _DTYPE_COUNTS[start.version], f"tensor {name}: dtype {number} is unknown", section)
     _must(layout < _LAYOUTS[start.version], f"tensor {name}: layout {layout} is unknown", section)
@@ -325,8 +324,9 @@ def _read_tensor(header: _Bytes, name: str, at: int, earlier: list[Tensor], star
     return Tensor(name, number, shape, layout, at, length, header.take(4), flags=flags, **facts)
 
 
-def _wide(header: _Bytes, number: int) -> int:
-    if number < 15:
+def _wide(header: _Bytes, number: int, version: int) -> int:
+    """Section 13: 15 says that a number follows in a byte of its own."""
+    if version < 3 or number < 15:
         return number
     number = header.byte()
     _must(number >= 15, "a number that fits into 4 bits is in a byte of its own", 13)
