@@ -126,7 +126,7 @@ INSIDE = {
         "shrink",
     ],
     "quantize": ["kmeans", "rate", "grid", "choice", "sharing", "vectors", "latent"],
-    "report": ["console", "tables", "page", "charts", "masks", "plots"],
+    "report": ["console", "tables", "page", "charts", "masks", "plots", "view"],
     "cli": [
         "group",
         "options",
@@ -141,6 +141,7 @@ INSIDE = {
         "sweep",
         "bench",
         "plot",
+        "view",
     ],
 }
 

@@ -493,7 +493,7 @@ function readCoded(cursor, tensor, earlier) {
   readBook(cursor, tensor, earlier);
   const { size, k, dense, width } = tensor;
   cursor.section = 4;
-  const count = (tensor.nonzeros = cursor.varint(size, "number of weights"));
+  const count = cursor.varint(size, "number of weights");
   const bits = cursor.byte();
   const coders = cursor.byte();
   const filler = 2 ** bits - 1;
@@ -505,7 +505,8 @@ function readCoded(cursor, tensor, earlier) {
   check(bits < 13 && coders < 64 && (coders & 15) < 5 && (bits || coders < 16), 4, "offset bits or coders are not known");
   check(literal ? bits && !k && weights === count * width : k || !count, 4, "the weights do not fit the codebook");
   tensor.length = tensor.bookBytes + tables + offsets + weights;
-  tensor.parts = { codebook: tensor.bookBytes, tables, offsets, weights };
+  const parts = { codebook: tensor.bookBytes, tables, offsets, weights };
+  tensor.facts = { nonzeros: count, codebookSize: k, offsetBits: bits, fillers, parts };
 
   const split = (section) => {
     const inside = new Cursor(section.subarray(tensor.bookBytes), 4);
@@ -566,7 +567,8 @@ function readAdaptive(cursor, tensor, earlier) {
   check(fits && (!flags || shape.length > 1), 9, "the flags or the side do not fit the shape");
   const weights = cursor.varint(tensor.dense, "length of the stream");
   tensor.length = bookBytes + weights;
-  tensor.parts = { codebook: bookBytes, weights };
+  const parts = { codebook: bookBytes, tables: 0, offsets: 0, weights };
+  tensor.facts = { nonzeros: tensor.nonzeros, codebookSize: k, offsetBits: 0, fillers: 0, parts };
   const plane = side ? side ** 2 : shape.length > 2 ? product(shape.slice(2)) : columns;
   const matrix = {
     rows: shape.length > 1 ? shape[0] : 1,
@@ -960,10 +962,8 @@ class ModelFile {
 
   /** What the header says of a tensor: dtype, shape, and how it is stored. */
   info(name) {
-    const { dtype, shape, size, encoding, target, length, nonzeros, k, parts } = this.#find(name);
-    const found = { name, dtype, shape: [...shape], size, encoding, storedBytes: length };
-    if (parts) Object.assign(found, { nonzeros, codebookSize: k, parts: { ...parts } });
-    return target ? { ...found, alias: target.name } : found;
+    const { dtype, shape, size, encoding, target, length, facts } = this.#find(name);
+    return { name, dtype, shape, size, encoding, storedBytes: length, alias: target?.name, ...facts };
   }
 
   /** The values of a tensor, row by row: Float32Array for float32, float16 and bfloat16, BigInt64Array for int64. */
