@@ -1,4 +1,4 @@
-"""A page of HTML that shows what is in `.dc` files. It holds the files and a reader in JavaScript, and fetches nothing."""
+"""A page of HTML that shows what is in `.dc` files: it holds them and a reader in JavaScript, and fetches nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_page(models: Sequence[str | Path], output: str | Path) -> None:
         OutputError: the page cannot be written, or `output` is one of the models.
     """
     if any(Path(model).resolve() == Path(output).resolve() for model in models):
-        raise OutputError(f"cannot write {output}: it is a model that the page shows; give the page another name with -o")
+        raise OutputError(f"cannot write {output}: the page shows this model; give it another name with -o")
     found = [inspect(model) for model in models]
     title = " and ".join(Path(model).name for model in models)
     parts = {
