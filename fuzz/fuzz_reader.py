@@ -60,6 +60,7 @@ def check(data: bytes, path: Path) -> str:
 
 def load(path: Path, workers: int = 1) -> Tensors | None:
     """Everything in the file, by so many threads: name -> (bytes, shape, type); None if it is refused."""
+    from deepcompress.container.entries import is_printable
     from deepcompress.container.reader import ModelFile
     from deepcompress.errors import FormatError
 
@@ -71,7 +72,7 @@ def load(path: Path, workers: int = 1) -> Tensors | None:
                 info = file.entry(name).info
                 values, dtype = file.read(name, workers)
                 assert (values.shape, dtype, values.dtype) == (info.shape, info.dtype, info.dtype.storage)
-                assert name.isprintable()
+                assert is_printable(name)
                 found[name] = (values.tobytes(), values.shape, dtype.name)
             assert sum(len(raw) for raw, _, _ in found.values()) <= MAX_BYTES
             return found

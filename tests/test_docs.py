@@ -1,5 +1,6 @@
 """The documents tell the truth: their code runs, and their bytes are the writer's."""
 
+import hashlib
 import os
 import re
 import subprocess
@@ -23,24 +24,66 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def test_hex_dump_of_the_format_is_what_the_writer_makes():
+def dumps():
+    """The bytes that each hex dump of the specification shows; of one that is cut, its lines by their addresses."""
     text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
-    parts = text.split("## 9.")
-    first, second = ("".join(re.findall(r"^[0-9a-f]{4}  ([0-9a-f ]+)$", part, re.MULTILINE)) for part in parts)
+    found = re.findall(r"^```\n(0000  .*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [{int(at, 16): bytes.fromhex(line) for at, line in re.findall(r"^([0-9a-f]{4})  (.*)$", dump, re.MULTILINE)}
+            for dump in found]  # fmt: skip
+
+
+def lines(data):
+    return {at: data[at : at + 16] for at in range(0, len(data), 16)}
+
+
+def sparse(shape, dtype, values):
+    out = np.zeros(shape, dtype)
+    for position, value in values.items():
+        out.reshape(-1)[position] = value
+    return out
+
+
+def test_hex_dumps_of_the_format_are_what_the_writer_makes():
+    version1, books, lanes, version2, several_blocks = dumps()
+    book = np.array([-1, 0.25, 0.5], dtype=np.float32)
     weight = np.zeros((16, 16), dtype=np.float32)
     for i in range(64):
         weight.reshape(-1)[4 * i + (i % 8 == 0)] = -1.0 if i % 8 == 3 else 0.25 if i % 16 == 5 else 0.5
     tensors = [
-        ("fc.weight", encode_coded(weight, DType.FLOAT32, np.array([-1, 0.25, 0.5], dtype=np.float32))),
+        ("fc.weight", encode_coded(weight, DType.FLOAT32, book)),
         ("fc.bias", encode_plain(np.array([0.5] * 15 + [-1], dtype=np.float32), DType.FLOAT32)),
         ("steps", encode_plain(np.array(3, dtype=np.int64), DType.INT64)),
     ]
-    assert bytes.fromhex(first) == pack(tensors, "", "digits")
+    assert version1 == lines(pack(tensors, "", "digits"))
     tensors = [
-        ("fc.weight", encode_coded(weight, DType.FLOAT32, np.array([-1, 0.25, 0.5], dtype=np.float32), "ans")),
+        ("fc.weight", encode_coded(weight, DType.FLOAT32, book, "ans")),
         ("fc.bias", encode_plain(np.full(16, 0.5, dtype=np.float32), DType.FLOAT32, compact=True)),
     ]
-    assert bytes.fromhex(second) == pack(tensors, "", "digits")
+    assert version2 == lines(pack(tensors, "", "digits"))
+
+    w1 = sparse((8, 8), "<f4", {3: 0.5, 9: 0.5, 10: -1, 22: 0.25, 40: 0.5, 41: 0.5, 60: -1})
+    w2 = np.array([0.5, -1, 0.5, 0, 0.25, 0.5, 0.5, -1, 0.5, 0.5, 0.25, 0.5], dtype="<f4")
+    h = sparse((6, 9), "<f2", {1: 1.5, 30: -0.125, 53: 65504})
+    tensors = [
+        ("w1", encode_coded(w1, DType.FLOAT32, book)),
+        ("w2", encode_coded(w2, DType.FLOAT32, book, target=0)),
+        ("h", encode_coded(h, DType.FLOAT16, None)),
+    ]
+    assert books == lines(pack(tensors))
+
+    i = np.arange(1 << 17)
+    file = pack([("x", encode_plain((i * i % 7).astype(np.uint8), DType.UINT8))])
+    assert (len(file), len(lanes)) == (32_936, 4)
+    assert lanes.items() <= lines(file).items()
+    assert hashlib.sha256(file).hexdigest() in (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+
+    a = sparse(524_290, "<f4", {5: 0.5, 524_286: -1, 524_289: 0.25})
+    b = np.array([0.5, 0, -1, 0.25, 0.5, 0.5, 0, 0.25], "<f4").repeat(4)
+    tensors = [
+        ("a", encode_coded(a, DType.FLOAT32, book, "ans")),
+        ("b", encode_coded(b, DType.FLOAT32, book, "ans", target=0)),
+    ]
+    assert several_blocks == lines(pack(tensors))
 
 
 def test_python_in_the_readme_runs(tmp_path, monkeypatch, capsys):

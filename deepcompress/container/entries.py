@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,15 @@ MAX_NAME = 512
 MAX_LABEL = 255
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 1 << 40
+
+#: Characters that no name may hold (docs/format.md, section 2): controls, separators, formats, private use. They are
+#: listed, because what Python calls printable grows with the Unicode tables of its version.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\xa0\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e\u2000-\u200f"
+    r"\u2028-\u202f\u205f-\u206f\u3000\ud800-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe\uffff"
+    r"\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    r"\U000e0000-\U000e00ff\U000e01f0-\U0010ffff]"
+)
 
 
 @dataclass(frozen=True)
@@ -78,9 +88,14 @@ def crc_bytes(*spans: bytes | memoryview) -> bytes:
 # Checks ----------------------------------------------------------------------------------------------------
 
 
+def is_printable(text: str) -> bool:
+    """Whether a file may hold `text` as a name: the same with every version of Python."""
+    return not _UNPRINTABLE.search(text)
+
+
 def check_printable(text: str, field: str) -> None:
     """Raise a FormatError if `text` could write more than letters to a terminal."""
-    if not text.isprintable():
+    if not is_printable(text):
         raise FormatError(f"header: {field} {text!a} holds characters that cannot be printed")
 
 

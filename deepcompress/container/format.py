@@ -105,6 +105,8 @@ def _read_start(reader: Reader) -> tuple[int, bool, int, int]:
         raise FormatError(f"flags {flags} of the file are unknown; update deepcompress")
     length = reader.varint("length of the header", limit=MAX_HEADER)
     inflated = reader.varint("length of the inflated header", limit=deflate.LONGEST) if flags & _DEFLATED else 0
+    if flags & _DEFLATED and not inflated:
+        raise FormatError("a deflated header of 0 bytes is announced: the file is damaged")
     return version, bool(flags & _CHECKED), inflated, length
 
 

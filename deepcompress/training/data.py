@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from deepcompress.container.entries import is_printable
 from deepcompress.errors import DataError
 from deepcompress.training.folders import SPLIT_SEED, read_folder
 
@@ -255,7 +256,7 @@ def _folder(path: Path) -> DataSet:
 
 def _own_name(name: str) -> str:
     """What a user's own data is called: never like a known data set, and with nothing that a file may not hold."""
-    printable = "".join(character if character.isprintable() else "?" for character in name)
+    printable = "".join(character if is_printable(character) else "?" for character in name)
     return f"./{printable}" if printable in DATA_SETS else printable
 
 

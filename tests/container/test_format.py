@@ -1,4 +1,7 @@
+import re
+import unicodedata
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 
 from deepcompress.coding.encoder import alias, encode_coded, encode_plain
 from deepcompress.coding.tensors import DType, Encoding, TensorInfo
-from deepcompress.container.entries import Entry, Extension, Header, crc_bytes
+from deepcompress.container.entries import Entry, Extension, Header, crc_bytes, is_printable
 from deepcompress.container.format import header_span, pack_header, unpack_header
 from deepcompress.container.writer import pack
 from deepcompress.errors import FormatError
@@ -195,3 +198,32 @@ def test_labels_have_a_limit():
         header_of(craft(network="x" * 256))
     with pytest.raises(FormatError, match="network is not valid UTF-8"):
         header_of(around(text(b"\xff") + b"\0\0\0"))
+
+
+# Names ------------------------------------------------------------------------------------------------------
+
+
+def forbidden_ranges():
+    """The ranges of code points in section 2 of the specification."""
+    text = (Path(__file__).parent.parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
+    table = text.split("These characters (code points")[1].split("\n## ")[0]
+    found = re.findall(r"\b([0-9A-F]{4,6})(?:–([0-9A-F]{4,6}))?\b", table)
+    return [range(int(first, 16), int(last or first, 16) + 1) for first, last in found]
+
+
+def test_the_forbidden_characters_are_those_of_the_specification():
+    forbidden = {code for span in forbidden_ranges() for code in span}
+    assert {code for code in range(0x110000) if not is_printable(chr(code))} == forbidden
+
+
+def test_what_a_name_may_hold_does_not_depend_on_the_version_of_python():
+    # Whatever Unicode 14 has as printable is allowed, and of the rest only what it has not assigned.
+    characters = [chr(code) for code in range(0x110000)]
+    for character in characters:
+        if is_printable(character):
+            assert (
+                unicodedata.category(character) not in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp") or ord(character) > 0xFFFF
+            )
+        else:
+            assert not character.isprintable()
+    assert is_printable("\U0001fae8 \u0378")  # assigned by Unicode 15, and by none so far

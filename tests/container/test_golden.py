@@ -99,7 +99,7 @@ def test_the_bytes_of_lanes_do_not_change_either():
 
 def test_the_plain_reader_reads_the_example_of_the_documentation():
     text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
-    dump = "".join(re.findall(r"^[0-9a-f]{4}  ([0-9a-f ]+)$", text.split("## 9.")[0], re.MULTILINE))
+    dump = "".join(re.findall(r"^[0-9a-f]{4}  ([0-9a-f ]+)$", text.split("\n### ")[0], re.MULTILINE))
     values, facts = plain_reader.read(bytes.fromhex(dump))
     assert (facts["network"], facts["data"], list(values)) == ("", "digits", ["fc.weight", "fc.bias", "steps"])
     weight = np.frombuffer(values["fc.weight"][2], dtype="<f4")

@@ -254,6 +254,8 @@ def test_a_header_that_inflates_to_something_else_is_refused(load):
     for size in (0, len(header) - 1, len(header) + 1, 4096, 4097):
         with pytest.raises(FormatError):
             load(deflated(header, packed_header, size))
+    with pytest.raises(FormatError, match="a deflated header of 0 bytes"):
+        load(deflated(header, header, 0))  # not deflated at all: earlier releases read it
     bomb = zlib.compress(bytes(1 << 24), 9)[2:-4]
     with pytest.raises(FormatError, match="does not have the length that is announced"):
         load(deflated(header, bomb, 4096))
