@@ -8,8 +8,8 @@
  * Written from docs/format.md alone; the sections in comments and errors are those of that page. One file, no
  * dependency, no eval. It needs a little-endian machine, which every browser and Node.js runs on.
  *
- * Parsing goes before decoding: `parse` reads the header into a record for each tensor, and a record's functions
- * decode its section. Fields that only decoding needs live in the closures of these functions.
+ * `parse` reads the header into a record for each tensor. The functions of a record decode its section; what only they
+ * need lives in their closures.
  */
 
 /** What is wrong with a file. `section` is the section of the specification that it breaks. */
@@ -59,16 +59,22 @@ const LAYOUTS = [
   ["adaptive", readAdaptive],
 ];
 
-/** Elements as bits: a NaN that is copied as a float may lose its payload. `bytes` are copied, so that they align. */
-const BITS = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: BigUint64Array };
-const bitsOf = (bytes, width) => new BITS[width](bytes.slice().buffer);
+/**
+ * Elements as bits, `width` bytes each: a NaN that is copied as a float may lose its payload. `source` is their number,
+ * a buffer, or other elements.
+ */
+const words = (source, width) => new { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: BigUint64Array }[width](source);
+/** Elements from bytes, which are copied, so that they align. */
+const wordsOf = (bytes, width) => words(bytes.slice().buffer, width);
 
+const range = (length, each) => Array.from({ length }, (_, i) => each(i));
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const product = (numbers) => numbers.reduce((all, number) => all * number, 1);
+const floor = Math.floor;
 
 // Checksums and numbers -------------------------------------------------------------------------------------
 
-const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
+const CRC_TABLE = range(256, (byte) => {
   for (let bit = 0; bit < 8; bit++) byte = byte & 1 ? (byte >>> 1) ^ 0xedb88320 : byte >>> 1;
   return byte;
 });
@@ -81,17 +87,14 @@ function crc32(bytes) {
 
 /** The bits of a float32 that equals the float16 with these bits. */
 function widened(half) {
-  const sign = (half & 0x8000) << 16;
+  let exponent = (half >> 10) & 31;
   let mantissa = half & 1023;
-  let exponent = ((half >> 10) & 31) + 112;
-  if (exponent === 143) exponent = 255;
-  if (exponent === 112) {
-    if (!mantissa) return sign >>> 0;
-    const shift = Math.clz32(mantissa) - 21; // a subnormal float16 is a normal float32
-    exponent = 113 - shift;
-    mantissa = (mantissa << shift) & 1023;
-  }
-  return (sign | (exponent << 23) | (mantissa << 13)) >>> 0;
+  if (exponent > 30) exponent = 143;
+  else if (!exponent && mantissa) {
+    exponent = 22 - Math.clz32(mantissa); // a subnormal float16 is a normal float32
+    mantissa <<= 1 - exponent;
+  } else if (!exponent) exponent = -112;
+  return (((half & 0x8000) << 16) | ((exponent + 112) << 23) | ((mantissa & 1023) << 13)) >>> 0;
 }
 
 /** The float32 values of float32, float16 or bfloat16 elements (dtypes 0 to 2), given as bits. */
@@ -101,86 +104,72 @@ function toFloat32(bits, dtype) {
 }
 
 /** A cursor over bytes; `section` is that of the specification which says what stands there. */
-class Cursor {
-  constructor(bytes, section) {
-    this.bytes = bytes;
-    this.section = section;
-    this.at = 0;
-  }
-
-  take(length) {
-    check(length <= this.bytes.length - this.at, this.section, "bytes are missing");
-    this.at += length;
-    return this.bytes.subarray(this.at - length, this.at);
-  }
-
-  byte() {
-    return this.take(1)[0];
-  }
-
-  uint32() {
-    return bitsOf(this.take(4), 4)[0];
-  }
-
-  /** A varint of at most `limit`. Above 2^53 it is not exact, but more than any limit. */
-  varint(limit, field) {
-    let value = 0;
-    for (let i = 0, byte = 128; byte > 127; i++) {
-      byte = this.byte();
-      check(i < 9 && (byte || !i), this.section, `${field}: no varint in its shortest form`);
-      value += (byte & 127) * 2 ** (7 * i);
-    }
-    check(value <= limit, this.section, `${field} is ${value}, more than ${limit}`);
-    return value;
-  }
-
-  text(field) {
-    return printable(this.take(this.varint(255, field)), this.section);
-  }
-
-  end() {
-    check(this.at === this.bytes.length, this.section, "there are bytes too many");
-  }
+function newCursor(bytes, section) {
+  let at = 0;
+  const cursor = {
+    section,
+    rest: () => bytes.subarray(at),
+    take(length) {
+      check(length <= bytes.length - at, cursor.section, "bytes are missing");
+      at += length;
+      return bytes.subarray(at - length, at);
+    },
+    byte: () => cursor.take(1)[0],
+    /** A varint of at most `limit`. Above 2^53 it is not exact, but more than any limit. */
+    varint(limit) {
+      let value = 0;
+      for (let i = 0, byte = 128; byte > 127; i++) {
+        byte = cursor.byte();
+        check(i < 9 && (byte || !i), cursor.section, "a varint is too long");
+        value += (byte & 127) * 2 ** (7 * i);
+      }
+      check(value <= limit, cursor.section, `a number is ${value}, more than ${limit}`);
+      return value;
+    },
+    text: () => printable(cursor.take(cursor.varint(255))),
+    /** A CRC-32 comes next, and these bytes must have it. */
+    crc: (of) => check(wordsOf(cursor.take(4), 4)[0] === crc32(of), cursor.section, "the checksum differs"),
+    end: () => check(at === bytes.length, cursor.section, "bytes are left over"),
+  };
+  return cursor;
 }
 
-const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+/** What section 2 forbids in texts. */
+const HIDDEN =
+  /[\0-\x1f\x7f-\xa0\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ud800-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe\uffff\u{110bd}\u{110cd}\u{13430}-\u{1343f}\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e00ff}\u{e01f0}-\u{10ffff}]/u;
 
-function printable(bytes, section) {
+function printable(bytes) {
   let text = "\n";
   try {
-    text = UTF8.decode(bytes);
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
     // no UTF-8: refused below
   }
-  check(!/(?! )[\p{C}\p{Z}]/u.test(text), section, "a text is not UTF-8 that prints");
+  check(!HIDDEN.test(text), 2, "a text does not print");
   return text;
 }
 
 /**
- * Bits of bytes, from the most significant one of each byte down, or, with `flip` 0, from the least significant one up
- * (as deflate has them). Past the end they are 0, which `endBits` finds.
+ * Reads bits of bytes from the most significant one of each byte down; or, if `upward`, from the least significant one
+ * up, as deflate has them. Past the end they are 0, which `endBits` finds.
  */
-class Bits {
-  constructor(bytes, flip = 7) {
-    this.bytes = bytes;
-    this.flip = flip;
-    this.at = 0;
-  }
-
-  take(count) {
+function newBits(bytes, upward) {
+  const bits = (count) => {
     let value = 0;
-    for (let i = 0; i < count; i++, this.at++) {
-      const bit = (this.bytes[this.at >> 3] >> ((this.at & 7) ^ this.flip)) & 1;
-      value |= bit << (this.flip ? count - 1 - i : i);
+    for (let i = 0; i < count; i++, bits.at++) {
+      const bit = (bytes[bits.at >> 3] >> (upward ? bits.at & 7 : ~bits.at & 7)) & 1;
+      value |= bit << (upward ? i : count - 1 - i);
     }
     return value;
-  }
+  };
+  bits.at = 0;
+  return bits;
 }
 
 /** A stream of `at` bits must end in the last of the bytes, and what is left of that is 0. */
 function endBits(bytes, at, section) {
   const left = 8 * bytes.length - at;
-  check(left >= 0 && left < 8 && !(bytes.at(-1) & ((1 << left) - 1)), section, "a bit stream has a wrong end");
+  check(left >= 0 && left < 8 && !(bytes.at(-1) & ((1 << left) - 1)), section, "bits end wrongly");
 }
 
 /**
@@ -188,8 +177,8 @@ function endBits(bytes, at, section) {
  * `filled` is the sum of 2^−length: 1 for a complete code.
  */
 function codeOf(lengths) {
-  const width = lengths.reduce((most, length) => Math.max(most, length), 0);
-  const table = new Uint32Array(2 ** width);
+  const width = Math.max(0, ...lengths);
+  const table = words(2 ** width, 4);
   let at = 0;
   for (let length = 1; length <= width; length++) {
     lengths.forEach((each, symbol) => {
@@ -203,59 +192,50 @@ function codeOf(lengths) {
 
 const MAX_HEADER = 2 ** 26;
 
-/** Everything but the sections; the records of the tensors have `start` and `length` of theirs. */
+/** Everything but the sections. The records of the tensors have their `section`, unchecked, and its `crc`. */
 function parse(bytes) {
-  const cursor = new Cursor(bytes, 1);
+  const cursor = newCursor(bytes, 1);
   check(`${cursor.take(3)}` === "137,68,67", 1, "this is no .dc file");
   const version = cursor.byte();
-  check(version === 1 || version === 2, 1, `version ${version} is not known`);
-  if (version > 1) cursor.section = 9;
-  const flags = version > 1 ? cursor.byte() : 2;
-  check(flags < 4, 9, `flags ${flags} are not known`);
-  const length = cursor.varint(MAX_HEADER, "header length");
-  const inflated = flags & 1 && cursor.varint(4096, "inflated length");
+  const newer = version > 1;
+  check(version === 1 || version === 2, 1, `version ${version} is unknown`);
+  const section = (cursor.section = newer ? 9 : 1);
+  const flags = newer ? cursor.byte() : 2;
+  check(flags < 4, 9, `flags ${flags} are unknown`);
+  const length = cursor.varint(MAX_HEADER);
+  const inflated = flags & 1 && cursor.varint(4096);
   const stored = cursor.take(length);
-  const checksums = flags & 2;
-  if (checksums) checkCrc(cursor, bytes.subarray(0, cursor.at));
+  const checkAll = () => newCursor(bytes.subarray(-4), section).crc(bytes.subarray(0, -4));
+  if (flags > 1) cursor.crc(bytes.subarray(0, -cursor.rest().length));
   else {
-    check(bytes.length <= 65536, 9, "a file of this size must have checksums");
-    checkFile(bytes, 9);
+    check(bytes.length <= 65536, 9, "checksums are missing");
+    checkAll();
   }
-  const header = new Cursor(flags & 1 ? inflate(stored, inflated) : stored, version > 1 ? 9 : 2);
-  const found = { version, ...parseHeader(header, version, checksums) };
-  for (const tensor of found.tensors) {
-    tensor.start = cursor.at;
-    inTensor(tensor.name, () => cursor.take(tensor.length));
+  const header = newCursor(flags & 1 ? inflate(stored, inflated) : stored, newer ? 9 : 2);
+  const found = { version, checkAll, ...parseHeader(header, newer, flags > 1) };
+  for (const tensor of found.tensors.values()) {
+    inTensor(tensor.name, () => (tensor.section = cursor.take(tensor.length)));
   }
   cursor.take(4);
   cursor.end();
   return found;
 }
 
-function checkCrc(cursor, bytes) {
-  check(cursor.uint32() === crc32(bytes), cursor.section, "bytes do not match their checksum");
-}
-
-function checkFile(bytes, section) {
-  const cursor = new Cursor(bytes, section);
-  checkCrc({ section, uint32: () => cursor.uint32() }, cursor.take(bytes.length - 4));
-}
-
-function parseHeader(cursor, version, checksums) {
-  const network = cursor.text("network");
-  const data = cursor.text("data");
-  for (let left = cursor.varint(255, "number of extensions"); left; left--) skipExtension(cursor);
-  const count = cursor.varint(2 ** 18, "number of tensors");
-  const names = version > 1 ? namesByLine(cursor, count) : null;
-  const known = new Set();
-  const tensors = [];
-  let bytes = new Uint8Array();
+function parseHeader(cursor, newer, checksums) {
+  const network = cursor.text();
+  const data = cursor.text();
+  for (let left = cursor.varint(255); left; left--) skipExtension(cursor);
+  const count = cursor.varint(2 ** 18);
+  const names = newer ? range(count, () => nameOfLine(cursor)) : [];
+  const tensors = new Map();
+  const earlier = [];
   for (let i = 0; i < count; i++) {
-    bytes = names ? names[i] : nameAfter(cursor, bytes);
-    const name = printable(bytes, 3);
-    check(name && bytes.length <= 512 && !known.has(name), 3, `name ${i} is empty, longer than 512 bytes, or there twice`);
-    known.add(name);
-    tensors.push(inTensor(name, () => parseTensor(cursor, { name, version }, tensors, checksums)));
+    if (!newer) names.push(nameAfter(cursor, names[i - 1] ?? names));
+    const name = printable(names[i]);
+    check(name && names[i].length <= 512 && !tensors.has(name), 3, `name ${i} is empty, too long or repeated`);
+    cursor.section = newer ? 9 : 3;
+    earlier.push(inTensor(name, () => parseTensor(cursor, name, earlier, newer, checksums)));
+    tensors.set(name, earlier[i]);
   }
   cursor.end();
   return { network, data, tensors };
@@ -263,152 +243,142 @@ function parseHeader(cursor, version, checksums) {
 
 function skipExtension(cursor) {
   const flag = cursor.byte();
-  const name = cursor.text("extension");
-  check(!flag, 2, `extension ${name} is required, and this reader does not know it`);
-  cursor.take(cursor.varint(MAX_HEADER, "length of an extension"));
+  const name = cursor.text();
+  check(!flag, 2, `extension ${name} is unknown`);
+  cursor.take(cursor.varint(MAX_HEADER));
 }
 
 /** The name of the next tensor of version 1, which shares a start with the name before it. */
 function nameAfter(cursor, before) {
-  const shared = cursor.varint(before.length, "shared bytes");
-  const rest = cursor.take(cursor.varint(512, "length of a name"));
-  check(shared === before.length || rest[0] !== before[shared], 3, "a name shares more bytes than it says");
-  return Uint8Array.of(...before.subarray(0, shared), ...rest);
+  const shared = cursor.varint(before.length);
+  const rest = cursor.take(cursor.varint(512));
+  check(shared === before.length || rest[0] !== before[shared], 3, "a name shares more bytes");
+  return Uint8Array.of(...before.slice(0, shared), ...rest);
 }
 
-/** All names of version 2, each ended by a line feed. */
-function namesByLine(cursor, count) {
-  const names = [];
-  while (names.length < count) {
-    const end = cursor.bytes.indexOf(10, cursor.at);
-    names.push(cursor.take((end < 0 ? Infinity : end) - cursor.at));
-    cursor.at++;
-  }
-  return names;
+/** The next name of version 2, ended by a line feed. */
+function nameOfLine(cursor) {
+  const name = cursor.take(cursor.rest().indexOf(10) >>> 0); // none: −1 becomes more bytes than there are
+  cursor.byte();
+  return name;
 }
 
-/** Complete the record of a tensor (section 3, or the table of section 9). */
-function parseTensor(cursor, tensor, earlier, checksums) {
-  const newer = tensor.version > 1;
+/** The record of a tensor (section 3, or the table of section 9). */
+function parseTensor(cursor, name, earlier, newer, checksums) {
   const kind = cursor.byte();
   const layout = newer ? cursor.byte() : kind >> 4;
-  const rank = newer ? kind >> 4 : cursor.varint(8, "number of dimensions");
-  tensor.type = kind & 15;
-  tensor.flags = layout >> 4;
-  const known = newer ? rank < 9 && (layout < 6 || (layout & 15) === 5) && layout < 64 : layout < 4;
-  check(DTYPES[tensor.type] && known, newer ? 9 : 3, `dtype, rank or layout is not known`);
-  [tensor.dtype, tensor.width] = DTYPES[tensor.type];
-  tensor.shape = Array.from({ length: rank }, () => cursor.varint(2 ** 40, "a dimension"));
-  tensor.size = product(tensor.shape);
-  check(product(tensor.shape.map((length) => length || 1)) <= 2 ** 40, 3, "more than 2^40 elements");
-  tensor.dense = tensor.size * tensor.width;
-  let read;
-  [tensor.encoding, read] = LAYOUTS[layout & 15];
-  read(cursor, tensor, earlier);
-  check(tensor.length <= tensor.dense, 3, "the section is longer than the elements");
-  if (checksums && !tensor.target) tensor.crc = cursor.uint32();
+  const rank = newer ? kind >> 4 : cursor.varint(8);
+  const type = kind & 15;
+  const known = newer ? rank < 9 && (layout < 6 || [21, 37, 53].includes(layout)) : layout < 4;
+  check(DTYPES[type] && known, cursor.section, "its kind is unknown");
+  const shape = range(rank, () => cursor.varint(2 ** 40));
+  check(product(shape.map((length) => length || 1)) <= 2 ** 40, 3, "it is too large");
+  const [dtype, width] = DTYPES[type];
+  const [encoding, read] = LAYOUTS[layout & 15];
+  const size = product(shape);
+  const tensor = { name, dtype, type, shape, encoding, width, size, dense: size * width };
+  read(cursor, tensor, earlier, newer, layout >> 4);
+  check(tensor.length <= tensor.dense, 3, "its section is too long");
+  if (checksums && !tensor.target) tensor.crc = cursor.take(4);
   return tensor;
 }
 
-// Plain tensors (sections 3, 6 and 9): `tensor.bits(section)` gives the bits of all elements ---------------
+// Plain tensors (sections 3, 6 and 9): `tensor.bits(section)` gives the bits of all elements ----------------
 
 function readRaw(cursor, tensor) {
   tensor.length = tensor.dense;
-  tensor.bits = (section) => checkBool(bitsOf(section, tensor.width), tensor);
+  tensor.bits = (section) => elements(section, tensor);
+}
+
+function elements(bytes, { dtype, width }) {
+  check(dtype !== "bool" || bytes.every((byte) => byte < 2), 3, "a bool is above 1");
+  return wordsOf(bytes, width);
 }
 
 function readConstant(cursor, tensor) {
-  tensor.length = tensor.width;
-  check(tensor.size > 1, 9, "a constant has fewer than 2 elements");
-  tensor.bits = (section) => {
-    const values = checkBool(bitsOf(section, tensor.width), tensor);
-    return new BITS[tensor.width](tensor.size).fill(values[0]);
-  };
+  const { width, size } = tensor;
+  tensor.length = width;
+  check(size > 1, 9, "it is too small");
+  tensor.bits = (section) => words(size, width).fill(elements(section, tensor)[0]);
 }
 
 function readAlias(cursor, tensor, earlier) {
-  const target = (tensor.target = earlier[cursor.varint(earlier.length - 1, "number of the equal tensor")]);
+  const target = (tensor.target = earlier[cursor.varint(earlier.length - 1)]);
   const same = !target.target && target.type === tensor.type && `${target.shape}` === `${tensor.shape}`;
-  check(same, 3, `cannot equal ${target.name}`);
+  check(same, 3, `it differs from ${target.name}`);
   tensor.length = 0;
 }
 
 function readPlanes(cursor, tensor) {
   const { size, width, dense } = tensor;
-  tensor.length = cursor.varint(dense, "length of the section");
+  tensor.length = cursor.varint(dense);
   tensor.bits = (section) => {
-    const bytes = new Uint8Array(dense);
-    const planes = new Cursor(section, 6);
+    const bytes = words(dense, 1);
+    const planes = newCursor(section, 6);
     for (let plane = 0; plane < width; plane++) {
-      plane256(planes, size).forEach((symbol, i) => (bytes[i * width + plane] = symbol));
+      const coder = planes.byte();
+      check(coder < 4, 6, `coder ${coder} is unknown`);
+      const inside = newCursor(planes.take(planes.varint(dense)), 6);
+      readSymbols(inside, coder, 256, size, inside.rest).forEach((symbol, i) => (bytes[i * width + plane] = symbol));
     }
     planes.end();
-    return checkBool(bitsOf(bytes, width), tensor);
+    return elements(bytes, tensor);
   };
-}
-
-/** The symbols of one byte plane: its table stands before its stream, in the same bytes. */
-function plane256(cursor, size) {
-  const coder = cursor.byte();
-  check(coder < 4, 6, `coder ${coder} is not known`);
-  const inside = new Cursor(cursor.take(cursor.varint(cursor.bytes.length, "length of a plane")), 6);
-  const code = readTable(inside, coder, 256);
-  return readStream(code, inside.bytes.subarray(inside.at), size);
-}
-
-function checkBool(values, { dtype }) {
-  check(dtype !== "bool" || values.every((value) => value < 2), 3, "a bool is neither 0 nor 1");
-  return values;
 }
 
 // Streams of symbols (section 5) ----------------------------------------------------------------------------
 
-/** What a coder (0 to 3) needs to know to decode symbols below `alphabet`; `tables` is a cursor. */
-function readTable(tables, coder, alphabet) {
-  if (coder === 1) return { symbol: tables.varint(alphabet - 1, "the constant symbol") };
-  if (coder === 2) {
-    const width = Math.max(1, 32 - Math.clz32(alphabet - 1));
-    return { fixed: alphabet, width, table: Uint32Array.from({ length: 2 ** width }, (_, i) => (i << 4) | width) };
+/**
+ * `count` symbols below `alphabet`, as a Uint16Array: the cursor `tables` is at the table of the coder (0 to 3), and
+ * `stream` gives the bytes of the stream, when the table is read.
+ */
+function readSymbols(tables, coder, alphabet, count, stream) {
+  const symbols = words(count, 2);
+  if (coder < 2) {
+    if (coder) symbols.fill(tables.varint(alphabet - 1));
+    check(!stream().length && (coder || !count), 5, "a stream has no code");
+    return symbols;
   }
-  return coder ? readLengths(tables, alphabet) : {};
+  const { width, table } = coder > 2 ? readLengths(tables, alphabet) : fixedCode(alphabet);
+  const bytes = stream();
+  check(count <= 8 * bytes.length, 5, "a stream is too short");
+  const cursor = newCursor(bytes, 5);
+  const lanes = coder < 3 || count < 2 ** 17 ? 0 : 2 ** (31 - Math.clz32(count / 2048));
+  wordsOf(cursor.take(2 * lanes), 2).forEach((size, lane) => decodeLane(cursor.take(size), width, table, symbols, lane, lanes));
+  if (!lanes) decodeLane(cursor.take(bytes.length), width, table, symbols, 0, 1);
+  cursor.end();
+  check(symbols.every((symbol) => symbol < alphabet), 5, "a symbol is too large");
+  return symbols;
+}
+
+/** Symbols of equal width, as the code that they are. */
+function fixedCode(alphabet) {
+  const width = 32 - Math.clz32(Math.max(1, alphabet - 1));
+  return { width, table: range(2 ** width, (symbol) => (symbol << 4) | width) };
 }
 
 /** A Huffman code, from the differences of its lengths. */
 function readLengths(tables, alphabet) {
-  const count = tables.varint(alphabet, "number of code lengths");
-  const input = new Bits(tables.bytes.subarray(tables.at));
-  const lengths = new Uint8Array(count);
+  const lengths = words(tables.varint(alphabet), 1);
+  const bits = newBits(tables.rest());
   let length = 0;
-  for (let i = 0; i < count; i++) {
+  lengths.forEach((_, symbol) => {
     const before = length;
-    if (input.take(1)) {
-      const step = input.take(1) ? -input.take(1) || -2 : 1;
-      length = step === -1 ? input.take(4) : before + (step < 0 ? -1 : 1);
-      check(step !== -1 || Math.abs(length - before) > 1, 5, "a code length has a long form");
+    if (bits(1)) {
+      if (!bits(1)) length++;
+      else if (!bits(1)) length--;
+      else {
+        length = bits(4);
+        check(Math.abs(length - before) > 1, 5, "a code length has a long form");
+      }
     }
-    check(length >= 0 && length < 16, 5, `a code length is ${length}`);
-    lengths[i] = length;
-  }
-  endBits(tables.take((input.at + 7) >> 3), input.at, 5);
+    check(length >= 0 && length < 16, 5, "a code length is too large");
+    lengths[symbol] = length;
+  });
+  endBits(tables.take((bits.at + 7) >> 3), bits.at, 5);
   const code = codeOf(lengths);
-  check(code.filled === 1 && length, 5, "the code lengths make no complete code");
+  check(code.filled === 1 && length, 5, "a code is incomplete");
   return code;
-}
-
-/** `count` symbols of a stream, as a Uint16Array. */
-function readStream({ symbol, fixed, width, table }, stream, count) {
-  check(count <= 8 * stream.length || !table, 5, "a stream is too short for its symbols");
-  check(table || (!stream.length && (symbol >= 0 || !count)), 5, "a stream without a code has bytes or symbols");
-  const symbols = new Uint16Array(count);
-  if (!table) return symbols.fill(symbol);
-  const cursor = new Cursor(stream, 5);
-  const lanes = fixed || count < 2 ** 17 ? 0 : 2 ** (31 - Math.clz32(count / 2048));
-  const sizes = bitsOf(cursor.take(2 * lanes), 2);
-  sizes.forEach((size, lane) => decodeLane(cursor.take(size), width, table, symbols, lane, lanes));
-  if (!lanes) decodeLane(cursor.take(stream.length), width, table, symbols, 0, 1);
-  cursor.end();
-  check(!fixed || symbols.every((each) => each < fixed), 5, "a symbol is beyond the alphabet");
-  return symbols;
 }
 
 /** Decode a bit stream into every `step`-th symbol from `first` on. */
@@ -431,192 +401,156 @@ function decodeLane(bytes, width, table, symbols, first, step) {
 // Codebooks (sections 4 and 10) -----------------------------------------------------------------------------
 
 /**
- * Read the fields of a codebook: `tensor.k` entries that take `tensor.bookBytes` of the section, and `tensor.entries`,
- * which gives their bits from the sections of the file (a function of a tensor).
+ * Read the fields of a codebook of `k` entries, which takes `bookBytes` of the section. `tensor.book(sectionOf)` gives
+ * the bits of its entries, with a function from a tensor to its section.
  */
-function readBook(cursor, tensor, earlier) {
-  const newer = tensor.version > 1;
-  check(tensor.type < 4, 4, `${tensor.dtype} cannot be coded`);
-  const k = (tensor.k = cursor.varint(4096, "size of the codebook"));
-  cursor.section = newer ? 10 : 4;
-  const form = cursor.varint((newer ? 7 : 0) + earlier.length, newer ? "form" : "owner");
+function readBook(cursor, tensor, earlier, newer) {
+  check(tensor.type < 4, 4, "its dtype has no codebook");
+  const section = newer ? 10 : 4;
+  const k = (tensor.k = cursor.varint(4096));
+  cursor.section = section;
+  const form = cursor.varint(earlier.length + (newer ? 7 : 0));
   const owner = earlier[form - (newer ? 8 : 1)];
   tensor.bookBytes = 0;
   if (owner) {
-    check(owner.bookBytes && owner.type === tensor.type && owner.k === k, cursor.section, `no codebook in ${owner.name}`);
-    tensor.entries = owner.entries;
+    check(owner.owns && owner.type === tensor.type && owner.k === k, section, `${owner.name} has no such codebook`);
+    tensor.book = owner.book;
     return;
   }
-  check(form < 5 && (!form || !tensor.type), 10, `codebook form ${form} is not for ${tensor.dtype}`);
-  const read = form > 1 ? readGrid(cursor, tensor, form) : readEntries(tensor, form);
-  tensor.entries = (sections) => checkEntries(read(sections(tensor).subarray(0, tensor.bookBytes)), k, form);
+  tensor.owns = true;
+  check(form < 5 && (!form || !tensor.type), 10, `codebook form ${form} is unknown`);
+  const width = form > 2 || form === 1 ? 2 : tensor.width;
+  tensor.bookBytes = form > 1 ? width : k * width;
+  const read = form > 1 ? readGrid(cursor, tensor, form) : (values) => (form ? Uint32Array.from(values, widened) : values);
+  tensor.book = (sectionOf) => {
+    const bytes = sectionOf(tensor).subarray(0, tensor.bookBytes);
+    const entries = read(wordsOf(form > 1 ? bytes.subarray(0, width) : bytes, width), bytes.subarray(width));
+    const sound = entries.every((bits) => bits && (!form || (bits & 0x7f800000) !== 0x7f800000));
+    check(sound && entries.length === k && new Set(entries).size === k, section, "the codebook is wrong");
+    return entries;
+  };
 }
 
-function readEntries(tensor, form) {
-  const width = form ? 2 : tensor.width;
-  tensor.bookBytes = tensor.k * width;
-  return (bytes) => (form ? Uint32Array.from(bitsOf(bytes, 2), widened) : bitsOf(bytes, width));
-}
-
+/** A grid: the scale as bits and the bytes of the mask become entries. */
 function readGrid(cursor, tensor, form) {
-  const [lowest, highest] = ["lowest", "highest"].map((field) => {
-    const value = cursor.varint(2 ** 16, field);
+  const [lowest, highest] = range(2, () => {
+    const value = cursor.varint(2 ** 16);
     return value & 1 ? -(value + 1) / 2 : value / 2;
   });
   const span = highest - lowest + 1;
   const entries = span - (lowest <= 0 && highest >= 0);
-  check(span > 0 && entries >= tensor.k, 10, `the grid from ${lowest} to ${highest} is too small`);
+  check(span > 0 && tensor.k && entries >= tensor.k, 10, "the grid is too small");
   const masked = entries > tensor.k;
-  const width = form === 2 ? 4 : 2;
-  tensor.bookBytes = width + (masked && (span + 7) >> 3);
-  return (bytes) => {
-    const scale = toFloat32(bitsOf(bytes.subarray(0, width), width), form - 2)[0];
+  if (masked) tensor.bookBytes += (span + 7) >> 3;
+  return (bits, mask) => {
+    const scale = toFloat32(bits, form - 2)[0];
     check(scale > 0, 10, "the scale is not positive");
-    const mask = new Bits(bytes.subarray(width));
-    const numbers = Array.from({ length: span }, (_, i) => lowest + i);
-    const found = numbers.filter((number) => (masked ? mask.take(1) : number));
-    if (masked) endBits(mask.bytes, mask.at, 10);
-    return new Uint32Array(Float32Array.from(found, (number) => scale * number).buffer);
+    const next = newBits(mask);
+    const found = range(span, (i) => lowest + i).filter((number) => (masked ? next(1) : number));
+    if (masked) endBits(mask, next.at, 10);
+    return words(Float32Array.from(found, (number) => scale * number).buffer, 4);
   };
 }
 
-function checkEntries(entries, k, form) {
-  const sound = entries.every((bits) => bits && (!form || (bits & 0x7f800000) !== 0x7f800000));
-  check(sound && entries.length === k, form ? 10 : 4, "a codebook has a zero, an infinity, or a wrong size");
-  check(new Set(entries).size === k, form ? 10 : 4, "a codebook has an entry twice");
-  return entries;
-}
+// Coded tensors (section 4): `tensor.indices(section, book)` gives the codebook in its order, and for each element
+// 0 or the number of its entry, from 1 ------------------------------------------------------------------------
 
-// Coded tensors (section 4): `tensor.indices(section, entries)` gives the numbers of the entries -------------
-
-function readCoded(cursor, tensor, earlier) {
-  readBook(cursor, tensor, earlier);
-  const { size, k, dense, width } = tensor;
+function readCoded(cursor, tensor, earlier, newer) {
+  readBook(cursor, tensor, earlier, newer);
   cursor.section = 4;
-  const count = cursor.varint(size, "number of weights");
+  const { size, k, dense, width, bookBytes } = tensor;
+  const count = cursor.varint(size);
   const bits = cursor.byte();
   const coders = cursor.byte();
-  const filler = 2 ** bits - 1;
-  const tables = cursor.varint(dense, "length of the tables");
-  const weights = cursor.varint(dense, "length of the weight stream");
-  const fillers = bits && cursor.varint((size - count) / filler, "number of fillers");
-  const offsets = bits && cursor.varint(dense, "length of the offset stream");
-  const literal = (coders & 15) === 4;
-  check(bits < 13 && coders < 64 && (coders & 15) < 5 && (bits || coders < 16), 4, "offset bits or coders are not known");
-  check(literal ? bits && !k && weights === count * width : k || !count, 4, "the weights do not fit the codebook");
-  tensor.length = tensor.bookBytes + tables + offsets + weights;
-  const parts = { codebook: tensor.bookBytes, tables, offsets, weights };
-  tensor.facts = { nonzeros: count, codebookSize: k, offsetBits: bits, fillers, parts };
+  const [offsetCoder, coder] = [coders >> 4, coders & 15];
+  const tables = cursor.varint(dense);
+  const weights = cursor.varint(dense);
+  const fillers = bits && cursor.varint((size - count) / (2 ** bits - 1));
+  const offsets = bits && cursor.varint(dense);
+  const literal = coder === 4;
+  check(bits < 13 && coder < 5 && offsetCoder < (bits ? 4 : 1), 4, "its coders are unknown");
+  check(literal ? bits && !k && weights === count * width : k || !count, 4, "its weights do not fit");
+  tensor.length = bookBytes + tables + offsets + weights;
+  describe(tensor, count, { codebook: bookBytes, tables, offsets, weights }, bits, fillers);
 
-  const split = (section) => {
-    const inside = new Cursor(section.subarray(tensor.bookBytes), 4);
-    const codes = new Cursor(inside.take(tables), 4);
-    const steps = bits && readTable(codes, coders >> 4, filler + 1);
-    const code = literal ? null : readTable(codes, coders & 15, bits ? k : k + 1);
+  tensor.indices = (section, book) => {
+    const inside = newCursor(section.subarray(bookBytes), 4);
+    const codes = newCursor(inside.take(tables), 4);
+    const places = bits && positions(codes, offsetCoder, bits, count, fillers, size, () => inside.take(offsets));
+    const entries = literal ? wordsOf(inside.rest(), width) : book;
+    const found = literal ? entries : readSymbols(codes, coder, bits ? k : k + 1, bits ? count : size, inside.rest);
     codes.end();
-    const places = bits ? positions(readStream(steps, inside.take(offsets), count + fillers), filler, count, size) : null;
-    return { places, code, stream: inside.take(weights) };
+    const symbols = bits ? words(size, literal ? 4 : 2) : found;
+    if (bits) places.forEach((place, i) => (symbols[place] = 1 + (literal ? i : found[i])));
+    check(bits || found.reduce((sum, symbol) => sum + !!symbol, 0) === count, 4, "the number of weights is wrong");
+    check(!literal || entries.every(Boolean), 4, "a literal weight is zero");
+    return [entries, symbols];
   };
-  if (literal) tensor.bits = (section) => literals(split(section), size, width);
-  else tensor.indices = (section, entries) => ({ entries, symbols: places(split(section), size, count) });
+}
+
+/** What callers are told of a tensor with a codebook; `parts` are bytes. */
+function describe(tensor, nonzeros, parts, offsetBits, fillers) {
+  tensor.facts = { nonzeros, codebookSize: tensor.k, offsetBits, fillers, parts };
 }
 
 /** The places of the weights, in order, from the relative offsets. */
-function positions(skips, filler, count, size) {
+function positions(codes, coder, bits, count, fillers, size, stream) {
   const places = new Float64Array(count);
+  const filler = 2 ** bits - 1;
+  const skips = readSymbols(codes, coder, filler + 1, count + fillers, stream);
   let [found, at] = [0, 0];
   skips.forEach((skip) => {
     at += skip;
     if (skip !== filler) places[found++] = at++;
   });
-  check(found === count && at <= size && skips.at(-1) !== filler, 4, "the offsets do not fit the weights and elements");
+  check(found === count && at <= size && skips.at(-1) !== filler, 4, "its offsets do not fit");
   return places;
-}
-
-/** For each element 0 or the number of its codebook entry, from 1. */
-function places({ places, code, stream }, size, count) {
-  if (places) {
-    const symbols = new Uint16Array(size);
-    readStream(code, stream, count).forEach((symbol, i) => (symbols[places[i]] = symbol + 1));
-    return symbols;
-  }
-  const symbols = readStream(code, stream, size);
-  check(symbols.reduce((sum, symbol) => sum + (symbol > 0), 0) === count, 4, "the number of weights is wrong");
-  return symbols;
-}
-
-function literals({ places, stream }, size, width) {
-  const found = new BITS[width](size);
-  const values = bitsOf(stream, width);
-  check(values.every((bits) => bits), 4, "a literal weight is zero");
-  values.forEach((bits, i) => (found[places[i]] = bits));
-  return found;
 }
 
 // Weights by an adaptive model (section 11) -----------------------------------------------------------------
 
-function readAdaptive(cursor, tensor, earlier) {
-  readBook(cursor, tensor, earlier);
-  const { shape, flags, size, k, bookBytes } = tensor;
+function readAdaptive(cursor, tensor, earlier, newer, flags) {
+  readBook(cursor, tensor, earlier, newer);
   cursor.section = 9;
-  tensor.nonzeros = cursor.varint(size, "number of weights");
-  check(k || !tensor.nonzeros, 9, "there are weights, but no codebook");
-  const side = flags & 2 && cursor.varint(2 ** 20, "side of a plane");
-  const columns = product(shape.slice(shape.length > 1));
-  const fits = side > 1 ? columns % side ** 2 === 0 : !(flags & 2);
-  check(fits && (!flags || shape.length > 1), 9, "the flags or the side do not fit the shape");
-  const weights = cursor.varint(tensor.dense, "length of the stream");
+  const { shape, size, k, bookBytes } = tensor;
+  const deep = shape.length > 1;
+  const count = cursor.varint(size);
+  const side = flags > 1 && cursor.varint(2 ** 20);
+  const columns = product(shape.slice(deep));
+  const fits = flags > 1 ? side > 1 && columns && columns % side ** 2 === 0 : true;
+  check(fits && (deep || !flags) && (k || !count), 9, "its flags do not fit");
+  const weights = cursor.varint(tensor.dense);
   tensor.length = bookBytes + weights;
-  const parts = { codebook: bookBytes, tables: 0, offsets: 0, weights };
-  tensor.facts = { nonzeros: tensor.nonzeros, codebookSize: k, offsetBits: 0, fillers: 0, parts };
+  describe(tensor, count, { codebook: bookBytes, tables: 0, offsets: 0, weights }, 0, 0);
+  const line = side || (shape.length > 2 ? shape.at(-1) : columns);
   const plane = side ? side ** 2 : shape.length > 2 ? product(shape.slice(2)) : columns;
-  const matrix = {
-    rows: shape.length > 1 ? shape[0] : 1,
-    columns,
-    plane,
-    line: side || (shape.length > 2 ? shape.at(-1) : columns),
-    byColumn: flags & 1,
-  };
-  tensor.indices = (section, found) => {
-    const { entries, negative } = sorted(found);
-    return { entries, symbols: adaptive(section.subarray(bookBytes), tensor, matrix, negative) };
+  tensor.indices = (section, book) => {
+    const [entries, negative] = sorted(book);
+    const stream = section.subarray(bookBytes);
+    return [entries, adaptive(stream, size, count, k, negative, deep ? shape[0] : 1, columns, plane, line, flags & 1)];
   };
 }
 
 /** Entries with the sign bit in falling magnitude, then the others in rising magnitude, and how many have it. */
 function sorted(book) {
-  const rising = book.slice().sort();
-  const half = rising.BYTES_PER_ELEMENT > 4 ? 1n << 63n : 2 ** (8 * rising.BYTES_PER_ELEMENT - 1);
-  const positive = rising.filter((bits) => bits < half);
-  const negative = book.length - positive.length;
-  rising.copyWithin(0, positive.length);
-  rising.subarray(0, negative).reverse();
-  rising.set(positive, negative);
-  return { entries: rising, negative };
+  const half = book.BYTES_PER_ELEMENT > 4 ? 1n << 63n : 2 ** (8 * book.BYTES_PER_ELEMENT - 1);
+  const signed = (bits) => (bits < half ? bits : half - bits);
+  const entries = book.slice().sort((a, b) => (signed(a) < signed(b) ? -1 : 1));
+  return [entries, entries.filter((bits) => bits >= half).length];
 }
 
 const LIMIT = 2880;
 const BLOCK = 2 ** 19;
-let tables;
-
-/** squash(t) at t + 2880, and stretch(p); made when they are first needed. */
-function logistic() {
-  tables ??= {
-    squash: Uint16Array.from({ length: 2 * LIMIT + 1 }, (_, i) =>
-      clamp(Math.round(65536 / (1 + Math.exp((LIMIT - i) / 256))), 1, 65535),
-    ),
-    stretch: Int16Array.from({ length: 65536 }, (_, p) =>
-      clamp(Math.round(256 * Math.log(p / (65536 - p))), -LIMIT, LIMIT),
-    ),
-  };
-  return tables;
-}
+const logit = (p) => clamp(Math.round(256 * Math.log(p / (65536 - p))), -LIMIT, LIMIT);
+const chance = (t) => clamp(Math.round(65536 / (1 + Math.exp(-t / 256))), 1, 65535);
+let stretch; // stretch(p)
+let squash; // squash(t) at t + 2880
 
 /** Slots, two numbers each: an adaptive probability of 30 bits, and its count; 0 says that there is no value yet. */
-const newSlots = (length, value, count) => new Int32Array(2 * length).map((_, i) => (i & 1 ? count : value));
+const newSlots = (length, value, count) => Int32Array.from({ length: 2 * length }, (_, i) => (i & 1 ? count : value));
 
-function learn(slots, index, bit, limit) {
-  const [at, count] = [2 * index, slots[2 * index + 1]];
+function learn(slots, at, bit, limit) {
+  const count = slots[at + 1];
   const error = (bit ? 2 ** 30 - 1 : 0) - slots[at];
   const rate = (65536 / count) | 0;
   // error × rate >> 16 in 32 bits: the halves of the error apart
@@ -624,217 +558,192 @@ function learn(slots, index, bit, limit) {
   if (count < limit) slots[at + 1] = count + 1;
 }
 
-/** Logit of a slot; one without a value first gets this one. */
-function logitOf(slots, index, value, count) {
-  const at = 2 * index;
-  if (!slots[at + 1]) {
-    slots[at] = value;
-    slots[at + 1] = count;
-  }
-  return tables.stretch[slots[at] >> 14];
-}
+/**
+ * For each element 0 or the number of its entry of the sorted codebook, from 1. The functions inside are the decoder
+ * of the stream, the model of where weights are, that of which entry they are, and the walk over the elements.
+ */
+function adaptive(stream, size, count, k, negative, rows, columns, planeSize, line, byColumn) {
+  stretch ??= Int16Array.from(range(65536, logit));
+  squash ??= words(range(2 * LIMIT + 1, (i) => chance(i - LIMIT)), 2);
+  const symbols = words(size, 2);
+  const cursor = newCursor(stream, 11);
+  // The next element: its index, row, column, plane, place in the plane, and place in the line
+  let [index, row, column, plane, place, x] = [0, 0, 0, 0, 0, 0];
+  const beside = (left, up) =>
+    x < left || x - left >= line || place < up * line ? 0 : symbols[index - up * line - left];
 
-/** The arithmetic decoder: `start` a block, `decide` with a probability, and see that the block `ended`. */
-function arithmetic() {
-  const state = new Uint32Array(1);
-  let bytes;
-  let at;
+  // The decoder
+  const state = words(1, 4);
+  let [block, at] = [stream, 0];
   const refill = () => {
-    while (state[0] < 2 ** 24 && at < bytes.length) state[0] = state[0] * 256 + bytes[at++];
+    while (state[0] < 2 ** 24 && at < block.length) state[0] = state[0] * 256 + block[at++];
   };
-  return {
-    start(block) {
-      bytes = block;
-      at = 0;
-      refill();
-    },
-    decide(probability) {
-      const zero = 65536 - probability;
-      const [low, high] = [state[0] & 65535, state[0] >>> 16];
-      const bit = low >= zero;
-      state[0] = bit ? probability * high + low - zero : zero * high + low;
-      if (state[0] < 2 ** 24) refill();
-      return bit;
-    },
-    ended: () => at === bytes.length && !state[0],
+  const start = () => {
+    block = cursor.take(size > BLOCK ? cursor.varint(stream.length) : stream.length);
+    check(block[0] !== 0, 11, "a block starts with 0");
+    at = 0;
+    refill();
   };
-}
-
-/** Decides by mixing logits, and learns how far to trust each. `step` is 1 for the rate 32, and 3 for 96. */
-function mixer(decide, initial, step) {
-  const weights = Float64Array.from(initial);
-  return (logits) => {
-    let sum = 0;
-    for (let i = 0; i < logits.length; i++) sum += weights[i] * logits[i];
-    const probability = tables.squash[Math.floor(clamp(sum / 65536, -LIMIT, LIMIT)) + LIMIT];
-    const bit = decide(probability);
-    const error = ((bit ? 65535 : 0) - probability) * step;
-    for (let i = 0; i < logits.length; i++) weights[i] += (error * logits[i]) >> 17;
+  const decide = (probability) => {
+    const zero = 65536 - probability;
+    const low = state[0] & 65535;
+    const bit = low >= zero;
+    state[0] = (bit ? probability : zero) * (state[0] >>> 16) + low - (bit ? zero : 0);
+    refill();
     return bit;
   };
-}
-
-/** Where the next element stands; `at` is its index. `beside` is the symbol to the left or above, in line and plane. */
-function newPlace({ rows, columns, plane, line, byColumn }, symbols) {
-  return {
-    at: 0,
-    row: 0,
-    column: 0,
-    plane: 0,
-    place: 0,
-    x: 0,
-    next() {
-      if (byColumn && ++this.row < rows) {
-        this.at += columns;
-        return;
-      }
-      if (++this.x === line) this.x = 0;
-      if (++this.place === plane) {
-        this.place = 0;
-        this.plane++;
-      }
-      if (++this.column === columns) {
-        this.column = this.plane = 0;
-        this.row++;
-      }
-      if (byColumn) this.row = 0;
-      this.at = this.row * columns + this.column;
-    },
-    beside(left, up) {
-      const x = this.x - left;
-      return x < 0 || x >= line || this.place < up * line ? 0 : symbols[this.at - up * line - left];
-    },
+  /**
+   * A model that mixes the logits of a slot of each table, and of what else is in `logits`, and learns. `step` is 1 for
+   * the rate 32, and 3 for 96.
+   */
+  const newModel = (tables, step, limitOf, weights) => {
+    const logits = new Int32Array(weights.length);
+    const at = new Int32Array(tables.length);
+    weights = Float64Array.from(weights);
+    return {
+      logits,
+      /** Take the slot `index` of table `i`; one without a value first gets this one. */
+      look(i, index, value, count) {
+        const slots = tables[i];
+        index = at[i] = 2 * index;
+        if (!slots[index + 1]) {
+          slots[index] = value;
+          slots[index + 1] = count;
+        }
+        logits[i] = stretch[slots[index] >> 14];
+      },
+      decide() {
+        let sum = 0;
+        for (let i = 0; i < weights.length; i++) sum += weights[i] * logits[i];
+        const probability = squash[floor(clamp(sum / 65536, -LIMIT, LIMIT)) + LIMIT];
+        const bit = decide(probability);
+        const error = ((bit ? 65535 : 0) - probability) * step;
+        for (let i = 0; i < weights.length; i++) weights[i] += (error * logits[i]) >> 17;
+        for (let i = 0; i < at.length; i++) learn(tables[i], at[i], bit, limitOf(i));
+        return bit;
+      },
+    };
   };
-}
 
-/** A function that decides whether the next element is a weight, given their share of what is left, of 65536. */
-function presence(decide, place, { rows, columns, plane, line, byColumn }, symbols, count) {
-  const density = clamp(Number((BigInt(count) << 30n) / BigInt(symbols.length)), 2 ** 15, 2 ** 30 - 2 ** 15);
-  const start = clamp(Math.floor(2 ** 26 / Math.min(density, 2 ** 30 - density)), 2, 2000);
-  const { stretch, squash } = tables;
+  // Is it a weight?
+  const density = clamp(Number((BigInt(count) << 30n) / BigInt(size || 1)), 2 ** 15, 2 ** 30 - 2 ** 15);
+  const confidence = clamp(floor(2 ** 26 / Math.min(density, 2 ** 30 - density)), 2, 2000);
   const base = stretch[density >> 14];
-  const slots = [rows, columns, columns / plane, plane].map((length) => newSlots(Math.min(length, 65536), density, start));
-  slots.push(...[64, 16, 64, 605].map((length) => newSlots(length, 0, 0)));
-  const mix = mixer(decide, [-17695, 11469, 5243, 11141, -1311, 4588, 15729, 13107, 10813, 2621], 1);
-  const [at, s] = [new Int32Array(8), new Int32Array(10)];
-
-  const around = (otherwise) => {
-    const { column, x, place: o } = place;
+  const common = [rows, columns, columns / planeSize, planeSize];
+  const tables = [rows, columns, columns / planeSize, planeSize, 64, 16, 64, 605].map((length, i) =>
+    newSlots(clamp(length, 0, 65536), density, i < 4 ? confidence : 0),
+  );
+  // The logits are S1, S2, S4 to S9, S0, S3.
+  const presence = newModel(tables, 1, (i) => (i < 4 ? 588 : 4000), [
+    11469, 5243, -1311, 4588, 15729, 13107, 10813, 2621, -17695, 11141,
+  ]);
+  const s = presence.logits;
+  const around = () => {
     let [sum, found] = [0, 0];
-    const add = (other) => {
-      sum += slots[1][2 * (other & 65535)];
+    const add = (inside, other) => {
+      if (!inside) return;
+      sum += tables[1][2 * (other & 65535)];
       found++;
     };
-    if (x) add(column - 1);
-    if (o >= line) add(column - line);
-    if (!byColumn && x < line - 1) add(column + 1);
-    if (!byColumn && o + line < plane) add(column + line);
-    return found ? stretch[Math.floor(sum / found) >> 14] : otherwise;
+    add(x, column - 1);
+    add(place >= line, column - line);
+    add(!byColumn && x < line - 1, column + 1);
+    add(!byColumn && place + line < planeSize, column + line);
+    return found ? stretch[floor(sum / found) >> 14] : s[1];
   };
-  const is = (left, up) => (place.beside(left, up) ? 1 : 0);
-  const level = (logit, unit, middle, most) => clamp(Math.floor((logit - base) / unit) + middle, 0, most);
-
-  return (share, gap) => {
-    const near = is(1, 0) | (is(0, 1) << 1);
-    const before = place.row && symbols[place.at - columns] ? 1 : 0;
-    at[0] = place.row & 65535;
-    at[1] = place.column & 65535;
-    at[2] = place.plane & 65535;
-    at[3] = place.place & 65535;
-    at[4] = near | (is(1, 1) << 2) | (is(-1, 1) << 3) | (is(2, 0) << 4) | (is(0, 2) << 5);
-    at[5] = before | (place.plane && symbols[place.at - plane] ? 2 : 0) | (near << 2);
-    at[6] = gap && Math.floor(Math.log2(gap)) + 1;
-    s[0] = stretch[share];
-    for (let i = 0; i < 7; i++) {
-      if (i < 4) s[i + (i < 2 ? 1 : 2)] = logitOf(slots[i], at[i]);
-      else s[i + 2] = logitOf(slots[i], at[i], squash[s[0] + LIMIT] << 14, start);
-    }
-    s[3] = around(s[2]);
-    at[7] = (11 * level(s[1], 128, 5, 10) + level(s[2], 128, 5, 10)) * 5 + level(s[3], 192, 2, 4);
-    s[9] = logitOf(slots[7], at[7], squash[s[0] + LIMIT] << 14, start);
-    const bit = mix(s);
-    for (let i = 0; i < 8; i++) learn(slots[i], at[i], bit, i < 4 ? 588 : 4000);
-    return bit;
+  const is = (left, up, bit) => (beside(left, up) ? bit : 0);
+  const level = (i, unit, middle) => clamp(floor((s[i] - base) / unit) + middle, 0, 2 * middle);
+  const isWeight = (share, gap) => {
+    const near = is(1, 0, 1) | is(0, 1, 2);
+    const before = (row && symbols[index - columns] ? 1 : 0) | (plane && symbols[index - planeSize] ? 2 : 0);
+    s[8] = stretch[share];
+    const look = (i, at) => presence.look(i, at, squash[s[8] + LIMIT] << 14, confidence);
+    look(0, row & 65535);
+    look(1, column & 65535);
+    look(2, plane & 65535);
+    look(3, place & 65535);
+    look(4, near | is(1, 1, 4) | is(-1, 1, 8) | is(2, 0, 16) | is(0, 2, 32));
+    look(5, before | (near << 2));
+    look(6, gap && floor(Math.log2(gap)) + 1);
+    s[9] = around();
+    look(7, (11 * level(0, 128, 5) + level(1, 128, 5)) * 5 + level(9, 192, 2));
+    return presence.decide();
   };
-}
 
-/** A function that decides which entry of the sorted codebook a weight is, and gives its symbol. */
-function entry(decide, place, { rows, columns }, k, negative) {
-  const mixed = negative > 0 && negative < k;
-  const classes = Uint8Array.from({ length: k + 1 }, (_, symbol) => {
+  // Which entry?
+  const classes = words(k + 1, 1).map((_, symbol) => {
     const j = symbol - 1 - negative;
-    if (!symbol) return 0;
-    return j < 0 ? 1 + Math.floor((3 * (-1 - j)) / negative) : 4 + Math.floor((3 * j) / (k - negative));
+    return symbol && (j < 0 ? 1 + floor((3 * (-1 - j)) / negative) : 4 + floor((3 * j) / (k - negative)));
   });
   const sizes = [1, 7, 7, 49, 9, 9];
-  const slots = sizes.map((size) => newSlots(k * size, 0, 0));
-  const mix = mixer(decide, [-23593, 7209, 3277, 47841, 8847, 7864], 3);
-  const [at, s, context] = [new Int32Array(6), new Int32Array(6), new Int32Array(6)];
-  // Of each row and column: class of the last weight, magnitude, balance.
-  const lines = [rows, columns].map((count) => new Int32Array(3 * Math.min(count, 65536)).map((_, i) => (i % 3 > 1 ? 4 : 0)));
-
-  const decideAt = (middle) => {
+  const slots = sizes.map((length) => newSlots(k * length, 0, 0));
+  const entry = newModel(slots, 3, () => 250, [-23593, 7209, 3277, 47841, 8847, 7864]);
+  const context = words(6, 1);
+  // Of each row, and of each column: the class of the last weight, the magnitude, and the balance
+  const [ofRows, ofColumns] = [rows, columns].map((length) =>
+    words(3 * clamp(length, 0, 65536), 1).map((_, i) => (i % 3 > 1 ? 4 : 0)),
+  );
+  const isAbove = (middle) => {
     for (let i = 0; i < 6; i++) {
-      at[i] = middle * sizes[i] + context[i];
-      s[i] = logitOf(slots[i], at[i], i ? slots[0][2 * middle] : 2 ** 29, i ? 2 : 65);
+      entry.look(i, middle * sizes[i] + context[i], i ? slots[0][2 * middle] : 2 ** 29, i ? 2 : 65);
     }
-    const bit = mix(s);
-    for (let i = 0; i < 6; i++) learn(slots[i], at[i], bit, 250);
-    return bit;
+    return entry.decide();
   };
-  const remember = (line, index, found) => {
-    const size = (found - 1) % 3;
-    const magnitude = line[index + 1];
-    line[index] = found;
-    line[index + 1] = magnitude ? Math.min(5, (3 * magnitude + 8 * size + 2) >> 2) : 2 * size + 1;
-    line[index + 2] = clamp(line[index + 2] + (found < 4 ? -1 : 1), 0, 8);
+  const remember = (numbers, first, found) => {
+    const magnitude = numbers[first + 1];
+    const larger = (found - 1) % 3;
+    numbers[first] = found;
+    numbers[first + 1] = magnitude ? Math.min(5, (3 * magnitude + 8 * larger + 2) >> 2) : 2 * larger + 1;
+    numbers[first + 2] = clamp(numbers[first + 2] + (found < 4 ? -1 : 1), 0, 8);
   };
-
-  return () => {
-    const [row, column] = [3 * (place.row & 65535), 3 * (place.column & 65535)];
-    context[1] = lines[0][row];
-    context[2] = lines[1][column];
-    context[3] = 7 * classes[place.beside(1, 0)] + classes[place.beside(0, 1)];
-    let [low, high, number] = [0, k, mixed ? 2 : 1];
+  const nextSymbol = () => {
+    const [r, c] = [3 * (row & 65535), 3 * (column & 65535)];
+    context[1] = ofRows[r];
+    context[2] = ofColumns[c];
+    context[3] = 7 * classes[beside(1, 0)] + classes[beside(0, 1)];
+    let [low, high, number] = [0, k, negative > 0 && negative < k ? 2 : 1];
     while (high - low > 1) {
       const middle = number > 1 ? negative : (low + high) >> 1;
-      context[4] = lines[0][row + number];
-      context[5] = lines[1][column + number];
-      if (decideAt(middle)) low = middle;
+      context[4] = ofRows[r + number];
+      context[5] = ofColumns[c + number];
+      if (isAbove(middle)) low = middle;
       else high = middle;
       number = 1;
     }
-    remember(lines[0], row, classes[low + 1]);
-    remember(lines[1], column, classes[low + 1]);
+    remember(ofRows, r, classes[low + 1]);
+    remember(ofColumns, c, classes[low + 1]);
     return low + 1;
   };
-}
 
-/** For each element 0 or the number of its entry of the sorted codebook, from 1. */
-function adaptive(stream, { size, nonzeros, k }, matrix, negative) {
-  const symbols = new Uint16Array(size);
-  const cursor = new Cursor(stream, 11);
-  if (size) {
-    logistic();
-    const { start, decide, ended } = arithmetic();
-    const place = newPlace(matrix, symbols);
-    const isWeight = presence(decide, place, matrix, symbols, nonzeros);
-    const symbolOf = entry(decide, place, matrix, k, negative);
-    let [left, gap] = [nonzeros, 0];
-    for (let i = 0; i < size; ) {
-      const block = cursor.take(size > BLOCK ? cursor.varint(stream.length, "length of a block") : stream.length);
-      check(block[0] !== 0, 11, "a block starts with 0");
-      start(block);
-      for (const end = Math.min(size, i + BLOCK); i < end; i++, place.next()) {
-        if (!left) i = end - 1;
-        else if (left === size - i || isWeight(Math.max(1, Math.floor((left * 65536) / (size - i))), gap)) {
-          symbols[place.at] = symbolOf();
-          left--;
-          gap = 0;
-        } else gap++;
-      }
-      check(ended(), 11, "a block does not end as it must");
+  // The walk
+  const next = () => {
+    index += columns;
+    if (byColumn && ++row < rows) return;
+    if (++x === line) x = 0;
+    if (++place === planeSize) {
+      place = 0;
+      plane++;
     }
+    if (++column === columns) {
+      column = plane = 0;
+      row++;
+    }
+    if (byColumn) row = 0;
+    index = row * columns + column;
+  };
+  let [left, gap] = [count, 0];
+  for (let i = 0; i < size; ) {
+    start();
+    for (const end = Math.min(size, i + BLOCK); i < end; i++) {
+      if (!left) i = end;
+      else if (left === size - i || isWeight(Math.max(1, floor((left * 65536) / (size - i))), gap)) {
+        symbols[index] = nextSymbol();
+        left--;
+        gap = 0;
+      } else gap++;
+      next();
+    }
+    check(at === block.length && !state[0], 11, "a block ends wrongly");
   }
   cursor.end();
   return symbols;
@@ -842,76 +751,71 @@ function adaptive(stream, { size, nonzeros, k }, matrix, negative) {
 
 // Deflate (RFC 1951), for the header of version 2 -----------------------------------------------------------
 
-const DICTIONARY = Uint8Array.from(
-  ["self_attn.q_proj.weight\nmlp.down_proj.weight\nlayers.0.embeddings.\ntorchvision:resnet50\x08imagenet\x00dow",
-    "nsample.0.weight\nclassifier.6.weight\nfeatures.0.bias\nlayer1.0.conv1.weight\nlayer1.0.bn1.weight\nlayer1.0",
-    ".bn1.bias\nlayer1.0.bn1.running_mean\nlayer1.0.bn1.running_var\nlayer1.0.bn1.num_batches_tracked\nlayer2.0.c",
-    "onv2.weight\nlayer2.0.bn2.weight\nlayer3.0.shortcut.0.weight\nfc.weight\nfc.bias\n\x08resnet20\x07cifar10",
-    "\x00\x0dfashion-mnist\x06digits\x06lenet5\x05mnist\x00\x08conv1.weight\nconv1.bias\nconv2.weight\nconv2.bias",
-    "\n\x0dlenet-300-100\x05mnist\x00\x06fc1.weight\nfc1.bias\nfc2.weight\nfc2.bias\nfc3.weight\nfc3.bias\n"].join(""),
-  (character) => character.charCodeAt(0),
+const DICTIONARY = new TextEncoder().encode(
+  "self_attn.q_proj.weight\nmlp.down_proj.weight\nlayers.0.embeddings.\ntorchvision:resnet50\x08imagenet\x00downsam" +
+    "ple.0.weight\nclassifier.6.weight\nfeatures.0.bias\nlayer1.0.conv1.weight\nlayer1.0.bn1.weight\nlayer1.0.bn1.bia" +
+    "s\nlayer1.0.bn1.running_mean\nlayer1.0.bn1.running_var\nlayer1.0.bn1.num_batches_tracked\nlayer2.0.conv2.weight" +
+    "\nlayer2.0.bn2.weight\nlayer3.0.shortcut.0.weight\nfc.weight\nfc.bias\n\x08resnet20\x07cifar10\x00\x0dfashion-mn" +
+    "ist\x06digits\x06lenet5\x05mnist\x00\x08conv1.weight\nconv1.bias\nconv2.weight\nconv2.bias\n\x0dlenet-300-100" +
+    "\x05mnist\x00\x06fc1.weight\nfc1.bias\nfc2.weight\nfc2.bias\nfc3.weight\nfc3.bias\n",
 );
 
-
 /** Where the codes of lengths and distances start, and how many extra bits they have (3.2.5). */
-function extraBits(base, group, count) {
-  return Array.from({ length: count }, (_, code) => {
-    const extra = Math.max(0, Math.floor(code / group) - 1);
+const extraBits = (base, group, count) =>
+  range(count, (code) => {
+    const extra = Math.max(0, floor(code / group) - 1);
     base += 2 ** extra;
     return [base - 2 ** extra, extra];
   });
-}
 
 const LENGTHS = [...extraBits(3, 4, 28), [258, 0]];
 const DISTANCES = extraBits(1, 2, 30);
 const LENGTHS_ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
-const sound = (holds) => check(holds, 9, "the deflated header is damaged");
+const sound = (holds) => check(holds, 9, "deflate failed");
 
 /** Exactly `size` bytes. Past the end of `bytes` there are zeros, which end or fill the output. */
 function inflate(bytes, size) {
   const out = [...DICTIONARY];
-  const input = new Bits(bytes, 0);
-  const put = (byte) => sound(out.push(byte) <= size + DICTIONARY.length);
+  const all = DICTIONARY.length + size;
+  const bits = newBits(bytes, true);
+  const put = (byte) => sound(out.push(byte) <= all);
   for (let last = 0; !last; ) {
-    last = input.take(1);
-    const type = input.take(2);
+    last = bits(1);
+    const type = bits(2);
     sound(type < 3);
-    if (type) inflateCodes(input, out, put, ...(type > 1 ? dynamicCodes(input) : fixedCodes()));
-    else inflateStored(input, put);
+    if (type) inflateCodes(bits, out, put, ...(type > 1 ? dynamicCodes(bits) : fixedCodes()));
+    else {
+      bits.at = (bits.at + 7) & ~7;
+      const length = bits(16);
+      sound(bits(16) === (length ^ 65535));
+      range(length, () => put(bits(8)));
+    }
   }
-  sound(input.at > 8 * bytes.length - 8 && input.at <= 8 * bytes.length && out.length === size + DICTIONARY.length);
-  return Uint8Array.from(out.slice(DICTIONARY.length));
+  sound(size && out.length === all && (bits.at + 7) >> 3 === bytes.length);
+  return Uint8Array.from(out.slice(-size));
 }
 
-function inflateStored(input, put) {
-  input.at = (input.at + 7) & ~7;
-  const length = input.take(16);
-  sound(input.take(16) === (length ^ 65535));
-  for (let i = 0; i < length; i++) put(input.take(8));
-}
-
-function inflateCodes(input, out, put, literals, distances) {
-  for (let symbol; (symbol = nextSymbol(input, literals)) !== 256; ) {
+function inflateCodes(bits, out, put, literals, distances) {
+  const value = ([base, extra] = sound()) => base + bits(extra);
+  for (let symbol; (symbol = nextCode(bits, literals)) !== 256; ) {
     if (symbol < 256) put(symbol);
     else {
-      const value = ([base, extra] = sound(false)) => base + input.take(extra);
       const length = value(LENGTHS[symbol - 257]);
-      const distance = value(DISTANCES[nextSymbol(input, distances)]);
+      const distance = value(DISTANCES[nextCode(bits, distances)]);
       sound(distance <= out.length);
-      for (let i = 0; i < length; i++) put(out.at(-distance));
+      range(length, () => put(out.at(-distance)));
     }
   }
 }
 
-function nextSymbol(input, { width, table }) {
-  let entry = 0;
-  for (let word = 0, length = 1; (entry & 15) !== length - 1 || length < 2; length++) {
-    sound(length <= width);
-    word = word * 2 + input.take(1);
-    entry = table[word << (width - length)];
+function nextCode(bits, { width, table }) {
+  for (let word = 0, length = 1; length <= width; length++) {
+    word = word * 2 + bits(1);
+    const entry = table[word << (width - length)];
+    if ((entry & 15) === length) return entry >> 4;
   }
-  return entry >>> 4;
+  return sound();
 }
 
 /** A code of deflate: complete, of a single bit, or empty. */
@@ -921,112 +825,25 @@ function deflateCode(lengths) {
   return code;
 }
 
-const fixedCodes = () => [
-  deflateCode(Array.from({ length: 288 }, (_, i) => (i < 144 || i > 279 ? 8 : i < 256 ? 9 : 7))),
-  deflateCode(new Array(32).fill(5)),
-];
+const fixedCodes = () => [range(288, (i) => (i < 144 || i > 279 ? 8 : i < 256 ? 9 : 7)), range(32, () => 5)].map(deflateCode);
 
-function dynamicCodes(input) {
-  const [literals, distances, count] = [input.take(5) + 257, input.take(5) + 1, input.take(4) + 4];
-  sound(literals < 287 && distances < 31);
+function dynamicCodes(bits) {
+  const [literals, distances, count] = [bits(5) + 257, bits(5) + 1, bits(4) + 4];
   const first = new Array(19).fill(0);
-  for (let i = 0; i < count; i++) first[LENGTHS_ORDER[i]] = input.take(3);
+  range(count, (i) => (first[LENGTHS_ORDER[i]] = bits(3)));
   const code = deflateCode(first);
   const lengths = [];
   while (lengths.length < literals + distances) {
-    const symbol = nextSymbol(input, code);
-    sound(symbol !== 16 || lengths.length);
-    const times = symbol < 16 ? 1 : symbol < 17 ? 3 + input.take(2) : symbol < 18 ? 3 + input.take(3) : 11 + input.take(7);
-    lengths.push(...new Array(times).fill(symbol < 16 ? symbol : symbol < 17 ? lengths.at(-1) : 0));
+    const symbol = nextCode(bits, code);
+    const times = [3, 3, 11][symbol - 16] + bits([2, 3, 7][symbol - 16] ?? 0) || 1;
+    const length = symbol > 16 ? 0 : symbol < 16 ? symbol : lengths.at(-1);
+    range(times, () => lengths.push(length));
   }
-  sound(lengths.length === literals + distances && lengths[256]);
-  return [deflateCode(lengths.slice(0, literals)), deflateCode(lengths.slice(literals))];
+  sound(literals < 287 && distances < 31 && lengths.length === literals + distances && lengths[256] && !lengths.includes(undefined));
+  return [lengths.slice(0, literals), lengths.slice(literals)].map(deflateCode);
 }
 
 // What callers see ------------------------------------------------------------------------------------------
-
-/** A `.dc` file. It keeps the bytes that it was made from, and decodes a tensor each time it is asked for. */
-class ModelFile {
-  #bytes;
-  #tensors;
-  #maxBytes;
-
-  constructor(bytes, maxBytes) {
-    const { version, network, data, tensors } = parse(bytes);
-    this.#bytes = bytes;
-    this.#tensors = new Map(tensors.map((tensor) => [tensor.name, tensor]));
-    this.#maxBytes = maxBytes;
-    Object.assign(this, { version, network, data, byteLength: bytes.length, names: [...this.#tensors.keys()] });
-    this.decodedBytes = tensors.reduce((sum, { target, dense }) => sum + (target ? 0 : dense), 0);
-  }
-
-  /** What the header says of a tensor: dtype, shape, and how it is stored. */
-  info(name) {
-    const { dtype, shape, size, encoding, target, length, facts } = this.#find(name);
-    return { name, dtype, shape, size, encoding, storedBytes: length, alias: target?.name, ...facts };
-  }
-
-  /** The values of a tensor, row by row: Float32Array for float32, float16 and bfloat16, BigInt64Array for int64. */
-  get(name) {
-    const { type } = this.#find(name);
-    const bits = this.#decode(name);
-    return type < 3 ? toFloat32(bits, type) : new DTYPES[type][2](bits.buffer);
-  }
-
-  /** The bytes of a tensor's elements, little-endian. */
-  bytes(name) {
-    return new Uint8Array(this.#decode(name).buffer);
-  }
-
-  /** The shared values of a coded tensor and, for each element, 0 or the number of its value, from 1; otherwise null. */
-  shared(name) {
-    return inTensor(name, () => {
-      const { indices, entries, type } = this.#source(name);
-      if (!indices) return null;
-      const found = indices(this.#section(this.#source(name)), entries((tensor) => this.#section(tensor)));
-      const codebook = type < 3 ? toFloat32(found.entries, type) : new Float64Array(found.entries.buffer);
-      return { codebook, indices: found.symbols };
-    });
-  }
-
-  /** Check the checksum of the whole file, and decode every tensor. */
-  verify() {
-    checkFile(this.#bytes, this.version > 1 ? 9 : 1);
-    for (const name of this.names) this.#decode(name);
-  }
-
-  #find(name) {
-    const tensor = this.#tensors.get(name);
-    if (!tensor) throw new RangeError(`the file has no tensor ${name}; it has ${this.names.join(", ") || "none"}`);
-    return tensor;
-  }
-
-  #source(name) {
-    const tensor = this.#find(name);
-    return tensor.target ?? tensor;
-  }
-
-  #decode(name) {
-    const tensor = this.#source(name);
-    return inTensor(name, () => {
-      const section = this.#section(tensor);
-      if (tensor.bits) return tensor.bits(section);
-      const { entries, symbols } = tensor.indices(section, tensor.entries((owner) => this.#section(owner)));
-      const found = new BITS[tensor.width](tensor.size);
-      for (let i = 0; i < symbols.length; i++) if (symbols[i]) found[i] = entries[symbols[i] - 1];
-      return found;
-    });
-  }
-
-  /** The bytes of a tensor's section, checked; an error if all tensors together are too large to be decoded. */
-  #section({ start, length, crc }) {
-    const [total, limit] = [this.decodedBytes, this.#maxBytes];
-    check(total <= limit, 7, `all tensors take ${total} bytes, more than maxBytes = ${limit}`);
-    const section = this.#bytes.subarray(start, start + length);
-    check(crc === undefined || crc === crc32(section), 1, "the section does not match its checksum");
-    return section;
-  }
-}
 
 /**
  * Open a `.dc` file that is in memory; reads the header, and no tensor yet.
@@ -1034,10 +851,54 @@ class ModelFile {
  * @param {Uint8Array | ArrayBuffer} source the whole file; it must not change afterwards
  * @param {{maxBytes?: number}} options most bytes of all decoded tensors together; without it 1024 times the file,
  *   and at least 256 MiB
+ * @returns what it says of itself, and functions that decode; see deepcompress.d.ts
  * @throws {FormatError} the file is damaged, or is no `.dc` file
  */
 export function open(source, { maxBytes } = {}) {
-  const view = ArrayBuffer.isView(source); // of Node's Buffer, too, whose slice() copies nothing
-  const bytes = view ? new Uint8Array(source.buffer, source.byteOffset, source.byteLength) : new Uint8Array(source);
-  return new ModelFile(bytes, maxBytes ?? Math.max(1024 * bytes.length, 2 ** 28));
+  // Of a view, Node's Buffer among them (its slice() copies nothing), or of an ArrayBuffer, which has no `buffer`
+  const bytes = new Uint8Array(source.buffer ?? source, source.byteOffset, source.byteLength);
+  const { version, network, data, tensors, checkAll } = parse(bytes);
+  const names = [...tensors.keys()];
+  const decodedBytes = [...tensors.values()].reduce((sum, { target, dense }) => sum + (target ? 0 : dense), 0);
+
+  const find = (name) => {
+    const tensor = tensors.get(name);
+    if (!tensor) throw new RangeError(`no tensor ${name} among ${names}`);
+    return tensor;
+  };
+  /** The section of a tensor, checked. */
+  const sectionOf = ({ section, crc }) => {
+    const most = maxBytes ?? Math.max(1024 * bytes.length, 2 ** 28);
+    check(decodedBytes <= most, 7, `all tensors take ${decodedBytes} bytes, more than maxBytes = ${most}`);
+    if (crc) newCursor(crc, 3).crc(section);
+    return section;
+  };
+  const indices = (tensor) => tensor.indices?.(sectionOf(tensor), tensor.book(sectionOf));
+  const decode = (name) => inTensor(name, () => {
+    const tensor = find(name).target ?? find(name);
+    if (tensor.bits) return tensor.bits(sectionOf(tensor));
+    const [entries, symbols] = indices(tensor);
+    const found = words(tensor.size, tensor.width);
+    for (let i = 0; i < symbols.length; i++) if (symbols[i]) found[i] = entries[symbols[i] - 1];
+    return found;
+  });
+  const valuesOf = (bits, type) => (type < 3 ? toFloat32(bits, type) : new DTYPES[type][2](bits.buffer));
+
+  return {
+    version, network, data, names, decodedBytes, byteLength: bytes.length,
+    info(name) {
+      const { dtype, shape, size, encoding, target, length, facts } = find(name);
+      return { name, dtype, shape: [...shape], size, encoding, storedBytes: length, alias: target?.name, ...facts };
+    },
+    get: (name) => valuesOf(decode(name), find(name).type),
+    bytes: (name) => words(decode(name).buffer, 1),
+    shared: (name) => inTensor(name, () => {
+      const found = indices(find(name).target ?? find(name));
+      return find(name).k ? { codebook: valuesOf(found[0], find(name).type), indices: found[1] } : null;
+    }),
+    verify() {
+      checkAll();
+      names.forEach(decode);
+    },
+  };
 }
