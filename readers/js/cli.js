@@ -1,8 +1,8 @@
 #!/usr/bin/env node
-/** Prints what a `.dc` file holds, as one JSON object; for a damaged file a line on stderr, and exit code 1. */
+/** Prints what a `.dc` file holds, as one JSON object; for a file that cannot be read a line on stderr, and exit code 1. */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { FormatError, open } from "./deepcompress.js";
+import { open } from "./deepcompress.js";
 
 function contents(path) {
   const file = open(readFileSync(path));
@@ -14,15 +14,14 @@ function contents(path) {
   return { version: file.version, network: file.network, data: file.data, tensors };
 }
 
-const paths = process.argv.slice(2);
-if (paths.length !== 1 || paths[0].startsWith("-")) {
+const [path, ...more] = process.argv.slice(2);
+if (path === undefined || more.length || path.startsWith("-")) {
   console.error("Usage: deepcompress-read MODEL.dc");
   process.exit(2);
 }
 try {
-  console.log(JSON.stringify(contents(paths[0]), null, 2));
+  console.log(JSON.stringify(contents(path), null, 2));
 } catch (error) {
-  if (!(error instanceof FormatError) && !error.code && !(error instanceof RangeError)) throw error;
-  console.error(`Error: ${paths[0]}: ${error.message}`);
-  process.exit(1);
+  console.error(`Error: ${path}: ${error.message}`.replace(/\s+/g, " "));
+  process.exitCode = 1;
 }

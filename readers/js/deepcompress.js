@@ -21,25 +21,25 @@ export class FormatError extends Error {
   }
 }
 
-function check(holds, section, message) {
+const check = (holds, section, message) => {
   if (!holds) throw new FormatError(section, message);
-}
+};
 
 /** The result of `work`; errors name the tensor. */
-function inTensor(name, work) {
+const inTensor = (name, work) => {
   try {
     return work();
   } catch (error) {
-    if (error instanceof FormatError) error.message = `tensor ${name}: ${error.message}`;
+    error.message = `tensor ${name}: ${error.message}`;
     throw error;
   }
-}
+};
 
 /** By the number of a dtype (section 3): its name, bytes of an element, and what its values are given as. */
 const DTYPES = [
-  ["float32", 4, Float32Array],
-  ["float16", 2, Float32Array],
-  ["bfloat16", 2, Float32Array],
+  ["float32", 4],
+  ["float16", 2],
+  ["bfloat16", 2],
   ["float64", 8, Float64Array],
   ["int8", 1, Int8Array],
   ["uint8", 1, Uint8Array],
@@ -47,16 +47,6 @@ const DTYPES = [
   ["int32", 4, Int32Array],
   ["int64", 8, BigInt64Array],
   ["bool", 1, Uint8Array],
-];
-
-/** By the number of an encoding or layout: its name, and what reads its fields in the header. */
-const LAYOUTS = [
-  ["raw", readRaw],
-  ["planes", readPlanes],
-  ["coded", readCoded],
-  ["alias", readAlias],
-  ["constant", readConstant],
-  ["adaptive", readAdaptive],
 ];
 
 /**
@@ -79,14 +69,14 @@ const CRC_TABLE = range(256, (byte) => {
   return byte;
 });
 
-function crc32(bytes) {
+const crc32 = (bytes) => {
   let crc = -1;
   for (let i = 0; i < bytes.length; i++) crc = CRC_TABLE[(crc ^ bytes[i]) & 255] ^ (crc >>> 8);
   return ~crc >>> 0;
-}
+};
 
 /** The bits of a float32 that equals the float16 with these bits. */
-function widened(half) {
+const widened = (half) => {
   let exponent = (half >> 10) & 31;
   let mantissa = half & 1023;
   if (exponent > 30) exponent = 143;
@@ -95,16 +85,16 @@ function widened(half) {
     mantissa <<= 1 - exponent;
   } else if (!exponent) exponent = -112;
   return (((half & 0x8000) << 16) | ((exponent + 112) << 23) | ((mantissa & 1023) << 13)) >>> 0;
-}
+};
 
 /** The float32 values of float32, float16 or bfloat16 elements (dtypes 0 to 2), given as bits. */
-function toFloat32(bits, dtype) {
-  const wide = dtype ? Uint32Array.from(bits, dtype > 1 ? (half) => half << 16 : widened) : bits;
+const toFloat32 = (bits, dtype) => {
+  const wide = dtype ? words(bits, 4).map(dtype > 1 ? (half) => half << 16 : widened) : bits;
   return new Float32Array(wide.buffer);
-}
+};
 
 /** A cursor over bytes; `section` is that of the specification which says what stands there. */
-function newCursor(bytes, section) {
+const newCursor = (bytes, section) => {
   let at = 0;
   const cursor = {
     section,
@@ -132,13 +122,13 @@ function newCursor(bytes, section) {
     end: () => check(at === bytes.length, cursor.section, "bytes are left over"),
   };
   return cursor;
-}
+};
 
 /** What section 2 forbids in texts. */
 const HIDDEN =
   /[\0-\x1f\x7f-\xa0\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ud800-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe\uffff\u{110bd}\u{110cd}\u{13430}-\u{1343f}\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e00ff}\u{e01f0}-\u{10ffff}]/u;
 
-function printable(bytes) {
+const printable = (bytes) => {
   let text = "\n";
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
@@ -147,13 +137,13 @@ function printable(bytes) {
   }
   check(!HIDDEN.test(text), 2, "a text does not print");
   return text;
-}
+};
 
 /**
  * Reads bits of bytes from the most significant one of each byte down; or, if `upward`, from the least significant one
  * up, as deflate has them. Past the end they are 0, which `endBits` finds.
  */
-function newBits(bytes, upward) {
+const newBits = (bytes, upward) => {
   const bits = (count) => {
     let value = 0;
     for (let i = 0; i < count; i++, bits.at++) {
@@ -164,19 +154,19 @@ function newBits(bytes, upward) {
   };
   bits.at = 0;
   return bits;
-}
+};
 
 /** A stream of `at` bits must end in the last of the bytes, and what is left of that is 0. */
-function endBits(bytes, at, section) {
+const endBits = (bytes, at, section) => {
   const left = 8 * bytes.length - at;
   check(left >= 0 && left < 8 && !(bytes.at(-1) & ((1 << left) - 1)), section, "bits end wrongly");
-}
+};
 
 /**
  * The canonical code of these lengths: the next `width` bits give the entry of `table` with symbol × 16 + length.
  * `filled` is the sum of 2^−length: 1 for a complete code.
  */
-function codeOf(lengths) {
+const codeOf = (lengths) => {
   const width = Math.max(0, ...lengths);
   const table = words(2 ** width, 4);
   let at = 0;
@@ -186,14 +176,14 @@ function codeOf(lengths) {
     });
   }
   return { width, table, filled: at / table.length };
-}
+};
 
 // The header (sections 1 to 4, 9 and 10) --------------------------------------------------------------------
 
 const MAX_HEADER = 2 ** 26;
 
-/** Everything but the sections. The records of the tensors have their `section`, unchecked, and its `crc`. */
-function parse(bytes) {
+/** Everything but the sections. The records have their `section`, unchecked, and its `crc`; `total` is decoded bytes. */
+const parse = (bytes) => {
   const cursor = newCursor(bytes, 1);
   check(`${cursor.take(3)}` === "137,68,67", 1, "this is no .dc file");
   const version = cursor.byte();
@@ -213,15 +203,17 @@ function parse(bytes) {
   }
   const header = newCursor(flags & 1 ? inflate(stored, inflated) : stored, newer ? 9 : 2);
   const found = { version, checkAll, ...parseHeader(header, newer, flags > 1) };
+  found.total = 0;
   for (const tensor of found.tensors.values()) {
-    inTensor(tensor.name, () => (tensor.section = cursor.take(tensor.length)));
+    tensor.section = cursor.take(tensor.length);
+    if (!tensor.target) found.total += tensor.dense;
   }
   cursor.take(4);
   cursor.end();
   return found;
-}
+};
 
-function parseHeader(cursor, newer, checksums) {
+const parseHeader = (cursor, newer, checksums) => {
   const network = cursor.text();
   const data = cursor.text();
   for (let left = cursor.varint(255); left; left--) skipExtension(cursor);
@@ -239,32 +231,32 @@ function parseHeader(cursor, newer, checksums) {
   }
   cursor.end();
   return { network, data, tensors };
-}
+};
 
-function skipExtension(cursor) {
+const skipExtension = (cursor) => {
   const flag = cursor.byte();
   const name = cursor.text();
   check(!flag, 2, `extension ${name} is unknown`);
   cursor.take(cursor.varint(MAX_HEADER));
-}
+};
 
 /** The name of the next tensor of version 1, which shares a start with the name before it. */
-function nameAfter(cursor, before) {
+const nameAfter = (cursor, before) => {
   const shared = cursor.varint(before.length);
   const rest = cursor.take(cursor.varint(512));
   check(shared === before.length || rest[0] !== before[shared], 3, "a name shares more bytes");
-  return Uint8Array.of(...before.slice(0, shared), ...rest);
-}
+  return words([...before.slice(0, shared), ...rest], 1);
+};
 
 /** The next name of version 2, ended by a line feed. */
-function nameOfLine(cursor) {
+const nameOfLine = (cursor) => {
   const name = cursor.take(cursor.rest().indexOf(10) >>> 0); // none: −1 becomes more bytes than there are
   cursor.byte();
   return name;
-}
+};
 
 /** The record of a tensor (section 3, or the table of section 9). */
-function parseTensor(cursor, name, earlier, newer, checksums) {
+const parseTensor = (cursor, name, earlier, newer, checksums) => {
   const kind = cursor.byte();
   const layout = newer ? cursor.byte() : kind >> 4;
   const rank = newer ? kind >> 4 : cursor.varint(8);
@@ -281,35 +273,35 @@ function parseTensor(cursor, name, earlier, newer, checksums) {
   check(tensor.length <= tensor.dense, 3, "its section is too long");
   if (checksums && !tensor.target) tensor.crc = cursor.take(4);
   return tensor;
-}
+};
 
 // Plain tensors (sections 3, 6 and 9): `tensor.bits(section)` gives the bits of all elements ----------------
 
-function readRaw(cursor, tensor) {
-  tensor.length = tensor.dense;
-  tensor.bits = (section) => elements(section, tensor);
-}
+/** Raw elements, or a constant, of which one is stored. */
+const readRaw = (cursor, tensor) => {
+  const { encoding, width, size } = tensor;
+  const constant = encoding === "constant";
+  tensor.length = constant ? width : tensor.dense;
+  check(!constant || size > 1, 9, "it is too small");
+  tensor.bits = (section) => {
+    const found = elements(section, tensor);
+    return constant ? words(size, width).fill(found[0]) : found;
+  };
+};
 
-function elements(bytes, { dtype, width }) {
+const elements = (bytes, { dtype, width }) => {
   check(dtype !== "bool" || bytes.every((byte) => byte < 2), 3, "a bool is above 1");
   return wordsOf(bytes, width);
-}
+};
 
-function readConstant(cursor, tensor) {
-  const { width, size } = tensor;
-  tensor.length = width;
-  check(size > 1, 9, "it is too small");
-  tensor.bits = (section) => words(size, width).fill(elements(section, tensor)[0]);
-}
-
-function readAlias(cursor, tensor, earlier) {
+const readAlias = (cursor, tensor, earlier) => {
   const target = (tensor.target = earlier[cursor.varint(earlier.length - 1)]);
   const same = !target.target && target.type === tensor.type && `${target.shape}` === `${tensor.shape}`;
   check(same, 3, `it differs from ${target.name}`);
   tensor.length = 0;
-}
+};
 
-function readPlanes(cursor, tensor) {
+const readPlanes = (cursor, tensor) => {
   const { size, width, dense } = tensor;
   tensor.length = cursor.varint(dense);
   tensor.bits = (section) => {
@@ -324,7 +316,7 @@ function readPlanes(cursor, tensor) {
     planes.end();
     return elements(bytes, tensor);
   };
-}
+};
 
 // Streams of symbols (section 5) ----------------------------------------------------------------------------
 
@@ -332,7 +324,7 @@ function readPlanes(cursor, tensor) {
  * `count` symbols below `alphabet`, as a Uint16Array: the cursor `tables` is at the table of the coder (0 to 3), and
  * `stream` gives the bytes of the stream, when the table is read.
  */
-function readSymbols(tables, coder, alphabet, count, stream) {
+const readSymbols = (tables, coder, alphabet, count, stream) => {
   const symbols = words(count, 2);
   if (coder < 2) {
     if (coder) symbols.fill(tables.varint(alphabet - 1));
@@ -349,16 +341,16 @@ function readSymbols(tables, coder, alphabet, count, stream) {
   cursor.end();
   check(symbols.every((symbol) => symbol < alphabet), 5, "a symbol is too large");
   return symbols;
-}
+};
 
 /** Symbols of equal width, as the code that they are. */
-function fixedCode(alphabet) {
+const fixedCode = (alphabet) => {
   const width = 32 - Math.clz32(Math.max(1, alphabet - 1));
   return { width, table: range(2 ** width, (symbol) => (symbol << 4) | width) };
-}
+};
 
 /** A Huffman code, from the differences of its lengths. */
-function readLengths(tables, alphabet) {
+const readLengths = (tables, alphabet) => {
   const lengths = words(tables.varint(alphabet), 1);
   const bits = newBits(tables.rest());
   let length = 0;
@@ -379,10 +371,10 @@ function readLengths(tables, alphabet) {
   const code = codeOf(lengths);
   check(code.filled === 1 && length, 5, "a code is incomplete");
   return code;
-}
+};
 
 /** Decode a bit stream into every `step`-th symbol from `first` on. */
-function decodeLane(bytes, width, table, symbols, first, step) {
+const decodeLane = (bytes, width, table, symbols, first, step) => {
   const mask = table.length - 1;
   let [word, held, at] = [0, 0, 0]; // the last bits read, how many of them are not decoded, and the next byte
   for (let i = first; i < symbols.length; i += step) {
@@ -396,7 +388,7 @@ function decodeLane(bytes, width, table, symbols, first, step) {
     symbols[i] = entry >>> 4;
   }
   endBits(bytes, 8 * at - held, 5);
-}
+};
 
 // Codebooks (sections 4 and 10) -----------------------------------------------------------------------------
 
@@ -404,7 +396,7 @@ function decodeLane(bytes, width, table, symbols, first, step) {
  * Read the fields of a codebook of `k` entries, which takes `bookBytes` of the section. `tensor.book(sectionOf)` gives
  * the bits of its entries, with a function from a tensor to its section.
  */
-function readBook(cursor, tensor, earlier, newer) {
+const readBook = (cursor, tensor, earlier, newer) => {
   check(tensor.type < 4, 4, "its dtype has no codebook");
   const section = newer ? 10 : 4;
   const k = (tensor.k = cursor.varint(4096));
@@ -421,41 +413,49 @@ function readBook(cursor, tensor, earlier, newer) {
   check(form < 5 && (!form || !tensor.type), 10, `codebook form ${form} is unknown`);
   const width = form > 2 || form === 1 ? 2 : tensor.width;
   tensor.bookBytes = form > 1 ? width : k * width;
-  const read = form > 1 ? readGrid(cursor, tensor, form) : (values) => (form ? Uint32Array.from(values, widened) : values);
+  const grid = form > 1 && readGrid(cursor, tensor, form);
   tensor.book = (sectionOf) => {
     const bytes = sectionOf(tensor).subarray(0, tensor.bookBytes);
-    const entries = read(wordsOf(form > 1 ? bytes.subarray(0, width) : bytes, width), bytes.subarray(width));
+    const values = wordsOf(grid ? bytes.subarray(0, width) : bytes, width);
+    const entries = grid ? grid(values, bytes.subarray(width)) : form ? words(values, 4).map(widened) : values;
     const sound = entries.every((bits) => bits && (!form || (bits & 0x7f800000) !== 0x7f800000));
     check(sound && entries.length === k && new Set(entries).size === k, section, "the codebook is wrong");
     return entries;
   };
-}
+};
 
-/** A grid: the scale as bits and the bytes of the mask become entries. */
-function readGrid(cursor, tensor, form) {
+/** A function that makes the entries of a grid of its scale, as bits, and the bytes of its mask. */
+const readGrid = (cursor, tensor, form) => {
   const [lowest, highest] = range(2, () => {
     const value = cursor.varint(2 ** 16);
     return value & 1 ? -(value + 1) / 2 : value / 2;
   });
   const span = highest - lowest + 1;
-  const entries = span - (lowest <= 0 && highest >= 0);
-  check(span > 0 && tensor.k && entries >= tensor.k, 10, "the grid is too small");
-  const masked = entries > tensor.k;
-  if (masked) tensor.bookBytes += (span + 7) >> 3;
+  const more = span - (lowest <= 0 && highest >= 0) - tensor.k;
+  check(tensor.k && more >= 0, 10, "the grid is too small");
+  if (more) tensor.bookBytes += (span + 7) >> 3;
   return (bits, mask) => {
     const scale = toFloat32(bits, form - 2)[0];
     check(scale > 0, 10, "the scale is not positive");
     const next = newBits(mask);
-    const found = range(span, (i) => lowest + i).filter((number) => (masked ? next(1) : number));
-    if (masked) endBits(mask, next.at, 10);
-    return words(Float32Array.from(found, (number) => scale * number).buffer, 4);
+    const found = range(span, (i) => lowest + i).filter((number) => (more ? next(1) : number));
+    if (more) endBits(mask, next.at, 10);
+    return words(new Float32Array(found.map((number) => scale * number)).buffer, 4);
   };
-}
+};
+
+/** The length of a section with a codebook, and what callers are told of it; `parts` are bytes. */
+const describe = (tensor, nonzeros, weights, tables = 0, offsets = 0, offsetBits = 0, fillers = 0) => {
+  const codebook = tensor.bookBytes;
+  tensor.length = codebook + tables + offsets + weights;
+  const parts = { codebook, tables, offsets, weights };
+  tensor.facts = { nonzeros, codebookSize: tensor.k, offsetBits, fillers, parts };
+};
 
 // Coded tensors (section 4): `tensor.indices(section, book)` gives the codebook in its order, and for each element
 // 0 or the number of its entry, from 1 ------------------------------------------------------------------------
 
-function readCoded(cursor, tensor, earlier, newer) {
+const readCoded = (cursor, tensor, earlier, newer) => {
   readBook(cursor, tensor, earlier, newer);
   cursor.section = 4;
   const { size, k, dense, width, bookBytes } = tensor;
@@ -470,8 +470,7 @@ function readCoded(cursor, tensor, earlier, newer) {
   const literal = coder === 4;
   check(bits < 13 && coder < 5 && offsetCoder < (bits ? 4 : 1), 4, "its coders are unknown");
   check(literal ? bits && !k && weights === count * width : k || !count, 4, "its weights do not fit");
-  tensor.length = bookBytes + tables + offsets + weights;
-  describe(tensor, count, { codebook: bookBytes, tables, offsets, weights }, bits, fillers);
+  describe(tensor, count, weights, tables, offsets, bits, fillers);
 
   tensor.indices = (section, book) => {
     const inside = newCursor(section.subarray(bookBytes), 4);
@@ -486,15 +485,10 @@ function readCoded(cursor, tensor, earlier, newer) {
     check(!literal || entries.every(Boolean), 4, "a literal weight is zero");
     return [entries, symbols];
   };
-}
-
-/** What callers are told of a tensor with a codebook; `parts` are bytes. */
-function describe(tensor, nonzeros, parts, offsetBits, fillers) {
-  tensor.facts = { nonzeros, codebookSize: tensor.k, offsetBits, fillers, parts };
-}
+};
 
 /** The places of the weights, in order, from the relative offsets. */
-function positions(codes, coder, bits, count, fillers, size, stream) {
+const positions = (codes, coder, bits, count, fillers, size, stream) => {
   const places = new Float64Array(count);
   const filler = 2 ** bits - 1;
   const skips = readSymbols(codes, coder, filler + 1, count + fillers, stream);
@@ -505,11 +499,11 @@ function positions(codes, coder, bits, count, fillers, size, stream) {
   });
   check(found === count && at <= size && skips.at(-1) !== filler, 4, "its offsets do not fit");
   return places;
-}
+};
 
 // Weights by an adaptive model (section 11) -----------------------------------------------------------------
 
-function readAdaptive(cursor, tensor, earlier, newer, flags) {
+const readAdaptive = (cursor, tensor, earlier, newer, flags) => {
   readBook(cursor, tensor, earlier, newer);
   cursor.section = 9;
   const { shape, size, k, bookBytes } = tensor;
@@ -519,52 +513,51 @@ function readAdaptive(cursor, tensor, earlier, newer, flags) {
   const columns = product(shape.slice(deep));
   const fits = flags > 1 ? side > 1 && columns && columns % side ** 2 === 0 : true;
   check(fits && (deep || !flags) && (k || !count), 9, "its flags do not fit");
-  const weights = cursor.varint(tensor.dense);
-  tensor.length = bookBytes + weights;
-  describe(tensor, count, { codebook: bookBytes, tables: 0, offsets: 0, weights }, 0, 0);
+  describe(tensor, count, cursor.varint(tensor.dense));
   const line = side || (shape.length > 2 ? shape.at(-1) : columns);
   const plane = side ? side ** 2 : shape.length > 2 ? product(shape.slice(2)) : columns;
   tensor.indices = (section, book) => {
-    const [entries, negative] = sorted(book);
+    const [entries, negative] = sorted(book, tensor.width);
     const stream = section.subarray(bookBytes);
     return [entries, adaptive(stream, size, count, k, negative, deep ? shape[0] : 1, columns, plane, line, flags & 1)];
   };
-}
+};
 
 /** Entries with the sign bit in falling magnitude, then the others in rising magnitude, and how many have it. */
-function sorted(book) {
-  const half = book.BYTES_PER_ELEMENT > 4 ? 1n << 63n : 2 ** (8 * book.BYTES_PER_ELEMENT - 1);
+const sorted = (book, width) => {
+  const half = width > 4 ? 1n << 63n : 2 ** (8 * width - 1);
   const signed = (bits) => (bits < half ? bits : half - bits);
   const entries = book.slice().sort((a, b) => (signed(a) < signed(b) ? -1 : 1));
   return [entries, entries.filter((bits) => bits >= half).length];
-}
+};
 
 const LIMIT = 2880;
 const BLOCK = 2 ** 19;
-const logit = (p) => clamp(Math.round(256 * Math.log(p / (65536 - p))), -LIMIT, LIMIT);
-const chance = (t) => clamp(Math.round(65536 / (1 + Math.exp(-t / 256))), 1, 65535);
 let stretch; // stretch(p)
 let squash; // squash(t) at t + 2880
 
-/** Slots, two numbers each: an adaptive probability of 30 bits, and its count; 0 says that there is no value yet. */
-const newSlots = (length, value, count) => Int32Array.from({ length: 2 * length }, (_, i) => (i & 1 ? count : value));
-
-function learn(slots, at, bit, limit) {
+/** A slot is two numbers: an adaptive probability of 30 bits, and its count, which is 0 as long as there is no value. */
+const learn = (slots, at, bit, limit) => {
   const count = slots[at + 1];
   const error = (bit ? 2 ** 30 - 1 : 0) - slots[at];
   const rate = (65536 / count) | 0;
   // error × rate >> 16 in 32 bits: the halves of the error apart
   slots[at] += Math.imul(error >> 16, rate) + (Math.imul(error & 65535, rate) >>> 16);
   if (count < limit) slots[at + 1] = count + 1;
-}
+};
 
 /**
  * For each element 0 or the number of its entry of the sorted codebook, from 1. The functions inside are the decoder
  * of the stream, the model of where weights are, that of which entry they are, and the walk over the elements.
  */
-function adaptive(stream, size, count, k, negative, rows, columns, planeSize, line, byColumn) {
-  stretch ??= Int16Array.from(range(65536, logit));
-  squash ??= words(range(2 * LIMIT + 1, (i) => chance(i - LIMIT)), 2);
+const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, line, byColumn) => {
+  stretch ??= new Int16Array(
+    range(65536, (p) => clamp(Math.round(256 * Math.log(p / (65536 - p))), -LIMIT, LIMIT)),
+  );
+  squash ??= words(
+    range(2 * LIMIT + 1, (i) => clamp(Math.round(65536 / (1 + Math.exp((LIMIT - i) / 256))), 1, 65535)),
+    2,
+  );
   const symbols = words(size, 2);
   const cursor = newCursor(stream, 11);
   // The next element: its index, row, column, plane, place in the plane, and place in the line
@@ -574,23 +567,9 @@ function adaptive(stream, size, count, k, negative, rows, columns, planeSize, li
 
   // The decoder
   const state = words(1, 4);
-  let [block, at] = [stream, 0];
+  let [block, at] = [];
   const refill = () => {
     while (state[0] < 2 ** 24 && at < block.length) state[0] = state[0] * 256 + block[at++];
-  };
-  const start = () => {
-    block = cursor.take(size > BLOCK ? cursor.varint(stream.length) : stream.length);
-    check(block[0] !== 0, 11, "a block starts with 0");
-    at = 0;
-    refill();
-  };
-  const decide = (probability) => {
-    const zero = 65536 - probability;
-    const low = state[0] & 65535;
-    const bit = low >= zero;
-    state[0] = (bit ? probability : zero) * (state[0] >>> 16) + low - (bit ? zero : 0);
-    refill();
-    return bit;
   };
   /**
    * A model that mixes the logits of a slot of each table, and of what else is in `logits`, and learns. `step` is 1 for
@@ -612,11 +591,16 @@ function adaptive(stream, size, count, k, negative, rows, columns, planeSize, li
         }
         logits[i] = stretch[slots[index] >> 14];
       },
+      /** The next decision of the stream. */
       decide() {
         let sum = 0;
         for (let i = 0; i < weights.length; i++) sum += weights[i] * logits[i];
         const probability = squash[floor(clamp(sum / 65536, -LIMIT, LIMIT)) + LIMIT];
-        const bit = decide(probability);
+        const zero = 65536 - probability;
+        const low = state[0] & 65535;
+        const bit = low >= zero;
+        state[0] = (bit ? probability : zero) * (state[0] >>> 16) + low - (bit ? zero : 0);
+        refill();
         const error = ((bit ? 65535 : 0) - probability) * step;
         for (let i = 0; i < weights.length; i++) weights[i] += (error * logits[i]) >> 17;
         for (let i = 0; i < at.length; i++) learn(tables[i], at[i], bit, limitOf(i));
@@ -629,10 +613,10 @@ function adaptive(stream, size, count, k, negative, rows, columns, planeSize, li
   const density = clamp(Number((BigInt(count) << 30n) / BigInt(size || 1)), 2 ** 15, 2 ** 30 - 2 ** 15);
   const confidence = clamp(floor(2 ** 26 / Math.min(density, 2 ** 30 - density)), 2, 2000);
   const base = stretch[density >> 14];
-  const common = [rows, columns, columns / planeSize, planeSize];
-  const tables = [rows, columns, columns / planeSize, planeSize, 64, 16, 64, 605].map((length, i) =>
-    newSlots(clamp(length, 0, 65536), density, i < 4 ? confidence : 0),
-  );
+  const tables = [rows, columns, columns / planeSize, planeSize, 64, 16, 64, 605].map((length, table) => {
+    const slots = new Int32Array(2 * clamp(length, 0, 65536));
+    return table < 4 ? slots.map((_, i) => (i & 1 ? confidence : density)) : slots;
+  });
   // The logits are S1, S2, S4 to S9, S0, S3.
   const presence = newModel(tables, 1, (i) => (i < 4 ? 588 : 4000), [
     11469, 5243, -1311, 4588, 15729, 13107, 10813, 2621, -17695, 11141,
@@ -675,44 +659,37 @@ function adaptive(stream, size, count, k, negative, rows, columns, planeSize, li
     const j = symbol - 1 - negative;
     return symbol && (j < 0 ? 1 + floor((3 * (-1 - j)) / negative) : 4 + floor((3 * j) / (k - negative)));
   });
-  const sizes = [1, 7, 7, 49, 9, 9];
-  const slots = sizes.map((length) => newSlots(k * length, 0, 0));
+  const slots = [1, 7, 7, 49, 9, 9].map((contexts) => new Int32Array(2 * k * contexts));
   const entry = newModel(slots, 3, () => 250, [-23593, 7209, 3277, 47841, 8847, 7864]);
-  const context = words(6, 1);
-  // Of each row, and of each column: the class of the last weight, the magnitude, and the balance
-  const [ofRows, ofColumns] = [rows, columns].map((length) =>
-    words(3 * clamp(length, 0, 65536), 1).map((_, i) => (i % 3 > 1 ? 4 : 0)),
-  );
-  const isAbove = (middle) => {
-    for (let i = 0; i < 6; i++) {
-      entry.look(i, middle * sizes[i] + context[i], i ? slots[0][2 * middle] : 2 ** 29, i ? 2 : 65);
-    }
-    return entry.decide();
-  };
-  const remember = (numbers, first, found) => {
-    const magnitude = numbers[first + 1];
+  // Of each row, and then of each column: the class of the last weight, the magnitude, and the balance less 4
+  const memory = new Int8Array(6 * 65536);
+  const remember = (first, found) => {
+    const magnitude = memory[first + 1];
     const larger = (found - 1) % 3;
-    numbers[first] = found;
-    numbers[first + 1] = magnitude ? Math.min(5, (3 * magnitude + 8 * larger + 2) >> 2) : 2 * larger + 1;
-    numbers[first + 2] = clamp(numbers[first + 2] + (found < 4 ? -1 : 1), 0, 8);
+    memory[first] = found;
+    memory[first + 1] = magnitude ? Math.min(5, (3 * magnitude + 8 * larger + 2) >> 2) : 2 * larger + 1;
+    memory[first + 2] = clamp(memory[first + 2] + (found < 4 ? -1 : 1), -4, 4);
   };
   const nextSymbol = () => {
-    const [r, c] = [3 * (row & 65535), 3 * (column & 65535)];
-    context[1] = ofRows[r];
-    context[2] = ofColumns[c];
-    context[3] = 7 * classes[beside(1, 0)] + classes[beside(0, 1)];
-    let [low, high, number] = [0, k, negative > 0 && negative < k ? 2 : 1];
+    const [r, c] = [3 * (row & 65535), 3 * (65536 + (column & 65535))];
+    const near = 7 * classes[beside(1, 0)] + classes[beside(0, 1)];
+    let [low, high, balance] = [0, k, negative > 0 && negative < k ? 1 : 0];
     while (high - low > 1) {
-      const middle = number > 1 ? negative : (low + high) >> 1;
-      context[4] = ofRows[r + number];
-      context[5] = ofColumns[c + number];
-      if (isAbove(middle)) low = middle;
+      const middle = balance ? negative : (low + high) >> 1;
+      entry.look(0, middle, 2 ** 29, 65);
+      const look = (i, contexts, context) => entry.look(i, middle * contexts + context, slots[0][2 * middle], 2);
+      look(1, 7, memory[r]);
+      look(2, 7, memory[c]);
+      look(3, 49, near);
+      look(4, 9, memory[r + 1 + balance] + 4 * balance);
+      look(5, 9, memory[c + 1 + balance] + 4 * balance);
+      if (entry.decide()) low = middle;
       else high = middle;
-      number = 1;
+      balance = 0;
     }
-    remember(ofRows, r, classes[low + 1]);
-    remember(ofColumns, c, classes[low + 1]);
-    return low + 1;
+    remember(r, classes[++low]);
+    remember(c, classes[low]);
+    return low;
   };
 
   // The walk
@@ -733,7 +710,10 @@ function adaptive(stream, size, count, k, negative, rows, columns, planeSize, li
   };
   let [left, gap] = [count, 0];
   for (let i = 0; i < size; ) {
-    start();
+    block = cursor.take(size > BLOCK ? cursor.varint(stream.length) : stream.length);
+    check(block[0] !== 0, 11, "a block starts with 0");
+    at = 0;
+    refill();
     for (const end = Math.min(size, i + BLOCK); i < end; i++) {
       if (!left) i = end;
       else if (left === size - i || isWeight(Math.max(1, floor((left * 65536) / (size - i))), gap)) {
@@ -747,17 +727,29 @@ function adaptive(stream, size, count, k, negative, rows, columns, planeSize, li
   }
   cursor.end();
   return symbols;
-}
+};
+
+/** By the number of an encoding or layout: its name, and what reads its fields in the header. */
+const LAYOUTS = [
+  ["raw", readRaw],
+  ["planes", readPlanes],
+  ["coded", readCoded],
+  ["alias", readAlias],
+  ["constant", readRaw],
+  ["adaptive", readAdaptive],
+];
 
 // Deflate (RFC 1951), for the header of version 2 -----------------------------------------------------------
 
+/** The preset dictionary of section 9; W and B stand for its most frequent parts. */
 const DICTIONARY = new TextEncoder().encode(
-  "self_attn.q_proj.weight\nmlp.down_proj.weight\nlayers.0.embeddings.\ntorchvision:resnet50\x08imagenet\x00downsam" +
-    "ple.0.weight\nclassifier.6.weight\nfeatures.0.bias\nlayer1.0.conv1.weight\nlayer1.0.bn1.weight\nlayer1.0.bn1.bia" +
-    "s\nlayer1.0.bn1.running_mean\nlayer1.0.bn1.running_var\nlayer1.0.bn1.num_batches_tracked\nlayer2.0.conv2.weight" +
-    "\nlayer2.0.bn2.weight\nlayer3.0.shortcut.0.weight\nfc.weight\nfc.bias\n\x08resnet20\x07cifar10\x00\x0dfashion-mn" +
-    "ist\x06digits\x06lenet5\x05mnist\x00\x08conv1.weight\nconv1.bias\nconv2.weight\nconv2.bias\n\x0dlenet-300-100" +
-    "\x05mnist\x00\x06fc1.weight\nfc1.bias\nfc2.weight\nfc2.bias\nfc3.weight\nfc3.bias\n",
+  ("self_attn.q_projWmlp.down_projWlayers.0.embeddings.\ntorchvision:resnet50\x08imagenet\x00downsample.0Wclassi" +
+    "fier.6Wfeatures.0Blayer1.0.conv1Wlayer1.0.bn1Wlayer1.0.bn1Blayer1.0.bn1.running_mean\nlayer1.0.bn1.running_v" +
+    "ar\nlayer1.0.bn1.num_batches_tracked\nlayer2.0.conv2Wlayer2.0.bn2Wlayer3.0.shortcut.0WfcWfcB\x08resnet20\x07" +
+    "cifar10\x00\x0dfashion-mnist\x06digits\x06lenet5\x05mnist\x00\x08conv1Wconv1Bconv2Wconv2B\x0dlenet-300-100" +
+    "\x05mnist\x00\x06fc1Wfc1Bfc2Wfc2Bfc3Wfc3B")
+    .replace(/W/g, ".weight\n")
+    .replace(/B/g, ".bias\n"),
 );
 
 /** Where the codes of lengths and distances start, and how many extra bits they have (3.2.5). */
@@ -774,74 +766,73 @@ const LENGTHS_ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14
 
 const sound = (holds) => check(holds, 9, "deflate failed");
 
+/** A code of deflate: complete, of a single bit, or empty. */
+const deflateCode = (lengths) => {
+  const code = codeOf(lengths);
+  sound(code.filled === 1 || !code.width || (code.width === 1 && code.filled < 1));
+  return code;
+};
+
 /** Exactly `size` bytes. Past the end of `bytes` there are zeros, which end or fill the output. */
-function inflate(bytes, size) {
+const inflate = (bytes, size) => {
   const out = [...DICTIONARY];
-  const all = DICTIONARY.length + size;
+  const end = out.length + size;
   const bits = newBits(bytes, true);
-  const put = (byte) => sound(out.push(byte) <= all);
+  const put = (byte) => sound(out.push(byte) <= end);
+  const next = ({ width, table }) => {
+    for (let word = 0, length = 1; length <= width; length++) {
+      word = word * 2 + bits(1);
+      const entry = table[word << (width - length)];
+      if ((entry & 15) === length) return entry >> 4;
+    }
+    return sound();
+  };
+  const value = ([base, extra] = sound()) => base + bits(extra);
+
+  const stored = () => {
+    bits.at = (bits.at + 7) & ~7;
+    const length = bits(16);
+    sound(bits(16) === (length ^ 65535));
+    range(length, () => put(bits(8)));
+  };
+  const fixedLengths = () => [range(288, (i) => (i < 144 || i > 279 ? 8 : i < 256 ? 9 : 7)), words(32, 1).fill(5)];
+  const dynamicLengths = () => {
+    const [literals, distances, count] = [bits(5) + 257, bits(5) + 1, bits(4) + 4];
+    const first = words(19, 1);
+    range(count, (i) => (first[LENGTHS_ORDER[i]] = bits(3)));
+    const code = deflateCode(first);
+    const lengths = [];
+    while (lengths.length < literals + distances) {
+      const symbol = next(code);
+      const times = [3, 3, 11][symbol - 16] + bits([2, 3, 7][symbol - 16]) || 1;
+      const length = symbol > 16 ? 0 : symbol < 16 ? symbol : lengths.at(-1);
+      range(times, () => lengths.push(length));
+    }
+    sound(literals < 287 && distances < 31 && lengths.length === literals + distances && lengths[256]);
+    return [lengths.slice(0, literals), lengths.slice(literals)];
+  };
+  const compressed = ([literals, distances]) => {
+    for (let symbol; (symbol = next(literals)) !== 256; ) {
+      if (symbol < 256) put(symbol);
+      else {
+        const length = value(LENGTHS[symbol - 257]);
+        const distance = value(DISTANCES[next(distances)]);
+        sound(distance <= out.length);
+        range(length, () => put(out.at(-distance)));
+      }
+    }
+  };
+
   for (let last = 0; !last; ) {
     last = bits(1);
     const type = bits(2);
     sound(type < 3);
-    if (type) inflateCodes(bits, out, put, ...(type > 1 ? dynamicCodes(bits) : fixedCodes()));
-    else {
-      bits.at = (bits.at + 7) & ~7;
-      const length = bits(16);
-      sound(bits(16) === (length ^ 65535));
-      range(length, () => put(bits(8)));
-    }
+    if (type) compressed((type > 1 ? dynamicLengths() : fixedLengths()).map(deflateCode));
+    else stored();
   }
-  sound(size && out.length === all && (bits.at + 7) >> 3 === bytes.length);
-  return Uint8Array.from(out.slice(-size));
-}
-
-function inflateCodes(bits, out, put, literals, distances) {
-  const value = ([base, extra] = sound()) => base + bits(extra);
-  for (let symbol; (symbol = nextCode(bits, literals)) !== 256; ) {
-    if (symbol < 256) put(symbol);
-    else {
-      const length = value(LENGTHS[symbol - 257]);
-      const distance = value(DISTANCES[nextCode(bits, distances)]);
-      sound(distance <= out.length);
-      range(length, () => put(out.at(-distance)));
-    }
-  }
-}
-
-function nextCode(bits, { width, table }) {
-  for (let word = 0, length = 1; length <= width; length++) {
-    word = word * 2 + bits(1);
-    const entry = table[word << (width - length)];
-    if ((entry & 15) === length) return entry >> 4;
-  }
-  return sound();
-}
-
-/** A code of deflate: complete, of a single bit, or empty. */
-function deflateCode(lengths) {
-  const code = codeOf(lengths);
-  sound(code.filled === 1 || !code.width || (code.width === 1 && code.filled < 1));
-  return code;
-}
-
-const fixedCodes = () => [range(288, (i) => (i < 144 || i > 279 ? 8 : i < 256 ? 9 : 7)), range(32, () => 5)].map(deflateCode);
-
-function dynamicCodes(bits) {
-  const [literals, distances, count] = [bits(5) + 257, bits(5) + 1, bits(4) + 4];
-  const first = new Array(19).fill(0);
-  range(count, (i) => (first[LENGTHS_ORDER[i]] = bits(3)));
-  const code = deflateCode(first);
-  const lengths = [];
-  while (lengths.length < literals + distances) {
-    const symbol = nextCode(bits, code);
-    const times = [3, 3, 11][symbol - 16] + bits([2, 3, 7][symbol - 16] ?? 0) || 1;
-    const length = symbol > 16 ? 0 : symbol < 16 ? symbol : lengths.at(-1);
-    range(times, () => lengths.push(length));
-  }
-  sound(literals < 287 && distances < 31 && lengths.length === literals + distances && lengths[256] && !lengths.includes(undefined));
-  return [lengths.slice(0, literals), lengths.slice(literals)].map(deflateCode);
-}
+  sound(size && out.length === end && (bits.at + 7) >> 3 === bytes.length);
+  return words(out.slice(-size), 1);
+};
 
 // What callers see ------------------------------------------------------------------------------------------
 
@@ -857,45 +848,53 @@ function dynamicCodes(bits) {
 export function open(source, { maxBytes } = {}) {
   // Of a view, Node's Buffer among them (its slice() copies nothing), or of an ArrayBuffer, which has no `buffer`
   const bytes = new Uint8Array(source.buffer ?? source, source.byteOffset, source.byteLength);
-  const { version, network, data, tensors, checkAll } = parse(bytes);
+  const { version, network, data, tensors, total, checkAll } = parse(bytes);
   const names = [...tensors.keys()];
-  const decodedBytes = [...tensors.values()].reduce((sum, { target, dense }) => sum + (target ? 0 : dense), 0);
 
   const find = (name) => {
     const tensor = tensors.get(name);
     if (!tensor) throw new RangeError(`no tensor ${name} among ${names}`);
     return tensor;
   };
+  const sourceOf = (name) => find(name).target ?? find(name);
   /** The section of a tensor, checked. */
   const sectionOf = ({ section, crc }) => {
     const most = maxBytes ?? Math.max(1024 * bytes.length, 2 ** 28);
-    check(decodedBytes <= most, 7, `all tensors take ${decodedBytes} bytes, more than maxBytes = ${most}`);
+    check(total <= most, 7, `all tensors take ${total} bytes, more than maxBytes = ${most}`);
     if (crc) newCursor(crc, 3).crc(section);
     return section;
   };
-  const indices = (tensor) => tensor.indices?.(sectionOf(tensor), tensor.book(sectionOf));
-  const decode = (name) => inTensor(name, () => {
-    const tensor = find(name).target ?? find(name);
-    if (tensor.bits) return tensor.bits(sectionOf(tensor));
-    const [entries, symbols] = indices(tensor);
-    const found = words(tensor.size, tensor.width);
-    for (let i = 0; i < symbols.length; i++) if (symbols[i]) found[i] = entries[symbols[i] - 1];
-    return found;
-  });
+  const indices = (tensor) => tensor.indices(sectionOf(tensor), tensor.book(sectionOf));
+  const decode = (name) =>
+    inTensor(name, () => {
+      const tensor = sourceOf(name);
+      if (tensor.bits) return tensor.bits(sectionOf(tensor));
+      const [entries, symbols] = indices(tensor);
+      const found = words(tensor.size, tensor.width);
+      for (let i = 0; i < symbols.length; i++) if (symbols[i]) found[i] = entries[symbols[i] - 1];
+      return found;
+    });
   const valuesOf = (bits, type) => (type < 3 ? toFloat32(bits, type) : new DTYPES[type][2](bits.buffer));
 
   return {
-    version, network, data, names, decodedBytes, byteLength: bytes.length,
+    version,
+    network,
+    data,
+    names,
+    byteLength: bytes.length,
     info(name) {
       const { dtype, shape, size, encoding, target, length, facts } = find(name);
       return { name, dtype, shape: [...shape], size, encoding, storedBytes: length, alias: target?.name, ...facts };
     },
-    get: (name) => valuesOf(decode(name), find(name).type),
+    get: (name) => valuesOf(decode(name), sourceOf(name).type),
     bytes: (name) => words(decode(name).buffer, 1),
-    shared: (name) => inTensor(name, () => {
-      const found = indices(find(name).target ?? find(name));
-      return find(name).k ? { codebook: valuesOf(found[0], find(name).type), indices: found[1] } : null;
-    }),
+    shared: (name) =>
+      inTensor(name, () => {
+        const tensor = sourceOf(name);
+        if (!tensor.k) return null;
+        const [entries, found] = indices(tensor);
+        return { codebook: valuesOf(entries, tensor.type), indices: found };
+      }),
     verify() {
       checkAll();
       names.forEach(decode);
