@@ -130,7 +130,7 @@ INSIDE = {
         "shrink",
     ],
     "quantize": ["kmeans", "rate", "grid", "choice", "sharing", "vectors", "latent"],
-    "report": ["console", "tables", "page", "charts", "masks", "plots"],
+    "report": ["console", "tables", "page", "charts", "masks", "plots", "view"],
     "cli": [
         "group",
         "options",
@@ -145,6 +145,7 @@ INSIDE = {
         "sweep",
         "bench",
         "plot",
+        "view",
     ],
 }
 

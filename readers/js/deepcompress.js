@@ -1,0 +1,903 @@
+/**
+ * Reads `.dc` files: the tensors of one compressed neural network (versions 1 and 2 of the format).
+ *
+ *     import { open } from "./deepcompress.js";
+ *     const file = open(bytes);              // Uint8Array or ArrayBuffer; reads the header
+ *     const weight = file.get("fc1.weight"); // decodes one tensor: a typed array
+ *
+ * Written from docs/format.md alone; the sections in comments and errors are those of that page. One file, no
+ * dependency, no eval. It needs a little-endian machine, which every browser and Node.js runs on.
+ *
+ * `parse` reads the header into a record for each tensor. The functions of a record decode its section; what only they
+ * need lives in their closures.
+ */
+
+/** What is wrong with a file. `section` is the section of the specification that it breaks. */
+export class FormatError extends Error {
+  constructor(section, message) {
+    super(`${message} (format, section ${section})`);
+    this.name = "FormatError";
+    this.section = section;
+  }
+}
+
+const check = (holds, section, message) => {
+  if (!holds) throw new FormatError(section, message);
+};
+
+/** The result of `work`; errors name the tensor. */
+const inTensor = (name, work) => {
+  try {
+    return work();
+  } catch (error) {
+    error.message = `tensor ${name}: ${error.message}`;
+    throw error;
+  }
+};
+
+/** By the number of a dtype (section 3): its name, bytes of an element, and what its values are given as. */
+const DTYPES = [
+  ["float32", 4],
+  ["float16", 2],
+  ["bfloat16", 2],
+  ["float64", 8, Float64Array],
+  ["int8", 1, Int8Array],
+  ["uint8", 1, Uint8Array],
+  ["int16", 2, Int16Array],
+  ["int32", 4, Int32Array],
+  ["int64", 8, BigInt64Array],
+  ["bool", 1, Uint8Array],
+];
+
+/**
+ * Elements as bits, `width` bytes each: a NaN that is copied as a float may lose its payload. `source` is their number,
+ * a buffer, or other elements.
+ */
+const words = (source, width) => new { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: BigUint64Array }[width](source);
+/** Elements from bytes, which are copied, so that they align. */
+const wordsOf = (bytes, width) => words(bytes.slice().buffer, width);
+
+const range = (length, each) => Array.from({ length }, (_, i) => each(i));
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+const product = (numbers) => numbers.reduce((all, number) => all * number, 1);
+const floor = Math.floor;
+
+// Checksums and numbers -------------------------------------------------------------------------------------
+
+const CRC_TABLE = range(256, (byte) => {
+  for (let bit = 0; bit < 8; bit++) byte = byte & 1 ? (byte >>> 1) ^ 0xedb88320 : byte >>> 1;
+  return byte;
+});
+
+const crc32 = (bytes) => {
+  let crc = -1;
+  for (let i = 0; i < bytes.length; i++) crc = CRC_TABLE[(crc ^ bytes[i]) & 255] ^ (crc >>> 8);
+  return ~crc >>> 0;
+};
+
+/** The bits of a float32 that equals the float16 with these bits. */
+const widened = (half) => {
+  let exponent = (half >> 10) & 31;
+  let mantissa = half & 1023;
+  if (exponent > 30) exponent = 143;
+  else if (!exponent && mantissa) {
+    exponent = 22 - Math.clz32(mantissa); // a subnormal float16 is a normal float32
+    mantissa <<= 1 - exponent;
+  } else if (!exponent) exponent = -112;
+  return (((half & 0x8000) << 16) | ((exponent + 112) << 23) | ((mantissa & 1023) << 13)) >>> 0;
+};
+
+/** The float32 values of float32, float16 or bfloat16 elements (dtypes 0 to 2), given as bits. */
+const toFloat32 = (bits, dtype) => {
+  const wide = dtype ? words(bits, 4).map(dtype > 1 ? (half) => half << 16 : widened) : bits;
+  return new Float32Array(wide.buffer);
+};
+
+/** A cursor over bytes; `section` is that of the specification which says what stands there. */
+const newCursor = (bytes, section) => {
+  let at = 0;
+  const cursor = {
+    section,
+    rest: () => bytes.subarray(at),
+    take(length) {
+      check(length <= bytes.length - at, cursor.section, "bytes are missing");
+      at += length;
+      return bytes.subarray(at - length, at);
+    },
+    byte: () => cursor.take(1)[0],
+    /** A varint of at most `limit`. Above 2^53 it is not exact, but more than any limit. */
+    varint(limit) {
+      let value = 0;
+      for (let i = 0, byte = 128; byte > 127; i++) {
+        byte = cursor.byte();
+        check(i < 9 && (byte || !i), cursor.section, "a varint is too long");
+        value += (byte & 127) * 2 ** (7 * i);
+      }
+      check(value <= limit, cursor.section, `a number is ${value}, more than ${limit}`);
+      return value;
+    },
+    text: () => printable(cursor.take(cursor.varint(255))),
+    /** A CRC-32 comes next, and these bytes must have it. */
+    crc: (of) => check(wordsOf(cursor.take(4), 4)[0] === crc32(of), cursor.section, "the checksum differs"),
+    end: () => check(at === bytes.length, cursor.section, "bytes are left over"),
+  };
+  return cursor;
+};
+
+/** What section 2 forbids in texts. */
+const HIDDEN =
+  /[\0-\x1f\x7f-\xa0\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ud800-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe\uffff\u{110bd}\u{110cd}\u{13430}-\u{1343f}\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e00ff}\u{e01f0}-\u{10ffff}]/u;
+
+const printable = (bytes) => {
+  let text = "\n";
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    // no UTF-8: refused below
+  }
+  check(!HIDDEN.test(text), 2, "a text does not print");
+  return text;
+};
+
+/**
+ * Reads bits of bytes from the most significant one of each byte down; or, if `upward`, from the least significant one
+ * up, as deflate has them. Past the end they are 0, which `endBits` finds.
+ */
+const newBits = (bytes, upward) => {
+  const bits = (count) => {
+    let value = 0;
+    for (let i = 0; i < count; i++, bits.at++) {
+      const bit = (bytes[bits.at >> 3] >> (upward ? bits.at & 7 : ~bits.at & 7)) & 1;
+      value |= bit << (upward ? i : count - 1 - i);
+    }
+    return value;
+  };
+  bits.at = 0;
+  return bits;
+};
+
+/** A stream of `at` bits must end in the last of the bytes, and what is left of that is 0. */
+const endBits = (bytes, at, section) => {
+  const left = 8 * bytes.length - at;
+  check(left >= 0 && left < 8 && !(bytes.at(-1) & ((1 << left) - 1)), section, "bits end wrongly");
+};
+
+/**
+ * The canonical code of these lengths: the next `width` bits give the entry of `table` with symbol × 16 + length.
+ * `filled` is the sum of 2^−length: 1 for a complete code.
+ */
+const codeOf = (lengths) => {
+  const width = Math.max(0, ...lengths);
+  const table = words(2 ** width, 4);
+  let at = 0;
+  for (let length = 1; length <= width; length++) {
+    lengths.forEach((each, symbol) => {
+      if (each === length) table.fill((symbol << 4) | length, at, (at += 2 ** (width - length)));
+    });
+  }
+  return { width, table, filled: at / table.length };
+};
+
+// The header (sections 1 to 4, 9 and 10) --------------------------------------------------------------------
+
+const MAX_HEADER = 2 ** 26;
+
+/** Everything but the sections. The records have their `section`, unchecked, and its `crc`; `total` is decoded bytes. */
+const parse = (bytes) => {
+  const cursor = newCursor(bytes, 1);
+  check(`${cursor.take(3)}` === "137,68,67", 1, "this is no .dc file");
+  const version = cursor.byte();
+  const newer = version > 1;
+  check(version === 1 || version === 2, 1, `version ${version} is unknown`);
+  const section = (cursor.section = newer ? 9 : 1);
+  const flags = newer ? cursor.byte() : 2;
+  check(flags < 4, 9, `flags ${flags} are unknown`);
+  const length = cursor.varint(MAX_HEADER);
+  const inflated = flags & 1 && cursor.varint(4096);
+  const stored = cursor.take(length);
+  const checkAll = () => newCursor(bytes.subarray(-4), section).crc(bytes.subarray(0, -4));
+  if (flags > 1) cursor.crc(bytes.subarray(0, -cursor.rest().length));
+  else {
+    check(bytes.length <= 65536, 9, "checksums are missing");
+    checkAll();
+  }
+  const header = newCursor(flags & 1 ? inflate(stored, inflated) : stored, newer ? 9 : 2);
+  const found = { version, checkAll, ...parseHeader(header, newer, flags > 1) };
+  found.total = 0;
+  for (const tensor of found.tensors.values()) {
+    tensor.section = cursor.take(tensor.length);
+    if (!tensor.target) found.total += tensor.dense;
+  }
+  cursor.take(4);
+  cursor.end();
+  return found;
+};
+
+const parseHeader = (cursor, newer, checksums) => {
+  const network = cursor.text();
+  const data = cursor.text();
+  for (let left = cursor.varint(255); left; left--) skipExtension(cursor);
+  const count = cursor.varint(2 ** 18);
+  const names = newer ? range(count, () => nameOfLine(cursor)) : [];
+  const tensors = new Map();
+  const earlier = [];
+  for (let i = 0; i < count; i++) {
+    if (!newer) names.push(nameAfter(cursor, names[i - 1] ?? names));
+    const name = printable(names[i]);
+    check(name && names[i].length <= 512 && !tensors.has(name), 3, `name ${i} is empty, too long or repeated`);
+    cursor.section = newer ? 9 : 3;
+    earlier.push(inTensor(name, () => parseTensor(cursor, name, earlier, newer, checksums)));
+    tensors.set(name, earlier[i]);
+  }
+  cursor.end();
+  return { network, data, tensors };
+};
+
+const skipExtension = (cursor) => {
+  const flag = cursor.byte();
+  const name = cursor.text();
+  check(!flag, 2, `extension ${name} is unknown`);
+  cursor.take(cursor.varint(MAX_HEADER));
+};
+
+/** The name of the next tensor of version 1, which shares a start with the name before it. */
+const nameAfter = (cursor, before) => {
+  const shared = cursor.varint(before.length);
+  const rest = cursor.take(cursor.varint(512));
+  check(shared === before.length || rest[0] !== before[shared], 3, "a name shares more bytes");
+  return words([...before.slice(0, shared), ...rest], 1);
+};
+
+/** The next name of version 2, ended by a line feed. */
+const nameOfLine = (cursor) => {
+  const name = cursor.take(cursor.rest().indexOf(10) >>> 0); // none: −1 becomes more bytes than there are
+  cursor.byte();
+  return name;
+};
+
+/** The record of a tensor (section 3, or the table of section 9). */
+const parseTensor = (cursor, name, earlier, newer, checksums) => {
+  const kind = cursor.byte();
+  const layout = newer ? cursor.byte() : kind >> 4;
+  const rank = newer ? kind >> 4 : cursor.varint(8);
+  const type = kind & 15;
+  const known = newer ? rank < 9 && (layout < 6 || [21, 37, 53].includes(layout)) : layout < 4;
+  check(DTYPES[type] && known, cursor.section, "its kind is unknown");
+  const shape = range(rank, () => cursor.varint(2 ** 40));
+  check(product(shape.map((length) => length || 1)) <= 2 ** 40, 3, "it is too large");
+  const [dtype, width] = DTYPES[type];
+  const [encoding, read] = LAYOUTS[layout & 15];
+  const size = product(shape);
+  const tensor = { name, dtype, type, shape, encoding, width, size, dense: size * width };
+  read(cursor, tensor, earlier, newer, layout >> 4);
+  check(tensor.length <= tensor.dense, 3, "its section is too long");
+  if (checksums && !tensor.target) tensor.crc = cursor.take(4);
+  return tensor;
+};
+
+// Plain tensors (sections 3, 6 and 9): `tensor.bits(section)` gives the bits of all elements ----------------
+
+/** Raw elements, or a constant, of which one is stored. */
+const readRaw = (cursor, tensor) => {
+  const { encoding, width, size } = tensor;
+  const constant = encoding === "constant";
+  tensor.length = constant ? width : tensor.dense;
+  check(!constant || size > 1, 9, "it is too small");
+  tensor.bits = (section) => {
+    const found = elements(section, tensor);
+    return constant ? words(size, width).fill(found[0]) : found;
+  };
+};
+
+const elements = (bytes, { dtype, width }) => {
+  check(dtype !== "bool" || bytes.every((byte) => byte < 2), 3, "a bool is above 1");
+  return wordsOf(bytes, width);
+};
+
+const readAlias = (cursor, tensor, earlier) => {
+  const target = (tensor.target = earlier[cursor.varint(earlier.length - 1)]);
+  const same = !target.target && target.type === tensor.type && `${target.shape}` === `${tensor.shape}`;
+  check(same, 3, `it differs from ${target.name}`);
+  tensor.length = 0;
+};
+
+const readPlanes = (cursor, tensor) => {
+  const { size, width, dense } = tensor;
+  tensor.length = cursor.varint(dense);
+  tensor.bits = (section) => {
+    const bytes = words(dense, 1);
+    const planes = newCursor(section, 6);
+    for (let plane = 0; plane < width; plane++) {
+      const coder = planes.byte();
+      check(coder < 4, 6, `coder ${coder} is unknown`);
+      const inside = newCursor(planes.take(planes.varint(dense)), 6);
+      readSymbols(inside, coder, 256, size, inside.rest).forEach((symbol, i) => (bytes[i * width + plane] = symbol));
+    }
+    planes.end();
+    return elements(bytes, tensor);
+  };
+};
+
+// Streams of symbols (section 5) ----------------------------------------------------------------------------
+
+/**
+ * `count` symbols below `alphabet`, as a Uint16Array: the cursor `tables` is at the table of the coder (0 to 3), and
+ * `stream` gives the bytes of the stream, when the table is read.
+ */
+const readSymbols = (tables, coder, alphabet, count, stream) => {
+  const symbols = words(count, 2);
+  if (coder < 2) {
+    if (coder) symbols.fill(tables.varint(alphabet - 1));
+    check(!stream().length && (coder || !count), 5, "a stream has no code");
+    return symbols;
+  }
+  const { width, table } = coder > 2 ? readLengths(tables, alphabet) : fixedCode(alphabet);
+  const bytes = stream();
+  check(count <= 8 * bytes.length, 5, "a stream is too short");
+  const cursor = newCursor(bytes, 5);
+  const lanes = coder < 3 || count < 2 ** 17 ? 0 : 2 ** (31 - Math.clz32(count / 2048));
+  wordsOf(cursor.take(2 * lanes), 2).forEach((size, lane) => decodeLane(cursor.take(size), width, table, symbols, lane, lanes));
+  if (!lanes) decodeLane(cursor.take(bytes.length), width, table, symbols, 0, 1);
+  cursor.end();
+  check(symbols.every((symbol) => symbol < alphabet), 5, "a symbol is too large");
+  return symbols;
+};
+
+/** Symbols of equal width, as the code that they are. */
+const fixedCode = (alphabet) => {
+  const width = 32 - Math.clz32(Math.max(1, alphabet - 1));
+  return { width, table: range(2 ** width, (symbol) => (symbol << 4) | width) };
+};
+
+/** A Huffman code, from the differences of its lengths. */
+const readLengths = (tables, alphabet) => {
+  const lengths = words(tables.varint(alphabet), 1);
+  const bits = newBits(tables.rest());
+  let length = 0;
+  lengths.forEach((_, symbol) => {
+    const before = length;
+    if (bits(1)) {
+      if (!bits(1)) length++;
+      else if (!bits(1)) length--;
+      else {
+        length = bits(4);
+        check(Math.abs(length - before) > 1, 5, "a code length has a long form");
+      }
+    }
+    check(length >= 0 && length < 16, 5, "a code length is too large");
+    lengths[symbol] = length;
+  });
+  endBits(tables.take((bits.at + 7) >> 3), bits.at, 5);
+  const code = codeOf(lengths);
+  check(code.filled === 1 && length, 5, "a code is incomplete");
+  return code;
+};
+
+/** Decode a bit stream into every `step`-th symbol from `first` on. */
+const decodeLane = (bytes, width, table, symbols, first, step) => {
+  const mask = table.length - 1;
+  let [word, held, at] = [0, 0, 0]; // the last bits read, how many of them are not decoded, and the next byte
+  for (let i = first; i < symbols.length; i += step) {
+    while (held < width) {
+      word = (word << 8) | (at < bytes.length ? bytes[at] : 0);
+      at++;
+      held += 8;
+    }
+    const entry = table[(word >>> (held - width)) & mask];
+    held -= entry & 15;
+    symbols[i] = entry >>> 4;
+  }
+  endBits(bytes, 8 * at - held, 5);
+};
+
+// Codebooks (sections 4 and 10) -----------------------------------------------------------------------------
+
+/**
+ * Read the fields of a codebook of `k` entries, which takes `bookBytes` of the section. `tensor.book(sectionOf)` gives
+ * the bits of its entries, with a function from a tensor to its section.
+ */
+const readBook = (cursor, tensor, earlier, newer) => {
+  check(tensor.type < 4, 4, "its dtype has no codebook");
+  const section = newer ? 10 : 4;
+  const k = (tensor.k = cursor.varint(4096));
+  cursor.section = section;
+  const form = cursor.varint(earlier.length + (newer ? 7 : 0));
+  const owner = earlier[form - (newer ? 8 : 1)];
+  tensor.bookBytes = 0;
+  if (owner) {
+    check(owner.owns && owner.type === tensor.type && owner.k === k, section, `${owner.name} has no such codebook`);
+    tensor.book = owner.book;
+    return;
+  }
+  tensor.owns = true;
+  check(form < 5 && (!form || !tensor.type), 10, `codebook form ${form} is unknown`);
+  const width = form > 2 || form === 1 ? 2 : tensor.width;
+  tensor.bookBytes = form > 1 ? width : k * width;
+  const grid = form > 1 && readGrid(cursor, tensor, form);
+  tensor.book = (sectionOf) => {
+    const bytes = sectionOf(tensor).subarray(0, tensor.bookBytes);
+    const values = wordsOf(grid ? bytes.subarray(0, width) : bytes, width);
+    const entries = grid ? grid(values, bytes.subarray(width)) : form ? words(values, 4).map(widened) : values;
+    const sound = entries.every((bits) => bits && (!form || (bits & 0x7f800000) !== 0x7f800000));
+    check(sound && entries.length === k && new Set(entries).size === k, section, "the codebook is wrong");
+    return entries;
+  };
+};
+
+/** A function that makes the entries of a grid of its scale, as bits, and the bytes of its mask. */
+const readGrid = (cursor, tensor, form) => {
+  const [lowest, highest] = range(2, () => {
+    const value = cursor.varint(2 ** 16);
+    return value & 1 ? -(value + 1) / 2 : value / 2;
+  });
+  const span = highest - lowest + 1;
+  const more = span - (lowest <= 0 && highest >= 0) - tensor.k;
+  check(tensor.k && more >= 0, 10, "the grid is too small");
+  if (more) tensor.bookBytes += (span + 7) >> 3;
+  return (bits, mask) => {
+    const scale = toFloat32(bits, form - 2)[0];
+    check(scale > 0, 10, "the scale is not positive");
+    const next = newBits(mask);
+    const found = range(span, (i) => lowest + i).filter((number) => (more ? next(1) : number));
+    if (more) endBits(mask, next.at, 10);
+    return words(new Float32Array(found.map((number) => scale * number)).buffer, 4);
+  };
+};
+
+/** The length of a section with a codebook, and what callers are told of it; `parts` are bytes. */
+const describe = (tensor, nonzeros, weights, tables = 0, offsets = 0, offsetBits = 0, fillers = 0) => {
+  const codebook = tensor.bookBytes;
+  tensor.length = codebook + tables + offsets + weights;
+  const parts = { codebook, tables, offsets, weights };
+  tensor.facts = { nonzeros, codebookSize: tensor.k, offsetBits, fillers, parts };
+};
+
+// Coded tensors (section 4): `tensor.indices(section, book)` gives the codebook in its order, and for each element
+// 0 or the number of its entry, from 1 ------------------------------------------------------------------------
+
+const readCoded = (cursor, tensor, earlier, newer) => {
+  readBook(cursor, tensor, earlier, newer);
+  cursor.section = 4;
+  const { size, k, dense, width, bookBytes } = tensor;
+  const count = cursor.varint(size);
+  const bits = cursor.byte();
+  const coders = cursor.byte();
+  const [offsetCoder, coder] = [coders >> 4, coders & 15];
+  const tables = cursor.varint(dense);
+  const weights = cursor.varint(dense);
+  const fillers = bits && cursor.varint((size - count) / (2 ** bits - 1));
+  const offsets = bits && cursor.varint(dense);
+  const literal = coder === 4;
+  check(bits < 13 && coder < 5 && offsetCoder < (bits ? 4 : 1), 4, "its coders are unknown");
+  check(literal ? bits && !k && weights === count * width : k || !count, 4, "its weights do not fit");
+  describe(tensor, count, weights, tables, offsets, bits, fillers);
+
+  tensor.indices = (section, book) => {
+    const inside = newCursor(section.subarray(bookBytes), 4);
+    const codes = newCursor(inside.take(tables), 4);
+    const places = bits && positions(codes, offsetCoder, bits, count, fillers, size, () => inside.take(offsets));
+    const entries = literal ? wordsOf(inside.rest(), width) : book;
+    const found = literal ? entries : readSymbols(codes, coder, bits ? k : k + 1, bits ? count : size, inside.rest);
+    codes.end();
+    const symbols = bits ? words(size, literal ? 4 : 2) : found;
+    if (bits) places.forEach((place, i) => (symbols[place] = 1 + (literal ? i : found[i])));
+    check(bits || found.reduce((sum, symbol) => sum + !!symbol, 0) === count, 4, "the number of weights is wrong");
+    check(!literal || entries.every(Boolean), 4, "a literal weight is zero");
+    return [entries, symbols];
+  };
+};
+
+/** The places of the weights, in order, from the relative offsets. */
+const positions = (codes, coder, bits, count, fillers, size, stream) => {
+  const places = new Float64Array(count);
+  const filler = 2 ** bits - 1;
+  const skips = readSymbols(codes, coder, filler + 1, count + fillers, stream);
+  let [found, at] = [0, 0];
+  skips.forEach((skip) => {
+    at += skip;
+    if (skip !== filler) places[found++] = at++;
+  });
+  check(found === count && at <= size && skips.at(-1) !== filler, 4, "its offsets do not fit");
+  return places;
+};
+
+// Weights by an adaptive model (section 11) -----------------------------------------------------------------
+
+const readAdaptive = (cursor, tensor, earlier, newer, flags) => {
+  readBook(cursor, tensor, earlier, newer);
+  cursor.section = 9;
+  const { shape, size, k, bookBytes } = tensor;
+  const deep = shape.length > 1;
+  const count = cursor.varint(size);
+  const side = flags > 1 && cursor.varint(2 ** 20);
+  const columns = product(shape.slice(deep));
+  const fits = flags > 1 ? side > 1 && columns && columns % side ** 2 === 0 : true;
+  check(fits && (deep || !flags) && (k || !count), 9, "its flags do not fit");
+  describe(tensor, count, cursor.varint(tensor.dense));
+  const line = side || (shape.length > 2 ? shape.at(-1) : columns);
+  const plane = side ? side ** 2 : shape.length > 2 ? product(shape.slice(2)) : columns;
+  tensor.indices = (section, book) => {
+    const [entries, negative] = sorted(book, tensor.width);
+    const stream = section.subarray(bookBytes);
+    return [entries, adaptive(stream, size, count, k, negative, deep ? shape[0] : 1, columns, plane, line, flags & 1)];
+  };
+};
+
+/** Entries with the sign bit in falling magnitude, then the others in rising magnitude, and how many have it. */
+const sorted = (book, width) => {
+  const half = width > 4 ? 1n << 63n : 2 ** (8 * width - 1);
+  const signed = (bits) => (bits < half ? bits : half - bits);
+  const entries = book.slice().sort((a, b) => (signed(a) < signed(b) ? -1 : 1));
+  return [entries, entries.filter((bits) => bits >= half).length];
+};
+
+const LIMIT = 2880;
+const BLOCK = 2 ** 19;
+let stretch; // stretch(p)
+let squash; // squash(t) at t + 2880
+
+/** A slot is two numbers: an adaptive probability of 30 bits, and its count, which is 0 as long as there is no value. */
+const learn = (slots, at, bit, limit) => {
+  const count = slots[at + 1];
+  const error = (bit ? 2 ** 30 - 1 : 0) - slots[at];
+  const rate = (65536 / count) | 0;
+  // error × rate >> 16 in 32 bits: the halves of the error apart
+  slots[at] += Math.imul(error >> 16, rate) + (Math.imul(error & 65535, rate) >>> 16);
+  if (count < limit) slots[at + 1] = count + 1;
+};
+
+/**
+ * For each element 0 or the number of its entry of the sorted codebook, from 1. The functions inside are the decoder
+ * of the stream, the model of where weights are, that of which entry they are, and the walk over the elements.
+ */
+const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, line, byColumn) => {
+  stretch ??= new Int16Array(
+    range(65536, (p) => clamp(Math.round(256 * Math.log(p / (65536 - p))), -LIMIT, LIMIT)),
+  );
+  squash ??= words(
+    range(2 * LIMIT + 1, (i) => clamp(Math.round(65536 / (1 + Math.exp((LIMIT - i) / 256))), 1, 65535)),
+    2,
+  );
+  const symbols = words(size, 2);
+  const cursor = newCursor(stream, 11);
+  // The next element: its index, row, column, plane, place in the plane, and place in the line
+  let [index, row, column, plane, place, x] = [0, 0, 0, 0, 0, 0];
+  const beside = (left, up) =>
+    x < left || x - left >= line || place < up * line ? 0 : symbols[index - up * line - left];
+
+  // The decoder
+  const state = words(1, 4);
+  let [block, at] = [];
+  const refill = () => {
+    while (state[0] < 2 ** 24 && at < block.length) state[0] = state[0] * 256 + block[at++];
+  };
+  /**
+   * A model that mixes the logits of a slot of each table, and of what else is in `logits`, and learns. `step` is 1 for
+   * the rate 32, and 3 for 96.
+   */
+  const newModel = (tables, step, limitOf, weights) => {
+    const logits = new Int32Array(weights.length);
+    const at = new Int32Array(tables.length);
+    weights = Float64Array.from(weights);
+    return {
+      logits,
+      /** Take the slot `index` of table `i`; one without a value first gets this one. */
+      look(i, index, value, count) {
+        const slots = tables[i];
+        index = at[i] = 2 * index;
+        if (!slots[index + 1]) {
+          slots[index] = value;
+          slots[index + 1] = count;
+        }
+        logits[i] = stretch[slots[index] >> 14];
+      },
+      /** The next decision of the stream. */
+      decide() {
+        let sum = 0;
+        for (let i = 0; i < weights.length; i++) sum += weights[i] * logits[i];
+        const probability = squash[floor(clamp(sum / 65536, -LIMIT, LIMIT)) + LIMIT];
+        const zero = 65536 - probability;
+        const low = state[0] & 65535;
+        const bit = low >= zero;
+        state[0] = (bit ? probability : zero) * (state[0] >>> 16) + low - (bit ? zero : 0);
+        refill();
+        const error = ((bit ? 65535 : 0) - probability) * step;
+        for (let i = 0; i < weights.length; i++) weights[i] += (error * logits[i]) >> 17;
+        for (let i = 0; i < at.length; i++) learn(tables[i], at[i], bit, limitOf(i));
+        return bit;
+      },
+    };
+  };
+
+  // Is it a weight?
+  const density = clamp(Number((BigInt(count) << 30n) / BigInt(size || 1)), 2 ** 15, 2 ** 30 - 2 ** 15);
+  const confidence = clamp(floor(2 ** 26 / Math.min(density, 2 ** 30 - density)), 2, 2000);
+  const base = stretch[density >> 14];
+  const tables = [rows, columns, columns / planeSize, planeSize, 64, 16, 64, 605].map((length, table) => {
+    const slots = new Int32Array(2 * clamp(length, 0, 65536));
+    return table < 4 ? slots.map((_, i) => (i & 1 ? confidence : density)) : slots;
+  });
+  // The logits are S1, S2, S4 to S9, S0, S3.
+  const presence = newModel(tables, 1, (i) => (i < 4 ? 588 : 4000), [
+    11469, 5243, -1311, 4588, 15729, 13107, 10813, 2621, -17695, 11141,
+  ]);
+  const s = presence.logits;
+  const around = () => {
+    let [sum, found] = [0, 0];
+    const add = (inside, other) => {
+      if (!inside) return;
+      sum += tables[1][2 * (other & 65535)];
+      found++;
+    };
+    add(x, column - 1);
+    add(place >= line, column - line);
+    add(!byColumn && x < line - 1, column + 1);
+    add(!byColumn && place + line < planeSize, column + line);
+    return found ? stretch[floor(sum / found) >> 14] : s[1];
+  };
+  const is = (left, up, bit) => (beside(left, up) ? bit : 0);
+  const level = (i, unit, middle) => clamp(floor((s[i] - base) / unit) + middle, 0, 2 * middle);
+  const isWeight = (share, gap) => {
+    const near = is(1, 0, 1) | is(0, 1, 2);
+    const before = (row && symbols[index - columns] ? 1 : 0) | (plane && symbols[index - planeSize] ? 2 : 0);
+    s[8] = stretch[share];
+    const look = (i, at) => presence.look(i, at, squash[s[8] + LIMIT] << 14, confidence);
+    look(0, row & 65535);
+    look(1, column & 65535);
+    look(2, plane & 65535);
+    look(3, place & 65535);
+    look(4, near | is(1, 1, 4) | is(-1, 1, 8) | is(2, 0, 16) | is(0, 2, 32));
+    look(5, before | (near << 2));
+    look(6, gap && floor(Math.log2(gap)) + 1);
+    s[9] = around();
+    look(7, (11 * level(0, 128, 5) + level(1, 128, 5)) * 5 + level(9, 192, 2));
+    return presence.decide();
+  };
+
+  // Which entry?
+  const classes = words(k + 1, 1).map((_, symbol) => {
+    const j = symbol - 1 - negative;
+    return symbol && (j < 0 ? 1 + floor((3 * (-1 - j)) / negative) : 4 + floor((3 * j) / (k - negative)));
+  });
+  const slots = [1, 7, 7, 49, 9, 9].map((contexts) => new Int32Array(2 * k * contexts));
+  const entry = newModel(slots, 3, () => 250, [-23593, 7209, 3277, 47841, 8847, 7864]);
+  // Of each row, and then of each column: the class of the last weight, the magnitude, and the balance less 4
+  const memory = new Int8Array(6 * 65536);
+  const remember = (first, found) => {
+    const magnitude = memory[first + 1];
+    const larger = (found - 1) % 3;
+    memory[first] = found;
+    memory[first + 1] = magnitude ? Math.min(5, (3 * magnitude + 8 * larger + 2) >> 2) : 2 * larger + 1;
+    memory[first + 2] = clamp(memory[first + 2] + (found < 4 ? -1 : 1), -4, 4);
+  };
+  const nextSymbol = () => {
+    const [r, c] = [3 * (row & 65535), 3 * (65536 + (column & 65535))];
+    const near = 7 * classes[beside(1, 0)] + classes[beside(0, 1)];
+    let [low, high, balance] = [0, k, negative > 0 && negative < k ? 1 : 0];
+    while (high - low > 1) {
+      const middle = balance ? negative : (low + high) >> 1;
+      entry.look(0, middle, 2 ** 29, 65);
+      const look = (i, contexts, context) => entry.look(i, middle * contexts + context, slots[0][2 * middle], 2);
+      look(1, 7, memory[r]);
+      look(2, 7, memory[c]);
+      look(3, 49, near);
+      look(4, 9, memory[r + 1 + balance] + 4 * balance);
+      look(5, 9, memory[c + 1 + balance] + 4 * balance);
+      if (entry.decide()) low = middle;
+      else high = middle;
+      balance = 0;
+    }
+    remember(r, classes[++low]);
+    remember(c, classes[low]);
+    return low;
+  };
+
+  // The walk
+  const next = () => {
+    index += columns;
+    if (byColumn && ++row < rows) return;
+    if (++x === line) x = 0;
+    if (++place === planeSize) {
+      place = 0;
+      plane++;
+    }
+    if (++column === columns) {
+      column = plane = 0;
+      row++;
+    }
+    if (byColumn) row = 0;
+    index = row * columns + column;
+  };
+  let [left, gap] = [count, 0];
+  for (let i = 0; i < size; ) {
+    block = cursor.take(size > BLOCK ? cursor.varint(stream.length) : stream.length);
+    check(block[0] !== 0, 11, "a block starts with 0");
+    at = 0;
+    refill();
+    for (const end = Math.min(size, i + BLOCK); i < end; i++) {
+      if (!left) i = end;
+      else if (left === size - i || isWeight(Math.max(1, floor((left * 65536) / (size - i))), gap)) {
+        symbols[index] = nextSymbol();
+        left--;
+        gap = 0;
+      } else gap++;
+      next();
+    }
+    check(at === block.length && !state[0], 11, "a block ends wrongly");
+  }
+  cursor.end();
+  return symbols;
+};
+
+/** By the number of an encoding or layout: its name, and what reads its fields in the header. */
+const LAYOUTS = [
+  ["raw", readRaw],
+  ["planes", readPlanes],
+  ["coded", readCoded],
+  ["alias", readAlias],
+  ["constant", readRaw],
+  ["adaptive", readAdaptive],
+];
+
+// Deflate (RFC 1951), for the header of version 2 -----------------------------------------------------------
+
+/** The preset dictionary of section 9; W and B stand for its most frequent parts. */
+const DICTIONARY = new TextEncoder().encode(
+  ("self_attn.q_projWmlp.down_projWlayers.0.embeddings.\ntorchvision:resnet50\x08imagenet\x00downsample.0Wclassi" +
+    "fier.6Wfeatures.0Blayer1.0.conv1Wlayer1.0.bn1Wlayer1.0.bn1Blayer1.0.bn1.running_mean\nlayer1.0.bn1.running_v" +
+    "ar\nlayer1.0.bn1.num_batches_tracked\nlayer2.0.conv2Wlayer2.0.bn2Wlayer3.0.shortcut.0WfcWfcB\x08resnet20\x07" +
+    "cifar10\x00\x0dfashion-mnist\x06digits\x06lenet5\x05mnist\x00\x08conv1Wconv1Bconv2Wconv2B\x0dlenet-300-100" +
+    "\x05mnist\x00\x06fc1Wfc1Bfc2Wfc2Bfc3Wfc3B")
+    .replace(/W/g, ".weight\n")
+    .replace(/B/g, ".bias\n"),
+);
+
+/** Where the codes of lengths and distances start, and how many extra bits they have (3.2.5). */
+const extraBits = (base, group, count) =>
+  range(count, (code) => {
+    const extra = Math.max(0, floor(code / group) - 1);
+    base += 2 ** extra;
+    return [base - 2 ** extra, extra];
+  });
+
+const LENGTHS = [...extraBits(3, 4, 28), [258, 0]];
+const DISTANCES = extraBits(1, 2, 30);
+const LENGTHS_ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+
+const sound = (holds) => check(holds, 9, "deflate failed");
+
+/** A code of deflate: complete, of a single bit, or empty. */
+const deflateCode = (lengths) => {
+  const code = codeOf(lengths);
+  sound(code.filled === 1 || !code.width || (code.width === 1 && code.filled < 1));
+  return code;
+};
+
+/** Exactly `size` bytes. Past the end of `bytes` there are zeros, which end or fill the output. */
+const inflate = (bytes, size) => {
+  const out = [...DICTIONARY];
+  const end = out.length + size;
+  const bits = newBits(bytes, true);
+  const put = (byte) => sound(out.push(byte) <= end);
+  const next = ({ width, table }) => {
+    for (let word = 0, length = 1; length <= width; length++) {
+      word = word * 2 + bits(1);
+      const entry = table[word << (width - length)];
+      if ((entry & 15) === length) return entry >> 4;
+    }
+    return sound();
+  };
+  const value = ([base, extra] = sound()) => base + bits(extra);
+
+  const stored = () => {
+    bits.at = (bits.at + 7) & ~7;
+    const length = bits(16);
+    sound(bits(16) === (length ^ 65535));
+    range(length, () => put(bits(8)));
+  };
+  const fixedLengths = () => [range(288, (i) => (i < 144 || i > 279 ? 8 : i < 256 ? 9 : 7)), words(32, 1).fill(5)];
+  const dynamicLengths = () => {
+    const [literals, distances, count] = [bits(5) + 257, bits(5) + 1, bits(4) + 4];
+    const first = words(19, 1);
+    range(count, (i) => (first[LENGTHS_ORDER[i]] = bits(3)));
+    const code = deflateCode(first);
+    const lengths = [];
+    while (lengths.length < literals + distances) {
+      const symbol = next(code);
+      const times = [3, 3, 11][symbol - 16] + bits([2, 3, 7][symbol - 16]) || 1;
+      const length = symbol > 16 ? 0 : symbol < 16 ? symbol : lengths.at(-1);
+      range(times, () => lengths.push(length));
+    }
+    sound(literals < 287 && distances < 31 && lengths.length === literals + distances && lengths[256]);
+    return [lengths.slice(0, literals), lengths.slice(literals)];
+  };
+  const compressed = ([literals, distances]) => {
+    for (let symbol; (symbol = next(literals)) !== 256; ) {
+      if (symbol < 256) put(symbol);
+      else {
+        const length = value(LENGTHS[symbol - 257]);
+        const distance = value(DISTANCES[next(distances)]);
+        sound(distance <= out.length);
+        range(length, () => put(out.at(-distance)));
+      }
+    }
+  };
+
+  for (let last = 0; !last; ) {
+    last = bits(1);
+    const type = bits(2);
+    sound(type < 3);
+    if (type) compressed((type > 1 ? dynamicLengths() : fixedLengths()).map(deflateCode));
+    else stored();
+  }
+  sound(size && out.length === end && (bits.at + 7) >> 3 === bytes.length);
+  return words(out.slice(-size), 1);
+};
+
+// What callers see ------------------------------------------------------------------------------------------
+
+/**
+ * Open a `.dc` file that is in memory; reads the header, and no tensor yet.
+ *
+ * @param {Uint8Array | ArrayBuffer} source the whole file; it must not change afterwards
+ * @param {{maxBytes?: number}} options most bytes of all decoded tensors together; without it 1024 times the file,
+ *   and at least 256 MiB
+ * @returns what it says of itself, and functions that decode; see deepcompress.d.ts
+ * @throws {FormatError} the file is damaged, or is no `.dc` file
+ */
+export function open(source, { maxBytes } = {}) {
+  // Of a view, Node's Buffer among them (its slice() copies nothing), or of an ArrayBuffer, which has no `buffer`
+  const bytes = new Uint8Array(source.buffer ?? source, source.byteOffset, source.byteLength);
+  const { version, network, data, tensors, total, checkAll } = parse(bytes);
+  const names = [...tensors.keys()];
+
+  const find = (name) => {
+    const tensor = tensors.get(name);
+    if (!tensor) throw new RangeError(`no tensor ${name} among ${names}`);
+    return tensor;
+  };
+  const sourceOf = (name) => find(name).target ?? find(name);
+  /** The section of a tensor, checked. */
+  const sectionOf = ({ section, crc }) => {
+    const most = maxBytes ?? Math.max(1024 * bytes.length, 2 ** 28);
+    check(total <= most, 7, `all tensors take ${total} bytes, more than maxBytes = ${most}`);
+    if (crc) newCursor(crc, 3).crc(section);
+    return section;
+  };
+  const indices = (tensor) => tensor.indices(sectionOf(tensor), tensor.book(sectionOf));
+  const decode = (name) =>
+    inTensor(name, () => {
+      const tensor = sourceOf(name);
+      if (tensor.bits) return tensor.bits(sectionOf(tensor));
+      const [entries, symbols] = indices(tensor);
+      const found = words(tensor.size, tensor.width);
+      for (let i = 0; i < symbols.length; i++) if (symbols[i]) found[i] = entries[symbols[i] - 1];
+      return found;
+    });
+  const valuesOf = (bits, type) => (type < 3 ? toFloat32(bits, type) : new DTYPES[type][2](bits.buffer));
+
+  return {
+    version,
+    network,
+    data,
+    names,
+    byteLength: bytes.length,
+    info(name) {
+      const { dtype, shape, size, encoding, target, length, facts } = find(name);
+      return { name, dtype, shape: [...shape], size, encoding, storedBytes: length, alias: target?.name, ...facts };
+    },
+    get: (name) => valuesOf(decode(name), sourceOf(name).type),
+    bytes: (name) => words(decode(name).buffer, 1),
+    shared: (name) =>
+      inTensor(name, () => {
+        const tensor = sourceOf(name);
+        if (!tensor.k) return null;
+        const [entries, found] = indices(tensor);
+        return { codebook: valuesOf(entries, tensor.type), indices: found };
+      }),
+    verify() {
+      checkAll();
+      names.forEach(decode);
+    },
+  };
+}
