@@ -79,7 +79,8 @@ class Delivery:
         content = self.packed(codebooks)
         write_atomic(path, content)
         distributed.check_same(content)
-        fill(self.model, load_state_dict(path, max_bytes=sum(value.nbytes for value in self.state.values())), str(path))
+        most = 2 * sum(value.nbytes for value in self.state.values())  # float64 in the file is float32 here
+        fill(self.model, load_state_dict(path, max_bytes=most), str(path))
         breakdown = inspect(path)
         stages.finish("encode", breakdown.file_bytes)
         return Result(
