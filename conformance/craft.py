@@ -22,10 +22,58 @@ from deepcompress.container import deflate
 FEW = (0.5, -0.25, 1.0, 2.0, -3.0)
 Array = np.ndarray[Any, np.dtype[Any]]
 
-DTYPES = ("float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
-SIZES = (4, 2, 2, 8, 1, 1, 2, 4, 8, 1)
-F32, F16, BF16, F64, I8, U8, I16, I32, I64, BOOL = range(10)
-RAW, PLANES, CODED, ALIAS, SAME, ADAPTIVE = range(6)
+DTYPES = [
+    "float32",
+    "float16",
+    "bfloat16",
+    "float64",
+    "int8",
+    "uint8",
+    "int16",
+    "int32",
+    "int64",
+    "bool",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "float4_e2m1fn_x2",
+    "uint16",
+    "uint32",
+    "uint64",
+    "complex32",
+    "complex64",
+    "complex128",
+]
+STORES = [
+    "<f4",
+    "<f2",
+    "<u2",
+    "<f8",
+    "|i1",
+    "|u1",
+    "<i2",
+    "<i4",
+    "<i8",
+    "|b1",
+    "|u1",
+    "|u1",
+    "|u1",
+    "|u1",
+    "|u1",
+    "|u1",
+    "<u2",
+    "<u4",
+    "<u8",
+    "<u4",
+    "<c8",
+    "<c16",
+]
+SIZES = [np.dtype(store).itemsize for store in STORES]
+OLD = 10  # dtypes of versions 1 and 2
+F32, F16, BF16, F64, I8, U8, I16, I32, I64, BOOL, E4M3, E5M2, E4M3Z, E5M2Z = range(14)
+RAW, PLANES, CODED, ALIAS, SAME, ADAPTIVE, ROWS, COPY = range(8)
 NONE, CONSTANT, FIXED, HUFFMAN, LITERAL = range(5)
 DEFLATED, CHECKED = 1, 2
 BY_COLUMN, SQUARES = 1, 2
@@ -68,7 +116,7 @@ class Tensor:
     @property
     def crc(self) -> bytes:
         """Of the section, as it stands in the header."""
-        return b"" if self.layout == ALIAS else crc(self.section)
+        return b"" if self.layout in (ALIAS, COPY) else crc(self.section)
 
     def expected(self) -> dict[str, Any]:
         """What JSON says of it."""
@@ -103,26 +151,40 @@ class File:
         return out + (self._long() if self.version == 1 else self._short()) + self.tail
 
     def _long(self) -> bytes:
-        out, previous = b"", b""
-        for number, tensor in enumerate(self.tensors):
-            name = tensor.name if isinstance(tensor.name, bytes) else tensor.name.encode()
+        out = b""
+        for name, tensor in zip(self._shared_names(), self.tensors, strict=True):
+            out += name + bytes([tensor.layout << 4 | tensor.dtype])
+            out += varint(len(tensor.shape)) + b"".join(map(varint, tensor.shape)) + tensor.fields + tensor.crc
+        return out
+
+    def _names(self) -> list[bytes]:
+        return [tensor.name if isinstance(tensor.name, bytes) else tensor.name.encode() for tensor in self.tensors]
+
+    def _shared_names(self) -> list[bytes]:
+        out, previous = [], b""
+        for number, name in enumerate(self._names()):
             shared = self.shared[number] if number < len(self.shared) else None
             if shared is None:
                 pairs = zip(name, previous, strict=False)
                 shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(name), len(previous)))
-            out += varint(shared) + text(name[shared:]) + bytes([tensor.layout << 4 | tensor.dtype])
-            out += varint(len(tensor.shape)) + b"".join(map(varint, tensor.shape)) + tensor.fields + tensor.crc
+            out.append(varint(shared) + text(name[shared:]))
             previous = name
         return out
 
     def _short(self) -> bytes:
-        names = (tensor.name if isinstance(tensor.name, bytes) else tensor.name.encode() for tensor in self.tensors)
-        out = b"".join(name + b"\n" for name in names)
+        whole = self.version == 2 or self.flags & DEFLATED
+        out = b"".join([name + b"\n" for name in self._names()] if whole else self._shared_names())
         for tensor in self.tensors:
-            out += bytes([len(tensor.shape) << 4 | tensor.dtype, tensor.flags << 4 | tensor.layout])
+            out += self._wide(len(tensor.shape), tensor.dtype) + self._wide(tensor.flags, tensor.layout)
             out += b"".join(map(varint, tensor.shape)) + tensor.fields
             out += tensor.crc if self.flags & CHECKED else b""
         return out
+
+    def _wide(self, high: int, number: int) -> bytes:
+        """Four bits each; in version 3 numbers from 15 on are in a byte of their own."""
+        if self.version < 3 or number < 15:
+            return bytes([high << 4 | number])
+        return bytes([high << 4 | 15, number])
 
     def to_bytes(self) -> bytes:
         """The file, with all checksums right."""
@@ -151,8 +213,8 @@ class File:
 
 def bits(values: Any, dtype: int) -> Array:
     """Values as bit patterns; those of bfloat16 are given as its 16 bits."""
-    types = ("<f4", "<f2", "<u2", "<f8", "|i1", "|u1", "<i2", "<i4", "<i8", "|b1")
-    return np.ascontiguousarray(np.asarray(values, dtype=types[dtype])).view(f"<u{SIZES[dtype]}")
+    array = np.ascontiguousarray(np.asarray(values, dtype=STORES[dtype]))
+    return array if SIZES[dtype] > 8 else array.view(f"<u{SIZES[dtype]}")
 
 
 def raw(name: str | bytes, values: Any, dtype: int = F32) -> Tensor:
@@ -170,6 +232,30 @@ def same(name: str, value: Any, shape: tuple[int, ...], dtype: int = F32) -> Ten
 def alias(name: str, of: Tensor, number: int) -> Tensor:
     """The values of tensor `number`, which is `of`."""
     return Tensor(name, of.dtype, of.shape, ALIAS, varint(number), b"", of.raw)
+
+
+def copy(name: str, of: Tensor, number: int) -> Tensor:
+    """Version 3: a tensor that is equal to number `number`, which is `of`."""
+    return Tensor(name, of.dtype, of.shape, COPY, varint(number), b"", of.raw)
+
+
+def rows(name: str, values: Any, kinds: Sequence[int], dtype: int = F32) -> Tensor:
+    """Version 3: rows of these kinds; those of kind 0 are constant."""
+    array = bits(values, dtype).reshape(len(kinds), -1)
+    section = plane(np.asarray(kinds), 16)
+    for kind in sorted(set(kinds)):
+        of = array[np.asarray(kinds) == kind]
+        data = np.frombuffer((of[:, :1] if kind == 0 else of).tobytes(), np.uint8)
+        section += b"".join(plane(data[j :: SIZES[dtype]]) for j in range(SIZES[dtype]))
+    return Tensor(name, dtype, np.shape(values), ROWS, varint(len(section)), section, array.tobytes())
+
+
+def plane(symbols: Any, alphabet: int = 256, coder: int | None = None) -> bytes:
+    """One byte plane: its coder (the smallest unless told), and its length, table and stream."""
+    if coder is None:
+        coder = int(streams.choose(np.bincount(symbols, minlength=alphabet))[0])
+    table, payload = stream(symbols, alphabet, coder)
+    return bytes([coder]) + text(table + payload)
 
 
 def stream(symbols: Any, alphabet: int, coder: int) -> tuple[bytes, bytes]:
@@ -191,12 +277,9 @@ def stream(symbols: Any, alphabet: int, coder: int) -> tuple[bytes, bytes]:
 def planes(name: str, values: Any, dtype: int = F32, coders: Sequence[int] = ()) -> Tensor:
     """Byte planes; of each plane its coder, or the smallest that does."""
     array = bits(values, dtype)
-    section = b""
-    for j in range(SIZES[dtype]):
-        plane = np.frombuffer(array.tobytes(), np.uint8)[j :: SIZES[dtype]]
-        coder = coders[j] if coders else int(streams.choose(np.bincount(plane, minlength=256))[0])
-        table, payload = stream(plane, 256, coder)
-        section += bytes([coder]) + text(table + payload)
+    data = np.frombuffer(array.tobytes(), np.uint8)
+    count = SIZES[dtype]
+    section = b"".join(plane(data[j::count], 256, coders[j] if coders else None) for j in range(count))
     return Tensor(name, dtype, np.shape(values), PLANES, varint(len(section)), section, array.tobytes())
 
 

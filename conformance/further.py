@@ -51,7 +51,7 @@ def _random_tensor(
     size = int(np.prod(shape, dtype=int))
     kind = int(rng.integers(0, 6 if version == 2 else 4))
     dtype = int(rng.integers(0, 4 if kind in (craft.CODED, ADAPTIVE) else 10))
-    store = ("<f4", "<f2", "<u2", "<f8", "|i1", "|u1", "<i2", "<i4", "<i8", "|b1")[dtype]
+    store = craft.STORES[dtype]
     plain = (rng.integers(0, 2, shape) if dtype == BOOL else rng.integers(0, 120, shape)).astype(store)
     targets = [number for number, tensor in enumerate(earlier) if tensor.layout != craft.ALIAS]
     if kind == craft.ALIAS and targets:

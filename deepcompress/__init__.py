@@ -7,6 +7,7 @@
     network = dc.load("model.dc", into=MyNet())    # your own
     network = dc.load("model.dc", mode="sparse")   # runs from the compressed form
     tensors = dc.load_state_dict("model.dc")
+    arrays = dc.load_state_dict("model.dc", framework="numpy")   # without torch
     facts = dc.inspect("model.dc")
     with dc.open("model.dc") as file:              # one tensor, without decoding the others
         weight = file["conv1.weight"]
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from deepcompress.errors import DeepCompressError, FormatError
     from deepcompress.networks.parametrized import bake
     from deepcompress.prune.criteria.base import Evidence, Verdict, criterion
-    from deepcompress.reading.loader import load, load_state_dict
+    from deepcompress.reading.frameworks import load_state_dict
+    from deepcompress.reading.loader import load
     from deepcompress.reading.recode import Recoded, recode
     from deepcompress.reading.tensorfile import TensorFile, open
     from deepcompress.recipe import LayerRule, Recipe
@@ -54,7 +56,7 @@ _HOMES = {
     "criterion": "prune.criteria.base",
     "inspect": "container.breakdown",
     "load": "reading.loader",
-    "load_state_dict": "reading.loader",
+    "load_state_dict": "reading.frameworks",
     "open": "reading.tensorfile",
     "recode": "reading.recode",
     "settings_of": "compression.from_file",

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from fuzz_reader import ROOT, lanes_in_short_streams
 
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import alias, encode_coded, encode_plain
-from deepcompress.coding.tensors import DType, EncodedTensor
+from deepcompress.coding.tensors import EncodedTensor
 from deepcompress.container.writer import pack
 
 sys.path.insert(0, str(ROOT / "tests" / "container"))
@@ -36,10 +37,10 @@ def coded(values: np.ndarray, dtype: DType, **options: object) -> EncodedTensor:
 
 
 def plain() -> Named:
-    """Raw tensors and byte planes of every type, a scalar, and nothing at all."""
+    """Raw tensors and byte planes of every type of version 1, a scalar, and nothing at all."""
     rng = np.random.default_rng(1)
     out: Named = [("empty", encode_plain(np.zeros((0, 3), dtype=np.int8), DType.INT8))]
-    for dtype in DType:
+    for dtype in list(DType)[:10]:
         noise = rng.integers(0, 256, 6 * dtype.storage.itemsize, np.uint8).view(dtype.bits)
         values = np.eye(1, 2, dtype=bool) if dtype is DType.BOOL else noise.view(dtype.storage).reshape(2, 3)
         out.append((f"{dtype.name.lower()}.raw", encode_plain(values, dtype)))
@@ -132,6 +133,32 @@ def adaptive() -> Named:
     return out
 
 
+def exact() -> Named:
+    """Version 3: its types, raw, in planes and coded; rows of different kinds; a copy, and a tensor tied to it."""
+    rng = np.random.default_rng(2)
+    out: Named = []
+    for dtype in list(DType)[10:]:
+        noise = rng.integers(0, 256, 6 * dtype.storage.itemsize, np.uint8)
+        out.append((f"{dtype.name.lower()}.raw", encode_plain(noise.view(dtype.storage).reshape(2, 3), dtype)))
+        out.append((f"{dtype.name.lower()}.planes", encode_plain(np.ones(40, dtype=dtype.storage), dtype)))
+        if dtype.is_float:
+            values = sparse(150, 0.3, [1, 2, 130], "|u1", seed=dtype)
+            out.append((f"{dtype.name.lower()}.huffman", coded(values, dtype)))
+            out.append((f"{dtype.name.lower()}.ans", coded(values, dtype, coder="ans")))
+            out.append((f"{dtype.name.lower()}.literal", encode_coded(values * (values > 129), dtype, None)))
+    rows = rng.standard_normal((60, 60)).astype("<f4")
+    rows[::3] = rows[::3].astype("<f2")
+    rows[1::3] = 0.5
+    noise = rng.standard_normal((40, 40)).astype("<f4")
+    return [
+        *out,
+        ("rows", encode_plain(rows, DType.FLOAT32)),
+        ("noise", encode_plain(noise, DType.FLOAT32)),
+        ("same", encode_plain(noise, DType.FLOAT32)),
+        ("tied", alias(noise.shape, DType.FLOAT32, len(out) + 2)),
+    ]
+
+
 def files() -> dict[str, bytes]:
     """Every seed by its name."""
     return {
@@ -142,6 +169,7 @@ def files() -> dict[str, bytes]:
         "deep": pack(deep()),
         "laned": pack(laned()),
         "adaptive": pack(adaptive(), "lenet5", "mnist"),
+        "exact": pack(exact()),
         "extensions": crafting.craft(extensions=[(0, "new", b"later"), (0, "empty", b"")], network="net"),
         "required": crafting.craft(extensions=[(1, "newer", b"")]),
     }

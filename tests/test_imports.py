@@ -55,13 +55,15 @@ INSIDE = {
         "codebooks",
         "adaptive.codec",
         "adaptive",
+        "dtypes",
+        "planes",
         "tensors",
         "encoder",
     ],
-    "container": ["entries", "deflate", "version1", "version2", "format", "writer", "reader", "breakdown"],
+    "container": ["entries", "deflate", "version1", "version2", "version3", "format", "writer", "reader", "breakdown"],
     "networks": ["lenet", "resnet", "adapt", "parametrized", "batchnorm", "inputs"],
     "sparse": ["kernels", "matrix", "modules", "bench"],
-    "reading": ["arrays", "loader", "tensorfile", "recode", "onnx"],
+    "reading": ["arrays", "loader", "frameworks", "tensorfile", "recode", "onnx", "npz", "cheader"],
     "compression": [
         "result",
         "lowrank",
@@ -276,6 +278,29 @@ def test_commands_that_answer_at_once_load_no_torch(arguments, model_file):
     assert not loaded & {"torch", "torchvision", "sklearn", "scipy", "matplotlib", "safetensors"}
     if "--json" in arguments:
         assert json.loads(done.stdout)["file"] == model_file
+
+
+def test_arrays_need_no_torch(model_file, tmp_path):
+    code = """
+import sys
+import deepcompress as dc
+path, out = sys.argv[1:]
+state = dc.load_state_dict(path, framework="numpy")
+with dc.open(path, framework="numpy") as file:
+    assert (file["b"] == state["b"]).all()
+from deepcompress.cli import main
+for ending in ("npz", "h"):
+    try:
+        main(["export", path, "-o", f"{out}/x.{ending}"])
+    except SystemExit as done:
+        assert not done.code
+print(sorted(set(sys.modules) & {"torch", "sklearn", "scipy", "matplotlib", "safetensors"}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, model_file, str(tmp_path)], capture_output=True, check=False, text=True
+    )
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"x.npz", "x.h"}
 
 
 def test_the_public_api_is_lazy_and_complete():

@@ -13,6 +13,7 @@ from deepcompress.cli.common import (
     build_model,
     data_name,
     example_input,
+    is_packed,
     load_any,
     network_name,
     show,
@@ -107,7 +108,14 @@ def eval_command(
 
 @click.command()
 @click.argument("file", metavar="MODEL.dc", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), metavar="FILE", help="x.pt, x.safetensors or x.onnx.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="x.pt, x.safetensors, x.npz, x.onnx or x.h.",
+)
 @click.option("--shrink", is_flag=True, help="Without the neurons, filters and channels that nothing reads any more.")
 @network_option
 @shape_options
@@ -126,7 +134,10 @@ def export(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Write the dense tensors as .pt or .safetensors, or the network as .onnx.
+    """Write the dense tensors as .pt, .safetensors or .npz, the network as .onnx, or the file itself as .h.
+
+    A .npz has bfloat16 as float32, because numpy has no bfloat16. A .h (C99) has the bytes of MODEL.dc for flash, a
+    table of its tensors, and sizes as macros. Both need no torch.
 
     ONNX (opset 18, free batch size) needs the network, the shape of its input, and pip install 'deepcompress[onnx]';
     where onnxruntime is installed, its outputs are compared.
@@ -134,21 +145,56 @@ def export(
     With --shrink they are smaller: what structured pruning emptied is taken out, and the outputs stay. That needs the
     network, and one input: samples of the data that the file names, or of --data, or any of --input-shape.
     """
+    if Path(output).suffix in _WITHOUT_TORCH and is_packed(file) and not shrink:
+        _show_export(as_json, output, _WITHOUT_TORCH[Path(output).suffix](file, output, max_bytes), {})
+        return
     from deepcompress.checkpoint import ENDINGS, check_ending, save_checkpoint
 
-    check_ending(output, (*ENDINGS, ".onnx"))
+    check_ending(output, (*ENDINGS, ".onnx", ".npz", ".h"))
+    if Path(output).suffix == ".h":
+        raise click.UsageError("a .h has the bytes of a .dc file, as they are: give one, and not --shrink")
     source = load_any(file, False, max_bytes)
     more: dict[str, Any] = {}
     if shrink:
         source, more = _shrunk(source, file, network, data, data_dir, input_shape)
     if Path(output).suffix == ".onnx":
         more |= _as_onnx(source, file, output, network, data, data_dir, input_shape)
+    elif Path(output).suffix == ".npz":
+        _save_npz(source, output)
     else:
         save_checkpoint(output, source)
+    _show_export(as_json, output, len(source.state), more)
+
+
+def _show_export(as_json: bool, output: str, tensors: int, more: dict[str, Any]) -> None:
     size = Path(output).stat().st_size
-    result = {"file": output, "file_bytes": size, "tensors": len(source.state), **more}
-    line = f"{output}: {len(source.state)} tensors, {size:,} bytes"
+    result = {"file": output, "file_bytes": size, "tensors": tensors, **more}
+    line = f"{output}: {tensors} tensors, {size:,} bytes"
     show(as_json, result, lambda: "\n".join([line, *_onnx_lines(more), *_cost_lines(more)]))
+
+
+def _export_npz(file: str, output: str, max_bytes: int | None) -> int:
+    from deepcompress.reading.npz import export_npz
+
+    return export_npz(file, output, max_bytes)
+
+
+def _export_header(file: str, output: str, max_bytes: int | None) -> int:
+    from deepcompress.reading.cheader import export_header
+
+    return export_header(file, output, max_bytes)
+
+
+_WITHOUT_TORCH = {".npz": _export_npz, ".h": _export_header}
+
+
+def _save_npz(source: Checkpoint, output: str) -> None:
+    """The tensors of a checkpoint, or of a network that was made smaller."""
+    from deepcompress.reading.arrays import to_array
+    from deepcompress.reading.frameworks import to_numpy
+    from deepcompress.reading.npz import save_npz
+
+    save_npz(output, source.state, (to_numpy(*to_array(name, value)) for name, value in source.state.items()))
 
 
 def _as_onnx(

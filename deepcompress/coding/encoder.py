@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import codebooks, lanes, offsets, streams
+from deepcompress.coding import codebooks, lanes, offsets, planes, streams
 from deepcompress.coding.adaptive import codec
 from deepcompress.coding.adaptive.codec import Book
 from deepcompress.coding.bits import varint
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.huffman import pack_lengths
 from deepcompress.coding.streams import Coder, Stream
-from deepcompress.coding.tensors import MAX_CODEBOOK, DType, EncodedTensor, Encoding, TensorInfo
+from deepcompress.coding.tensors import MAX_CODEBOOK, EncodedTensor, Encoding, TensorInfo
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -29,29 +30,41 @@ Array = np.ndarray[Any, np.dtype[Any]]
 CODERS = ("huffman", "fixed", "ans", "auto")
 COMPACT = ("ans", "auto")
 
+#: Bytes that a layout of format version 3 must save: a file that gains less stays readable for older releases.
+WORTH = 1 << 10
+
 CHUNK = 1 << 20
 _NO_STREAM = Stream(Coder.NONE, b"", b"")
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What a tensor is made of.
+class Bytes:
+    """What is counted of a tensor that is stored exactly.
 
     Attributes:
         shape, dtype: of the tensor.
-        nonzeros: elements that are not zero (all bits 0).
-        gaps, gap_counts: distinct numbers of zeros before a non-zero element, ascending, and how often each occurs.
         planes: how often each byte value occurs at each byte of the elements, int64 (element size, 256).
-        entries: the codebook as bit patterns, or None if the values are not shared.
-        index_counts: how often each entry occurs.
     """
 
     shape: tuple[int, ...]
     dtype: DType
+    planes: Array
+
+
+@dataclass(frozen=True)
+class Survey(Bytes):
+    """What a tensor is made of, its bytes and more.
+
+    Attributes:
+        nonzeros: elements that are not zero (all bits 0).
+        gaps, gap_counts: distinct numbers of zeros before a non-zero element, ascending, and how often each occurs.
+        entries: the codebook as bit patterns, or None if the values are not shared.
+        index_counts: how often each entry occurs.
+    """
+
     nonzeros: int
     gaps: Array
     gap_counts: Array
-    planes: Array
     entries: Array | None
     index_counts: Array
 
@@ -73,8 +86,6 @@ def survey(values: Array, dtype: DType, codebook: Array | None = None) -> Survey
     flat = _bits_of(values, dtype)
     entries = None if codebook is None else np.ascontiguousarray(codebook, dtype=dtype.storage).view(dtype.bits)
     assert entries is None or len(entries) <= MAX_CODEBOOK
-    width = dtype.bits.itemsize
-    planes = np.zeros((width, 256), dtype=np.int64)
     index_counts = np.zeros(0 if entries is None else len(entries), dtype=np.int64)
     gaps: dict[int, int] = {}
     nonzeros = 0
@@ -82,12 +93,27 @@ def survey(values: Array, dtype: DType, codebook: Array | None = None) -> Survey
         nonzeros += len(positions)
         for distinct, count in zip(*(part.tolist() for part in np.unique(gap, return_counts=True)), strict=True):
             gaps[distinct] = gaps.get(distinct, 0) + count
-        for k, plane in enumerate(chunk.view(np.uint8).reshape(-1, width).T):
-            planes[k] += np.bincount(plane, minlength=256)
         if entries is not None:
             index_counts += np.bincount(_lookup(chunk[positions], entries), minlength=len(entries))
     ordered = np.array(sorted(gaps.items()), dtype=np.int64).reshape(-1, 2)
-    return Survey(values.shape, dtype, nonzeros, ordered[:, 0], ordered[:, 1], planes, entries, index_counts)
+    plain = count_bytes(values, dtype)
+    return Survey(values.shape, dtype, plain.planes, nonzeros, ordered[:, 0], ordered[:, 1], entries, index_counts)
+
+
+def count_bytes(values: Array, dtype: DType) -> Bytes:
+    """Count the bytes that the elements of `values` (in ``dtype.storage``) are made of."""
+    elements = _elements(values, dtype)
+    counts = np.zeros((elements.shape[1], 256), dtype=np.int64)
+    for start in range(0, len(elements), CHUNK):
+        for k, plane in enumerate(elements[start : start + CHUNK].T):
+            counts[k] += np.bincount(plane, minlength=256)
+    return Bytes(values.shape, dtype, counts)
+
+
+def _elements(values: Array, dtype: DType) -> Array:
+    """The bytes of all elements, uint8 of shape (number of elements, bytes of one)."""
+    flat = np.ascontiguousarray(values, dtype=dtype.storage).reshape(-1)
+    return flat.view(np.uint8).reshape(-1, dtype.storage.itemsize)
 
 
 def _bits_of(values: Array, dtype: DType) -> Array:
@@ -118,18 +144,18 @@ def _lookup(survivors: Array, entries: Array) -> Array:
 # Plans: the facts of a tensor in each layout, sizes included, from the survey alone ----------------------------
 
 
-def plan_plain(found: Survey, compact: bool = False) -> TensorInfo:
+def plan_plain(found: Bytes, compact: bool = False) -> TensorInfo:
     """As RAW, or as byte planes where they are smaller; `compact` knows the one value of a constant tensor, too."""
     if compact and math.prod(found.shape) > 1 and bool((np.count_nonzero(found.planes, axis=1) == 1).all()):
-        size = found.dtype.bits.itemsize
+        size = found.dtype.storage.itemsize
         return TensorInfo(found.shape, found.dtype, Encoding.CONSTANT, weights=size)
     raw = TensorInfo(found.shape, found.dtype, Encoding.RAW)
-    planes = 0
+    total = 0
     for counts in found.planes:
         size = streams.choose(counts)[2]
-        planes += 1 + len(varint(size)) + size
-    if planes < raw.nbytes:
-        return replace(raw, encoding=Encoding.PLANES, weights=planes)
+        total += 1 + len(varint(size)) + size
+    if total < raw.nbytes:
+        return replace(raw, encoding=Encoding.PLANES, weights=total)
     return replace(raw, weights=raw.nbytes)
 
 
@@ -201,9 +227,11 @@ def encode_plain(values: Array, dtype: DType, compact: bool = False) -> EncodedT
     """Store `values` (in ``dtype.storage``) exactly: byte plane by byte plane where that is smaller, else raw.
 
     In small float tensors such as biases the planes of sign and exponent hold few distinct bytes. `compact` stores a
-    tensor whose elements are all the same as that one element (format version 2).
+    tensor whose elements are all the same as that one element (format version 2). Rows of different kinds are coded
+    kind by kind (version 3) where that saves `WORTH` bytes.
     """
-    return _write_plain(values, dtype, plan_plain(survey(values, dtype), compact))
+    plan = plan_plain(count_bytes(values, dtype), compact)
+    return _write_rows(values, dtype, plan.section) or _write_plain(values, dtype, plan)
 
 
 def encode_coded(
@@ -235,6 +263,8 @@ def encode_coded(
     if codebook is not None and compact:
         encoded = _write_mixed(values, found, target)
         best, encoded = (encoded.info, encoded) if len(encoded.section) < best.section else (best, None)
+    if codebook is None and coder != "fixed" and (encoded := _write_rows(values, dtype, best.section)):
+        best = encoded.info
     if codebook is None or coder != "ans":
         streamed = _encode_streams(values, found, best.section, coder, target, index_bits)
         encoded = streamed or encoded
@@ -291,20 +321,18 @@ def _write_plain(values: Array, dtype: DType, plan: TensorInfo) -> EncodedTensor
         return EncodedTensor(plan, raw[: plan.weights])
     if plan.encoding is Encoding.RAW:
         return EncodedTensor(plan, raw)
-    section = _encode_planes(raw, dtype.bits.itemsize)
+    section = planes.encode(_elements(values, dtype))
     if len(section) < len(raw):
         return EncodedTensor(replace(plan, weights=len(section)), section)
     return EncodedTensor(replace(plan, encoding=Encoding.RAW, weights=len(raw)), raw)
 
 
-def _encode_planes(raw: bytes, width: int) -> bytes:
-    """Byte k of every element together, for each k, as a stream with its coder, table and length in front."""
-    planes = np.frombuffer(raw, dtype=np.uint8).reshape(-1, width)
-    out = bytearray()
-    for plane in planes.T:
-        stream = streams.encode(plane, 256)
-        out += bytes([stream.coder]) + varint(stream.size) + stream.table + stream.payload
-    return bytes(out)
+def _write_rows(values: Array, dtype: DType, plain: int) -> EncodedTensor | None:
+    """By the kinds of its rows, if that is worth it where all rows as one take `plain` bytes."""
+    section = planes.encode_rows(values, dtype) if plain > WORTH else None
+    if section is None or len(section) > plain - WORTH:
+        return None
+    return EncodedTensor(TensorInfo(values.shape, dtype, Encoding.ROWS, weights=len(section)), section)
 
 
 def _write_coded(values: Array, found: Survey, plan: TensorInfo, allow_huffman: bool) -> EncodedTensor:

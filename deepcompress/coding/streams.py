@@ -31,6 +31,13 @@ class Coder(IntEnum):
     ANS = 5
 
 
+def coder_of(number: int) -> Coder:
+    """The coder with this number in the file format."""
+    if number > Coder.LITERAL:  # ANS is told by the layout of the tensor
+        raise FormatError(f"coder {number} is unknown; known are 0 to {Coder.LITERAL}")
+    return Coder(number)
+
+
 @dataclass(frozen=True)
 class Stream:
     """A coded sequence: its coder, the coder's table, and the payload. Constant streams have no payload."""

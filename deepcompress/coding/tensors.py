@@ -13,48 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import codebooks, lanes, offsets, streams, threads
+from deepcompress.coding import codebooks, lanes, offsets, planes, streams, threads
 from deepcompress.coding.adaptive import codec
 from deepcompress.coding.adaptive.codec import Book, Scan
 from deepcompress.coding.bits import Reader
 from deepcompress.coding.codebooks import Form
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.streams import Coder
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_CODEBOOK = 1 << 12
-
-
-class DType(IntEnum):
-    """Element types; the numbers are part of the file format. bfloat16 travels as its 16 bits."""
-
-    FLOAT32 = 0
-    FLOAT16 = 1
-    BFLOAT16 = 2
-    FLOAT64 = 3
-    INT8 = 4
-    UINT8 = 5
-    INT16 = 6
-    INT32 = 7
-    INT64 = 8
-    BOOL = 9
-
-    @property
-    def storage(self) -> np.dtype[Any]:
-        """The numpy type that holds one element, little-endian."""
-        names = ("<f4", "<f2", "<u2", "<f8", "|i1", "|u1", "<i2", "<i4", "<i8", "|b1")
-        return np.dtype(names[self])
-
-    @property
-    def bits(self) -> np.dtype[Any]:
-        """The unsigned integer type of the same width."""
-        return np.dtype(f"<u{self.storage.itemsize}")
-
-    @property
-    def is_float(self) -> bool:
-        """Whether the elements are floating-point numbers."""
-        return self <= DType.FLOAT64
 
 
 class Encoding(IntEnum):
@@ -65,6 +35,8 @@ class Encoding(IntEnum):
     CODED = 2
     ALIAS = 3
     CONSTANT = 4
+    ROWS = 6  # 5 is CODED by the adaptive model
+    COPY = 7
 
 
 @dataclass(frozen=True)
@@ -72,9 +44,10 @@ class TensorInfo:
     """What the header of a file says of one tensor; sizes of parts in bytes.
 
     `codebook`, `tables`, `offsets` and `weights` are the sizes of the four parts of a section, in their order
-    in the file; a RAW, PLANES or CONSTANT tensor has only `weights`, an ALIAS has none. `target` is the index of the
-    earlier tensor that an ALIAS equals, or whose codebook a CODED tensor shares (then `codebook` is 0). `form` is that
-    of the codebook, `grid` its lowest and highest multiple where it is a grid; `scan` is that of an ANS stream.
+    in the file; a RAW, PLANES, CONSTANT or ROWS tensor has only `weights`, an ALIAS or COPY has none. `target` is the
+    index of the earlier tensor that an ALIAS is (their memory is one) or a COPY equals, or whose codebook a CODED
+    tensor shares (then `codebook` is 0). `form` is that of the codebook, `grid` its lowest and highest multiple where
+    it is a grid; `scan` is that of an ANS stream.
     """
 
     shape: tuple[int, ...]
@@ -119,6 +92,11 @@ class TensorInfo:
     def alphabet(self) -> int:
         """Symbols of the weight stream: one per centroid, and one for zero where zeros are not skipped by offsets."""
         return self.codebook_size if self.offset_bits else self.codebook_size + 1
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the values are those of an earlier tensor, so that there is no section."""
+        return self.encoding in (Encoding.ALIAS, Encoding.COPY)
 
     @property
     def is_shared(self) -> bool:
@@ -168,6 +146,8 @@ def decode(info: TensorInfo, section: memoryview, codebook: Array | None = None,
         return _decode_raw(info, section)
     if info.encoding is Encoding.PLANES:
         return _decode_planes(info, section)
+    if info.encoding is Encoding.ROWS:
+        return _decode_rows(info, section)
     if info.encoding is Encoding.CONSTANT:
         return np.tile(_decode_raw(replace(info, shape=(1,)), section), info.size).reshape(info.shape)
     assert info.encoding is Encoding.CODED
@@ -191,21 +171,16 @@ def _from_bytes(info: TensorInfo, raw: Array) -> Array:
 
 def _decode_planes(info: TensorInfo, section: memoryview) -> Array:
     reader = Reader(section, "byte planes")
-    planes = np.empty((info.size, info.dtype.storage.itemsize), dtype=np.uint8)
-    for plane in planes.T:
-        coder = coder_of(reader.byte("coder"))
-        body = Reader(reader.take(reader.varint("length of a plane"), "plane"), "plane")
-        table = streams.read_table(coder, body, 256)
-        plane[:] = streams.decode(table, body.take(len(body), "payload"), info.size)
+    elements = planes.decode(reader, info.size, info.dtype.storage.itemsize)
     reader.end()
-    return _from_bytes(info, planes.reshape(-1))
+    return _from_bytes(info, elements.reshape(-1))
 
 
-def coder_of(number: int) -> Coder:
-    """The coder with this number in the file format."""
-    if number > Coder.LITERAL:  # ANS is told by the layout of the tensor
-        raise FormatError(f"coder {number} is unknown; known are 0 to {Coder.LITERAL}")
-    return Coder(number)
+def _decode_rows(info: TensorInfo, section: memoryview) -> Array:
+    reader, rows = Reader(section, "rows"), info.shape[0]
+    elements = planes.decode_rows(reader, rows, info.size // rows, info.dtype.storage.itemsize)
+    reader.end()
+    return _from_bytes(info, elements.reshape(-1))
 
 
 def decode_survivors(

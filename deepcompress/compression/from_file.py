@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import MAX_CODEBOOK, DType, Encoding
+from deepcompress.coding.tensors import MAX_CODEBOOK, Encoding
 from deepcompress.container.entries import Entry
 from deepcompress.container.reader import ModelFile
 from deepcompress.layers import Layer

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import (
     CHUNK,
     COMPACT,
@@ -18,7 +19,7 @@ from deepcompress.coding.encoder import (
     plan_shared,
     survey,
 )
-from deepcompress.coding.tensors import DType, EncodedTensor, TensorInfo
+from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container.writer import pack
 from deepcompress.layers import Layer, is_layer, tied_to
 from deepcompress.quantize.sharing import Codebook

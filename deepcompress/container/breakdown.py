@@ -163,8 +163,9 @@ def _layer(entry: Entry, header: Header) -> LayerBreakdown:
 
 
 def _coder_name(info: TensorInfo, header: Header) -> str:
-    if info.encoding is Encoding.ALIAS and info.target is not None:
-        return f"same as {header.entries[info.target].name}"
+    if info.is_reference and info.target is not None:
+        what = "same as" if info.encoding is Encoding.ALIAS else "copy of"
+        return f"{what} {header.entries[info.target].name}"
     if info.encoding is not Encoding.CODED:
         return info.encoding.name.lower()
     if not info.offset_bits or info.offset_coder is info.weight_coder:

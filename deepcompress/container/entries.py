@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from deepcompress.coding.adaptive import codec
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import MAX_MULTIPLE, Form
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.offsets import MAX_BITS
-from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import DType, Encoding, TensorInfo, coder_of
+from deepcompress.coding.streams import Coder, coder_of
+from deepcompress.coding.tensors import Encoding, TensorInfo
 from deepcompress.errors import FormatError
 
 MAGIC = b"\x89DC"
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 UNCHECKED = 1 << 16  # bytes of a file that is verified whole, and has no other checksums
 CRC_BYTES = 4
 MAX_HEADER = 1 << 26
@@ -117,13 +118,15 @@ def read_shape(reader: Reader, name: str, dimensions: int) -> tuple[int, ...]:
 
 
 def checked_alias(info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
-    """`info`, if the tensor that it is an alias of is there and its like."""
+    """`info`, if the tensor that it is an alias or a copy of is there and its like."""
     assert info.target is not None
+    what = "an alias" if info.encoding is Encoding.ALIAS else "a copy"
     if info.target >= len(earlier):
-        raise FormatError(f"tensor {name}: it is an alias of tensor {info.target}, which does not come before it")
+        raise FormatError(f"tensor {name}: it is {what} of tensor {info.target}, which does not come before it")
     target = earlier[info.target].info
-    if target.encoding is Encoding.ALIAS or (target.shape, target.dtype) != (info.shape, info.dtype):
-        raise FormatError(f"tensor {name}: it is an alias of {earlier[info.target].name}, which is not its like")
+    chained = target.encoding is Encoding.ALIAS or (info.encoding is Encoding.COPY and target.is_reference)
+    if chained or (target.shape, target.dtype) != (info.shape, info.dtype):
+        raise FormatError(f"tensor {name}: it is {what} of {earlier[info.target].name}, which is not its like")
     return info
 
 

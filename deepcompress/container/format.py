@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from deepcompress.coding.bits import Reader, varint
-from deepcompress.container import deflate, version1, version2
+from deepcompress.container import deflate, version1, version2, version3
 from deepcompress.container.entries import (
     CRC_BYTES,
     MAGIC,
@@ -30,26 +30,38 @@ _DEFLATED, _CHECKED = 1, 2
 
 
 def pack_header(header: Header) -> bytes:
-    """The bytes of a file up to its first section: version 1 if that has all that the tensors need, else 2."""
-    if all(version1.holds(entry.info) for entry in header.entries):
+    """The bytes of a file up to its first section, in the first version that has all that the tensors need."""
+    infos = [entry.info for entry in header.entries]
+    if all(map(version1.holds, infos)):
         body = _pack_labels(header) + version1.pack_tensors(header.entries)
         start = MAGIC + bytes([1]) + varint(len(body)) + body
         return start + crc_bytes(start)
-    short = _pack_compact(replace(header, checked=False))
-    sections = sum(entry.info.section for entry in header.entries)
+    version = 2 if all(map(version2.holds, infos)) else 3
+    short = _pack_compact(replace(header, version=version, checked=False))
+    sections = sum(info.section for info in infos)
     if len(short) + sections + CRC_BYTES <= UNCHECKED:
         return short
-    return _pack_compact(replace(header, checked=True))
+    return _pack_compact(replace(header, version=version, checked=True))
 
 
 def _pack_compact(header: Header) -> bytes:
-    body = _pack_labels(header) + version2.pack_tensors(header.entries, header.checked)
+    body = _pack_body(header, deflated=True)
     packed = deflate.compress(body) if len(body) <= deflate.LONGEST else body
     deflated = len(packed) + len(varint(len(body))) < len(body)
     flags = (_DEFLATED if deflated else 0) | (_CHECKED if header.checked else 0)
-    start = MAGIC + bytes([2, flags])
-    start += varint(len(packed)) + varint(len(body)) + packed if deflated else varint(len(body)) + body
+    start = MAGIC + bytes([header.version, flags])
+    if deflated:
+        start += varint(len(packed)) + varint(len(body)) + packed
+    else:
+        body = _pack_body(header, deflated=False)
+        start += varint(len(body)) + body
     return start + crc_bytes(start) if header.checked else start
+
+
+def _pack_body(header: Header, deflated: bool) -> bytes:
+    if header.version == 2:
+        return _pack_labels(header) + version2.pack_tensors(header.entries, header.checked)
+    return _pack_labels(header) + version3.pack_tensors(header.entries, header.checked, front_coded=not deflated)
 
 
 def _pack_labels(header: Header) -> bytes:
@@ -98,7 +110,7 @@ def _read_start(reader: Reader) -> tuple[int, bool, int, int]:
     version = reader.byte("version")
     if version not in VERSIONS:
         raise FormatError(
-            f"format version {version} is not supported (this release reads 1 and 2); update deepcompress"
+            f"format version {version} is not supported (this release reads 1 to {VERSIONS[-1]}); update deepcompress"
         )
     flags = reader.byte("flags") if version > 1 else _CHECKED
     if flags > (_DEFLATED | _CHECKED):
@@ -123,20 +135,23 @@ def unpack_header(raw: bytes, file_size: int) -> Header:
     body = reader.take(length, "header")
     if inflated:
         body = memoryview(deflate.expand(bytes(body), inflated))
-    header = _unpack_body(Reader(body, "header"), len(raw), version, checked)
+    header = _unpack_body(Reader(body, "header"), len(raw), version, checked, bool(inflated))
     if header.file_size != file_size:
         wrong = "it is cut short" if file_size < header.file_size else "something was appended to it"
         raise FormatError(f"the header describes a file of {header.file_size} bytes, but it has {file_size}: {wrong}")
     return header
 
 
-def _unpack_body(reader: Reader, start: int, version: int, checked: bool) -> Header:
+def _unpack_body(reader: Reader, start: int, version: int, checked: bool, deflated: bool) -> Header:
     network, data = reader.text("network", MAX_LABEL), reader.text("data", MAX_LABEL)
     check_printable(network, "network")
     check_printable(data, "data")
     extensions = _read_extensions(reader)
-    read = version1.read_tensors if version == 1 else version2.read_tensors
-    entries = read(reader, start, checked)
+    if version == 3:
+        entries = version3.read_tensors(reader, start, checked, front_coded=not deflated)
+    else:
+        read = version1.read_tensors if version == 1 else version2.read_tensors
+        entries = read(reader, start, checked)
     reader.end()
     return Header(network, data, entries, extensions, start, version, checked)
 

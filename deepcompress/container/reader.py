@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from deepcompress.coding import tensors
-from deepcompress.coding.tensors import DType, Encoding, Survivors, TensorInfo
+from deepcompress.coding.dtypes import DType
+from deepcompress.coding.tensors import Encoding, Survivors, TensorInfo
 from deepcompress.container.entries import CRC_BYTES, UNCHECKED, Entry, Header
 from deepcompress.container.format import header_span, is_checked, unpack_header
 from deepcompress.errors import FormatError
@@ -121,10 +122,13 @@ class ModelFile:
         return self._by_name[name]
 
     def resolved(self, entry: Entry) -> Entry:
-        """The entry that stores this tensor's values: itself, or the one that it is an alias of."""
-        if entry.info.encoding is not Encoding.ALIAS or entry.info.target is None:
-            return entry
-        return self.header.entries[entry.info.target]
+        """The entry whose memory this tensor has: itself, or the one that it is an alias of (tied weights)."""
+        return self.header.entries[_target(entry)] if entry.info.encoding is Encoding.ALIAS else entry
+
+    def stored(self, entry: Entry) -> Entry:
+        """The entry that stores this tensor's values: that of its memory, or the one that it is a copy of."""
+        entry = self.resolved(entry)
+        return self.header.entries[_target(entry)] if entry.info.encoding is Encoding.COPY else entry
 
     def read(self, name: str, workers: int = 1) -> tuple[Array, DType]:
         """Decode one tensor: its values in the dtype's storage type (bfloat16 as its 16 bits), and the dtype.
@@ -137,7 +141,7 @@ class ModelFile:
             KeyError: there is no tensor of that name.
             FormatError: its section is damaged, or it is larger than allowed (see `check`).
         """
-        entry = self.resolved(self.entry(name))
+        entry = self.stored(self.entry(name))
         return self._decoded(name, entry, tensors.decode, workers), entry.info.dtype
 
     def read_survivors(self, name: str, workers: int = 1) -> tuple[Survivors, DType]:
@@ -146,14 +150,14 @@ class ModelFile:
         For whoever computes with the compressed form: the dense tensor is never made.
 
         Args:
-            name: of the tensor, whose `resolved` entry stores shared weights (``info.is_shared``).
+            name: of the tensor, whose `stored` entry holds shared weights (``info.is_shared``).
             workers: as in `read`.
 
         Raises:
             KeyError: there is no tensor of that name.
             FormatError: as `read`.
         """
-        entry = self.resolved(self.entry(name))
+        entry = self.stored(self.entry(name))
         return self._decoded(name, entry, tensors.decode_survivors, workers), entry.info.dtype
 
     def _decoded(
@@ -230,3 +234,8 @@ class ModelFile:
             crc, left = zlib.crc32(chunk, crc), left - len(chunk)
         if self._stream.read() != crc.to_bytes(CRC_BYTES, "little"):
             raise FormatError(f"{self.path}: the file's checksum does not match: it is damaged")
+
+
+def _target(entry: Entry) -> int:
+    assert entry.info.target is not None
+    return entry.info.target

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import Form
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import MAX_CODEBOOK, DType, Encoding, TensorInfo
+from deepcompress.coding.tensors import MAX_CODEBOOK, Encoding, TensorInfo
 from deepcompress.container.entries import (
     CRC_BYTES,
     MAX_DIMENSIONS,
@@ -26,8 +27,8 @@ from deepcompress.errors import FormatError
 
 def holds(info: TensorInfo) -> bool:
     """Whether version 1 has what this tensor needs."""
-    adaptive = info.encoding is Encoding.CONSTANT or info.weight_coder is Coder.ANS
-    return not adaptive and info.form is Form.ENTRIES
+    plain = info.encoding <= Encoding.ALIAS and info.dtype <= DType.BOOL
+    return plain and info.weight_coder is not Coder.ANS and info.form is Form.ENTRIES
 
 
 def pack_tensors(entries: Sequence[Entry]) -> bytes:
@@ -36,14 +37,14 @@ def pack_tensors(entries: Sequence[Entry]) -> bytes:
     previous = b""
     for entry in entries:
         name = entry.name.encode("utf-8")
-        out += _pack_name(name, previous) + _pack_info(entry.info)
+        out += pack_name(name, previous) + _pack_info(entry.info)
         if entry.info.encoding is not Encoding.ALIAS:
             out += entry.crc.to_bytes(CRC_BYTES, "little")
         previous = name
     return bytes(out)
 
 
-def _pack_name(name: bytes, previous: bytes) -> bytes:
+def pack_name(name: bytes, previous: bytes) -> bytes:
     """How many bytes the name shares with the one before it, and the rest."""
     shared = 0
     while shared < min(len(name), len(previous)) and name[shared] == previous[shared]:
@@ -71,7 +72,7 @@ def read_tensors(reader: Reader, start: int, checked: bool = True) -> tuple[Entr
     names: set[str] = set()
     previous = b""
     for _ in range(reader.varint("number of tensors", limit=MAX_TENSORS)):
-        raw = _read_name(reader, previous)
+        raw = read_name(reader, previous)
         name = checked_name(raw, names)
         info = _read_info(reader, name, entries)
         crc = 0
@@ -84,7 +85,8 @@ def read_tensors(reader: Reader, start: int, checked: bool = True) -> tuple[Entr
     return tuple(entries)
 
 
-def _read_name(reader: Reader, previous: bytes) -> bytes:
+def read_name(reader: Reader, previous: bytes) -> bytes:
+    """The inverse of `pack_name`."""
     shared = reader.varint("shared part of a name", limit=len(previous))
     rest = bytes(reader.take(reader.varint("length of a name", limit=MAX_NAME - shared), "name"))
     if rest and shared < len(previous) and rest[0] == previous[shared]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from deepcompress.coding.adaptive.codec import Scan
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import Form
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import MAX_CODEBOOK, DType, Encoding, TensorInfo
+from deepcompress.coding.tensors import MAX_CODEBOOK, Encoding, TensorInfo
 from deepcompress.container.entries import (
     CRC_BYTES,
     MAX_DIMENSIONS,
@@ -28,39 +29,51 @@ from deepcompress.errors import FormatError
 _MIXED = 5  # the layout of a CODED tensor whose coder is ANS; the other layouts are the encodings
 _BY_COLUMN, _SIDE = 1, 2
 _OWN_FORMS = 8  # from here on, a codebook is that of an earlier tensor
-_NAME_END = 0x0A
+NAME_END = 0x0A
+
+
+def holds(info: TensorInfo) -> bool:
+    """Whether version 2 has what this tensor needs."""
+    return info.encoding <= Encoding.CONSTANT and info.dtype <= DType.BOOL
 
 
 def pack_tensors(entries: Sequence[Entry], checked: bool) -> bytes:
     """The number of tensors, their names, and what a header says of each; with their checksums, if `checked`."""
     out = bytearray(varint(len(entries)))
     for entry in entries:
-        out += entry.name.encode("utf-8") + bytes([_NAME_END])
+        out += entry.name.encode("utf-8") + bytes([NAME_END])
     for entry in entries:
         out += _pack_info(entry.info)
-        if checked and entry.info.encoding is not Encoding.ALIAS:
+        if checked and not entry.info.is_reference:
             out += entry.crc.to_bytes(CRC_BYTES, "little")
     return bytes(out)
 
 
 def _pack_info(info: TensorInfo) -> bytes:
-    mixed = info.weight_coder is Coder.ANS
-    layout = _MIXED if mixed else int(info.encoding)
+    layout, flags = layout_of(info)
+    return bytes([len(info.shape) << 4 | info.dtype, flags << 4 | layout]) + pack_fields(info)
+
+
+def layout_of(info: TensorInfo) -> tuple[int, int]:
+    """The number of a tensor's layout, and its flags."""
     flags = (_BY_COLUMN if info.scan.by_column else 0) | (_SIDE if info.scan.side else 0)
-    out = bytes([len(info.shape) << 4 | info.dtype, flags << 4 | layout]) + b"".join(map(varint, info.shape))
-    if info.encoding is Encoding.PLANES:
+    return (_MIXED if info.weight_coder is Coder.ANS else int(info.encoding)), flags
+
+
+def pack_fields(info: TensorInfo) -> bytes:
+    """The dimensions, and all that follows by layout."""
+    out = b"".join(map(varint, info.shape))
+    if info.encoding in (Encoding.PLANES, Encoding.ROWS):
         out += varint(info.weights)
-    if info.encoding is Encoding.ALIAS:
+    if info.is_reference:
         assert info.target is not None
         out += varint(info.target)
-    if info.encoding is Encoding.CODED:
-        out += _pack_book(info) + varint(info.nonzeros)
-        if mixed:
-            out += varint(info.scan.side) if info.scan.side else b""
-            out += varint(info.weights)
-        else:
-            out += pack_streams(info)
-    return out
+    if info.encoding is not Encoding.CODED:
+        return out
+    out += _pack_book(info) + varint(info.nonzeros)
+    if info.weight_coder is not Coder.ANS:
+        return out + pack_streams(info)
+    return out + (varint(info.scan.side) if info.scan.side else b"") + varint(info.weights)
 
 
 def _pack_book(info: TensorInfo) -> bytes:
@@ -77,14 +90,30 @@ def _zigzag(number: int) -> int:
 
 def read_tensors(reader: Reader, start: int, checked: bool) -> tuple[Entry, ...]:
     """The inverse; the first section starts at byte `start` of the file."""
+    return read_records(reader, read_names(reader), start, checked, _read_info)
+
+
+def read_names(reader: Reader) -> list[str]:
+    """The number of tensors, and their names."""
     names: dict[str, None] = {}
     for _ in range(reader.varint("number of tensors", limit=MAX_TENSORS)):
-        names[checked_name(bytes(reader.line("name", MAX_NAME, _NAME_END)), names.keys())] = None
+        names[checked_name(bytes(reader.line("name", MAX_NAME, NAME_END)), names.keys())] = None
+    return list(names)
+
+
+def read_records(
+    reader: Reader,
+    names: Iterable[str],
+    start: int,
+    checked: bool,
+    read_info: Callable[[Reader, str, Sequence[Entry]], TensorInfo],
+) -> tuple[Entry, ...]:
+    """What the header says of each tensor, and the checksum of its section; sections start at byte `start`."""
     entries: list[Entry] = []
     for name in names:
-        info = _read_info(reader, name, entries)
+        info = read_info(reader, name, entries)
         crc = 0
-        if checked and info.encoding is not Encoding.ALIAS:
+        if checked and not info.is_reference:
             crc = int.from_bytes(reader.take(CRC_BYTES, "checksum"), "little")
         entries.append(Entry(name, info, crc, start))
         start += info.section
@@ -93,24 +122,31 @@ def read_tensors(reader: Reader, start: int, checked: bool) -> tuple[Entry, ...]
 
 def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInfo:
     kind, layout = reader.byte("kind"), reader.byte("layout")
-    flags, layout = layout >> 4, layout & 15
+    if kind & 15 > DType.BOOL or layout & 15 > _MIXED:
+        raise FormatError(f"tensor {name}: layout {layout & 15} or dtype {kind & 15} is unknown")
+    return read_fields(reader, name, earlier, DType(kind & 15), kind >> 4, layout & 15, layout >> 4)
+
+
+def read_fields(
+    reader: Reader, name: str, earlier: Sequence[Entry], dtype: DType, dimensions: int, layout: int, flags: int
+) -> TensorInfo:
+    """The inverse of `pack_fields`, for a layout that there is; checked."""
+    if dimensions > MAX_DIMENSIONS:
+        raise FormatError(f"tensor {name}: {dimensions} dimensions; at most {MAX_DIMENSIONS} are allowed")
     mixed = layout == _MIXED
-    try:
-        encoding, dtype = Encoding.CODED if mixed else Encoding(layout), DType(kind & 15)
-    except ValueError:
-        raise FormatError(f"tensor {name}: layout {layout} or dtype {kind & 15} is unknown") from None
-    if kind >> 4 > MAX_DIMENSIONS:
-        raise FormatError(f"tensor {name}: {kind >> 4} dimensions; at most {MAX_DIMENSIONS} are allowed")
-    info = TensorInfo(read_shape(reader, name, kind >> 4), dtype, encoding)
+    encoding = Encoding.CODED if mixed else Encoding(layout)
+    info = TensorInfo(read_shape(reader, name, dimensions), dtype, encoding)
     if flags and not (mixed and flags <= (_BY_COLUMN | _SIDE) and len(info.shape) > 1):
         raise FormatError(f"tensor {name}: flags {flags}, which mean nothing here")
     if mixed:
         return _read_mixed(reader, info, name, earlier, flags)
     if encoding is Encoding.CODED:
         return read_streams(reader, _read_book(reader, info, name, earlier), name, earlier)
-    if encoding is Encoding.ALIAS:
+    if info.is_reference:
         return checked_alias(replace(info, target=reader.varint("alias")), name, earlier)
-    if encoding is Encoding.PLANES:
+    if encoding in (Encoding.PLANES, Encoding.ROWS):
+        if encoding is Encoding.ROWS and (len(info.shape) < 2 or not info.size):
+            raise FormatError(f"tensor {name}: a shape of {info.shape} stored by the kinds of its rows")
         return replace(info, weights=reader.varint("length of the section", limit=info.nbytes))
     if encoding is Encoding.CONSTANT:
         if info.size < 2:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from deepcompress.coding.tensors import EncodedTensor, TensorInfo
+from deepcompress.coding.encoder import WORTH
+from deepcompress.coding.tensors import EncodedTensor, Encoding, TensorInfo
 from deepcompress.container.entries import CRC_BYTES, Entry, Header
 from deepcompress.container.format import pack_header, unpack_header
 from deepcompress.files import write_atomic
@@ -60,7 +63,9 @@ def _write(
     target: BinaryIO, spool: BinaryIO, tensors: Iterable[tuple[str, EncodedTensor]], network: str, data: str
 ) -> None:
     entries = []
-    for name, encoded in tensors:
+    repeats = _Repeats()
+    for name, tensor in tensors:
+        encoded = repeats.without(tensor)
         entries.append(Entry(name, encoded.info, zlib.crc32(encoded.section)))
         spool.write(encoded.section)
     header = pack_header(Header(network, data, tuple(entries)))
@@ -71,6 +76,29 @@ def _write(
     spool.seek(0)
     shutil.copyfileobj(spool, checked, 1 << 20)
     target.write(checked.crc.to_bytes(CRC_BYTES, "little"))
+
+
+class _Repeats:
+    """Finds tensors whose section is in the file already: they become copies, which are tensors of their own."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[TensorInfo, bytes], int] = {}
+        self._moved: dict[int, int] = {}  # copies, and the tensors that have their codebooks
+        self._count = 0
+
+    def without(self, tensor: EncodedTensor) -> EncodedTensor:
+        """The tensor, without its section if that is there."""
+        number, info = self._count, tensor.info
+        self._count += 1
+        if info.encoding is Encoding.CODED and info.target in self._moved:
+            tensor = replace(tensor, info=replace(info, target=self._moved[info.target]))
+        if len(tensor.section) < WORTH:
+            return tensor
+        first = self._first.setdefault((tensor.info, hashlib.sha256(tensor.section).digest()), number)
+        if first == number:
+            return tensor
+        self._moved[number] = first
+        return EncodedTensor(TensorInfo(info.shape, info.dtype, Encoding.COPY, target=first), b"")
 
 
 class _Checksum:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from deepcompress.coding import codebooks
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import encode_coded
-from deepcompress.coding.tensors import DType
 from deepcompress.quantize.grid import fit_step, least_squares, multiples_of, short
 from deepcompress.quantize.kmeans import CHUNK, assign, cluster, condense
 from deepcompress.quantize.rate import Part, Refit, State, constrain, index_bits, means

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from deepcompress.coding import codebooks
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import CODERS, COMPACT, alias, encode_coded, encode_plain
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import DType, EncodedTensor, Encoding
+from deepcompress.coding.tensors import EncodedTensor, Encoding
 from deepcompress.container.entries import Entry
 from deepcompress.container.reader import ModelFile
 from deepcompress.container.writer import save

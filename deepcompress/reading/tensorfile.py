@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from deepcompress.coding.tensors import TensorInfo
 from deepcompress.container.reader import ModelFile
+from deepcompress.reading.frameworks import Array, Framework, check_framework, to_numpy
 
 if TYPE_CHECKING:
     import torch
 
+Tensor = TypeVar("Tensor")
 
-def open(path: str | Path, device: str | torch.device = "cpu", max_bytes: int | None = None) -> TensorFile:
+
+@overload
+def open(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    max_bytes: int | None = None,
+    framework: Literal["torch"] = "torch",
+) -> TensorFile[torch.Tensor]: ...
+
+
+@overload
+def open(
+    path: str | Path, device: str = "cpu", max_bytes: int | None = None, *, framework: Literal["numpy"]
+) -> TensorFile[Array]: ...
+
+
+def open(
+    path: str | Path, device: str | torch.device = "cpu", max_bytes: int | None = None, framework: Framework = "torch"
+) -> TensorFile[Any]:
     """Open a .dc file for reading single tensors: ``with dc.open(path) as file: file["conv1.weight"]``.
 
     Only the header is read and checked; torch is imported when the first tensor is asked for.
@@ -24,14 +45,17 @@ def open(path: str | Path, device: str | torch.device = "cpu", max_bytes: int | 
         device: where the tensors go.
         max_bytes: how many bytes one decoded tensor may take; by default 1024 times the size of the file, and at
             least 256 MiB.
+        framework: ``torch``, or ``numpy`` for arrays, as in `frameworks.load_state_dict`: torch is never imported.
 
     Raises:
         FormatError: the file is missing or too new, or its header is damaged.
+        ValueError: there is no such framework, or it has no such device.
     """
-    return TensorFile(path, device, max_bytes)
+    check_framework(framework, device)
+    return TensorFile(path, device, max_bytes, framework)
 
 
-class TensorFile(Mapping[str, "torch.Tensor"]):
+class TensorFile(Mapping[str, Tensor]):
     """What `open` gives: a mapping, in the order of the file, and a context manager.
 
     ``file[name]`` reads that tensor's section, holds it against its checksum, and decodes it anew each time; no other
@@ -43,11 +67,17 @@ class TensorFile(Mapping[str, "torch.Tensor"]):
         FormatError: its section is damaged, or the tensor is larger than allowed.
     """
 
-    def __init__(self, path: str | Path, device: str | torch.device, max_bytes: int | None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        max_bytes: int | None = None,
+        framework: Framework = "torch",
+    ) -> None:
         self._file = ModelFile(path, max_bytes)
-        self._device = device
+        self._device, self._framework = device, framework
 
-    def __enter__(self) -> TensorFile:
+    def __enter__(self) -> TensorFile[Tensor]:
         return self
 
     def __exit__(
@@ -59,7 +89,14 @@ class TensorFile(Mapping[str, "torch.Tensor"]):
         """Close the file; its names and facts can still be looked at."""
         self._file.close()
 
-    def __getitem__(self, name: str) -> torch.Tensor:
+    def __getitem__(self, name: str) -> Tensor:
+        found: Any = self._array(name) if self._framework == "numpy" else self._tensor(name)
+        return found  # type: ignore[no-any-return]
+
+    def _array(self, name: str) -> Array:
+        return to_numpy(*self._file.read(name, os.cpu_count() or 1))
+
+    def _tensor(self, name: str) -> torch.Tensor:
         import torch
 
         from deepcompress.reading.arrays import to_torch

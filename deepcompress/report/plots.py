@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import DType
 from deepcompress.container.breakdown import PARTS, Breakdown
 from deepcompress.container.reader import ModelFile
 from deepcompress.report.charts import Curve, draw_curves, draw_front, draw_panels, draw_sensitivity

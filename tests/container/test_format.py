@@ -107,10 +107,10 @@ def test_other_files_are_no_dc_files(start):
         header_span(start, 1000)
 
 
-@pytest.mark.parametrize("version", [0, 3, 255])
+@pytest.mark.parametrize("version", [0, 4, 255])
 def test_other_versions_are_refused(version):
     with pytest.raises(
-        FormatError, match=rf"format version {version} is not supported \(this release reads 1 and 2\); upd"
+        FormatError, match=rf"format version {version} is not supported \(this release reads 1 to 3\); upd"
     ):
         header_span(craft(version=version), 17)
 

@@ -42,13 +42,14 @@ def test_the_corpus_has_all_that_the_format_has(target):
         kinds |= {(info.encoding, info.dtype) for info in infos if info.encoding in (Encoding.RAW, Encoding.PLANES)}
         types |= {info.dtype for info in infos if info.encoding is Encoding.CODED}
         coders |= {(info.offset_coder, info.weight_coder) for info in infos if info.encoding is Encoding.CODED}
-        features |= {"alias" for info in infos if info.encoding is Encoding.ALIAS}
+        features |= {info.encoding.name.lower() for info in infos if info.is_reference}
+        features |= {"rows" for info in infos if info.encoding is Encoding.ROWS}
         features |= {"shared" for info in infos if info.encoding is Encoding.CODED and info.target is not None}
     assert kinds == {(encoding, dtype) for encoding in (Encoding.RAW, Encoding.PLANES) for dtype in DType}
     assert types == {dtype for dtype in DType if dtype.is_float}
     assert {offset for offset, _ in coders} == set(Coder) - {Coder.LITERAL, Coder.ANS}
     assert {weight for _, weight in coders} == set(Coder)
-    assert features == {"extension", "alias", "shared"}
+    assert features == {"extension", "alias", "copy", "rows", "shared"}
     assert sum(seed.stat().st_size for seed in CORPUS) < 100_000
 
 

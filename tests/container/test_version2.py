@@ -70,7 +70,7 @@ def test_both_readers_read_the_golden_file(load):
     values, facts = plain_reader.read(GOLDEN.read_bytes())
     expected = {name: (int(dtype), array.shape, array.tobytes()) for name, (array, dtype, _) in TENSORS.items()}
     assert values == expected
-    assert (facts["network"], facts["data"]) == ("golden", "digits")
+    assert (facts.network, facts.data) == ("golden", "digits")
 
 
 def test_the_golden_file_has_what_is_new():

@@ -46,14 +46,12 @@ def test_the_plain_reader_agrees(small_file, load):
     values, facts = plain_reader.read(small_file)
     assert values == as_plain(load(small_file))
     header = header_of(small_file)
-    assert (facts["network"], facts["data"], facts["extensions"]) == ("net", "digits", [])
+    assert (facts.network, facts.data) == ("net", "digits")
     assert (header.network, header.data) == ("net", "digits")
-    assert facts["header_bytes"] == header.size
-    for entry, tensor in zip(header.entries, facts["tensors"], strict=True):
-        section = small_file[entry.start : entry.start + entry.info.section]
-        assert (entry.name, section) == (tensor["name"], tensor["section"])
+    for entry, tensor in zip(header.entries, facts.tensors.values(), strict=True):
+        assert (entry.name, entry.start, entry.info.section) == (tensor.name, tensor.start, tensor.length)
         if entry.info.encoding is Encoding.CODED:
-            assert (entry.info.nonzeros, entry.info.offset_bits) == (tensor["n"], tensor["b"])
+            assert (entry.info.nonzeros, entry.info.offset_bits) == (tensor.n, tensor.b)
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -61,7 +59,7 @@ def test_the_plain_reader_agrees(small_file, load):
 def test_the_plain_reader_agrees_on_any_file(load, data):
     tensors, books = [], {}
     for number in range(data.draw(st.integers(0, 4), label="tensors")):
-        dtype = data.draw(st.sampled_from(DType))
+        dtype = data.draw(st.sampled_from(list(DType)[:-1]))  # complex128 has no integer of its width
         shape = tuple(data.draw(st.lists(st.integers(0, 8), max_size=3)))
         seed, density = data.draw(st.integers(0, 99)), data.draw(st.sampled_from([0, 0.1, 0.5, 1]))
         rng = np.random.default_rng(seed)
