@@ -186,10 +186,8 @@ def _checked(state: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor: not a state_dict")
-        if value.layout is not torch.strided or value.is_quantized or value.is_complex():
-            raise CheckpointError(
-                f"{path}: tensor {name} is sparse, quantized or complex; only dense real tensors are supported"
-            )
+        if value.is_nested or value.layout is not torch.strided or value.is_quantized:
+            raise CheckpointError(f"{path}: tensor {name} is sparse, nested or quantized; only dense ones are supported")
         tensors[name] = value.detach()
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")

@@ -14,6 +14,7 @@ from deepcompress.coding.encoder import (
     alias,
     encode_coded,
     encode_plain,
+    least_plain,
     plan_literal,
     plan_plain,
     plan_shared,
@@ -76,11 +77,13 @@ class Packer:
         """The facts of `layer` if all streams had fixed widths, without the encoding."""
         values, dtype, entries = _parts(name, value, centroids)
         found = survey(values, dtype, entries)
-        plain = plan_plain(found)
         if entries is None:
             coded = plan_literal(found, allow_huffman=False, index_bits=self.index_bits)
         else:
             coded = plan_shared(found, False, self._owner(book, dtype), self.index_bits)
+        if coded.section < least_plain(found):
+            return coded
+        plain = plan_plain(found)
         return coded if coded.section < plain.section else plain
 
     def _owner(self, book: Hashable, dtype: DType) -> int | None:

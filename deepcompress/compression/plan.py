@@ -280,5 +280,5 @@ _KINDS: dict[str, tuple[type[nn.Module], ...]] = {
 
 def _by_shape(value: torch.Tensor) -> str:
     if not value.is_floating_point():
-        return "integers"
+        return "complex numbers" if value.is_complex() else "integers"
     return ("scalar", "vector", "matrix")[value.ndim] if value.ndim < 3 else "convolution"
