@@ -634,7 +634,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
 
   // The decoder
   const state = words(1, 4);
-  let [block, at] = [];
+  let [block, at] = [stream, 0];
   const refill = () => {
     while (state[0] < 2 ** 24 && at < block.length) state[0] = state[0] * 256 + block[at++];
   };
@@ -649,9 +649,10 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     return {
       logits,
       /** Take the slot `index` of table `i`; one without a value first gets this one. */
-      look(i, index, value, count) {
+      look(i, slot, value, count) {
         const slots = tables[i];
-        index = at[i] = 2 * index;
+        const index = 2 * slot;
+        at[i] = index;
         if (!slots[index + 1]) {
           slots[index] = value;
           slots[index + 1] = count;
@@ -665,11 +666,11 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
         const probability = squash[floor(clamp(sum / 65536, -LIMIT, LIMIT)) + LIMIT];
         const zero = 65536 - probability;
         const low = state[0] & 65535;
-        const bit = low >= zero;
+        const bit = low >= zero ? 1 : 0;
         state[0] = (bit ? probability : zero) * (state[0] >>> 16) + low - (bit ? zero : 0);
         refill();
         const error = ((bit ? 65535 : 0) - probability) * step;
-        for (let i = 0; i < weights.length; i++) weights[i] += (error * logits[i]) >> 17;
+        for (let i = 0; i < weights.length; i++) weights[i] += Math.imul(error, logits[i]) >> 17;
         for (let i = 0; i < at.length; i++) learn(tables[i], at[i], bit, limitOf(i));
         return bit;
       },
@@ -690,25 +691,24 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
   ]);
   const s = presence.logits;
   const around = () => {
-    let [sum, found] = [0, 0];
-    const add = (inside, other) => {
-      if (!inside) return;
-      sum += tables[1][2 * (other & 65535)];
+    const slots = tables[1];
+    let sum = 0;
+    let found = 0;
+    for (let i = 0; i < (byColumn ? 2 : 4); i++) {
+      const inside = i < 1 ? x : i < 2 ? place >= line : i < 3 ? x < line - 1 : place + line < planeSize;
+      if (!inside) continue;
+      sum += slots[2 * ((column + (i < 2 ? -1 : 1) * (i & 1 ? line : 1)) & 65535)];
       found++;
-    };
-    add(x, column - 1);
-    add(place >= line, column - line);
-    add(!byColumn && x < line - 1, column + 1);
-    add(!byColumn && place + line < planeSize, column + line);
+    }
     return found ? stretch[floor(sum / found) >> 14] : s[1];
   };
   const is = (left, up, bit) => (beside(left, up) ? bit : 0);
   const level = (i, unit, middle) => clamp(floor((s[i] - base) / unit) + middle, 0, 2 * middle);
+  const look = (i, at) => presence.look(i, at, squash[s[8] + LIMIT] << 14, confidence);
   const isWeight = (share, gap) => {
     const near = is(1, 0, 1) | is(0, 1, 2);
     const before = (row && symbols[index - columns] ? 1 : 0) | (plane && symbols[index - planeSize] ? 2 : 0);
     s[8] = stretch[share];
-    const look = (i, at) => presence.look(i, at, squash[s[8] + LIMIT] << 14, confidence);
     look(0, row & 65535);
     look(1, column & 65535);
     look(2, plane & 65535);

@@ -21,7 +21,7 @@ const PART_NAMES = {
 
 const WIDTHS = {
   int8: 1, uint8: 1, bool: 1, int16: 2, uint16: 2, int32: 4, uint32: 4, int64: 8, uint64: 8, complex32: 4, complex64: 8,
-  complex128: 16, float4_e2m1fn_x2: 1,
+  complex128: 16, float4_e2m1fn_x2: 1, float8_e8m0fnu: 1,
 };
 
 /** Bytes of the dense network: 4 for a floating-point element, and tied tensors once. */
