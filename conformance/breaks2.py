@@ -107,9 +107,8 @@ def deflated() -> Broken:
     def of(packed: bytes, inflated: int | None = None) -> bytes:
         return replace(good, pack=lambda _: packed, inflated=inflated).to_bytes()
 
-    best = zlib.compressobj(9, wbits=-15)
-    bomb = best.compress(bytes(1 << 22)) + best.flush()
-    long = replace(good, extensions=[(0, "e", bytes(5000))])
+    bomb = _squeezed(bytes(1 << 22))
+    long = replace(good, extensions=[(0, "e", bytes(5000))], pack=_squeezed)
     found = {
         "inflated-length-0": of(packed, 0),
         "inflated-length-0-and-not-deflated": of(header, 0),
@@ -133,6 +132,11 @@ def deflated() -> Broken:
         "without-the-dictionary-it-needs": of(_other_dictionary(header)),
     }
     return {f"s09-deflated-{name}": (9, data) for name, data in found.items()}
+
+
+def _squeezed(data: bytes) -> bytes:
+    best = zlib.compressobj(9, wbits=-15)
+    return best.compress(data) + best.flush()
 
 
 def _far_back() -> bytes:

@@ -211,9 +211,9 @@ def models() -> dict[str, File]:
             )
         )
 
-    last, blocks = np.zeros(524_290, "<f4"), np.zeros((4, 300_000), "<f4")
+    last, blocks = np.zeros(524_290, "<f4"), np.zeros((4, 132_000), "<f4")
     last[[5, 524_286, 524_289]] = [0.9, -0.3, 0.77]
-    blocks[[0, 1, 1, 3, 3], [9, 3, 77_777, 5, 299_999]] = -0.3
+    blocks[[0, 1, 1, 3, 3], [9, 3, 77_777, 5, 131_999]] = -0.3
     return {
         "v2-model-rank-0": one((), 1, book=entries([2])),
         "v2-model-rank-1": one((90,), 3),
@@ -250,7 +250,7 @@ def models() -> dict[str, File]:
         "v2-model-gap-before-the-first-weight": v2(adaptive("w", np.eye(1, 3000, 2900, dtype="<f4")[0], entries([1]))),
         "v2-model-2-blocks": v2(adaptive("w", last, signs)),
         "v2-model-2-blocks-no-weights": v2(adaptive("w", np.zeros((2, 300_000), "<f4"), signs)),
-        "v2-model-3-blocks-by-column": v2(adaptive("w", blocks, signs, BY_COLUMN), flags=CHECKED),
+        "v2-model-2-blocks-by-column": v2(adaptive("w", blocks, signs, BY_COLUMN), flags=CHECKED),
         "v2-model-columns-beyond-65536": v2(adaptive("w", _far(), signs)),
     }
 

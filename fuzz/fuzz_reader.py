@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests" / "container"))
 
 #: What the tensors of an input may take together.
 MAX_BYTES = 1 << 18
-#: Up to so many bytes of tensors the plain reader of the tests reads the file, too; it is slow.
+#: Up to so many bytes of tensors the reader in readers/python reads the file, too; it is slow.
 COMPARED_UP_TO = 1 << 13
 #: A header may describe sections of so many bytes that are not there; `assemble` then appends zeros.
 MAX_PADDING = 1 << 12
@@ -38,7 +38,7 @@ def check(data: bytes, path: Path) -> str:
     """Read `data`, by way of the file `path`, in all ways, and assert what must hold of every file there can be.
 
     It is refused with a FormatError, or its tensors have the shapes and types that the header announces and take no
-    more than `MAX_BYTES`. What is accepted is accepted by the plain reader of the tests, with the same tensors, and its
+    more than `MAX_BYTES`. What is accepted is accepted by the reader in readers/python, with the same tensors, and its
     header is the one that the writer would write. And where short streams have lanes, two threads of the compiled
     kernels and their slow twins give the same tensors, or both refuse.
 

@@ -10,7 +10,7 @@ Written from the specification (docs/format.md) alone; the parts below follow it
 nothing in it is run or imported: whatever the bytes are, the answer is arrays or a `FormatError`. numpy has no bfloat16
 and no 8-bit floats: they are given as float32, or with ``widen=False`` as the bits that are stored.
 
-`python deepcompress_reader.py MODEL.dc` prints what the file holds as JSON; with `-o OUT.npz` it writes the arrays.
+`python deepcompress_reader.py MODEL.dc` prints what the file holds as JSON.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import re
 import sys
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -85,25 +85,6 @@ class _Bytes:
         _must(not self.left(), f"{self.left()} bytes too many", self.section)
 
 
-class _Bits:
-    """Bits of a `_Bytes`, from the top of each byte down."""
-
-    def __init__(self, source: _Bytes) -> None:
-        self.source, self.byte, self.left = source, 0, 0
-
-    def take(self, count: int) -> int:
-        value = 0
-        for _ in range(count):
-            if not self.left:
-                self.byte, self.left = self.source.byte(), 8
-            self.left -= 1
-            value = value << 1 | self.byte >> self.left & 1
-        return value
-
-    def end(self) -> None:
-        _must(not self.byte & (1 << self.left) - 1, "padding bits are not 0", self.source.section)
-
-
 # 1, 9, 13: the file ----------------------------------------------------------------------------------------
 
 _DICTIONARY = (
@@ -120,36 +101,22 @@ def _crc(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(4, "little")
 
 
-@dataclass(frozen=True)
-class _Start:
-    """What stands before the sections: the header, inflated, where it ends, and how it is to be read."""
-
-    header: bytes
-    end: int
-    version: int
-    checked: bool
-    deflated: bool
-
-
-def _read_start(data: bytes) -> _Start:
+def _read_start(data: bytes) -> tuple[bytes, int, int, int]:
+    """The header, inflated, and where it ends; the version, and its flags."""
     _must(data[:3] == b"\x89DC", "this is not a .dc file", 1)
     file = _Bytes(data, 1)
-    file.take(3)
-    version = file.byte()
+    version = file.take(4)[3]
     _must(version in (1, 2, 3), f"version {version} is unknown; known are 1 to 3", 1)
     file.section = 1 if version == 1 else 9
-    flags = file.byte() if version > 1 else 2
+    flags = file.byte() if version > 1 else _CHECKED
     _must(flags < 4, f"flags {flags} are unknown", 9)
-    deflated, checked = bool(flags & 1), flags > 1
-    _must(checked or len(data) <= 65536, "a file of this size must have checksums", 9)
+    _must(flags & _CHECKED or len(data) <= 65536, "a file of this size must have checksums", 9)
     length = file.varint(1 << 26, "the length of the header")
-    inflated = file.varint(4096, "the inflated length") if deflated else 0
+    inflated = file.varint(4096, "the inflated length") if flags & _DEFLATED else 0
     header = file.take(length)
-    if checked:
+    if flags & _CHECKED:
         _must(_crc(data[: file.at]) == file.take(4), "the checksum of the header is wrong", file.section)
-    if deflated:
-        header = _inflate(header, inflated)
-    return _Start(header, file.at, version, checked, deflated)
+    return _inflate(header, inflated) if flags & _DEFLATED else header, file.at, version, flags
 
 
 def _inflate(packed: bytes, size: int) -> bytes:
@@ -182,32 +149,31 @@ def _printable(raw: bytes, section: int) -> str:
     return text
 
 
-def _read_header(start: _Start) -> tuple[str, str, list[Tensor]]:
-    header = _Bytes(start.header, 2)
+def _read_header(raw: bytes, at: int, version: int, flags: int) -> tuple[str, str, list[Tensor]]:
+    header = _Bytes(raw, 2)
     network, data = (_printable(header.take(header.varint(255, "the length of a name")), 2) for _ in range(2))
     for _ in range(header.varint(255, "the number of extensions")):
         flag = header.byte()
         name = _printable(header.take(header.varint(255, "the length of a name")), 2)
-        _must(flag < 2, f"extension {name} has flag {flag}", 2)
-        _must(not flag, f"the file needs extension {name}, which this reader does not know", 2)
+        _must(not flag, f"the file needs extension {name}, which this reader does not know, or has flag {flag}", 2)
         header.take(header.varint())
     count = header.varint(1 << 18, "the number of tensors")
-    header.section = {1: 3, 2: 9, 3: 13}[start.version]
-    tensors: list[Tensor] = []
-    names = _long_names(header) if start.version == 1 else iter(_short_names(header, count, start))
+    header.section = {1: 3, 2: 9, 3: 13}[version]
+    names = _long_names(header)
+    if version > 1:  # all names come first; those of a deflated header are whole
+        whole = version == 2 or flags & _DEFLATED
+        names = iter([_line(header) if whole else next(names) for _ in range(count)])
+    earlier: list[Tensor] = []
     seen: set[str] = set()
-    at = start.end
     for _ in range(count):
-        raw = next(names)
-        _must(0 < len(raw) <= 512, "a name must have 1 to 512 bytes", header.section)
-        name = _printable(raw, header.section)
-        _must(name not in seen, f"the name {name} is there twice", header.section)
+        name = _printable(next(names), header.section)
+        _must(name and name not in seen, f"the name {name} is there twice, or empty", header.section)
+        tensor = _read_tensor(header, name, earlier, version, flags)
+        tensor.start, at = at, at + sum(tensor.parts)
+        earlier.append(tensor)
         seen.add(name)
-        tensor = _read_tensor(header, name, at, tensors, start)
-        tensors.append(tensor)
-        at += tensor.length
     header.end()
-    return network, data, tensors
+    return network, data, earlier
 
 
 def _long_names(header: _Bytes) -> Iterator[bytes]:
@@ -222,17 +188,11 @@ def _long_names(header: _Bytes) -> Iterator[bytes]:
         yield previous
 
 
-def _short_names(header: _Bytes, count: int, start: _Start) -> list[bytes]:
-    """All names of version 2; version 3 has them whole only in a deflated header."""
-    if start.version == 3 and not start.deflated:
-        names = _long_names(header)
-        return [next(names) for _ in range(count)]
-    found = []
-    for _ in range(count):
-        end = header.data.find(b"\n", header.at, header.at + 513)
-        _must(end >= 0, "a name does not end within 512 bytes", header.section)
-        found.append(header.take(end + 1 - header.at)[:-1])
-    return found
+def _line(header: _Bytes) -> bytes:
+    """A name as version 2 has it."""
+    end = header.data.find(b"\n", header.at, header.at + 513)
+    _must(end >= 0, "a name does not end within 512 bytes", header.section)
+    return header.take(end + 1 - header.at)[:-1]
 
 
 # 3, 9, 13: tensors -----------------------------------------------------------------------------------------
@@ -245,83 +205,48 @@ _DTYPES: dict[int, tuple[str, str]] = {
     16: ("uint16", "<u2"), 17: ("uint32", "<u4"), 18: ("uint64", "<u8"), 19: ("complex32", "<u4"),
     20: ("complex64", "<c8"), 21: ("complex128", "<c16"),
 }  # fmt: skip
+_DEFLATED, _CHECKED = 1, 2  # flags of a file
 _RAW, _PLANES, _CODED, _ALIAS, _SAME, _ADAPTIVE, _ROWS, _COPY = range(8)
 _LAYOUTS = {1: 4, 2: 6, 3: 8}  # how many each version has
-_DTYPE_COUNTS = {1: 10, 2: 10, 3: 22}
 _SHARED = (0, 1, 2, 3, 10, 11, 12, 13)  # dtypes of layouts 2 and 5
 
 
-@dataclass(frozen=True)
 class Tensor:
-    """What the header says of a tensor.
+    """What the header says of a tensor: its name, shape and layout, where its section starts, and its parts."""
 
-    `dtype` is its name in the file; `shape` its dimensions; `start` and `length` are where its section lies. The other
-    fields are those of its layout.
-    """
-
-    name: str
-    number: int
-    shape: tuple[int, ...]
-    layout: int
-    start: int = 0
-    length: int = 0
-    crc: bytes = b""
-    target: int = -1  # of an alias or copy; or the tensor that owns the codebook
-    k: int = 0
-    form: int = 0
-    grid: tuple[int, int] = (0, 0)
-    n: int = 0
-    b: int = 0
-    coders: tuple[int, int] = (0, 0)
-    fillers: int = 0
+    start = k = form = n = b = fillers = side = 0
+    target = -1  # of an alias or copy; or the tensor that owns the codebook
+    grid = coders = (0, 0)
     parts: tuple[int, ...] = ()
-    flags: int = 0
-    side: int = 0
+    crc = b""
 
-    @property
-    def dtype(self) -> str:
-        """As the specification calls it."""
-        return _DTYPES[self.number][0]
-
-    @property
-    def size(self) -> int:
-        """How many elements there are."""
-        return math.prod(self.shape)
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of an element in the file."""
-        return np.dtype(_DTYPES[self.number][1]).itemsize
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all elements."""
-        return self.size * self.itemsize
+    def __init__(self, name: str, number: int, shape: tuple[int, ...], layout: int, flags: int) -> None:
+        self.name, self.number, self.shape, self.layout, self.flags = name, number, shape, layout, flags
+        self.dtype, store = _DTYPES[number]
+        self.size, self.itemsize = math.prod(shape), np.dtype(store).itemsize
+        self.nbytes = self.size * self.itemsize
 
 
-def _read_tensor(header: _Bytes, name: str, at: int, earlier: list[Tensor], start: _Start) -> Tensor:
-    kind = header.byte()
-    if start.version == 1:
-        layout, number, flags = kind >> 4, kind & 15, 0
-        rank = header.varint(8, "the number of dimensions")
+def _read_tensor(header: _Bytes, name: str, earlier: list[Tensor], version: int, flags: int) -> Tensor:
+    kind, section = header.byte(), header.section
+    if version == 1:
+        layout, number, marks, rank = kind >> 4, kind & 15, 0, header.varint(8, "the number of dimensions")
     else:
-        rank, number = kind >> 4, _wide(header, kind & 15, start.version)
-        flags, layout = divmod(header.byte(), 16)
-        layout = _wide(header, layout, start.version)
-    section = header.section
-    _must(number < _DTYPE_COUNTS[start.version], f"tensor {name}: dtype {number} is unknown", section)
-    _must(layout < _LAYOUTS[start.version], f"tensor {name}: layout {layout} is unknown", section)
+        rank, number = kind >> 4, _wide(header, kind & 15, version)
+        marks, layout = divmod(header.byte(), 16)
+        layout = _wide(header, layout, version)
+    _must(number < (22 if version > 2 else 10), f"tensor {name}: dtype {number} is unknown", section)
+    _must(layout < _LAYOUTS[version], f"tensor {name}: layout {layout} is unknown", section)
     _must(rank <= 8, f"tensor {name}: {rank} dimensions", section)
     shape = tuple(header.varint(1 << 40, "a dimension") for _ in range(rank))
     _must(math.prod(n or 1 for n in shape) <= 1 << 40, f"tensor {name}: too many elements", section)
-    _must(not flags or layout == _ADAPTIVE, f"tensor {name}: flags {flags} mean nothing here", section)
-    facts = _FACTS[layout](header, Tensor(name, number, shape, layout, flags=flags), earlier, start.version)
-    length = sum(facts.get("parts", ()))
-    found = Tensor(name, number, shape, layout, at, length, flags=flags, **facts)
-    _must(length <= found.nbytes, f"tensor {name}: its section is longer than its elements", section)
-    if not start.checked or layout in (_ALIAS, _COPY):
-        return found
-    return Tensor(name, number, shape, layout, at, length, header.take(4), flags=flags, **facts)
+    _must(marks < (4 if layout == _ADAPTIVE and rank > 1 else 1), f"tensor {name}: flags {marks} mean nothing", section)
+    tensor = Tensor(name, number, shape, layout, marks)
+    _read_layout(header, tensor, earlier, version)
+    _must(sum(tensor.parts) <= tensor.nbytes, f"tensor {name}: its section is longer than its elements", section)
+    if flags & _CHECKED and layout not in (_ALIAS, _COPY):
+        tensor.crc = header.take(4)
+    return tensor
 
 
 def _wide(header: _Bytes, number: int, version: int) -> int:
@@ -333,95 +258,74 @@ def _wide(header: _Bytes, number: int, version: int) -> int:
     return number
 
 
-Facts = dict[str, Any]
+def _read_layout(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version: int) -> None:
+    name, layout = tensor.name, tensor.layout
+    if layout == _RAW:
+        tensor.parts = (tensor.nbytes,)
+    elif layout in (_PLANES, _ROWS):
+        _must(layout == _PLANES or (len(tensor.shape) > 1 and tensor.size), f"tensor {name} has no rows", 13)
+        tensor.parts = (header.varint(tensor.nbytes, "the length of a section"),)
+    elif layout == _SAME:
+        _must(tensor.size > 1, f"tensor {name}: {tensor.size} elements stored as a constant", 9)
+        tensor.parts = (tensor.itemsize,)
+    elif layout in (_ALIAS, _COPY):
+        tensor.target = header.varint(len(earlier) - 1, "the number of a tensor")
+        of = earlier[tensor.target]
+        like = (of.number, of.shape) == (tensor.number, tensor.shape)
+        stores = of.layout != _ALIAS and not layout == of.layout == _COPY
+        _must(like and stores, f"tensor {name} cannot be that of {of.name}", header.section)
+    else:
+        _must(tensor.number in _SHARED, f"tensor {name}: {tensor.dtype} cannot be coded", 4)
+        book = _read_book_facts(header, tensor, earlier, version)
+        tensor.n = header.varint(tensor.size, "the number of weights")
+        (_read_streams if layout == _CODED else _read_scan)(header, tensor, book)
 
 
-def _raw_facts(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version: int) -> Facts:
-    return {"parts": (tensor.nbytes,)}
-
-
-def _planes_facts(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version: int) -> Facts:
-    return {"parts": (header.varint(tensor.nbytes, "the length of a section"),)}
-
-
-def _rows_facts(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version: int) -> Facts:
-    _must(len(tensor.shape) > 1 and tensor.size, f"tensor {tensor.name} has no rows", 13)
-    return _planes_facts(header, tensor, earlier, version)
-
-
-def _alias_facts(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version: int) -> Facts:
-    number = header.varint(len(earlier) - 1, "the number of a tensor")
-    target = earlier[number] if earlier else tensor
-    like = (target.number, target.shape) == (tensor.number, tensor.shape) and target is not tensor
-    stores = target.layout != _ALIAS and not (tensor.layout == target.layout == _COPY)
-    _must(like and stores, f"tensor {tensor.name} cannot be that of {target.name}", header.section)
-    return {"target": number}
-
-
-def _same_facts(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version: int) -> Facts:
-    _must(tensor.size > 1, f"tensor {tensor.name}: {tensor.size} elements stored as a constant", 9)
-    return {"parts": (tensor.itemsize,)}
-
-
-def _coded_facts(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version: int) -> Facts:
+def _read_streams(header: _Bytes, tensor: Tensor, book: int) -> None:
     """Section 4."""
-    _must(tensor.number in _SHARED, f"tensor {tensor.name}: {tensor.dtype} cannot be coded", 4)
-    facts, book = _book_facts(header, tensor, earlier, version)
-    facts["n"] = n = header.varint(tensor.size, "the number of weights")
-    facts["b"] = b = header.byte()
-    facts["coders"] = offset, weight = divmod(header.byte(), 16)
-    tables, weights = header.varint(), header.varint()
-    fillers, offsets = (header.varint(tensor.size, "the number of fillers"), header.varint()) if b else (0, 0)
+    tensor.b = b = header.byte()
+    tensor.coders = offset, weight = divmod(header.byte(), 16)
+    tables, weights, offsets = header.varint(), header.varint(), 0
+    if b:
+        tensor.fillers, offsets = header.varint(tensor.size, "the number of fillers"), header.varint()
+    tensor.parts = (book, tables, offsets, weights)
     _must(b <= 12, f"tensor {tensor.name}: offsets of {b} bits", 4)
-    _must(fillers * ((1 << b) - 1) + n <= tensor.size, f"tensor {tensor.name}: too many fillers", 4)
+    _must(tensor.fillers * ((1 << b) - 1) + tensor.n <= tensor.size, f"tensor {tensor.name}: too many fillers", 4)
     _must(offset < (4 if b else 1) and weight < 5, f"tensor {tensor.name}: coders {offset}, {weight}", 4)
-    _must(weight != 4 or (b and not facts["k"]), f"tensor {tensor.name}: literal weights", 4)
-    return facts | {"fillers": fillers, "parts": (book, tables, offsets, weights)}
+    _must(weight != 4 or (b and not tensor.k), f"tensor {tensor.name}: literal weights", 4)
 
 
-def _adaptive_facts(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version: int) -> Facts:
+def _read_scan(header: _Bytes, tensor: Tensor, book: int) -> None:
     """Sections 9 and 11."""
-    _must(tensor.number in _SHARED, f"tensor {tensor.name}: {tensor.dtype} cannot be coded", 9)
-    allowed = 4 if len(tensor.shape) > 1 else 1
-    _must(tensor.flags < allowed, f"tensor {tensor.name}: flags {tensor.flags} mean nothing here", 9)
-    facts, book = _book_facts(header, tensor, earlier, version)
-    facts["n"] = header.varint(tensor.size, "the number of weights")
     if tensor.flags & 2:
-        facts["side"] = side = header.varint(1 << 20, "the side of a plane")
+        tensor.side = side = header.varint(1 << 20, "the side of a plane")
         columns = math.prod(tensor.shape[1:])
-        fits = side > 1 and columns and columns % (side * side) == 0
-        _must(fits, f"tensor {tensor.name}: planes of side {side}", 9)
-    _must(facts["k"] or not facts["n"], f"tensor {tensor.name}: weights, but no codebook", 9)
-    return facts | {"parts": (book, header.varint())}
+        _must(side > 1 and columns and columns % (side * side) == 0, f"tensor {tensor.name}: planes of side {side}", 9)
+    _must(tensor.k or not tensor.n, f"tensor {tensor.name}: weights, but no codebook", 9)
+    tensor.parts = (book, header.varint())
 
 
-def _book_facts(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version: int) -> tuple[Facts, int]:
-    """Sections 4 and 10: what the header says of a codebook, and its bytes in this section."""
-    k = header.varint(4096, "the size of a codebook")
-    owner = header.varint() - 1 if version == 1 else 0
-    form = 0 if version == 1 else header.varint()
-    if owner > -1 and (version == 1 or form >= 8):
-        owner = owner if version == 1 else form - 8
-        _must(owner < len(earlier), f"tensor {tensor.name}: its codebook is in no earlier tensor", header.section)
-        found = earlier[owner]
-        own = found.layout in (_CODED, _ADAPTIVE) and found.target < 0
-        like = (found.number, found.k) == (tensor.number, k)
-        _must(own and like, f"tensor {tensor.name}: it cannot share the codebook of {found.name}", 4)
-        return {"k": k, "target": owner}, 0
-    _must(form < 5, f"tensor {tensor.name}: codebook form {form} is unknown", 10)
-    _must(not form or not tensor.number, f"tensor {tensor.name}: codebook form {form} is for float32", 10)
+def _read_book_facts(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version: int) -> int:
+    """Sections 4 and 10: what the header says of a codebook; returns its bytes in this section."""
+    tensor.k = k = header.varint(4096, "the size of a codebook")
+    form = header.varint()
+    if version == 1 and form:
+        form += 7
+    if form >= 8:
+        _must(form - 8 < len(earlier), f"tensor {tensor.name}: its codebook is in no earlier tensor", header.section)
+        tensor.target, of = form - 8, earlier[form - 8]
+        own = of.layout in (_CODED, _ADAPTIVE) and of.target < 0
+        like = (of.number, of.k) == (tensor.number, k)
+        _must(own and like, f"tensor {tensor.name}: it cannot share the codebook of {of.name}", 4)
+        return 0
+    tensor.form = form
+    _must(form < 5 and not (form and tensor.number), f"tensor {tensor.name}: a codebook of form {form}", 10)
     if form < 2:
-        return {"k": k, "form": form}, k * (2 if form else tensor.itemsize)
+        return k * (2 if form else tensor.itemsize)
     low, high = (-(step + 1 >> 1) if step & 1 else step >> 1 for step in (header.varint(), header.varint()))
-    entries = high - low + (0 if low <= 0 <= high else 1)
+    tensor.grid, entries = (low, high), high - low + (0 if low <= 0 <= high else 1)
     _must(-32768 <= low <= high <= 32768 and 0 < k <= entries, f"tensor {tensor.name}: a grid from {low} to {high}", 10)
-    mask = -(-(high - low + 1) // 8) if k < entries else 0
-    return {"k": k, "form": form, "grid": (low, high)}, (4 if form == 2 else 2) + mask
-
-
-_FACTS: list[Callable[[_Bytes, Tensor, list[Tensor], int], Facts]] = [
-    _raw_facts, _planes_facts, _coded_facts, _alias_facts, _same_facts, _adaptive_facts, _rows_facts, _alias_facts,
-]  # fmt: skip
+    return (4 if form == 2 else 2) + (-(-(high - low + 1) // 8) if k < entries else 0)
 
 
 # 5: streams of symbols -------------------------------------------------------------------------------------
@@ -435,23 +339,30 @@ def _read_table(coder: int, tables: _Bytes, alphabet: int) -> Any:
     return _read_lengths(tables, alphabet) if coder == _HUFFMAN else None
 
 
+def _bits(source: _Bytes) -> Iterator[int]:
+    while True:
+        byte = source.byte()
+        yield from (byte >> shift & 1 for shift in range(7, -1, -1))
+
+
 def _read_lengths(tables: _Bytes, alphabet: int) -> list[int]:
     lengths: list[int] = []
-    used = tables.varint(alphabet, "the number of code lengths")
-    bits, previous = _Bits(tables), 0
-    for _ in range(used):
-        if bits.take(1):
-            if not bits.take(1):
-                previous += 1
-            elif not bits.take(1):
-                previous -= 1
-            else:
-                length = bits.take(4)
-                _must(abs(length - previous) > 1, "a code length is not in its shortest form", 5)
-                previous = length
+    count = tables.varint(alphabet, "the number of code lengths")
+    bits, used, previous = _bits(tables), 0, 0
+    for _ in range(count):
+        ones = 0
+        while ones < 3 and next(bits):
+            ones += 1
+        used += min(ones + 1, 3)
+        if ones < 3:
+            previous += (0, 1, -1)[ones]
+        else:
+            length = next(bits) << 3 | next(bits) << 2 | next(bits) << 1 | next(bits)
+            _must(abs(length - previous) > 1, "a code length is not in its shortest form", 5)
+            previous, used = length, used + 4
         _must(0 <= previous <= 15, f"a code length of {previous}", 5)
         lengths.append(previous)
-    bits.end()
+    _must(not any(next(bits) for _ in range(-used % 8)), "padding bits are not 0", 5)
     complete = sum(1 << 15 - length for length in lengths if length) == 1 << 15
     _must(complete and lengths[-1], "the code lengths make no complete code", 5)
     return lengths
@@ -481,85 +392,64 @@ def _fixed(stream: bytes, count: int, alphabet: int) -> Array:
 
 def _huffman(stream: bytes, count: int, lengths: list[int]) -> Array:
     _must(count <= 8 * len(stream), f"{len(stream)} bytes cannot hold {count} symbols", 5)
-    lanes = 1 if count < 1 << 17 else 1 << (count // 2048).bit_length() - 1
     order = sorted((length, symbol) for symbol, length in enumerate(lengths) if length)
     width = order[-1][0]
     repeats = [1 << width - length for length, _ in order]
-    symbol_of = np.repeat(np.array([symbol for _, symbol in order], np.uint16), repeats)
-    length_of = np.repeat(np.array([length for length, _ in order], np.int64), repeats)
-    head = 0 if lanes == 1 else 2 * lanes
-    _must(head <= len(stream), "the lengths of the lanes are cut", 5)
-    sizes = np.frombuffer(stream[:head], "<u2").astype(np.int64) if head else np.array([len(stream)])
-    ends = head + np.cumsum(sizes)
-    _must(ends[-1] == len(stream), "the lanes do not fill the stream", 5)
-    data = np.frombuffer(stream + bytes(3 + 2 * count // lanes), np.uint8).astype(np.uint32)  # so that none runs over
-    at = 8 * (ends - sizes)
-    step = _one_lane if lanes == 1 else _all_lanes
-    symbols = step(data, at, count, symbol_of, length_of, width)
-    left = 8 * ends - at
-    _must((left >= 0).all() and (left < 8).all(), "a lane does not end with its last symbol", 5)
-    _must(not (data[ends - 1] & (1 << left) - 1)[left > 0].any(), "padding bits are not 0", 5)
-    return symbols
-
-
-def _windows(data: Array, at: Array, width: int) -> Array:
-    """The `width` bits from each bit on."""
-    byte = at >> 3
-    three = data[byte] << 16 | data[byte + 1] << 8 | data[byte + 2]
-    return three >> (24 - width - (at & 7)).astype(np.uint32) & np.uint32((1 << width) - 1)
-
-
-def _one_lane(data: Array, at: Array, count: int, symbol_of: Array, length_of: Array, width: int) -> Array:
-    """One stream: what starts at each bit is looked up for all bits at once, and then it is a walk along them."""
-    windows = _windows(data, np.arange(8 * (len(data) - 2)), width)
-    steps, here, places = length_of[windows].tolist(), 0, []
-    for _ in range(count):
-        if here >= len(steps):
-            break
-        places.append(here)
-        here += steps[here]
-    at[0] = here
-    found: Array = symbol_of[windows[places]]
-    return found
-
-
-def _all_lanes(data: Array, at: Array, count: int, symbol_of: Array, length_of: Array, width: int) -> Array:
-    """Many lanes in lock step: each step is one symbol of every lane, a row of the output."""
+    code = np.repeat(np.array([symbol << 4 | length for length, symbol in order], np.uint32), repeats)
+    lanes = 1 if count < 1 << 17 else 1 << (count // 2048).bit_length() - 1
+    if lanes == 1:
+        return _lane(stream, count, code, width)
+    source = _Bytes(stream, 5)
+    sizes = np.frombuffer(source.take(2 * lanes), "<u2").tolist()
     symbols = np.empty(count, np.uint16)
-    for start in range(0, count, len(at)):
-        row = min(len(at), count - start)
-        windows = _windows(data, np.minimum(at[:row], 8 * (len(data) - 3)), width)
-        symbols[start : start + row] = symbol_of[windows]
-        at[:row] += length_of[windows]
+    for lane, size in enumerate(sizes):
+        symbols[lane::lanes] = _lane(source.take(size), len(range(lane, count, lanes)), code, width)
+    source.end()
     return symbols
+
+
+def _lane(data: bytes, count: int, code: Array, width: int) -> Array:
+    """The code word at each bit is looked up for all bits at once, and then it is a walk from word to word."""
+    bit = np.arange(8 * len(data) + 1)
+    padded = np.frombuffer(data + bytes(3), np.uint8).astype(np.uint32)
+    three = padded[bit >> 3] << 16 | padded[(bit >> 3) + 1] << 8 | padded[(bit >> 3) + 2]
+    words = code[three >> (24 - width - (bit & 7)).astype(np.uint32) & np.uint32((1 << width) - 1)]
+    steps, here, places = (words & 15).tolist(), 0, []
+    try:
+        for _ in range(count):
+            places.append(here)
+            here += steps[here]
+    except IndexError:
+        raise FormatError("a Huffman stream ends before its last symbol", 5) from None
+    left = 8 * len(data) - here
+    _must(0 <= left < 8, "a Huffman stream does not end with its last symbol", 5)
+    _must(not left or not data[-1] & (1 << left) - 1, "padding bits are not 0", 5)
+    return (words[places] >> 4).astype(np.uint16)
 
 
 # 4: codebook indices and relative offsets ------------------------------------------------------------------
 
 
-def _decode_coded(file: File, tensor: Tensor, section: _Bytes) -> Array:
-    book = file._book(tensor)
+def _decode_coded(tensor: Tensor, section: _Bytes, book: Array) -> Array:
     _, tables, offsets, weights = (section.take(part) for part in tensor.parts)
     reader, (offset_coder, weight_coder) = _Bytes(tables, 4), tensor.coders
-    bits = f"<u{tensor.itemsize}"
-    offset_table = _read_table(offset_coder, reader, 1 << tensor.b)
-    alphabet = len(book) + (tensor.b == 0)
-    count = tensor.n if tensor.b else tensor.size
+    n, b, zero = tensor.n, tensor.b, np.zeros(1, book.dtype)
+    offset_table = _read_table(offset_coder, reader, 1 << b)
     if weight_coder == 4:
-        reader.end()
-        _must(len(weights) == tensor.n * tensor.itemsize, f"{len(weights)} bytes of {tensor.n} literal weights", 4)
-        found = np.frombuffer(weights, bits)
+        _must(len(weights) == n * tensor.itemsize, f"{len(weights)} bytes of {n} literal weights", 4)
+        found = np.frombuffer(weights, book.dtype)
         _must(found.all(), "a literal weight is zero", 4)
     else:
-        table = _read_table(weight_coder, reader, alphabet)
-        reader.end()
-        symbols = _symbols(weight_coder, table, weights, count, alphabet)
-        found = (book if tensor.b else np.concatenate((np.zeros(1, bits), book)))[symbols]
-    if not tensor.b:
-        _must(np.count_nonzero(symbols) == tensor.n, f"there are not {tensor.n} weights", 4)
+        entries = book if b else np.concatenate((zero, book))
+        table = _read_table(weight_coder, reader, len(entries))
+        found = entries[_symbols(weight_coder, table, weights, n if b else tensor.size, len(entries))]
+    reader.end()
+    if not b:
+        _must(np.count_nonzero(found) == n, f"there are not {n} weights", 4)
         return found
-    steps = _symbols(offset_coder, offset_table, offsets, tensor.n + tensor.fillers, 1 << tensor.b)
-    return _placed(steps, (1 << tensor.b) - 1, found, tensor)
+    return _placed(
+        _symbols(offset_coder, offset_table, offsets, n + tensor.fillers, 1 << b), (1 << b) - 1, found, tensor
+    )
 
 
 def _placed(steps: Array, filler: int, found: Array, tensor: Tensor) -> Array:
@@ -584,20 +474,19 @@ def _plane(section: _Bytes, count: int, alphabet: int = 256) -> Array:
     return _symbols(coder, table, body.take(body.left()), count, alphabet).astype(np.uint8)
 
 
-def _decode_planes(file: File, tensor: Tensor, section: _Bytes) -> Array:
-    return np.stack([_plane(section, tensor.size) for _ in range(tensor.itemsize)], axis=1).reshape(-1)
+def _elements(section: _Bytes, count: int, size: int) -> Array:
+    """So many elements of `size` bytes: an array of bytes (count, size)."""
+    return np.stack([_plane(section, count) for _ in range(size)], axis=1)
 
 
-def _decode_rows(file: File, tensor: Tensor, section: _Bytes) -> Array:
-    kinds = _plane(section, tensor.shape[0], 16)
-    columns = tensor.size // tensor.shape[0]
-    out = np.empty((tensor.shape[0], columns, tensor.itemsize), np.uint8)
+def _decode_rows(tensor: Tensor, section: _Bytes) -> Array:
+    count, size = tensor.shape[0], tensor.itemsize
+    kinds, columns = _plane(section, count, 16), tensor.size // count
+    out = np.empty((count, columns, size), np.uint8)
     for kind in np.unique(kinds):
-        rows = kinds == kind
-        width = columns if kind else 1
-        planes = [_plane(section, int(rows.sum()) * width) for _ in range(tensor.itemsize)]
-        out[rows] = np.stack(planes, axis=1).reshape(-1, width, tensor.itemsize)
-    return out.reshape(-1)
+        rows, width = kinds == kind, columns if kind else 1
+        out[rows] = _elements(section, int(rows.sum()) * width, size).reshape(-1, width, size)
+    return out
 
 
 # 10: codebooks ---------------------------------------------------------------------------------------------
@@ -637,8 +526,6 @@ def _read_grid(tensor: Tensor, raw: bytes) -> Array:
 
 # 11: the adaptive model ------------------------------------------------------------------------------------
 
-_FULL = (1 << 30) - 1
-
 
 @cache
 def _tables() -> tuple[list[int], list[int]]:
@@ -649,136 +536,92 @@ def _tables() -> tuple[list[int], list[int]]:
     return squash.tolist(), [-2880, *stretch.tolist()]
 
 
-class _Block:
-    """Decisions out of the bytes of a block."""
-
-    def __init__(self, data: bytes) -> None:
-        _must(not data or data[0], "a block starts with 0", 11)
-        self.data, self.at, self.x = data, 0, 0
-        self.refill()
-
-    def refill(self) -> None:
-        while self.x < 1 << 24 and self.at < len(self.data):
-            self.x = self.x << 8 | self.data[self.at]
-            self.at += 1
-
-    def decide(self, p: int) -> int:
-        low, high = self.x & 65535, self.x >> 16
-        bit = low >= 65536 - p
-        self.x = p * high + low - 65536 + p if bit else (65536 - p) * high + low
-        if self.x < 1 << 24:
-            self.refill()
-        return int(bit)
-
-    def end(self) -> None:
-        _must(not self.x and self.at == len(self.data), "a block does not end with its last decision", 11)
-
-
-class _Slots:
-    """Adaptive probabilities `v` with their counts; a count of 0 is a slot without a value."""
-
-    def __init__(self, size: int, v: int = 0, count: int = 0) -> None:
-        self.v, self.count = [v] * size, [count] * size
-
-    def learn(self, at: int, bit: int, limit: int) -> None:
-        count, v = self.count[at], self.v[at]
-        self.v[at] = v + (((_FULL if bit else 0) - v) * (65536 // count) >> 16)
-        if count < limit:
-            self.count[at] = count + 1
-
-
 class _Model:
-    """What a decoder knows of one tensor: R rows, C columns, planes of P columns, lines of W."""
-
-    zero: tuple[int, ...] = (-17695, 11469, 5243, 11141, -1311, 4588, 15729, 13107, 10813, 2621)
-    which: tuple[int, ...] = (-23593, 7209, 3277, 47841, 8847, 7864)
+    """What a decoder knows of one tensor: R rows, C columns, planes of P columns, lines of W; slots in one list."""
 
     def __init__(self, tensor: Tensor, k: int, z: int) -> None:
-        shape = tensor.shape
-        self.n, self.m, self.k, self.z = tensor.size, tensor.n, k, z
+        shape, size = tensor.shape, tensor.size
+        self.size, self.m, self.k, self.z, self.by_column = size, tensor.n, k, z, tensor.flags & 1
         self.rows = shape[0] if len(shape) > 1 else 1
-        self.columns = tensor.size // self.rows
-        self.plane = self.width = self.columns
+        self.columns = self.plane = self.width = size // self.rows
         if tensor.side:
             self.plane, self.width = tensor.side * tensor.side, tensor.side
         elif len(shape) > 2:
             self.plane, self.width = math.prod(shape[2:]), shape[-1]
-        self.by_column = tensor.flags & 1
         self.squash, self.stretch = _tables()
-        d = min(max((tensor.n << 30) // self.n, 1 << 15), (1 << 30) - (1 << 15))
+        d = min(max((tensor.n << 30) // size, 1 << 15), (1 << 30) - (1 << 15))
         self.fresh = min(max((1 << 26) // min(d, (1 << 30) - d), 2), 2000)
         self.base = self.stretch[d >> 14]
-        counts = (self.rows, self.columns, self.columns // self.plane, self.plane)
-        self.lines = [_Slots(min(count, 65536), d, self.fresh) for count in counts]
-        self.contexts = [_Slots(size) for size in (64, 16, 64, 605)]
-        self.trees: dict[int, list[_Slots]] = {}
-        self.zero_weights, self.which_weights = list(self.zero), list(self.which)
+        counts = [min(n, 65536) for n in (self.rows, self.columns, self.columns // self.plane, self.plane)]
+        # Where the slots of rows, columns, planes, places, and of the tables beside, before, gap, joint start.
+        self.at = list(accumulate([0, *counts, 64, 16, 64]))
+        self.v = [d] * sum(counts) + [0] * 749
+        self.count = [self.fresh] * sum(counts) + [0] * 749
+        self.trees: dict[int, int] = {}
+        self.zero_weights = [-17695, 11469, 5243, 11141, -1311, 4588, 15729, 13107, 10813, 2621]
+        self.entry_weights = [-23593, 7209, 3277, 47841, 8847, 7864]
         self.classes = [
             0,
             *(1 + 3 * j // z for j in range(z - 1, -1, -1)),
             *(4 + 3 * j // (k - z) for j in range(k - z)),
         ]
         # Of each row and column: the last weight, the balance of signs, the magnitude of late.
-        self.seen = [[[0, 4, 0] for _ in range(min(count, 65536))] for count in (self.rows, self.columns)]
-        self.symbols, self.gap = array("H", bytes(2 * self.n)), 0
+        self.seen = [[[0, 4, 0] for _ in range(count)] for count in counts[:2]]
+        self.symbols, self.gap = array("H", bytes(2 * size)), 0
 
-    def decode(self, start: int, stop: int, block: _Block) -> None:
-        """Elements `start` to `stop` in the order of coding."""
+    def decode(self, start: int, stop: int, data: bytes) -> None:
+        """Elements `start` to `stop` in the order of coding, from the bytes of their block."""
+        _must(not data or data[0], "a block starts with 0", 11)
+        self.data, self.read, self.x = data, 0, 0
+        self.refill()
         for index in range(start, stop):
             if not self.m:
-                return
+                break
             c, r = divmod(index, self.rows) if self.by_column else divmod(index, self.columns)[::-1]
-            here = r * self.columns + c
             a, o = divmod(c, self.plane)
-            y, x = divmod(o, self.width)
-            left = self.n - index
-            if self.m == left or self.is_weight(here, r, c, a, o, y, x, left, block):
-                self.gap = 0
-                self.m -= 1
-                self.symbols[here] = self.entry(here, r, c, x, y, block)
+            here, (y, x), left = r * self.columns + c, divmod(o, self.width), self.size - index
+            if self.m == left or self.is_weight(here, r, c, a, o, y, x, left):
+                self.gap, self.m = 0, self.m - 1
+                self.symbols[here] = self.entry(here, r, c, y, x)
             else:
                 self.gap += 1
+        _must(not self.x and self.read == len(data), "a block does not end with its last decision", 11)
 
-    def is_weight(self, here: int, r: int, c: int, a: int, o: int, y: int, x: int, left: int, block: _Block) -> int:
-        stretch = self.stretch
+    def refill(self) -> None:
+        while self.x < 1 << 24 and self.read < len(self.data):
+            self.x = self.x << 8 | self.data[self.read]
+            self.read += 1
+
+    def is_weight(self, here: int, r: int, c: int, a: int, o: int, y: int, x: int, left: int) -> int:
+        at, v, stretch = self.at, self.v, self.stretch
+        slots = [at[0] + (r & 65535), at[1] + (c & 65535), at[2] + (a & 65535), at[3] + (o & 65535)]
         s0 = stretch[max(1, (self.m << 16) // left)]
-        places = (r & 65535, c & 65535, a & 65535, o & 65535)
-        s1, s2, s4, s5 = (stretch[slots.v[at] >> 14] for slots, at in zip(self.lines, places, strict=True))
-        s3 = self.around(c, o, y, x, s2)
+        s1, s2, s4, s5 = (stretch[v[slot] >> 14] for slot in slots)
+        near = [v[at[1] + (column & 65535)] for column in self.around(c, o, y, x)]
+        s3 = stretch[sum(near) // len(near) >> 14] if near else s2
+        joint = (11 * self.step(s1, 128, 5, 10) + self.step(s2, 128, 5, 10)) * 5 + self.step(s3, 192, 2, 4)
         beside, before = self.neighbours(here, r, a, y, x)
-        first, second = self.step(s1, 128, 5, 10), self.step(s2, 128, 5, 10)
-        joint = (11 * first + second) * 5 + self.step(s3, 192, 2, 4)
-        contexts = (beside, before, self.gap.bit_length(), joint)
-        inputs = [s0, s1, s2, s3, s4, s5]
-        for slots, at in zip(self.contexts, contexts, strict=True):
-            if not slots.count[at]:
-                slots.v[at], slots.count[at] = self.squash[s0 + 2880] << 14, self.fresh
-            inputs.append(stretch[slots.v[at] >> 14])
-        bit = self.mix(inputs, self.zero_weights, 32, block)
-        for slots, at in zip(self.lines, places, strict=True):
-            slots.learn(at, bit, 588)
-        for slots, at in zip(self.contexts, contexts, strict=True):
-            slots.learn(at, bit, 4000)
+        more = [at[4] + beside, at[5] + before, at[6] + self.gap.bit_length(), at[7] + joint]
+        first = self.squash[s0 + 2880] << 14
+        bit = self.mix(
+            [s0, s1, s2, s3, s4, s5, *(self.logit(i, first, self.fresh) for i in more)], self.zero_weights, 32
+        )
+        self.learn(slots, bit, 588)
+        self.learn(more, bit, 4000)
         return bit
 
     def step(self, s: int, unit: int, middle: int, top: int) -> int:
         return min(max((s - self.base) // unit + middle, 0), top)
 
-    def around(self, c: int, o: int, y: int, x: int, alone: int) -> int:
-        """S3: the logit of the mean of the columns around."""
-        v, width = self.lines[1].v, self.width
-        near = [v[c - 1 & 65535]] if x else []
-        if y:
-            near.append(v[c - width & 65535])
+    def around(self, c: int, o: int, y: int, x: int) -> list[int]:
+        """The columns whose mean is S3."""
+        near = [c - 1] * (x > 0) + [c - self.width] * (y > 0)
         if not self.by_column:
-            if x < width - 1:
-                near.append(v[c + 1 & 65535])
-            if o + width < self.plane:
-                near.append(v[c + width & 65535])
-        return self.stretch[sum(near) // len(near) >> 14] if near else alone
+            near += [c + 1] * (x < self.width - 1) + [c + self.width] * (o + self.width < self.plane)
+        return near
 
     def neighbours(self, here: int, r: int, a: int, y: int, x: int) -> tuple[int, int]:
-        """The indices of the tables beside and before."""
+        """The indices in the tables beside and before."""
         found, width = self.symbols, self.width
         left, above = x > 0 and found[here - 1] > 0, y > 0 and found[here - width] > 0
         beside = left | above << 1
@@ -789,93 +632,81 @@ class _Model:
             beside |= (x > 0 and found[here - width - 1] > 0) << 2 | (
                 x < width - 1 and found[here - width + 1] > 0
             ) << 3
-        beside |= (x > 1 and found[here - 2] > 0) << 4 | (y > 1 and found[here - 2 * width] > 0) << 5
-        return beside, before
+        return beside | (x > 1 and found[here - 2] > 0) << 4 | (y > 1 and found[here - 2 * width] > 0) << 5, before
 
-    def mix(self, inputs: list[int], weights: list[int], rate: int, block: _Block) -> int:
+    def logit(self, slot: int, v: int, count: int) -> int:
+        """Of a slot, which gets `v` and `count` if it has no value."""
+        if not self.count[slot]:
+            self.v[slot], self.count[slot] = v, count
+        return self.stretch[self.v[slot] >> 14]
+
+    def learn(self, slots: list[int], bit: int, limit: int) -> None:
+        for slot in slots:
+            count, v = self.count[slot], self.v[slot]
+            self.v[slot] = v + (((1 << 30) - 1 - v if bit else -v) * (65536 // count) >> 16)
+            self.count[slot] = count + (count < limit)
+
+    def mix(self, inputs: list[int], weights: list[int], rate: int) -> int:
+        """One decision."""
         t = sum(map(int.__mul__, weights, inputs)) >> 16
         p = self.squash[min(max(t, -2880), 2880) + 2880]
-        bit = block.decide(p)
+        low, high = self.x & 65535, self.x >> 16
+        bit = low >= 65536 - p
+        self.x = p * high + low - 65536 + p if bit else (65536 - p) * high + low
+        if self.x < 1 << 24:
+            self.refill()
         e = (65535 - p if bit else -p) * rate
-        for i, s in enumerate(inputs):
-            weights[i] += e * s >> 22
-        return bit
+        weights[:] = [w + (e * s >> 22) for w, s in zip(weights, inputs, strict=True)]
+        return int(bit)
 
-    def entry(self, here: int, r: int, c: int, x: int, y: int, block: _Block) -> int:
+    def entry(self, here: int, r: int, c: int, y: int, x: int) -> int:
         """The symbol of a weight."""
-        classes, seen = self.classes, (self.seen[0][r & 65535], self.seen[1][c & 65535])
+        classes, row, column = self.classes, self.seen[0][r & 65535], self.seen[1][c & 65535]
         left = classes[self.symbols[here - 1]] if x else 0
         above = classes[self.symbols[here - self.width]] if y else 0
         low, high, signs = 0, self.k, 0 < self.z < self.k
         while high - low > 1:
-            middle = self.z if signs else low + high >> 1
-            row, column = (line[1 if signs else 2] for line in seen)
+            middle, number = (self.z, 1) if signs else (low + high >> 1, 2)
             signs = False
-            at = (0, classes[seen[0][0]], classes[seen[1][0]], 7 * left + above, row, column)
-            if self.branch(middle, at, block):
-                low = middle
-            else:
-                high = middle
-        self.remember(seen, low + 1)
+            tree = self.trees.setdefault(middle, len(self.v))  # 1 slot, then 7, 7, 49, 9, 9
+            if tree == len(self.v):
+                self.v += [1 << 29] + [0] * 81
+                self.count += [65] + [0] * 81
+            places = (
+                1 + classes[row[0]],
+                8 + classes[column[0]],
+                15 + 7 * left + above,
+                64 + row[number],
+                73 + column[number],
+            )
+            slots = [tree, *(tree + place for place in places)]
+            bit = self.mix([self.logit(slot, self.v[tree], 2) for slot in slots], self.entry_weights, 96)
+            self.learn(slots, bit, 250)
+            low, high = (middle, high) if bit else (low, middle)
+        h = (classes[low + 1] - 1) % 3
+        for line in (row, column):
+            magnitude = min(5, 3 * line[2] + 8 * h + 2 >> 2) if line[2] else 2 * h + 1
+            line[:] = [low + 1, min(max(line[1] + (1 if low >= self.z else -1), 0), 8), magnitude]
         return low + 1
 
-    def branch(self, middle: int, at: tuple[int, ...], block: _Block) -> int:
-        tables = self.trees.get(middle)
-        if tables is None:
-            tables = self.trees[middle] = [_Slots(size) for size in (1, 7, 7, 49, 9, 9)]
-            tables[0] = _Slots(1, 1 << 29, 65)
-        inputs = []
-        for slots, i in zip(tables, at, strict=True):
-            if not slots.count[i]:
-                slots.v[i], slots.count[i] = tables[0].v[0], 2
-            inputs.append(self.stretch[slots.v[i] >> 14])
-        bit = self.mix(inputs, self.which_weights, 96, block)
-        for slots, i in zip(tables, at, strict=True):
-            slots.learn(i, bit, 250)
-        return bit
 
-    def remember(self, seen: tuple[list[int], list[int]], symbol: int) -> None:
-        h = (self.classes[symbol] - 1) % 3
-        for line in seen if seen[0] is not seen[1] else seen[:1]:
-            line[0] = symbol
-            line[1] = min(max(line[1] + (1 if symbol > self.z else -1), 0), 8)
-            line[2] = min(5, 3 * line[2] + 8 * h + 2 >> 2) if line[2] else 2 * h + 1
-
-
-def _decode_adaptive(file: File, tensor: Tensor, section: _Bytes) -> Array:
-    book = file._book(tensor)
-    sign = np.array(1 << 8 * tensor.itemsize - 1, book.dtype)
+def _decode_adaptive(tensor: Tensor, section: _Bytes, book: Array) -> Array:
+    sign, zero = np.array(1 << 8 * tensor.itemsize - 1, book.dtype), np.zeros(1, book.dtype)
     entries = book[np.argsort(np.where(book & sign, ~book, book | sign), kind="stable")]
     section.take(tensor.parts[0])
     stream = _Bytes(section.take(tensor.parts[1]), 11)
     if not tensor.size:
         stream.end()
-        return np.zeros(0, book.dtype)
+        return zero[:0]
     model = _Model(tensor, len(entries), int(np.count_nonzero(entries & sign)))
     for start in range(0, tensor.size, 1 << 19):
         length = stream.varint() if tensor.size > 1 << 19 else stream.left()
-        block = _Block(stream.take(length))
-        model.decode(start, min(start + (1 << 19), tensor.size), block)
-        block.end()
+        model.decode(start, min(start + (1 << 19), tensor.size), stream.take(length))
     stream.end()
-    return np.concatenate((np.zeros(1, book.dtype), entries))[np.frombuffer(model.symbols, np.uint16)]
+    return np.concatenate((zero, entries))[np.frombuffer(model.symbols, np.uint16)]
 
 
 # The face --------------------------------------------------------------------------------------------------
-
-
-def _decode_raw(file: File, tensor: Tensor, section: _Bytes) -> Array:
-    return np.frombuffer(section.take(tensor.nbytes), np.uint8)
-
-
-def _decode_same(file: File, tensor: Tensor, section: _Bytes) -> Array:
-    return np.tile(np.frombuffer(section.take(tensor.itemsize), np.uint8), tensor.size)
-
-
-_DECODE = {
-    _RAW: _decode_raw, _PLANES: _decode_planes, _CODED: _decode_coded, _SAME: _decode_same, _ADAPTIVE: _decode_adaptive,
-    _ROWS: _decode_rows,
-}  # fmt: skip
 
 
 class File(Mapping[str, Array]):
@@ -883,15 +714,13 @@ class File(Mapping[str, Array]):
 
     def __init__(self, data: bytes, max_bytes: int | None = None, widen: bool = True) -> None:
         """Check the header and the file's checksum; the arguments are those of `open`."""
-        start = _read_start(data)
-        self._data, self._checked, self.widen = data, start.checked, widen
-        self.version = start.version
-        self.network, self.data, tensors = _read_header(start)
-        size = start.end + sum(tensor.length for tensor in tensors) + 4
+        header, at, self.version, self._flags = _read_start(data)
+        self.network, self.data, self._numbered = _read_header(header, at, self.version, self._flags)
+        size = at + sum(sum(tensor.parts) for tensor in self._numbered) + 4
         _must(size == len(data), f"the header describes a file of {size} bytes, but it has {len(data)}", 1)
         _must(_crc(data[:-4]) == data[-4:], "the checksum of the file is wrong", 1)
-        self.tensors = {tensor.name: tensor for tensor in tensors}
-        self._numbered = tensors
+        self.tensors = {tensor.name: tensor for tensor in self._numbered}
+        self._raw, self.widen = data, widen
         self.max_bytes = max(256 << 20, 1024 * len(data)) if max_bytes is None else max_bytes
 
     def __iter__(self) -> Iterator[str]:
@@ -900,22 +729,17 @@ class File(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self.tensors)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.tensors
-
     def __getitem__(self, name: str) -> Array:
         bits = self.bits(name)
         return _widened(bits, self.tensors[name].dtype) if self.widen else bits
 
     def bits(self, name: str) -> Array:
         """A tensor as it is stored: dtypes that numpy has not are unsigned integers of the same width."""
-        tensor = self.tensors[name]
-        store = self._numbered[tensor.target] if tensor.layout in (_ALIAS, _COPY) else tensor
-        store = self._numbered[store.target] if store.layout == _COPY else store
+        tensor = stored = self.tensors[name]
+        while stored.layout in (_ALIAS, _COPY):
+            stored = self._numbered[stored.target]
         self.check_size(tensor.nbytes)
-        section = _Bytes(self._section(store), {_PLANES: 6, _ADAPTIVE: 11, _ROWS: 14}.get(store.layout, 4))
-        values = _DECODE[store.layout](self, store, section)
-        section.end()
+        values = np.ascontiguousarray(self._decoded(stored)).reshape(-1).view(np.uint8)
         if tensor.dtype == "bool":
             _must(not values.size or values.max() < 2, f"tensor {name}: a boolean is neither 0 nor 1", 3)
         return values.view(_DTYPES[tensor.number][1]).reshape(tensor.shape)
@@ -924,15 +748,24 @@ class File(Mapping[str, Array]):
         """Refuse tensors of so many bytes if that is more than `max_bytes`."""
         _must(size <= self.max_bytes, f"too large: {size} bytes of tensors; raise max_bytes above {self.max_bytes}", 7)
 
-    def _section(self, tensor: Tensor) -> bytes:
-        section = self._data[tensor.start : tensor.start + tensor.length]
-        if self._checked:
-            _must(_crc(section) == tensor.crc, f"tensor {tensor.name}: its checksum is wrong", 1)
-        return section
+    def _decoded(self, tensor: Tensor) -> Array:
+        layout, size = tensor.layout, tensor.itemsize
+        section = _Bytes(self._section(tensor), {_PLANES: 6, _ADAPTIVE: 11, _ROWS: 14}.get(layout, 4))
+        if layout in (_RAW, _SAME):
+            return np.tile(np.frombuffer(section.data, np.uint8), tensor.size if layout == _SAME else 1)
+        if layout in (_CODED, _ADAPTIVE):
+            owner = self._numbered[tensor.target] if tensor.target >= 0 else tensor
+            book = _read_book(owner, self._section(owner)[: owner.parts[0]])
+            return (_decode_coded if layout == _CODED else _decode_adaptive)(tensor, section, book)
+        values = _decode_rows(tensor, section) if layout == _ROWS else _elements(section, tensor.size, size)
+        section.end()
+        return values
 
-    def _book(self, tensor: Tensor) -> Array:
-        owner = self._numbered[tensor.target] if tensor.target >= 0 else tensor
-        return _read_book(owner, self._section(owner)[: owner.parts[0]])
+    def _section(self, tensor: Tensor) -> bytes:
+        section = self._raw[tensor.start : tensor.start + sum(tensor.parts)]
+        checked = not self._flags & _CHECKED or _crc(section) == tensor.crc
+        _must(checked, f"tensor {tensor.name}: its checksum is wrong", 1)
+        return section
 
 
 def _widened(bits: Array, dtype: str) -> Array:
@@ -966,17 +799,10 @@ def _eight_bits(dtype: str) -> Array:
 
 
 def open(source: str | Path | bytes, max_bytes: int | None = None, widen: bool = True) -> File:
-    """Open a `.dc` file.
+    """Open a `.dc` file: its path, or its bytes. Raises `FormatError`, or `OSError` if it cannot be read.
 
-    Args:
-        source: its path, or its bytes.
-        max_bytes: how many bytes a tensor may take (`load`: all together); by default 1024 times the file, and at
-            least 256 MiB.
-        widen: give bfloat16 and 8-bit floats as float32; otherwise as the bits that are stored (uint16, uint8).
-
-    Raises:
-        FormatError: the file is damaged, hostile, or of a later version.
-        OSError: it cannot be read.
+    A tensor may take `max_bytes` (`load`: all together): by default 1024 times the file, and at least 256 MiB. bfloat16
+    and 8-bit floats are given as float32, or without `widen` as the bits that are stored (uint16, uint8).
     """
     return File(source if isinstance(source, bytes) else Path(source).read_bytes(), max_bytes, widen)
 
@@ -1001,15 +827,11 @@ def _contents(file: File) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line: 0, or 1 if the file cannot be read."""
-    parser = argparse.ArgumentParser(description="Print what a .dc file holds as JSON, or write its arrays.")
+    parser = argparse.ArgumentParser(description="Print what a .dc file holds, as JSON.")
     parser.add_argument("file", metavar="MODEL.dc")
-    parser.add_argument("-o", "--output", metavar="OUT.npz", help="Write the arrays to this file instead.")
     given = parser.parse_args(arguments)
     try:
-        if given.output is None:
-            print(json.dumps(_contents(open(given.file))))
-        else:
-            np.savez(given.output, **load(given.file))
+        print(json.dumps(_contents(open(given.file))))
     except (FormatError, OSError) as error:
         print(f"Error: {given.file}: {error}", file=sys.stderr)
         return 1
