@@ -7,11 +7,18 @@ export class FormatError extends Error {
 
 export type DType =
   | "float32" | "float16" | "bfloat16" | "float64"
-  | "int8" | "uint8" | "int16" | "int32" | "int64" | "bool";
+  | "int8" | "uint8" | "int16" | "int32" | "int64" | "bool"
+  | "float8_e4m3fn" | "float8_e5m2" | "float8_e4m3fnuz" | "float8_e5m2fnuz" | "float8_e8m0fnu" | "float4_e2m1fn_x2"
+  | "uint16" | "uint32" | "uint64" | "complex32" | "complex64" | "complex128";
 
-/** `Float32Array` for float32, float16 and bfloat16; `BigInt64Array` for int64; `Uint8Array` of 0 and 1 for bool. */
+/**
+ * `Float32Array` for floats of 32 bits or fewer; `BigInt64Array` and `BigUint64Array` for 64-bit integers; `Uint8Array` of
+ * 0 and 1 for bool, and of whole bytes for float4_e2m1fn_x2, whose elements are pairs. A complex number is two values: its
+ * real part, then its imaginary part.
+ */
 export type Values =
-  | Float32Array | Float64Array | Int8Array | Uint8Array | Int16Array | Int32Array | BigInt64Array;
+  | Float32Array | Float64Array | Int8Array | Uint8Array | Int16Array | Uint16Array | Int32Array | Uint32Array
+  | BigInt64Array | BigUint64Array;
 
 /** What the header says of a tensor. */
 export interface TensorInfo {
@@ -21,10 +28,10 @@ export interface TensorInfo {
   readonly shape: number[];
   /** The number of elements. */
   readonly size: number;
-  readonly encoding: "raw" | "planes" | "coded" | "alias" | "constant" | "adaptive";
+  readonly encoding: "raw" | "planes" | "coded" | "alias" | "constant" | "adaptive" | "rows" | "copy";
   /** Bytes of its section in the file. */
   readonly storedBytes: number;
-  /** The tensor that it equals, if it is an alias. */
+  /** The tensor that it equals, if it is an alias or a copy. */
   readonly alias?: string;
   /** How many elements are not zero; this and what follows only of coded and adaptive tensors. */
   readonly nonzeros?: number;
@@ -39,7 +46,7 @@ export interface TensorInfo {
 
 /** A `.dc` file. It keeps the bytes that it was made from, and decodes a tensor each time it is asked for. */
 export interface ModelFile {
-  readonly version: 1 | 2;
+  readonly version: 1 | 2 | 3;
   /** The name of the network; empty if the file does not say it. */
   readonly network: string;
   /** The name of the data set that the network is for, or empty. */

@@ -1,5 +1,5 @@
 /**
- * Reads `.dc` files: the tensors of one compressed neural network (versions 1 and 2 of the format).
+ * Reads `.dc` files: the tensors of one compressed neural network (versions 1 to 3 of the format).
  *
  *     import { open } from "./deepcompress.js";
  *     const file = open(bytes);              // Uint8Array or ArrayBuffer; reads the header
@@ -35,25 +35,11 @@ const inTensor = (name, work) => {
   }
 };
 
-/** By the number of a dtype (section 3): its name, bytes of an element, and what its values are given as. */
-const DTYPES = [
-  ["float32", 4],
-  ["float16", 2],
-  ["bfloat16", 2],
-  ["float64", 8, Float64Array],
-  ["int8", 1, Int8Array],
-  ["uint8", 1, Uint8Array],
-  ["int16", 2, Int16Array],
-  ["int32", 4, Int32Array],
-  ["int64", 8, BigInt64Array],
-  ["bool", 1, Uint8Array],
-];
-
 /**
  * Elements as bits, `width` bytes each: a NaN that is copied as a float may lose its payload. `source` is their number,
  * a buffer, or other elements.
  */
-const words = (source, width) => new { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: BigUint64Array }[width](source);
+const words = (source, width) => new { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: BigUint64Array, 16: BigUint64Array }[width](source);
 /** Elements from bytes, which are copied, so that they align. */
 const wordsOf = (bytes, width) => words(bytes.slice().buffer, width);
 
@@ -87,11 +73,48 @@ const widened = (half) => {
   return (((half & 0x8000) << 16) | ((exponent + 112) << 23) | ((mantissa & 1023) << 13)) >>> 0;
 };
 
-/** The float32 values of float32, float16 or bfloat16 elements (dtypes 0 to 2), given as bits. */
-const toFloat32 = (bits, dtype) => {
-  const wide = dtype ? words(bits, 4).map(dtype > 1 ? (half) => half << 16 : widened) : bits;
-  return new Float32Array(wide.buffer);
-};
+/** Bits of float16 or bfloat16 elements, or of any whose bits `widen` turns into those of a float32, as float32. */
+const toFloat32 = (bits, widen) => new Float32Array(words(bits, 4).map(widen).buffer);
+const fromBfloat16 = (half) => half << 16;
+
+/** Floats of 8 bits: how many are mantissa, the bias of the exponent, and which pattern is NaN, that of −NaN too if `both`. */
+const float8 = (mantissa, bias, nan, both) => (bits) =>
+  Float32Array.from(bits, (byte) => {
+    const exponent = (byte & 127) >> mantissa;
+    const fraction = (byte & (2 ** mantissa - 1)) / 2 ** mantissa;
+    const size = exponent ? (1 + fraction) * 2 ** (exponent - bias) : fraction * 2 ** (1 - bias);
+    return (both ? byte & 127 : byte) === nan ? NaN : byte > 127 ? -size : size;
+  });
+
+/**
+ * By the number of a dtype (sections 3 and 13): its name, bytes of an element, the array of its values or null, and, if
+ * that is not the same bits, what makes the values of the bits.
+ */
+const DTYPES = [
+  ["float32", 4, Float32Array],
+  ["float16", 2, null, (bits) => toFloat32(bits, widened)],
+  ["bfloat16", 2, null, (bits) => toFloat32(bits, fromBfloat16)],
+  ["float64", 8, Float64Array],
+  ["int8", 1, Int8Array],
+  ["uint8", 1, Uint8Array],
+  ["int16", 2, Int16Array],
+  ["int32", 4, Int32Array],
+  ["int64", 8, BigInt64Array],
+  ["bool", 1, Uint8Array],
+  ["float8_e4m3fn", 1, null, float8(3, 7, 127, true)],
+  ["float8_e5m2", 1, null, (bits) => toFloat32(bits, (byte) => widened(byte << 8))],
+  ["float8_e4m3fnuz", 1, null, float8(3, 8, 128)],
+  ["float8_e5m2fnuz", 1, null, float8(2, 16, 128)],
+  ["float8_e8m0fnu", 1, null, (bits) => Float32Array.from(bits, (byte) => (byte > 254 ? NaN : 2 ** (byte - 127)))],
+  ["float4_e2m1fn_x2", 1, Uint8Array],
+  ["uint16", 2, Uint16Array],
+  ["uint32", 4, Uint32Array],
+  ["uint64", 8, BigUint64Array],
+  ["complex32", 4, null, (bits) => toFloat32(words(bits.buffer, 2), widened)],
+  ["complex64", 8, Float32Array],
+  ["complex128", 16, Float64Array],
+];
+const valuesOf = (bits, type) => (DTYPES[type][3] ?? ((same) => new DTYPES[type][2](same.buffer)))(bits);
 
 /** A cursor over bytes; `section` is that of the specification which says what stands there. */
 const newCursor = (bytes, section) => {
@@ -188,7 +211,7 @@ const parse = (bytes) => {
   check(`${cursor.take(3)}` === "137,68,67", 1, "this is no .dc file");
   const version = cursor.byte();
   const newer = version > 1;
-  check(version === 1 || version === 2, 1, `version ${version} is unknown`);
+  check(version && version < 4, 1, `version ${version} is unknown`);
   const section = (cursor.section = newer ? 9 : 1);
   const flags = newer ? cursor.byte() : 2;
   check(flags < 4, 9, `flags ${flags} are unknown`);
@@ -202,31 +225,33 @@ const parse = (bytes) => {
     checkAll();
   }
   const header = newCursor(flags & 1 ? inflate(stored, inflated) : stored, newer ? 9 : 2);
-  const found = { version, checkAll, ...parseHeader(header, newer, flags > 1) };
+  const found = { version, checkAll, ...parseHeader(header, version, flags) };
   found.total = 0;
   for (const tensor of found.tensors.values()) {
     tensor.section = cursor.take(tensor.length);
-    if (!tensor.target) found.total += tensor.dense;
+    if (tensor.encoding !== "alias") found.total += tensor.dense;
   }
   cursor.take(4);
   cursor.end();
   return found;
 };
 
-const parseHeader = (cursor, newer, checksums) => {
+const parseHeader = (cursor, version, flags) => {
   const network = cursor.text();
   const data = cursor.text();
   for (let left = cursor.varint(255); left; left--) skipExtension(cursor);
   const count = cursor.varint(2 ** 18);
-  const names = newer ? range(count, () => nameOfLine(cursor)) : [];
+  let bytes = [];
+  const nextName = () => (bytes = version === 2 || flags & 1 ? nameOfLine(cursor) : nameAfter(cursor, bytes));
+  const names = version > 1 && range(count, nextName);
   const tensors = new Map();
   const earlier = [];
   for (let i = 0; i < count; i++) {
-    if (!newer) names.push(nameAfter(cursor, names[i - 1] ?? names));
-    const name = printable(names[i]);
-    check(name && names[i].length <= 512 && !tensors.has(name), 3, `name ${i} is empty, too long or repeated`);
-    cursor.section = newer ? 9 : 3;
-    earlier.push(inTensor(name, () => parseTensor(cursor, name, earlier, newer, checksums)));
+    const text = names ? names[i] : nextName();
+    const name = printable(text);
+    check(name && text.length <= 512 && !tensors.has(name), 3, `name ${i} is empty, too long or repeated`);
+    cursor.section = [3, 9, 13][version - 1];
+    earlier.push(inTensor(name, () => parseTensor(cursor, name, earlier, version, flags > 1)));
     tensors.set(name, earlier[i]);
   }
   cursor.end();
@@ -240,7 +265,7 @@ const skipExtension = (cursor) => {
   cursor.take(cursor.varint(MAX_HEADER));
 };
 
-/** The name of the next tensor of version 1, which shares a start with the name before it. */
+/** The next name of version 1, and of version 3 without deflate, which shares a start with the name before it. */
 const nameAfter = (cursor, before) => {
   const shared = cursor.varint(before.length);
   const rest = cursor.take(cursor.varint(512));
@@ -248,28 +273,35 @@ const nameAfter = (cursor, before) => {
   return words([...before.slice(0, shared), ...rest], 1);
 };
 
-/** The next name of version 2, ended by a line feed. */
+/** The next name of version 2, and of version 3 with deflate, ended by a line feed. */
 const nameOfLine = (cursor) => {
   const name = cursor.take(cursor.rest().indexOf(10) >>> 0); // none: −1 becomes more bytes than there are
   cursor.byte();
   return name;
 };
 
-/** The record of a tensor (section 3, or the table of section 9). */
-const parseTensor = (cursor, name, earlier, newer, checksums) => {
+/** The record of a tensor (section 3, or the table of section 9, with what section 13 adds). */
+const parseTensor = (cursor, name, earlier, version, checksums) => {
+  const newer = version > 1;
+  const number = (byte) => {
+    if (version < 3 || (byte & 15) < 15) return byte & 15;
+    const more = cursor.byte();
+    return more < 15 ? 256 : more;
+  };
   const kind = cursor.byte();
-  const layout = newer ? cursor.byte() : kind >> 4;
+  const type = number(kind);
+  const flags = newer ? cursor.byte() : 0;
+  const layout = newer ? number(flags) : kind >> 4;
   const rank = newer ? kind >> 4 : cursor.varint(8);
-  const type = kind & 15;
-  const known = newer ? rank < 9 && (layout < 6 || [21, 37, 53].includes(layout)) : layout < 4;
-  check(DTYPES[type] && known, cursor.section, "its kind is unknown");
+  const known = type < (version > 2 ? 22 : 10) && layout < 2 * version + 2 && rank < 9;
+  check(known && (layout === 5 ? flags < 64 : flags < 16), cursor.section, `dtype ${type} or layout ${layout} is unknown`);
   const shape = range(rank, () => cursor.varint(2 ** 40));
   check(product(shape.map((length) => length || 1)) <= 2 ** 40, 3, "it is too large");
   const [dtype, width] = DTYPES[type];
-  const [encoding, read] = LAYOUTS[layout & 15];
+  const [encoding, read] = LAYOUTS[layout];
   const size = product(shape);
   const tensor = { name, dtype, type, shape, encoding, width, size, dense: size * width };
-  read(cursor, tensor, earlier, newer, layout >> 4);
+  read(cursor, tensor, earlier, newer, flags >> 4);
   check(tensor.length <= tensor.dense, 3, "its section is too long");
   if (checksums && !tensor.target) tensor.crc = cursor.take(4);
   return tensor;
@@ -279,41 +311,76 @@ const parseTensor = (cursor, name, earlier, newer, checksums) => {
 
 /** Raw elements, or a constant, of which one is stored. */
 const readRaw = (cursor, tensor) => {
-  const { encoding, width, size } = tensor;
+  const { encoding, width, size, dense } = tensor;
   const constant = encoding === "constant";
-  tensor.length = constant ? width : tensor.dense;
+  tensor.length = constant ? width : dense;
   check(!constant || size > 1, 9, "it is too small");
-  tensor.bits = (section) => {
-    const found = elements(section, tensor);
-    return constant ? words(size, width).fill(found[0]) : found;
-  };
+  tensor.bits = (section) => elements(repeated(section, dense), tensor);
+};
+
+/** Bytes as often as they fit. */
+const repeated = (bytes, length) => {
+  const all = words(length, 1);
+  all.set(bytes);
+  for (let done = bytes.length; done && done < length; done *= 2) all.copyWithin(done, 0, done);
+  return all;
 };
 
 const elements = (bytes, { dtype, width }) => {
   check(dtype !== "bool" || bytes.every((byte) => byte < 2), 3, "a bool is above 1");
-  return wordsOf(bytes, width);
+  return words(bytes.buffer, width);
 };
 
+/** An alias, or a copy, which is neither an alias nor of one. */
 const readAlias = (cursor, tensor, earlier) => {
   const target = (tensor.target = earlier[cursor.varint(earlier.length - 1)]);
-  const same = !target.target && target.type === tensor.type && `${target.shape}` === `${tensor.shape}`;
-  check(same, 3, `it differs from ${target.name}`);
+  const fits = target.encoding !== "alias" && (target.encoding !== "copy" || tensor.encoding === "alias");
+  const same = fits && target.type === tensor.type && `${target.shape}` === `${tensor.shape}`;
+  check(same, cursor.section, `it differs from ${target.name}`);
   tensor.length = 0;
 };
 
 const readPlanes = (cursor, tensor) => {
-  const { size, width, dense } = tensor;
+  tensor.length = cursor.varint(tensor.dense);
+  tensor.bits = (section) => {
+    const inside = newCursor(section, 6);
+    const bytes = planes(inside, tensor.size, tensor.width);
+    inside.end();
+    return elements(bytes, tensor);
+  };
+};
+
+/** The bytes of `size` elements from their byte planes. */
+const planes = (cursor, size, width) => {
+  const bytes = words(size * width, 1);
+  for (let j = 0; j < width; j++) plane(cursor, size, 256).forEach((symbol, i) => (bytes[i * width + j] = symbol));
+  return bytes;
+};
+
+const plane = (cursor, size, alphabet) => {
+  const coder = cursor.byte();
+  check(coder < 4, cursor.section, `coder ${coder} is unknown`);
+  const inside = newCursor(cursor.take(cursor.varint(2 ** 53)), cursor.section);
+  return readSymbols(inside, coder, alphabet, size, inside.rest);
+};
+
+/** Rows of different kinds (section 14). */
+const readRows = (cursor, tensor) => {
+  const { shape, width, dense, size } = tensor;
+  check(shape.length > 1 && size, 13, "it has no rows");
   tensor.length = cursor.varint(dense);
   tensor.bits = (section) => {
+    const inside = newCursor(section, 14);
+    const kinds = plane(inside, shape[0], 16);
     const bytes = words(dense, 1);
-    const planes = newCursor(section, 6);
-    for (let plane = 0; plane < width; plane++) {
-      const coder = planes.byte();
-      check(coder < 4, 6, `coder ${coder} is unknown`);
-      const inside = newCursor(planes.take(planes.varint(dense)), 6);
-      readSymbols(inside, coder, 256, size, inside.rest).forEach((symbol, i) => (bytes[i * width + plane] = symbol));
+    const length = dense / shape[0];
+    for (let kind = 0; kind < 16; kind++) {
+      const rows = [...kinds.keys()].filter((row) => kinds[row] === kind);
+      const stored = kind ? length : width; // bytes of a row
+      const found = rows.length ? planes(inside, (rows.length * stored) / width, width) : [];
+      rows.forEach((row, i) => bytes.set(repeated(found.subarray(i * stored, (i + 1) * stored), length), row * length));
     }
-    planes.end();
+    inside.end();
     return elements(bytes, tensor);
   };
 };
@@ -397,7 +464,7 @@ const decodeLane = (bytes, width, table, symbols, first, step) => {
  * the bits of its entries, with a function from a tensor to its section.
  */
 const readBook = (cursor, tensor, earlier, newer) => {
-  check(tensor.type < 4, 4, "its dtype has no codebook");
+  check(tensor.type < 4 || (tensor.type > 9 && tensor.type < 14), 4, "its dtype has no codebook");
   const section = newer ? 10 : 4;
   const k = (tensor.k = cursor.varint(4096));
   cursor.section = section;
@@ -435,7 +502,7 @@ const readGrid = (cursor, tensor, form) => {
   check(tensor.k && more >= 0, 10, "the grid is too small");
   if (more) tensor.bookBytes += (span + 7) >> 3;
   return (bits, mask) => {
-    const scale = toFloat32(bits, form - 2)[0];
+    const scale = valuesOf(bits, form - 2)[0];
     check(scale > 0, 10, "the scale is not positive");
     const next = newBits(mask);
     const found = range(span, (i) => lowest + i).filter((number) => (more ? next(1) : number));
@@ -567,7 +634,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
 
   // The decoder
   const state = words(1, 4);
-  let [block, at] = [];
+  let [block, at] = [stream, 0];
   const refill = () => {
     while (state[0] < 2 ** 24 && at < block.length) state[0] = state[0] * 256 + block[at++];
   };
@@ -582,9 +649,10 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     return {
       logits,
       /** Take the slot `index` of table `i`; one without a value first gets this one. */
-      look(i, index, value, count) {
+      look(i, slot, value, count) {
         const slots = tables[i];
-        index = at[i] = 2 * index;
+        const index = 2 * slot;
+        at[i] = index;
         if (!slots[index + 1]) {
           slots[index] = value;
           slots[index + 1] = count;
@@ -598,11 +666,11 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
         const probability = squash[floor(clamp(sum / 65536, -LIMIT, LIMIT)) + LIMIT];
         const zero = 65536 - probability;
         const low = state[0] & 65535;
-        const bit = low >= zero;
+        const bit = low >= zero ? 1 : 0;
         state[0] = (bit ? probability : zero) * (state[0] >>> 16) + low - (bit ? zero : 0);
         refill();
         const error = ((bit ? 65535 : 0) - probability) * step;
-        for (let i = 0; i < weights.length; i++) weights[i] += (error * logits[i]) >> 17;
+        for (let i = 0; i < weights.length; i++) weights[i] += Math.imul(error, logits[i]) >> 17;
         for (let i = 0; i < at.length; i++) learn(tables[i], at[i], bit, limitOf(i));
         return bit;
       },
@@ -623,25 +691,24 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
   ]);
   const s = presence.logits;
   const around = () => {
-    let [sum, found] = [0, 0];
-    const add = (inside, other) => {
-      if (!inside) return;
-      sum += tables[1][2 * (other & 65535)];
+    const slots = tables[1];
+    let sum = 0;
+    let found = 0;
+    for (let i = 0; i < (byColumn ? 2 : 4); i++) {
+      const inside = i < 1 ? x : i < 2 ? place >= line : i < 3 ? x < line - 1 : place + line < planeSize;
+      if (!inside) continue;
+      sum += slots[2 * ((column + (i < 2 ? -1 : 1) * (i & 1 ? line : 1)) & 65535)];
       found++;
-    };
-    add(x, column - 1);
-    add(place >= line, column - line);
-    add(!byColumn && x < line - 1, column + 1);
-    add(!byColumn && place + line < planeSize, column + line);
+    }
     return found ? stretch[floor(sum / found) >> 14] : s[1];
   };
   const is = (left, up, bit) => (beside(left, up) ? bit : 0);
   const level = (i, unit, middle) => clamp(floor((s[i] - base) / unit) + middle, 0, 2 * middle);
+  const look = (i, at) => presence.look(i, at, squash[s[8] + LIMIT] << 14, confidence);
   const isWeight = (share, gap) => {
     const near = is(1, 0, 1) | is(0, 1, 2);
     const before = (row && symbols[index - columns] ? 1 : 0) | (plane && symbols[index - planeSize] ? 2 : 0);
     s[8] = stretch[share];
-    const look = (i, at) => presence.look(i, at, squash[s[8] + LIMIT] << 14, confidence);
     look(0, row & 65535);
     look(1, column & 65535);
     look(2, plane & 65535);
@@ -737,6 +804,8 @@ const LAYOUTS = [
   ["alias", readAlias],
   ["constant", readRaw],
   ["adaptive", readAdaptive],
+  ["rows", readRows],
+  ["copy", readAlias],
 ];
 
 // Deflate (RFC 1951), for the header of version 2 -----------------------------------------------------------
@@ -856,7 +925,11 @@ export function open(source, { maxBytes } = {}) {
     if (!tensor) throw new RangeError(`no tensor ${name} among ${names}`);
     return tensor;
   };
-  const sourceOf = (name) => find(name).target ?? find(name);
+  const sourceOf = (name) => {
+    let tensor = find(name);
+    while (tensor.target) tensor = tensor.target;
+    return tensor;
+  };
   /** The section of a tensor, checked. */
   const sectionOf = ({ section, crc }) => {
     const most = maxBytes ?? Math.max(1024 * bytes.length, 2 ** 28);
@@ -874,7 +947,6 @@ export function open(source, { maxBytes } = {}) {
       for (let i = 0; i < symbols.length; i++) if (symbols[i]) found[i] = entries[symbols[i] - 1];
       return found;
     });
-  const valuesOf = (bits, type) => (type < 3 ? toFloat32(bits, type) : new DTYPES[type][2](bits.buffer));
 
   return {
     version,

@@ -52,6 +52,16 @@ def test_its_package_names_files_that_are_there():
     assert {"deepcompress.js", "deepcompress.d.ts", package["bin"]["deepcompress-read"]} == set(package["files"])
 
 
+@needs_node
+def test_the_code_of_its_readme_runs():
+    text = (READER / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```js\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    done = node("--input-type=module", "-e", block, cwd=ROOT)
+    assert done.stderr == ""
+    assert done.stdout.startswith("lenet5 [\n  'conv1.weight',\n  'conv1.bias',")
+    assert "[ 500, 800 ]\nFloat32Array(400000) [" in done.stdout
+
+
 @needs_browser
 def test_a_browser_decodes_the_conformance_suite():
     expected = {path.stem: json.loads(path.read_text(encoding="utf-8"))

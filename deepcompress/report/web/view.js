@@ -3,7 +3,7 @@
 const LARGE = 4e6; // elements that are only decoded when somebody asks for it
 const number = (value) => value.toLocaleString("en-US");
 const percent = (part, whole, digits = 1) => (whole ? `${((100 * part) / whole).toFixed(digits)} %` : "–");
-const isFloat = (dtype) => dtype.includes("float");
+const isFloat = (dtype) => /^b?float(?!4)/.test(dtype);
 
 function element(tag, attributes = {}, ...children) {
   const made = Object.assign(document.createElement(tag), attributes);
@@ -19,11 +19,13 @@ const PART_NAMES = {
   header: "header and checksum",
 };
 
+const WIDTHS = {
+  int8: 1, uint8: 1, bool: 1, int16: 2, uint16: 2, int32: 4, uint32: 4, int64: 8, uint64: 8, complex32: 4, complex64: 8,
+  complex128: 16, float4_e2m1fn_x2: 1, float8_e8m0fnu: 1,
+};
+
 /** Bytes of the dense network: 4 for a floating-point element, and tied tensors once. */
-function denseBytes(tensor) {
-  const widths = { int8: 1, uint8: 1, bool: 1, int16: 2, int32: 4, int64: 8 };
-  return tensor.alias ? 0 : tensor.size * (widths[tensor.dtype] ?? 4);
-}
+const denseBytes = ({ dtype, size, encoding }) => (encoding === "alias" ? 0 : size * (WIDTHS[dtype] ?? 4));
 
 function factsOf(name, bytes, stages) {
   const file = reader.open(bytes);
@@ -132,7 +134,7 @@ function tensorRow(tensor) {
   const start = [alias ? `${name} = ${alias}` : name, shape.join("×") || "scalar"];
   if (!parts) return [...start, ...new Array(8).fill(""), ...bytes];
   const alphabet = encoding === "adaptive" || offsetBits ? codebookSize : codebookSize + 1;
-  const width = codebookSize ? Math.max(1, Math.ceil(Math.log2(alphabet))) : { float64: 64, float32: 32 }[tensor.dtype] ?? 16;
+  const width = codebookSize ? Math.max(1, Math.ceil(Math.log2(alphabet))) : 8 * ({ float64: 8, float32: 4, float16: 2, bfloat16: 2 }[tensor.dtype] ?? 1);
   const each = (count) => (nonzeros ? ((8 * count) / nonzeros).toFixed(2) : "–");
   return [
     ...start,
