@@ -9,7 +9,8 @@ from torch import nn
 
 from deepcompress.compression.own_loop import Compressor
 from deepcompress.compression.result import Result
-from deepcompress.errors import DeepCompressError
+from deepcompress.errors import DeepCompressError, RecipeError
+from deepcompress.files import check_writable
 from deepcompress.networks.inputs import Batches
 from deepcompress.recipe import Recipe
 from deepcompress.training.objective import Loss
@@ -61,11 +62,16 @@ class CompressionSteps:
 
         Raises:
             DeepCompressError: the trainer does not know how long training is, or `model` has no such submodule.
+            OutputError: the file could not be written at the end.
+            RecipeError: the recipe needs batches, or a loop of deepcompress's own.
         """
+        check_writable(self.path)
         if not 0 < total < float("inf"):
             raise DeepCompressError(
                 "pruning follows a schedule, and the trainer does not say how many steps there are: set its max_steps"
             )
+        if self.recipe.weighting != "none" and self.batches is None:
+            raise RecipeError(f"weighting {self.recipe.weighting!r} needs training data: give the callback batches")
         self._done, self._total = done, int(total)
         recipe, span = self.recipe, self.recipe.epochs + self.recipe.finetune_epochs
         self._tuning_from = round(self._total * recipe.epochs / span) if span else self._total

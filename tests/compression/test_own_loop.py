@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import runpy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,30 @@ def test_pruning_follows_the_schedule(dense, flat_train, by_steps):
         assert compressor.sparsity == pytest.approx(sparsity(dense))
     assert seen[0] < seen[2] == seen[4]
     assert seen[2:] == pytest.approx([0.75] * 3, abs=0.02)
+
+
+@pytest.mark.parametrize("by_steps", [False, True], ids=["epochs", "steps"])
+def test_a_loop_that_goes_on_from_its_checkpoint_ends_in_the_same_network(dense, flat_train, by_steps):
+    recipe, each = replace(RECIPE, schedule="linear", iterations=3), len(flat_train) if by_steps else 1
+    span = {"steps" if by_steps else "epochs": 6 * each}
+    optimizer_of = partial(torch.optim.SGD, lr=0.05)  # without a state of its own
+
+    def go_on(model, compressor, epochs):
+        for epoch in epochs:
+            torch.manual_seed(epoch)
+            compressor.epoch()
+            train(model, compressor, flat_train, optimizer_of(model.parameters()))
+
+    compressor = dc.Compressor(dense, recipe).prepare(**span)
+    go_on(dense, compressor, range(2))
+    again = Mlp()
+    again.load_state_dict(dense.state_dict())
+    resumed = dc.Compressor(again, recipe).prepare(**span, done=2 * each)
+    assert resumed.sparsity == compressor.sparsity < 0.7
+    go_on(dense, compressor, range(2, 6))
+    go_on(again, resumed, range(2, 6))
+    assert compressor.sparsity >= 0.75
+    assert all(torch.equal(a, b) for a, b in zip(dense.parameters(), again.parameters(), strict=True))
 
 
 def test_shared_values_are_tuned_and_nothing_else_of_their_weights(dense, flat_train, tmp_path):

@@ -159,10 +159,15 @@ def test_a_run_goes_on_from_its_checkpoint(loader, tmp_path, stop):
     [
         ({"submodule": "body"}, {}, "submodule 'body' is not in Module"),
         ({}, {"max_epochs": -1}, "does not say how many steps"),
+        ({"recipe": dc.Recipe(weighting="fisher")}, {}, "needs training data: give the callback batches"),
+        ({"recipe": dc.Recipe(criterion="taylor1")}, {}, "looks at training data"),
+        ({"recipe": dc.Recipe(target_size=1000)}, {}, "use compress"),
+        ({"path": "nowhere/m.dc"}, {}, "nowhere"),
     ],
 )
-def test_what_is_refused(loader, tmp_path, options, settings, said):
-    callback = CompressCallback(tmp_path / "m.dc", RECIPE, **options)
+def test_what_is_refused_before_anything_is_trained(loader, tmp_path, options, settings, said):
+    callback = CompressCallback(**{"path": tmp_path / "m.dc", "recipe": RECIPE} | options)
     with pytest.raises(DeepCompressError, match=said):
-        trainer_of(tmp_path, callback, **settings).fit(Module(), loader)
+        trainer_of(tmp_path, callback, **settings).fit(module := Module(), loader)
+    assert not module.seen
     assert not (tmp_path / "m.dc").exists()

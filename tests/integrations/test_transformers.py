@@ -107,6 +107,13 @@ def test_the_best_checkpoint_is_not_the_compressed_network(model, tmp_path):
         trainer.train()
 
 
+def test_a_body_that_is_frozen(model, tmp_path):
+    model.bert.requires_grad_(False)
+    callback = CompressCallback(tmp_path / "m.dc", RECIPE)
+    trainer_of(model, tmp_path, callback).train()
+    check(callback, model, tmp_path / "m.dc")
+
+
 def test_a_submodule(model, tmp_path):
     callback = CompressCallback(tmp_path / "m.dc", RECIPE, submodule="bert.encoder")
     trainer_of(model, tmp_path, callback, max_steps=4).train()
