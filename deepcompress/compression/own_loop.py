@@ -26,8 +26,9 @@ from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training.loop import LR_SCHEDULES
-from deepcompress.training.objective import Loss, Objective, Task, cross_entropy
+from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
+from deepcompress.training.tasks import Loss, own_task
 
 #: Wrappers that hold the network as ``module``, and give its tensors other names.
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
@@ -386,7 +387,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _objective(loss: Loss | None) -> Objective:
-    return cross_entropy if loss is None else Task(loss)
+    return cross_entropy if loss is None else own_task(loss, None)
 
 
 def _check(recipe: Recipe, model: nn.Module) -> None:

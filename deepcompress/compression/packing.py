@@ -93,6 +93,7 @@ def pack_state(
     network: str = "",
     data: str = "",
     coder: str | None = None,
+    normalize: str = "",
 ) -> bytes:
     """A whole .dc file in memory.
 
@@ -105,8 +106,9 @@ def pack_state(
         codebooks: those of the tensors that are shared, as `quantize.sharing.share` left them; vectors may be among
             them.
         coder: instead of the recipe's: "fixed" for the paper's stages 1 and 2, where streams have fixed widths.
+        network, data, normalize: for the header.
     """
-    return pack(encode_state(state, layers, codebooks, recipe, coder), network, data)
+    return pack(encode_state(state, layers, codebooks, recipe, coder), network, data, normalize)
 
 
 def encode_state(

@@ -22,6 +22,7 @@ from deepcompress.container.entries import (
     check_printable,
     crc_bytes,
 )
+from deepcompress.container.normalize import normalize_in
 from deepcompress.errors import FormatError
 
 _DEFLATED, _CHECKED = 1, 2
@@ -133,6 +134,7 @@ def _unpack_body(reader: Reader, start: int, version: int, checked: bool) -> Hea
     check_printable(network, "network")
     check_printable(data, "data")
     extensions = _read_extensions(reader)
+    normalize_in(extensions)
     read = version1.read_tensors if version == 1 else version2.read_tensors
     entries = read(reader, start, checked)
     reader.end()

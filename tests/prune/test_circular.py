@@ -15,7 +15,7 @@ from deepcompress.prune import guard
 from deepcompress.prune.circular import prune_in_turn
 from deepcompress.prune.criteria.base import CRITERIA
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.training.loop import Evaluation, evaluate
+from deepcompress.training.evaluation import Evaluation, evaluate
 
 CIRCULAR = Recipe(schedule="circular", max_drop=5.0, prune=0.7, prune_step=0.25)
 

@@ -15,7 +15,7 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.gap import GapHooks, prune_by_gap
 from deepcompress.prune.masks import Masks
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Evaluation
+from deepcompress.training.evaluation import Evaluation
 from deepcompress.training.progress import Progress
 
 BY_GAP = Recipe(schedule="gap", gap=2.0, prune=0.75, prune_step=0.5, distribution="uniform", epochs=4)

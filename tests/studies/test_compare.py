@@ -20,7 +20,7 @@ from deepcompress.recipe import Recipe
 from deepcompress.studies import compare as library
 from deepcompress.studies.compare import Compared, compare, ranking_layer, spearman, summarize
 from deepcompress.training.data import DataSet
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 
 QUICK = Recipe(epochs=1, schedule="one-shot", batch_size=64, lr=0.01)
 ONE_CUT = replace(QUICK, epochs=0)

@@ -23,7 +23,7 @@ from deepcompress.studies import search, sweep
 from deepcompress.studies.search import Found, Rule, look
 from deepcompress.studies.sweep import Outcome
 from deepcompress.training.data import DataSet
-from deepcompress.training.loop import Evaluation, evaluate
+from deepcompress.training.evaluation import Evaluation, evaluate
 
 FAST = ["--epochs", "2", "--finetune-epochs", "1", "--batch-size", "64", "--lr", "0.05"]
 

@@ -21,7 +21,7 @@ from deepcompress.networks.lenet import LeNet300100
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.studies.sensitivity import LayerPruned, sensitivity
 from deepcompress.training.data import TensorLoader
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 from deepcompress.training.progress import Progress
 
 QUICK = Recipe(epochs=2, batch_size=32, seed=3)

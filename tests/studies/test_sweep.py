@@ -26,7 +26,7 @@ from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.report import tables
 from deepcompress.studies import sweep
 from deepcompress.training.data import DataSet
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 from deepcompress.training.progress import Progress
 
 QUICK = ["--epochs", "1", "--iterations", "1", "--finetune-epochs", "1", "--batch-size", "64"]

@@ -12,9 +12,9 @@ from PIL import Image
 from samples import conv_net
 
 from deepcompress.errors import DataError
+from deepcompress.training.check import settle
 from deepcompress.training.data import load_data
 from deepcompress.training.folders import read_folder
-from deepcompress.training.loop import check_fits
 
 SIZE = (5, 4)  # width and height, as Pillow says it
 
@@ -487,4 +487,4 @@ def test_a_network_that_is_not_for_it(flat):
     from deepcompress.errors import NetworkError
 
     with pytest.raises(NetworkError, match=r"cannot take samples of shape \(3, 4, 5\)"):
-        check_fits(conv_net(), load_data(str(flat)).all_batches())
+        settle(conv_net(), [load_data(str(flat)).all_batches()])
