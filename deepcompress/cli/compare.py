@@ -126,7 +126,6 @@ def compare(
     from deepcompress.studies import compare as library
 
     model, samples = read_model_and_data(checkpoint, trust_pickle, network, asked)
-    tell(samples, quiet)
     steps = library.SPARSITIES if sparsities is None else sparsities
     folder = output_folder(Path(output))
     found: list[Compared] = []
@@ -139,6 +138,7 @@ def compare(
         "schedule": recipe.schedule, "seeds": list(seeds), "reference": library.REFERENCE,
         "rank_layer": library.ranking_layer(model, recipe, rank_layer), **facts_of(samples),
     }  # fmt: skip
+    tell(samples, quiet)
     _deliver(found, folder, facts, samples.task, as_json)
     failed = [row for row in found if row.failure]
     if failed:

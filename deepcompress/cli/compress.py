@@ -180,13 +180,13 @@ def compress(
     with files.watch(quiet or not first) as watch:
         if searching:
             model, samples = model_and_data(source, checkpoint, name, asked)
-            tell(samples, quiet)
             result, more = _search(model, samples, name, recipe, output, trials, bool(keep_trials), watch)
+            tell(samples, quiet)
         elif recipe.retrain or asked.data is not None or recipe.max_drop is not None:
             model, samples = model_and_data(source, checkpoint, name, asked)
-            tell(samples, quiet or not first)
             result = _compress_with_data(model, samples, name, recipe, output, resume, watch, masks, start, origin)
             more = facts_of(samples)
+            tell(samples, quiet or not first)
         elif (
             recipe.target_size is not None
             or recipe.low_rank is not None

@@ -93,9 +93,9 @@ def eval_command(
     target = pick_device(asked.device)
     model = build_model(source, network or network_name(source), file, "rebuilt").to(target)
     samples = asked.settled(model, asked.samples(source, file, model).to(target), test_only=True)
-    tell(samples, quiet)
     task = samples.task
     found = evaluate(model, samples.test_loader(), task)
+    tell(samples, quiet)
     size = Path(file).stat().st_size
     ratio = dense_bytes(source.state) / size
     result = {

@@ -68,8 +68,9 @@ task_options = options(
     click.option("--task", type=click.Choice(TASKS), help="What the network is for.  [default: by the shapes of its "
                  "outputs and of the targets]"),
     click.option("--loss", metavar="FILE.py:FN", help="In place of a task: your own loss(output, target), a scalar."),
-    click.option("--metric", metavar="FILE.py:FN", help="In place of the task's metric: your own "
-                 "metric(output, target), a number. Higher is better, unless the function has the attribute higher_is_better = False."),
+    click.option("--metric", metavar="FILE.py:FN",
+                 help="In place of the task's metric: your own metric(output, target), a number. Higher is better, "
+                 "unless the function has the attribute higher_is_better = False."),
     normalize_option,
 )  # fmt: skip
 

@@ -91,7 +91,6 @@ def sensitivity(
     from deepcompress.studies import sensitivity as library
 
     model, samples = read_model_and_data(checkpoint, trust_pickle, network, asked)
-    tell(samples, quiet)
     folder = output_folder(Path(output))
     check_writable(folder / "sensitivity.csv")
     train = samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
@@ -108,6 +107,7 @@ def sensitivity(
         )
     facts = {"checkpoint": checkpoint, "data": samples.name, "samples": len(samples.y_val), "epochs": epochs,
              **facts_of(samples)}  # fmt: skip
+    tell(samples, quiet)
     _deliver(found, folder, facts, samples.task, as_json)
 
 

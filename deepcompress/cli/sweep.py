@@ -42,10 +42,12 @@ if TYPE_CHECKING:
     from deepcompress.studies.sweep import Outcome
     from deepcompress.training.tasks import Task
 
-NUMBERS = ("file_bytes", "ratio", "kept", "val_error", "test_error", "metric", "val_value", "test_value", "seconds")
+NUMBERS = ("file_bytes", "ratio", "kept", "val_error", "test_error", "seconds")
+#: What is measured, for tasks that have no error.
+METRIC = ("metric", "val_value", "test_value")
 #: Axes that say how small, of which one at most is given.
 SIZES = ("target_size", "prune")
-COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure")
+COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure", *METRIC)
 
 
 @click.command()
@@ -109,7 +111,6 @@ def sweep(
     name = network or network_name(source)
     label = storable(name or "")
     model, samples = model_and_data(source, checkpoint, name, asked)
-    tell(samples, quiet)
     make = partial(read_model_and_data, checkpoint, trust_pickle, network, asked)
     folder = output_folder(Path(output))
     place = output_folder(folder / "points")
@@ -123,6 +124,7 @@ def sweep(
         raise DeepCompressError(
             f"interrupted; the points that are done stay in {place}, and the same command goes on from there"
         ) from None
+    tell(samples, quiet)
     named = {"checkpoint": checkpoint, "network": label, "data": samples.name, **facts_of(samples)}
     _deliver(found, list(axes), folder, named, samples.task, as_json)
     failed = [outcome for outcome in found if outcome.failure]
@@ -166,7 +168,7 @@ def _deliver(
 
 def _row(outcome: Outcome, on_front: bool) -> dict[str, Any]:
     settings = {axis: outcome.recipe.get(axis) for axis in AXES}
-    numbers = {number: getattr(outcome, number) for number in NUMBERS}
+    numbers = {number: getattr(outcome, number) for number in (*NUMBERS, *METRIC)}
     return {"name": outcome.name, **settings, **numbers, "front": on_front, "failure": outcome.failure}
 
 

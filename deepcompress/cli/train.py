@@ -110,7 +110,6 @@ def train(
         model = networks.build(network)
     samples = load_data(data, data_dir, normalize, partial(takes_input, model))
     settle(model, [samples.all_batches()], "classification")
-    tell(samples, quiet)
     journal, named = Path(f"{path}.resume"), {"network": network, "data": data, "keep": keep}
     about = about_run(model, {**settings, **sparse, **named}, {"samples": samples.all_batches()})
     steps = {step: partial(_keep, file, step, dense.seed, storable(network), data) for step, file in keep}
@@ -142,6 +141,7 @@ def train(
         "command": facts["command"], "versions": versions(),
     }  # fmt: skip
     pruned = f", {100 * float(more['sparsity']):.2f} % of the weights pruned" if "sparsity" in more else ""
+    tell(samples, quiet)
     show(as_json, result, lambda: f"{path}: {parameters:,} parameters{pruned}, test error {test.value:.2f} % on {data}")
 
 

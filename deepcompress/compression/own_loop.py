@@ -25,10 +25,11 @@ from deepcompress.quantize.sharing import Codebook, TuningHooks, finish, still_k
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.recipe import Recipe
+from deepcompress.training.batches import as_pairs
+from deepcompress.training.check import settle
 from deepcompress.training.loop import LR_SCHEDULES
-from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
-from deepcompress.training.tasks import Loss, own_task
+from deepcompress.training.tasks import Loss, Task
 
 #: Wrappers that hold the network as ``module``, and give its tensors other names.
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
@@ -140,6 +141,7 @@ class Compressor:
         steps: int | None = None,
         batches: Batches | None = None,
         loss: Loss | None = None,
+        task: str | None = None,
     ) -> Compressor:
         """Begin stage 1: pruning along the recipe's schedule, in the first part of so many epochs or steps.
 
@@ -147,7 +149,8 @@ class Compressor:
             epochs: how many the loop will run, calling `epoch` before each; None takes the recipe's.
             steps: in place of epochs, how many optimizer steps; `step` then prunes by itself, and here already.
             batches: training data for a criterion that looks at it.
-            loss: ``loss(output, target)`` for such a criterion; None is cross entropy.
+            loss: ``loss(output, target)`` for such a criterion.
+            task: what the network is for, as in `compress`, in place of a loss; with neither, the batches tell.
 
         Returns:
             Itself.
@@ -162,7 +165,7 @@ class Compressor:
             raise DeepCompressError("prepare() comes before share(): the weights are shared already")
         span = steps if steps is not None else self.recipe.epochs if epochs is None else epochs
         recipe = replace(self.recipe, epochs=span)
-        evidence = Evidence(self.model, self.weights, self.masks, recipe, batches, _objective(loss))
+        evidence = Evidence(self.model, self.weights, self.masks, recipe, *self._data(batches, task, loss))
         more = not self._former or asks_for_more(self.weights, self.recipe)
         self._pruning = _Pruning(PruningHooks(evidence, self.watch), more, steps is not None)
         self.masks = self._pruning.hooks.masks
@@ -211,7 +214,14 @@ class Compressor:
                 raise NetworkError(f"the network {type(model).__name__} has no tensor {name} of shape {mask.shape}")
             tensors[name].masked_fill_(~mask.to(tensors[name].device), 0.0)
 
-    def share(self, *, steps: int | None = None, batches: Batches | None = None, loss: Loss | None = None) -> None:
+    def share(
+        self,
+        *,
+        steps: int | None = None,
+        batches: Batches | None = None,
+        loss: Loss | None = None,
+        task: str | None = None,
+    ) -> None:
         """Begin stage 2: weights share values, which every `step` tunes from then on, beside what is not shared.
 
         Pruning that training has not come to is done now, without training.
@@ -219,7 +229,7 @@ class Compressor:
         Args:
             steps: over how many steps the learning rate of shared values falls by the recipe's ``lr_schedule``; None
                 keeps it.
-            batches, loss: as in `prepare`, for weighting fisher.
+            batches, loss, task: as in `prepare`, for weighting fisher.
 
         Raises:
             RecipeError: there is no data for the weighting.
@@ -232,7 +242,8 @@ class Compressor:
         self._end_pruning()
         self._stages.finish("prune", len(self._delivery.packed([], "fixed")))
         model, layers = self.model, self._delivery.layers
-        job = Job(model, self.weights, layers, self.recipe, batches, None, _objective(loss), self.watch, self._former)
+        data, objective = self._data(batches, task, loss)
+        job = Job(model, self.weights, layers, self.recipe, data, None, objective, self.watch, self._former)
         codebooks = job.shared(self.weights)
         if self.recipe.rate:
             self.masks = still_kept(self.masks, codebooks, self.weights)
@@ -260,6 +271,11 @@ class Compressor:
         for dropout, rate, _ in self._begun().hooks.dropouts:
             dropout.p = rate
         return result
+
+    def _data(self, batches: Batches | None, task: str | None, loss: Loss | None) -> tuple[Batches | None, Task]:
+        """Batches as pairs, and what is minimized on them."""
+        data = None if batches is None else as_pairs(batches, "training data")
+        return data, settle(self.model, [] if data is None else [data], task, loss)
 
     def _begun(self) -> _Pruning:
         if self._pruning is None:
@@ -384,10 +400,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-def _objective(loss: Loss | None) -> Objective:
-    return cross_entropy if loss is None else own_task(loss, None)
 
 
 def _check(recipe: Recipe, model: nn.Module) -> None:

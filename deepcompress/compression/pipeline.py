@@ -144,6 +144,8 @@ class _Order:
             "network": self.network,
             "data": self.data,
             "processes": distributed.processes(),
+            "task": self.task.name if isinstance(self.task, Task) else self.task,
+            "normalize": self.normalize,
         }
         if self.masks is not None:
             settings["masks"] = fingerprint(self.masks.keep)
@@ -191,6 +193,9 @@ class _Order:
         """The task, found to suit network and data."""
         loaders = [loader for loader in (self.batches, self.report) if loader is not None]
         task = settle(model, loaders, self.task, self.loss, self.metric)
+        if self.normalize:
+            how = "not normalized" if self.normalize == "none" else f"normalized by {self.normalize}"
+            self.watch.message(f"inputs are {how}")
         if self.task is None and task.name not in ("classification", "own"):
             self.watch.message(f"task: {task.name}, by the shapes of outputs and targets; {task.metric} is measured")
         return task

@@ -242,7 +242,7 @@ def _binary(y: torch.Tensor) -> bool:
 def is_samples(o: torch.Tensor, y: torch.Tensor) -> bool:
     """Logits of classes, or one for two classes, and a label each."""
     if o.ndim == 2 and o.shape[1] > 1:
-        return y.ndim == 1 and len(y) == len(o) and is_whole(y)
+        return y.numel() == len(o) == len(y) and is_whole(y)
     return o.ndim in (1, 2) and y.numel() == len(o) and _binary(y)
 
 
