@@ -61,7 +61,7 @@ def test_recipe_in_the_readme_loads(tmp_path):
     assert recipe.prune_of("fc1.weight") == 0.95
 
 
-@pytest.mark.parametrize("name", ["concepts.md", "criteria.md", "guide.md"])
+@pytest.mark.parametrize("name", ["concepts.md", "criteria.md", "guide.md", "tasks.md"])
 def test_every_block_of_the_guides_runs(name, tmp_path, monkeypatch):
     """In their order, as in the root of a clone; a block that begins with the name of a file is that file."""
     monkeypatch.setattr(base, "CRITERIA", dict(base.CRITERIA))  # what a block adds is gone after it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ MAX_CHANNELS = 64
 MAX_BYTES = 4096
 
 _NUMBER = re.compile(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, in which inputs are normalized
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, as torchvision's weights are trained with
 
 
@@ -55,10 +55,10 @@ class Normalization:
         """From numbers.
 
         Raises:
-            ValueError: one is not finite, or a deviation is not above 0.
+            ValueError: one is beyond float32, or a deviation is not above 0.
         """
-        if not all(math.isfinite(number) for number in (*mean, *deviation)) or not all(one > 0 for one in deviation):
-            raise ValueError("means must be finite, and deviations finite and above 0")
+        if not all(abs(number) <= _LARGEST for number in (*mean, *deviation)) or min(deviation, default=1) < _SMALLEST:
+            raise ValueError("means and deviations must be numbers of float32, and deviations above 0")
         return cls("", tuple(mean), tuple(deviation))
 
     def __str__(self) -> str:

@@ -79,7 +79,7 @@ def sums_of(*values: float | torch.Tensor) -> torch.Tensor:
 # Classes: of samples, of tokens, of pixels -----------------------------------------------------------------------
 
 
-def _two_classes(logits: torch.Tensor) -> torch.Tensor:
+def two_classes(logits: torch.Tensor) -> torch.Tensor:
     """Logits (n, 2, ...) of the one (n, 1, ...) or (n,) by which a network tells two classes apart."""
     one = logits[:, None] if logits.ndim == 1 else logits
     return torch.cat([torch.zeros_like(one), one], dim=1) if one.shape[1] == 1 else one
@@ -87,7 +87,7 @@ def _two_classes(logits: torch.Tensor) -> torch.Tensor:
 
 def of_samples(output: Any, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (n, classes) and labels (n,) of a classifier."""
-    logits = _two_classes(main_of(output))
+    logits = two_classes(main_of(output))
     return logits, target if target.ndim == 1 and target.dtype is torch.int64 else target.flatten().long()
 
 
@@ -98,7 +98,7 @@ def of_tokens(output: Any, target: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 
 def of_pixels(output: Any, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The same of outputs (n, classes, ...)."""
-    logits, labels = _two_classes(main_of(output)), target.flatten().long()
+    logits, labels = two_classes(main_of(output)), target.flatten().long()
     return _counted(logits.movedim(1, -1).flatten(0, -2), labels, VOID)
 
 
@@ -208,6 +208,11 @@ def labels_result(sums: torch.Tensor) -> Figures:
 
 def _cosine(output: Any, target: torch.Tensor) -> torch.Tensor:
     return F.cosine_similarity(*_alike(output, target), dim=-1)
+
+
+def labels_taught(output: Any, taught: torch.Tensor) -> torch.Tensor:
+    """As `labels_loss`, with the probabilities of a teacher in place of labels, from its logits."""
+    return labels_loss(output, taught.sigmoid())
 
 
 def cosine_loss(output: Any, target: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What training minimizes: cross entropy, by choice with smoothed labels and the word of a teacher, or any loss."""
+"""What training minimizes: the loss of a task, by choice with smoothed labels and the word of a teacher."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepcompress.errors import RecipeError
-from deepcompress.networks.inputs import predict
+from deepcompress.networks.inputs import in_float32, predict
 from deepcompress.recipe import Recipe
-from deepcompress.training.measures import auxiliary, of_samples
+from deepcompress.training.measures import auxiliary, main_of, of_samples, two_classes
 from deepcompress.training.tasks import AUXILIARY, CLASSIFICATION, Task
 
 #: The loss of a batch, a scalar, from what the network gave, the inputs, and the targets. Of a classifier: the logits
@@ -64,25 +64,59 @@ class Classification:
         return (1 - self.distill) * loss + self.distill * self.temperature**2 * divergence
 
 
+@dataclass(frozen=True)
+class Taught:
+    """Another task, mixed with what a teacher says of the same inputs.
+
+    The classes of tokens and pixels are softened as in `Classification`; of other outputs it is how far they are from
+    the teacher's, by the loss of the task (`Task.taught`).
+
+    Attributes:
+        task: what is minimized beside, and measured.
+        teacher, distill, temperature: as in `Classification`.
+    """
+
+    task: Task
+    teacher: nn.Module
+    distill: float
+    temperature: float
+
+    def __call__(self, output: Any, x: Any, y: Any) -> torch.Tensor:
+        """The loss of a batch."""
+        with torch.no_grad():
+            taught = main_of(in_float32(predict(self.teacher, x)))
+        return (1 - self.distill) * self.task(output, x, y) + self.distill * self._followed(output, taught)
+
+    def _followed(self, output: Any, taught: torch.Tensor) -> torch.Tensor:
+        if self.task.class_axis is None:
+            return self.task.taught(output, taught)
+        student, teacher = (self._softened(logits, self.task.class_axis) for logits in (main_of(output), taught))
+        return self.temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+    def _softened(self, logits: torch.Tensor, axis: int) -> torch.Tensor:
+        """Logarithms of probabilities (n, classes)."""
+        return F.log_softmax(two_classes(logits).movedim(axis, -1).flatten(0, -2) / self.temperature, dim=1)
+
+
 def task_of(objective: Objective | None) -> Task:
     """What is measured where this is minimized."""
     return objective if isinstance(objective, Task) else getattr(objective, "task", CLASSIFICATION)
 
 
-def objective_of(recipe: Recipe, dense: nn.Module, task: Task = CLASSIFICATION) -> Classification | Task:
+def objective_of(recipe: Recipe, dense: nn.Module, task: Task = CLASSIFICATION) -> Classification | Taught | Task:
     """What `recipe` asks to minimize; where it asks for a teacher, that is a copy of `dense` as it is now.
 
     Raises:
-        RecipeError: the recipe asks for what only classification has.
+        RecipeError: the recipe smooths labels, and the task is no classification.
     """
-    if task.loss is not CLASSIFICATION.loss:
-        for field in ("label_smoothing", "distill"):
-            if getattr(recipe, field):
-                raise RecipeError(
-                    f"{field} is of classification, and the task is {task.name}: make it part of a loss of your own"
-                )
-        return task
+    classifies = task.loss is CLASSIFICATION.loss
+    if recipe.label_smoothing and not classifies:
+        raise RecipeError(
+            f"label_smoothing is of classification, and the task is {task.name}: make it part of a loss of your own"
+        )
     teacher = copy.deepcopy(dense).eval().requires_grad_(False) if recipe.distill else None
     if teacher is not None and recipe.precision == "bfloat16":
         teacher.to(memory_format=torch.channels_last)
+    if not classifies:
+        return task if teacher is None else Taught(task, teacher, recipe.distill, recipe.temperature)
     return Classification(recipe.label_smoothing, teacher, recipe.distill, recipe.temperature, task)

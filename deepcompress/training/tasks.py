@@ -41,6 +41,7 @@ class Task:
         fits: whether an output and a target are of this task; None takes all.
         shapes: what it takes, for messages.
         class_axis: of an output, along which classes lie, if it tells classes apart.
+        taught: how far outputs are from those of a teacher, where there are no classes.
         ignored: labels that do not count; those of them that are classes of the network do.
     """
 
@@ -55,6 +56,7 @@ class Task:
     shapes: str = ""
     class_axis: int | None = None
     ignored: tuple[int, ...] = (IGNORED,)
+    taught: Loss = measures.square_loss
 
     def __call__(self, output: Any, x: Any, y: Any) -> torch.Tensor:
         """The loss of a batch, with that of auxiliary outputs, which some networks have in training only."""
@@ -101,11 +103,12 @@ TASKS: dict[str, Task] = {
              measures.pixel_result, True, " %", measures.is_pixels, "outputs (N, C, ...) and labels (N, ...)",
  1, (IGNORED, VOID)),
         Task("multilabel", "F1", measures.labels_loss, measures.labels_tally, measures.labels_result, True, " %",
-             measures.is_labels, "outputs (N, C) and targets (N, C) that are 0 or 1"),
+             measures.is_labels, "outputs (N, C) and targets (N, C) that are 0 or 1",
+             taught=measures.labels_taught),
         Task("regression", "MSE", measures.square_loss, measures.square_tally, measures.square_result,
              fits=measures.is_numbers, shapes="outputs and numbers of one shape"),
         Task("embedding", "cosine", measures.cosine_loss, measures.cosine_tally, measures.cosine_result, True,
-             fits=measures.is_vectors, shapes="outputs (N, D) and vectors (N, D)"),
+             fits=measures.is_vectors, shapes="outputs (N, D) and vectors (N, D)", taught=measures.cosine_loss),
     )
 }  # fmt: skip
 

@@ -338,7 +338,10 @@ def test_each_point_is_what_compress_makes(work):
 
 def test_json_of_a_sweep(work):
     found, folder = work["json"], work["folder"] / "swept"
-    assert {"checkpoint", "network", "data", "points", "rows", "front", "files", "command", "versions"} == set(found)
+    assert {
+        "checkpoint", "network", "data", "normalize", "task", "metric", "points", "rows", "front", "files", "command",
+        "versions",
+    } == set(found)  # fmt: skip
     assert [row["name"] for row in found["rows"]] == [
         f"prune{prune}-bits{bits}-seed{seed}" for prune in ("0", "0.7") for bits in ("none", "3") for seed in (1, 0)
     ]
@@ -425,7 +428,7 @@ def test_what_people_read(work):
     assert f"{size:,}" in result.stdout
     assert "●" in result.stdout
     assert "a [b]/sweep.csv, a [b]/sweep.png, a [b]/points" in result.stdout
-    assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["1/2  bits1", "2/2  bits6"]
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["1/2  bits1", "2/2  bits6", "blobs"]
     assert succeed("sweep", work["dense"], *work["options"], "--no-retrain", "--bits", "1,6", "-q").stderr == ""
 
 
