@@ -77,6 +77,7 @@ INSIDE = {
     "studies": ["sensitivity", "sweep", "search", "compare"],
     "training": [
         "progress",
+        "outputs",
         "measures",
         "tasks",
         "folders",
@@ -137,6 +138,7 @@ INSIDE = {
         "group",
         "options",
         "common",
+        "data",
         "masking",
         "train",
         "compress",

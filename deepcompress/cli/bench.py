@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from deepcompress.cli.common import Asked, example_of_file, show
+from deepcompress.cli.common import show
+from deepcompress.cli.data import Asked, example_of_file
 from deepcompress.cli.options import Several, common, max_bytes_option, network_option, shape_options
 
 

@@ -10,19 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from deepcompress.cli.common import (
-    Asked,
-    axis_of,
-    command_line,
-    facts_of,
-    output_folder,
-    read_model_and_data,
-    show,
-    tell,
-    versions,
-    write_csv,
-)
+from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
 from deepcompress.cli.compress import SECTIONS, Sections
+from deepcompress.cli.data import Asked, axis_of, facts_of, read_model_and_data, tell
 from deepcompress.cli.options import (
     Command,
     Several,

@@ -10,25 +10,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from deepcompress.cli.common import (
-    Asked,
     build_model,
     command_line,
     data_label,
-    facts_of,
     file_settings,
     is_packed,
     known_buffers,
     load_any,
-    model_and_data,
     network_name,
     output_folder,
     resumable,
-    said,
     show,
     storable,
-    tell,
     versions,
 )
+from deepcompress.cli.data import Asked, facts_of, model_and_data, said, tell
 from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.options import (
     budget_options,

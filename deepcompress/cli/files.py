@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.common import (
-    Asked,
-    build_model,
-    example_input,
-    facts_of,
-    load_any,
-    network_name,
-    show,
-    storable,
-    tell,
-)
+from deepcompress.cli.common import build_model, load_any, network_name, show, storable
+from deepcompress.cli.data import Asked, example_input, facts_of, tell
 from deepcompress.cli.options import (
     common,
     data_options,

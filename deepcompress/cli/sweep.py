@@ -10,21 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.common import (
-    Asked,
-    axis_of,
-    command_line,
-    facts_of,
-    model_and_data,
-    network_name,
-    output_folder,
-    read_model_and_data,
-    show,
-    storable,
-    tell,
-    versions,
-    write_csv,
-)
+from deepcompress.cli.common import command_line, network_name, output_folder, show, storable, versions, write_csv
+from deepcompress.cli.data import Asked, axis_of, facts_of, model_and_data, read_model_and_data, tell
 from deepcompress.cli.options import (
     AXES,
     build_recipe,

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from deepcompress.cli.common import build_model, command_line, resumable, show, storable, tell, versions
+from deepcompress.cli.common import build_model, command_line, resumable, show, storable, versions
+from deepcompress.cli.data import tell
 from deepcompress.cli.options import (
     augmentation_options,
     common,

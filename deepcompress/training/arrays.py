@@ -48,7 +48,7 @@ class Form:
         return x.permute(0, 3, 1, 2).contiguous() if self.layout == "channels last" else x
 
     def __str__(self) -> str:
-        numbers = "whole numbers" if self.whole else "as the data holds them"
+        numbers = "stay whole numbers" if self.whole else "as the data holds them"
         parts = [numbers if self.scale == 1 else f"divided by {self.scale:,.0f}"]
         parts += {"grey": ["with one channel"], "channels last": ["channels moved to the front"]}.get(self.layout, [])
         return ", ".join(parts)

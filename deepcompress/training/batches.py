@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
+
 from deepcompress.errors import DataError
 from deepcompress.networks.inputs import Batches
-from deepcompress.training.snapshot import generators
+from deepcompress.training.snapshot import put_back_chance, take_chance
 
 #: Under which of these names a batch that is a dictionary holds its target.
 TARGETS = ("labels", "label", "targets", "target", "y")
@@ -71,15 +73,15 @@ def as_pairs(batches: Iterable[Any], what: str) -> Batches:
 
 
 def first_batch(batches: Iterable[Any], what: str = "data") -> Any:
-    """The first batch; random generators of a loader are set back, so that nobody sees that it was asked.
+    """The first batch; all random generators are set back, so that nobody sees that it was asked.
 
     Raises:
         DataError: there are no batches.
     """
-    before = [(generator, generator.get_state()) for generator in generators((batches,))]
+    here = torch.device("cpu")
+    before = take_chance(here, batches)
     first = next(iter(batches), None)
-    for generator, state in before:
-        generator.set_state(state)
+    put_back_chance(before, here, batches)
     if first is None:
         raise DataError(f"the {what} has no batches")
     return first

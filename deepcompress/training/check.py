@@ -11,7 +11,7 @@ from torch import nn
 from deepcompress.errors import DataError, NetworkError, RecipeError
 from deepcompress.networks.inputs import Batches, count_samples, in_float32, predict, to_device
 from deepcompress.training.batches import first_batch, pair_of
-from deepcompress.training.measures import main_of
+from deepcompress.training.outputs import main_of
 from deepcompress.training.tasks import CLASSIFICATION, Loss, Metric, Task, check_shapes, detect, find, own_task
 
 
@@ -76,8 +76,10 @@ def check_labels(task: Task, output: Any, targets: Iterable[Any]) -> None:
         return
     found = main_of(output)
     classes = max(found.shape[task.class_axis], 2) if found.ndim > 1 else 2
-    ignored = torch.tensor([label for label in task.ignored if label < 0 or label >= classes], device=found.device)
-    ends = [labels.aminmax() for target in targets if len(labels := target[~torch.isin(target, ignored)])]
+    ignored = torch.tensor([label for label in task.ignored if label < 0 or label >= classes])
+    whole = (target if target.is_floating_point() else target.long() for target in targets)
+    counted = (target[~torch.isin(target, ignored.to(target))] for target in whole)
+    ends = [labels.aminmax() for labels in counted if len(labels)]
     low, high = min(int(end.min) for end in ends) if ends else 0, max(int(end.max) for end in ends) if ends else 0
     if low < 0 or high >= classes:
         raise DataError(

@@ -14,7 +14,8 @@ from torch import nn
 from deepcompress.errors import RecipeError
 from deepcompress.networks.inputs import in_float32, predict
 from deepcompress.recipe import Recipe
-from deepcompress.training.measures import auxiliary, main_of, of_samples, two_classes
+from deepcompress.training.measures import of_samples, two_classes
+from deepcompress.training.outputs import auxiliary, main_of
 from deepcompress.training.tasks import AUXILIARY, CLASSIFICATION, Task
 
 #: The loss of a batch, a scalar, from what the network gave, the inputs, and the targets. Of a classifier: the logits
@@ -95,7 +96,8 @@ class Taught:
 
     def _softened(self, logits: torch.Tensor, axis: int) -> torch.Tensor:
         """Logarithms of probabilities (n, classes)."""
-        return F.log_softmax(two_classes(logits).movedim(axis, -1).flatten(0, -2) / self.temperature, dim=1)
+        classes = (two_classes(logits) if axis == 1 else logits).movedim(axis, -1).flatten(0, -2)
+        return F.log_softmax(classes / self.temperature, dim=1)
 
 
 def task_of(objective: Objective | None) -> Task:

@@ -15,7 +15,8 @@ import torch
 from deepcompress.errors import DataError, RecipeError
 from deepcompress.networks.inputs import count_samples, first_line
 from deepcompress.training import measures
-from deepcompress.training.measures import IGNORED, VOID, Figures, auxiliary, main_of, sums_of
+from deepcompress.training.measures import IGNORED, VOID, Figures, sums_of
+from deepcompress.training.outputs import auxiliary, main_of
 
 #: A loss of the user's own: a scalar tensor from what the network gave and the targets.
 Loss = Callable[[Any, Any], torch.Tensor]

@@ -292,6 +292,17 @@ def test_the_smallest_file_within_a_budget_of_another_metric(work, kind, metric)
     assert found["value"] == from_json("eval", "model.dc", *given(work, kind)[1:])["value"]
 
 
+def test_what_overflows_is_null(work):
+    state = {name: value * 1e30 for name, value in torch.load(work / "numbers.pt")["state_dict"].items()}
+    save_checkpoint("huge.pt", Checkpoint(state))
+    arguments = ["huge.pt", *given(work, "numbers")[1:]]
+    assert from_json("eval", *arguments)["value"] is None
+    assert " MSE inf on 15 test samples" in succeed("eval", *arguments).stdout
+    found = from_json("compress", *arguments, "--no-retrain", "--prune", "0.5")
+    assert (found["value"], found["stages"][0]["loss"]) == (None, None)
+    assert from_json("sensitivity", *arguments, "--prune", "0.5")["dense_value"] is None
+
+
 def test_a_size_and_an_own_metric(work):
     own = ["--loss", f"{work / 'own.py'}:loss", "--metric", f"{work / 'own.py'}:distance"]
     found = from_json("compress", *given(work, "numbers"), *QUICK[2:], *own, "--target-size", "250")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,6 +35,17 @@ class Given(nn.Module):
 
     def forward(self, x):
         return x * self.scale
+
+
+class Odd(Given):
+    """Gives what it was made with."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, x):
+        return self.output
 
 
 class Notes(Progress):
@@ -162,6 +174,8 @@ def test_which_way_is_worse():
         (random(4, 3), labels(3, 4, 1), "classification"),
         (random(4, 1), labels(2, 4).float(), "classification"),
         (random(4), labels(2, 4), "classification"),
+        (random(4, 1), labels(2, 4).bool(), "classification"),
+        (SimpleNamespace(logits=random(4, 3)), labels(3, 4), "classification"),
         (random(4, 6, 9), labels(9, 4, 6), "tokens"),
         (random(4, 6, 9), labels(6, 4, 9), "segmentation"),
         (random(4, 3, 8, 8), labels(3, 4, 8, 8), "segmentation"),
@@ -179,6 +193,8 @@ def test_which_way_is_worse():
 )
 def test_shapes_tell_the_task(output, target, task):
     assert detect(output, target).name == task
+    model = Odd(output)
+    assert settle(model, [[(torch.zeros(4), target)]]) is TASKS[task]
 
 
 @pytest.mark.parametrize(
@@ -253,6 +269,7 @@ def test_named_or_own_tasks():
     ("task", "output", "target"),
     [
         ("tokens", random(4, 6, 9), labels(9, 4, 6)),
+        ("tokens", random(4, 1, 9), labels(9, 4, 1)),
         ("segmentation", random(4, 3, 5, 5), labels(3, 4, 5, 5)),
         ("multilabel", random(4, 3), labels(2, 4, 3)),
         ("regression", random(4, 3), random(4, 3, seed=4)),
