@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -147,7 +148,7 @@ def _deliver(found: Sequence[Compared], folder: Path, facts: dict[str, Any], tas
     from deepcompress.studies.compare import summarize
 
     summary, files = summarize(found), [str(folder / "compare.csv")]
-    if summary:
+    if summary and all(math.isfinite(row.val_error_most) for row in summary):
         files.append(str(folder / "compare.png"))
         what = _retraining(facts)
         _draw(

@@ -114,8 +114,10 @@ def _deliver(found: Sequence[LayerPruned], folder: Path, facts: dict[str, Any], 
         curves.setdefault(row.layer, []).append((row.sparsity, row.value))
     what = "one layer pruned" + (f", retraining epochs: {facts['epochs']}" if facts["epochs"] else "")
     title = f"{Path(facts['checkpoint']).name}, {facts['data']}: {what}"
-    draw_sensitivity(curves, dense, picture, title=title, ylabel=axis_of(task))
-    files = [str(table), str(picture)]
+    files = [str(table)]
+    if all(math.isfinite(row.value) for row in found):  # else there is nothing that a scale could show
+        draw_sensitivity(curves, dense, picture, title=title, ylabel=axis_of(task))
+        files.append(str(picture))
     result = {
         **facts, "dense_error": found[0].error, "dense_value": dense, "rows": rows, "files": files,
         "command": command_line(), "versions": versions(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -131,7 +132,7 @@ def _deliver(
     rows = [_row(outcome, index in front) for index, outcome in enumerate(found)]
     table, picture = folder / "sweep.csv", folder / "sweep.png"
     write_csv(table, COLUMNS, rows)
-    done = [outcome for outcome in found if not outcome.failure]
+    done = [outcome for outcome in found if outcome.val_value is not None and math.isfinite(outcome.val_value)]
     if done:
         _draw(done, picture, f"{origin['network'] or Path(origin['checkpoint']).name}, {origin['data']}", task)
     files = [str(path) for path in (table, *([picture] if done else []), folder / "points")]

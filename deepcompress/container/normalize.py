@@ -15,7 +15,7 @@ MAX_CHANNELS = 64
 MAX_BYTES = 4096
 
 _NUMBER = re.compile(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
-_SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, in which inputs are normalized
+_SMALLEST, _LARGEST = 2.0**-126, 3.4028235e38  # of float32, in which inputs are normalized
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, as torchvision's weights are trained with
 
 
