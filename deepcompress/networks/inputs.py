@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,13 +57,26 @@ def predict(model: nn.Module, x: Any) -> Any:
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors_in(x)]
         shown = f"of shape {shapes[0]}" if len(shapes) == 1 else f"of shapes {', '.join(map(str, shapes))}"
         raise NetworkError(
-            f"the network {type(model).__name__} cannot take samples {shown}: {first_line(error)}"
+            f"the network {type(model).__name__} cannot take samples {shown}: {first_line(error)}{place_of(error)}"
         ) from error
 
 
 def first_line(error: Exception) -> str:
     """What an error says first, or else what it is."""
+    if isinstance(error, KeyError):  # which says the key alone
+        return f"KeyError: {error}"
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def place_of(error: Exception) -> str:
+    """Where in the user's own code an error was raised, for the end of a line; empty if it was in none of it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+
+
+def _is_library(filename: str) -> bool:
+    folders = (Path(torch.__file__).parent, Path(__file__).parents[1])
+    return filename.startswith("<") or any(Path(filename).is_relative_to(folder) for folder in folders)
 
 
 def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import DataError, DeepCompressError, NetworkError
-from deepcompress.networks.inputs import Batches, first_line, in_float32, predict, to_device
+from deepcompress.networks.inputs import Batches, first_line, in_float32, place_of, predict, to_device
 from deepcompress.training import distributed
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.journal import Phase, begin_phase
@@ -205,7 +205,7 @@ def _backward(loss: torch.Tensor, stage: str) -> None:
     try:
         loss.backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # operations of the user's own, and losses without a gradient
-        raise NetworkError(f"{stage}: the gradient of the loss fails: {first_line(error)}") from error
+        raise NetworkError(f"{stage}: the gradient of the loss fails: {first_line(error)}{place_of(error)}") from error
 
 
 def _epochs_done(phase: Phase | None, training: Training, progress: Progress) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from deepcompress.errors import DataError, RecipeError
-from deepcompress.networks.inputs import count_samples, first_line
+from deepcompress.networks.inputs import count_samples, first_line, place_of
 from deepcompress.training import measures
 from deepcompress.training.measures import IGNORED, VOID, Figures, sums_of
 from deepcompress.training.outputs import auxiliary, main_of
@@ -163,7 +163,8 @@ def _checked(what: str, function: Any) -> Callable[[Any, Any], Any]:
         try:
             found = function(output, target)
         except Exception as error:  # it is the user's code
-            raise RecipeError(f"the {what} fails with {type(error).__name__}: {first_line(error)}") from error
+            reason = f"{type(error).__name__}: {first_line(error)}{place_of(error)}"
+            raise RecipeError(f"the {what} fails with {reason}") from error
         if isinstance(found, torch.Tensor) and found.numel() == 1:
             return found.reshape(())
         if what == "loss" or not isinstance(found, (int, float)):

@@ -158,7 +158,7 @@ def test_a_loss_and_a_metric_of_your_own(work):
         (["--loss", "own.py:number"], "own.py defines no function named 'number'", 2),
         (["--metric", "gone.py:f"], "--metric gone.py:f: the file gone.py does not exist", 2),
         (["--metric", "accuracy"], "--metric accuracy: write file.py:function", 2),
-        (["--loss", "own.py:broken"], "the loss fails with ZeroDivisionError: by zero", 2),
+        (["--loss", "own.py:broken"], "the loss fails with ZeroDivisionError: by zero (own.py:13)", 2),
         (["--task", "detection"], "'--task'", 2),
         (["--task", "regression", "--loss", "own.py:loss"], "task and loss are two ways", 2),
         (["--task", "segmentation"], "task segmentation takes outputs (N, C, ...) and labels (N, ...)", 1),
@@ -182,7 +182,7 @@ def test_with_v_the_users_own_traceback_is_shown(work, monkeypatch):
         "--data",
         str(work / "numbers.npz"),
     ]
-    line = "Error: the network Trains cannot take samples of shape (6,): 'only in training'"
+    line = "Error: the network Trains cannot take samples of shape (6,): KeyError: 'only in training' (nets.py:32)"
     assert fail(*arguments, "-q") == line
     monkeypatch.setattr("sys.argv", ["deepcompress", *map(str, arguments), "-v"])
     shown = run(*arguments, "-v", "-q").stderr.splitlines()
