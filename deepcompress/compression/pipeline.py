@@ -94,13 +94,14 @@ def compress(
         OutputError: `path` cannot be written, or `resume`.
         ResumeError: the state in `resume` is of another run, or damaged.
     """
+    if distributed.is_first():
+        check_writable(path)
     order = _Order(
         model, train_loader, val_loader, test_loader, recipe or Recipe(), Path(path), network, data,
         watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to,
     ).with_pairs()  # fmt: skip
     journal = None
     if resume is not None and distributed.is_first():
-        check_writable(path)
         journal = Journal(resume, order.about())
     with recording(journal), distributed.own_file(order.path) as own:
         return _compress(replace(order, path=own))
