@@ -35,7 +35,7 @@ from deepcompress.layers import is_layer
 from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.data import load_data
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 
 T = TypeVar("T")
 State = Mapping[str, torch.Tensor]

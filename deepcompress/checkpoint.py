@@ -187,7 +187,7 @@ def _checked(state: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor: not a state_dict")
         if value.is_nested or value.layout is not torch.strided or value.is_quantized:
-            raise CheckpointError(f"{path}: tensor {name} is sparse, nested or quantized; only dense ones are supported")
+            raise CheckpointError(f"{path}: tensor {name} is sparse, nested or quantized: only dense ones go")
         tensors[name] = value.detach()
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")

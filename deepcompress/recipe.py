@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 MAX_BITS = 12
 MAX_LEVELS = 1 << MAX_BITS
+#: What a network can be for (`training.tasks`). It is no setting of a recipe: the data says it.
+TASKS = ("classification", "tokens", "segmentation", "multilabel", "regression", "embedding")
+
 CHOICES = {
     "scope": ("layer", "global"),
     "distribution": ("lamp", "uniform", "std"),

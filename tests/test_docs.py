@@ -106,7 +106,7 @@ def test_recipe_in_the_readme_loads(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning with the newest torch
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.parametrize("name", ["coming-from.md", "concepts.md", "criteria.md", "guide.md"])
+@pytest.mark.parametrize("name", ["coming-from.md", "concepts.md", "criteria.md", "guide.md", "tasks.md"])
 def test_every_block_of_the_guides_runs(name, tmp_path, monkeypatch):
     """In their order, as in the root of a clone; a block that begins with the name of a file is that file."""
     monkeypatch.setattr(base, "CRITERIA", dict(base.CRITERIA))  # what a block adds is gone after it

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from deepcompress.cli.common import example_of_file, show
+from deepcompress.cli.common import show
+from deepcompress.cli.data import Asked, example_of_file
 from deepcompress.cli.options import Several, common, max_bytes_option, network_option, shape_options
 
 
@@ -61,7 +62,7 @@ def bench(
             load(file, into=build(network) if network else None, max_bytes=max_bytes, mode=mode)
             for mode in ("dense", "sparse")
         )
-        example = fitting_input(dense, example_of_file(file, data, data_dir, input_shape))
+        example = fitting_input(dense, example_of_file(file, Asked(data, data_dir), input_shape, dense))
         found = measure(dense, sparse, example, batch)
         used = torch.get_num_threads()
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,27 +14,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.errors import DataError, DeepCompressError, OutputError
+from deepcompress.errors import DeepCompressError, OutputError
 from deepcompress.files import write_atomic
 from deepcompress.version import __version__
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from deepcompress.checkpoint import Checkpoint
-    from deepcompress.training.data import DataSet
     from deepcompress.training.progress import Progress
 
 
 def show(as_json: bool, result: dict[str, Any], text: Callable[[], str | None]) -> None:
     """Print the result on stdout: one JSON object, or what `text` returns or prints itself."""
     if as_json:
-        click.echo(json.dumps(result, indent=2, allow_nan=False))
+        click.echo(json.dumps(_numbers(result), indent=2, allow_nan=False))
         return
     line = text()
     if line is not None:
         click.echo(line)
+
+
+def _numbers(value: Any) -> Any:
+    """Plain data for JSON, which has no number for what is not finite: a loss that overflows is null there."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _numbers(part) for key, part in value.items()}
+    return [_numbers(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def command_line() -> str:
@@ -74,6 +82,7 @@ def is_packed(file: str) -> bool:
 def load_any(file: str, trust_pickle: bool, max_bytes: int | None) -> Checkpoint:
     """A .dc file or a dense checkpoint as a Checkpoint."""
     from deepcompress.checkpoint import Checkpoint, load_checkpoint
+    from deepcompress.container.normalize import normalize_in
     from deepcompress.container.reader import ModelFile
     from deepcompress.reading.loader import load_state_dict
 
@@ -81,7 +90,9 @@ def load_any(file: str, trust_pickle: bool, max_bytes: int | None) -> Checkpoint
         return load_checkpoint(file, trust_pickle)
     with ModelFile(file) as opened:
         header = opened.header
-    return Checkpoint(load_state_dict(file, max_bytes=max_bytes), header.network or None, header.data or None)
+    normalize = normalize_in(header.extensions)
+    facts: dict[str, str | int | float] = {"normalize": normalize} if normalize else {}
+    return Checkpoint(load_state_dict(file, max_bytes=max_bytes), header.network or None, header.data or None, facts)
 
 
 def file_settings(file: str) -> dict[str, Any]:
@@ -137,54 +148,6 @@ def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -
     return model
 
 
-def model_and_data(
-    source: Checkpoint, file: str, name: str | None, data: str | None, data_dir: str | None, device: str
-) -> tuple[nn.Module, DataSet]:
-    """The network `name` with the tensors of `source`, and its data, on the device, found to fit each other."""
-    from deepcompress.training.data import load_data
-    from deepcompress.training.loop import check_fits, pick_device
-
-    model = build_model(source, name, file, "retrained")
-    samples = load_data(data_name(data, source.data, file), data_dir)
-    target = pick_device(device)
-    model, samples = model.to(target), samples.to(target)
-    check_fits(model, samples.all_batches())
-    return model, samples
-
-
-def example_input(
-    source: Checkpoint, file: str, data: str | None, data_dir: str | None, shape: tuple[int, ...] | None
-) -> torch.Tensor:
-    """Two samples that a network takes: of the `shape` that a person gave, at random, or the first of its data."""
-    import torch
-
-    from deepcompress.training.data import load_data
-
-    if shape is not None:
-        return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    return load_data(data_name(data, source.data, file), data_dir).x_val[:2]
-
-
-def example_of_file(file: str, data: str | None, data_dir: str | None, shape: tuple[int, ...] | None) -> torch.Tensor:
-    """As `example_input`, of a .dc file whose tensors nobody needs."""
-    from deepcompress.checkpoint import Checkpoint
-    from deepcompress.container.reader import ModelFile
-
-    with ModelFile(file) as opened:
-        named = opened.header.data or None
-    return example_input(Checkpoint({}, data=named), file, data, data_dir, shape)
-
-
-def read_model_and_data(
-    file: str, trust_pickle: bool, network: str | None, data: str | None, data_dir: str | None, device: str
-) -> tuple[nn.Module, DataSet]:
-    """As `model_and_data`, from the checkpoint `file` on: other processes can call it."""
-    from deepcompress.checkpoint import open_checkpoint
-
-    source = open_checkpoint(file, trust_pickle)
-    return model_and_data(source, file, network or network_name(source), data, data_dir, device)
-
-
 @contextmanager
 def resumable(journal: Path | None, resume: bool, watch: Progress) -> Iterator[None]:
     """A run whose state is kept in `journal`, if it is: it goes on from there, or it must begin anew.
@@ -238,22 +201,3 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(path, text.getvalue().encode())
-
-
-def data_name(given: str | None, named: str | None, file: str) -> str:
-    """The data that a person named, else that which the file names.
-
-    A .dc file may come from anybody: what it names is looked for among the known data sets, and not on the disk.
-    """
-    from deepcompress.training.data import DATA_SETS
-
-    if given:
-        return given
-    if not named:
-        raise DeepCompressError(f"{file}: names no data set; say which with --data (digits, mnist, …, DIR, FILE.npz)")
-    if named in DATA_SETS or (Path(named).exists() and not is_packed(file)):
-        return named
-    raise DataError(
-        f"{file}: the file names the data {named!r}, which is a folder or .npz file of whoever made it: "
-        "give it with --data"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,15 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from deepcompress.cli.common import (
-    command_line,
-    output_folder,
-    read_model_and_data,
-    show,
-    versions,
-    write_csv,
-)
+from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
 from deepcompress.cli.compress import SECTIONS, Sections
+from deepcompress.cli.data import Asked, axis_of, facts_of, read_model_and_data, tell
 from deepcompress.cli.options import (
     Command,
     Several,
@@ -27,6 +22,7 @@ from deepcompress.cli.options import (
     data_options,
     network_option,
     recipe_options,
+    task_options,
     trust_option,
 )
 from deepcompress.errors import DeepCompressError
@@ -34,6 +30,7 @@ from deepcompress.recipe import Recipe, read_toml
 
 if TYPE_CHECKING:
     from deepcompress.studies.compare import Compared, Summary
+    from deepcompress.training.tasks import Task
 
 #: Of the options of a recipe, those that have no part in pruning and retraining, or that are given in another way here.
 LEFT_OUT = {"prune", "criterion", "seed", "quality", "retrain", "target_size"}
@@ -75,6 +72,7 @@ def pruning_options(command: Command) -> Command:
               "back.")  # fmt: skip
 @network_option
 @data_options()
+@task_options
 @pruning_options
 @trust_option
 @common
@@ -86,9 +84,6 @@ def compare(
     seeds: tuple[int, ...],
     rank_layer: str | None,
     network: str | None,
-    data: str | None,
-    data_dir: str | None,
-    device: str,
     recipe_file: str | None,
     layers: tuple[str, ...],
     trust_pickle: bool,
@@ -112,6 +107,7 @@ def compare(
     Spearman is the rank correlation of a criterion's scores with the rise of the loss that is measured when a weight
     alone is removed (criterion empirical), in one layer. Rows are written to compare.csv as they come.
     """
+    asked = Asked.taken_from(settings)
     if settings["schedule"] is None and "schedule" not in (read_toml(recipe_file) if recipe_file else {}):
         settings["schedule"] = "one-shot"
     settings["prune"] = Recipe.prune  # in place of any size that a recipe file may have: sparsities follow
@@ -120,7 +116,7 @@ def compare(
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.studies import compare as library
 
-    model, samples = read_model_and_data(checkpoint, trust_pickle, network, data, data_dir, device)
+    model, samples = read_model_and_data(checkpoint, trust_pickle, network, asked)
     steps = library.SPARSITIES if sparsities is None else sparsities
     folder = output_folder(Path(output))
     found: list[Compared] = []
@@ -131,9 +127,10 @@ def compare(
     facts = {
         "checkpoint": checkpoint, "data": samples.name, "samples": len(samples.y_val), "epochs": recipe.epochs,
         "schedule": recipe.schedule, "seeds": list(seeds), "reference": library.REFERENCE,
-        "rank_layer": library.ranking_layer(model, recipe, rank_layer),
+        "rank_layer": library.ranking_layer(model, recipe, rank_layer), **facts_of(samples),
     }  # fmt: skip
-    _deliver(found, folder, facts, as_json)
+    tell(samples, quiet)
+    _deliver(found, folder, facts, samples.task, as_json)
     failed = [row for row in found if row.failure]
     if failed:
         raise DeepCompressError(f"{failed[0].criterion} failed: {failed[0].failure}")
@@ -146,15 +143,17 @@ def _write(folder: Path, found: Sequence[Compared]) -> Path:
     return path
 
 
-def _deliver(found: Sequence[Compared], folder: Path, facts: dict[str, Any], as_json: bool) -> None:
+def _deliver(found: Sequence[Compared], folder: Path, facts: dict[str, Any], task: Task, as_json: bool) -> None:
     """Draw the picture if there is anything to draw, and show the tables."""
     from deepcompress.studies.compare import summarize
 
     summary, files = summarize(found), [str(folder / "compare.csv")]
-    if summary:
+    if summary and all(math.isfinite(row.val_error_most) for row in summary):
         files.append(str(folder / "compare.png"))
         what = _retraining(facts)
-        _draw(summary, found[0], folder / "compare.png", f"{Path(facts['checkpoint']).name}, {facts['data']}", what)
+        _draw(
+            summary, found[0], folder / "compare.png", f"{Path(facts['checkpoint']).name}, {facts['data']}", what, task
+        )
     scoring = {
         name: (fmean(row.scoring_seconds or 0.0 for row in rows), _mean([row.spearman for row in rows]))
         for name in dict.fromkeys(row.criterion for row in summary)
@@ -162,13 +161,13 @@ def _deliver(found: Sequence[Compared], folder: Path, facts: dict[str, Any], as_
     }
     dense = found[0]
     result = {
-        **facts, "dense_error": dense.val_error, "dense_test_error": dense.test_error,
+        **facts, "dense_error": dense.val_error, "dense_test_error": dense.test_error, "dense_value": dense.val_value,
         "criteria": [{"criterion": name, "scoring_seconds": seconds, "spearman": rho}
                      for name, (seconds, rho) in scoring.items()],
         "summary": [asdict(row) for row in summary], "rows": [asdict(row) for row in found], "files": files,
         "command": command_line(), "versions": versions(),
     }  # fmt: skip
-    show(as_json, result, _report(summary, scoring, dense, facts, files))
+    show(as_json, result, _report(summary, scoring, dense, facts, files, task))
 
 
 def _retraining(facts: dict[str, Any]) -> str:
@@ -186,6 +185,7 @@ def _report(
     dense: Compared,
     facts: dict[str, Any],
     files: Sequence[str],
+    task: Task,
 ) -> Callable[[], None]:
     def report() -> None:
         from deepcompress.report import tables
@@ -197,11 +197,11 @@ def _report(
                 continue
             what = _retraining(facts) if retrained else "not retrained"
             console.out(
-                f"Error in percent on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
-                f"dense {dense.val_error:.2f}\n",
+                f"{task.titled} on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
+                f"dense {tables.number(dense.val_value or 0.0, task.unit)}\n",
                 highlight=False,
             )
-            console.print(tables.compare_table(rows, None if retrained else scoring))
+            console.print(tables.compare_table(rows, None if retrained else scoring, task.unit))
             console.out("", highlight=False)
         console.out(f"Spearman: with {facts['reference']}, in {facts['rank_layer']}\n", highlight=False)
         console.out(", ".join(files), highlight=False)
@@ -209,7 +209,7 @@ def _report(
     return report
 
 
-def _draw(summary: Sequence[Summary], dense: Compared, picture: Path, title: str, retrained: str) -> None:
+def _draw(summary: Sequence[Summary], dense: Compared, picture: Path, title: str, retrained: str, task: Task) -> None:
     from deepcompress.report.plots import draw_panels
 
     panels = []
@@ -217,10 +217,10 @@ def _draw(summary: Sequence[Summary], dense: Compared, picture: Path, title: str
         rows = [row for row in summary if row.retrained is which]
         if rows:
             panels.append((heading, _curves(rows)))
-    errors = [row.val_error_least for row in summary] + [dense.val_error or 0.0]
+    errors = [row.val_error_least for row in summary] + [dense.val_value or 0.0]
     draw_panels(
-        panels, picture, title=title, xlabel="Sparsity", ylabel="Validation error (%)", xsparsity=True,
-        ylog=min(errors) > 0, reference=("dense", dense.val_error or 0.0), size=(3.6 * len(panels) + 0.4, 3.9),
+        panels, picture, title=title, xlabel="Sparsity", ylabel=axis_of(task), xsparsity=True,
+        ylog=min(errors) > 0, reference=("dense", dense.val_value or 0.0), size=(3.6 * len(panels) + 0.4, 3.9),
     )  # fmt: skip
 
 

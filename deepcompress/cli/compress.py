@@ -17,7 +17,6 @@ from deepcompress.cli.common import (
     is_packed,
     known_buffers,
     load_any,
-    model_and_data,
     network_name,
     output_folder,
     resumable,
@@ -25,6 +24,7 @@ from deepcompress.cli.common import (
     storable,
     versions,
 )
+from deepcompress.cli.data import Asked, facts_of, model_and_data, said, tell
 from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.options import (
     budget_options,
@@ -35,6 +35,7 @@ from deepcompress.cli.options import (
     network_option,
     recipe_options,
     rewind_option,
+    task_options,
     trust_option,
 )
 from deepcompress.errors import DeepCompressError
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 #: Headings of the help, and the options under them; all others come under the last.
 SECTIONS = {
     "What, and where to": ("output", "resume", "network", "data", "data_dir", "device", "recipe_file", "trust_pickle"),
+    "What it is for, and how inputs are fed": ("task", "loss", "metric", "normalize"),
     "How small": (
         "target_size", "max_drop", "trials", "keep_trials", "low_rank", "prune", "bits", "conv_bits", "levels",
         "layers",
@@ -119,6 +121,7 @@ class Sections(click.Command):
 @click.option("--resume", is_flag=True, help="Go on with this command where it was interrupted, if it was.")
 @network_option
 @data_options()
+@task_options
 @budget_options
 @recipe_options()
 @mask_options
@@ -130,9 +133,6 @@ def compress(
     output: str,
     resume: bool,
     network: str | None,
-    data: str | None,
-    data_dir: str | None,
-    device: str,
     trials: int | None,
     keep_trials: bool | None,
     recipe_file: str | None,
@@ -149,6 +149,7 @@ def compress(
 ) -> None:
     """The command; `HELP` says what it does."""
     start = checkpoint if is_packed(checkpoint) else None
+    asked = Asked.taken_from(settings)
     settings["rewind"] = rewind if rewind in (None, "random") else "start"
     recipe, searching = build_budgeted(recipe_file, layers, settings, file_settings(start) if start else None)
     if not searching and (trials is not None or keep_trials):
@@ -162,7 +163,7 @@ def compress(
     from deepcompress.files import check_writable
     from deepcompress.training import distributed
 
-    first, recipe = _together(recipe, searching, device)
+    first, recipe = _together(recipe, searching, asked.device)
     if first:
         check_writable(output)
     elif not recipe.retrain:
@@ -174,11 +175,14 @@ def compress(
     origin = load_checkpoint(str(rewind), trust_pickle).state if settings["rewind"] == "start" else None
     with files.watch(quiet or not first) as watch:
         if searching:
-            model, samples = model_and_data(source, checkpoint, name, data, data_dir, device)
+            model, samples = model_and_data(source, checkpoint, name, asked)
             result, more = _search(model, samples, name, recipe, output, trials, bool(keep_trials), watch)
-        elif recipe.retrain or data is not None or recipe.max_drop is not None:
-            model, samples = model_and_data(source, checkpoint, name, data, data_dir, device)
+            tell(samples, quiet)
+        elif recipe.retrain or asked.data is not None or recipe.max_drop is not None:
+            model, samples = model_and_data(source, checkpoint, name, asked)
             result = _compress_with_data(model, samples, name, recipe, output, resume, watch, masks, start, origin)
+            more = facts_of(samples)
+            tell(samples, quiet or not first)
         elif (
             recipe.target_size is not None
             or recipe.low_rank is not None
@@ -192,8 +196,8 @@ def compress(
     if not first:
         return
     saved = files.write(result, watch, storable(name or ""), data_label(source.data))
-    if more and not quiet:
-        _show_trials(more["search"])
+    if searching and not quiet:
+        _show_trials(more["search"], result)
     facts = {**result.as_dict(), **more, "saved": saved, "command": command_line(), "versions": versions()}
     show(as_json, facts, lambda: _show_stages(result, saved, verbose))
 
@@ -246,6 +250,8 @@ def _compress_with_data(
             test_loader=samples.test_loader(),
             network=storable(name or ""),
             data=samples.name,
+            normalize=samples.normalize,
+            task=samples.task,
             watch=watch,
             resume=journal,
             rewind_to=origin,
@@ -282,6 +288,7 @@ def _compress_without_data(
         output,
         network=label,
         data=data_label(source.data),
+        normalize=said(source) or "",
         watch=watch,
         masks=masks,
         start=start,
@@ -302,6 +309,7 @@ def _compress_tensors(
         output,
         network=storable(name or ""),
         data=data_label(source.data),
+        normalize=said(source) or "",
         buffers=known_buffers(name, source),
         watch=watch,
     )
@@ -336,14 +344,14 @@ def _search(
     result = library.deliver(found, model, samples, output)
     if not keep:
         library.clear(folder)
-    return result, {"budget": library.facts(found), "search": found.as_dicts()}
+    return result, {"budget": library.facts(found), "search": found.as_dicts(), **facts_of(samples)}
 
 
-def _show_trials(trials: Sequence[dict[str, Any]]) -> None:
+def _show_trials(trials: Sequence[dict[str, Any]], result: Result) -> None:
     from deepcompress.report import tables
 
     console = tables.output(stderr=True)
-    console.print(tables.search_table(trials))
+    console.print(tables.search_table(trials, result.metric, result.unit))
     console.print()
 
 

@@ -9,22 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.common import (
-    build_model,
-    data_name,
-    example_input,
-    is_packed,
-    load_any,
-    network_name,
-    show,
-    storable,
-)
+from deepcompress.cli.common import build_model, is_packed, load_any, network_name, show, storable
+from deepcompress.cli.data import Asked, example_input, facts_of, tell
 from deepcompress.cli.options import (
     common,
     data_options,
     max_bytes_option,
     network_option,
     shape_options,
+    task_options,
     trust_option,
 )
 from deepcompress.recipe import CHOICES
@@ -64,45 +57,47 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
 @click.argument("file", metavar="MODEL.dc", type=click.Path())
 @network_option
 @data_options()
+@task_options
 @trust_option
 @max_bytes_option
 @common
 def eval_command(
     file: str,
     network: str | None,
-    data: str | None,
-    data_dir: str | None,
-    device: str,
     trust_pickle: bool,
     max_bytes: int | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
+    **settings: Any,
 ) -> None:
     """Rebuild a network and measure it on test data.
 
     MODEL.dc may also be a dense checkpoint.
     """
     from deepcompress.reading.arrays import dense_bytes
-    from deepcompress.training.data import load_data
-    from deepcompress.training.loop import check_fits, evaluate, pick_device
+    from deepcompress.training.evaluation import evaluate
+    from deepcompress.training.loop import pick_device
 
+    asked = Asked.taken_from(settings)
     source = load_any(file, trust_pickle, max_bytes)
-    target = pick_device(device)
+    target = pick_device(asked.device)
     model = build_model(source, network or network_name(source), file, "rebuilt").to(target)
-    samples = load_data(data_name(data, source.data, file), data_dir).to(target)
-    check_fits(model, samples.test_loader())
-    found = evaluate(model, samples.test_loader())
+    samples = asked.settled(model, asked.samples(source, file, model).to(target), test_only=True)
+    task = samples.task
+    found = evaluate(model, samples.test_loader(), task)
+    tell(samples, quiet)
     size = Path(file).stat().st_size
     ratio = dense_bytes(source.state) / size
     result = {
         "file": file, "accuracy": found.accuracy, "error": found.error,
         "loss": found.loss if math.isfinite(found.loss) else None, "samples": found.samples,
-        "data": samples.name, "file_bytes": size, "ratio": ratio,
+        "data": samples.name, "file_bytes": size, "ratio": ratio, "value": found.value, **facts_of(samples),
     }  # fmt: skip
+    accuracy = "" if found.accuracy is None else f" (accuracy {found.accuracy:.2f} %)"
     show(as_json, result, lambda: (
-        f"{file}: error {found.error:.2f} % (accuracy {found.accuracy:.2f} %) on {found.samples:,} test samples of "
-        f"{samples.name}, loss {found.loss:.4f}; {size:,} bytes, {ratio:.2f}×"
+        f"{file}: {task.says(found.value)}{accuracy} on {found.samples:,} test samples of {samples.name}, loss "
+        f"{found.loss:.4f}; {size:,} bytes, {ratio:.2f}×"
     ))  # fmt: skip
 
 
@@ -211,7 +206,7 @@ def _as_onnx(
 
     check_onnx()
     model = build_model(source, network or network_name(source), file, "exported as ONNX")
-    return export_onnx(model, example_input(source, file, data, data_dir, input_shape), output).as_dict()
+    return export_onnx(model, example_input(source, file, Asked(data, data_dir), input_shape, model), output).as_dict()
 
 
 def _onnx_lines(more: dict[str, Any]) -> list[str]:
@@ -238,7 +233,7 @@ def _shrunk(
 
     name = network or network_name(source)
     model = build_model(source, name, file, "shrunk")
-    found = shrink(model, example_input(source, file, data, data_dir, input_shape))
+    found = shrink(model, example_input(source, file, Asked(data, data_dir), input_shape, model))
     named = storable(name or "") or None
     return replace(source, state=found.network.state_dict(), network=named), found.as_dict()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from typing import Any
 
 import click
@@ -27,8 +28,10 @@ class OneLineErrors(click.Group):
             hint = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
             _fail(error.format_message() + hint, 2)
         except RecipeError as error:
+            _trace(error)
             _fail(str(error), 2)
         except (click.ClickException, DeepCompressError) as error:
+            _trace(error)
             _fail(error.format_message() if isinstance(error, click.ClickException) else str(error), 1)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted; nothing was written", 1)
@@ -38,6 +41,12 @@ class OneLineErrors(click.Group):
                 sys.exit(1)
             _fail(f"the output cannot be written: {error.strerror or error}", 1)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _trace(error: Exception) -> None:
+    """With -v, what the user's own code raised, and where, before the line that sums it up."""
+    if error.__cause__ is not None and {"-v", "--verbose"} & set(sys.argv[1:]):
+        traceback.print_exception(error.__cause__)
 
 
 def _fail(message: str, code: int) -> None:

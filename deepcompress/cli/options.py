@@ -14,6 +14,7 @@ from deepcompress.recipe import (
     CRITERIA,
     MAX_BITS,
     MAX_LEVELS,
+    TASKS,
     LayerRule,
     Recipe,
     check_one_of,
@@ -54,6 +55,24 @@ def data_options(default: str | None = None) -> Callable[[Command], Command]:
                      help="Folder of the named data sets, as torchvision lays them out."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True),
     )  # fmt: skip
+
+
+normalize_option = click.option(
+    "--normalize", metavar="MEAN,STD|WORD",
+    help="How inputs are normalized: one mean and one deviation, or all means and then all deviations of the channels; "
+    "imagenet; data (by the training data); none.  "
+    "[default: what the file says, else your own data is fed as it is: floats unchanged, bytes ÷ 255]",
+)  # fmt: skip
+#: What the data is for, and how its inputs are fed.
+task_options = options(
+    click.option("--task", type=click.Choice(TASKS), help="What the network is for.  [default: by the shapes of its "
+                 "outputs and of the targets]"),
+    click.option("--loss", metavar="FILE.py:FN", help="In place of a task: your own loss(output, target), a scalar."),
+    click.option("--metric", metavar="FILE.py:FN",
+                 help="In place of the task's metric: your own metric(output, target), a number. Higher is better, "
+                 "unless the function has the attribute higher_is_better = False."),
+    normalize_option,
+)  # fmt: skip
 
 
 def training_choice(flag: str, field: str, default: str | None, text: str) -> Callable[[Command], Command]:

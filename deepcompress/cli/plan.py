@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from deepcompress.cli.common import build_model, file_settings, is_packed, load_any, network_name, show
+from deepcompress.cli.data import said
 from deepcompress.cli.options import (
     build_budgeted,
     common,
@@ -56,7 +57,9 @@ def plan(
         console = tables.output()
         console.print(tables.plan_table(found, console.width))
         console.out(f"\n{tables.plan_line(found)}", highlight=False)
-        for note in () if quiet else found.notes:
+        normalized = [f"inputs are normalized: {said(source)}"] if said(source) else []
+        for note in () if quiet else (*found.notes, *normalized):
             console.out(note, highlight=False)
 
-    show(as_json, {"checkpoint": checkpoint, "network": name, "recipe": recipe.as_dict(), **found.as_dict()}, report)
+    facts = {"checkpoint": checkpoint, "network": name, "normalize": said(source)}
+    show(as_json, {**facts, "recipe": recipe.as_dict(), **found.as_dict()}, report)

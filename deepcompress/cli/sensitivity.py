@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.common import (
-    command_line,
-    output_folder,
-    read_model_and_data,
-    show,
-    versions,
-    write_csv,
-)
+from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
+from deepcompress.cli.data import Asked, axis_of, facts_of, read_model_and_data, tell
 from deepcompress.cli.options import (
     Several,
     build_recipe,
@@ -28,13 +22,15 @@ from deepcompress.cli.options import (
     recipe_file_option,
     retraining_options,
     score_samples_option,
+    task_options,
     trust_option,
 )
 
 if TYPE_CHECKING:
     from deepcompress.studies.sensitivity import LayerPruned
+    from deepcompress.training.tasks import Task
 
-COLUMNS = ("layer", "weights", "sparsity", "error", "loss")
+COLUMNS = ("layer", "weights", "sparsity", "error", "loss", "value")
 
 
 @click.command()
@@ -49,6 +45,7 @@ COLUMNS = ("layer", "weights", "sparsity", "error", "loss")
               help="Retrain for so many epochs after each cut, pruned weights held at zero.")  # fmt: skip
 @network_option
 @data_options()
+@task_options
 @recipe_file_option
 @criterion_option
 @score_samples_option
@@ -63,9 +60,6 @@ def sensitivity(
     layers: tuple[str, ...],
     epochs: int,
     network: str | None,
-    data: str | None,
-    data_dir: str | None,
-    device: str,
     recipe_file: str | None,
     trust_pickle: bool,
     as_json: bool,
@@ -79,13 +73,14 @@ def sensitivity(
     test data has no part in this. A layer keeps one weight at least. Where the error grows early, prune less, with
     --layer of compress.
     """
+    asked = Asked.taken_from(settings)
     recipe = build_recipe(recipe_file, (), {**settings, "epochs": epochs})
 
     from deepcompress.files import check_writable
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.studies import sensitivity as library
 
-    model, samples = read_model_and_data(checkpoint, trust_pickle, network, data, data_dir, device)
+    model, samples = read_model_and_data(checkpoint, trust_pickle, network, asked)
     folder = output_folder(Path(output))
     check_writable(folder / "sensitivity.csv")
     train = samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
@@ -98,27 +93,34 @@ def sensitivity(
             recipe,
             layers or None,
             watch,
+            samples.task,
         )
-    facts = {"checkpoint": checkpoint, "data": samples.name, "samples": len(samples.y_val), "epochs": epochs}
-    _deliver(found, folder, facts, as_json)
+    facts = {"checkpoint": checkpoint, "data": samples.name, "samples": len(samples.y_val), "epochs": epochs,
+             **facts_of(samples)}  # fmt: skip
+    tell(samples, quiet)
+    _deliver(found, folder, facts, samples.task, as_json)
 
 
-def _deliver(found: Sequence[LayerPruned], folder: Path, facts: dict[str, Any], as_json: bool) -> None:
+def _deliver(found: Sequence[LayerPruned], folder: Path, facts: dict[str, Any], task: Task, as_json: bool) -> None:
     """Write the CSV file and the picture, and show the table."""
     from deepcompress.report.plots import draw_sensitivity
 
     table, picture = folder / "sensitivity.csv", folder / "sensitivity.png"
     rows = [asdict(row) | {"loss": row.loss if math.isfinite(row.loss) else None} for row in found]
-    dense = found[0].error
+    dense = found[0].value
     write_csv(table, COLUMNS, rows)
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in found:
-        curves.setdefault(row.layer, []).append((row.sparsity, row.error))
+        curves.setdefault(row.layer, []).append((row.sparsity, row.value))
     what = "one layer pruned" + (f", retraining epochs: {facts['epochs']}" if facts["epochs"] else "")
-    draw_sensitivity(curves, dense, picture, title=f"{Path(facts['checkpoint']).name}, {facts['data']}: {what}")
-    files = [str(table), str(picture)]
+    title = f"{Path(facts['checkpoint']).name}, {facts['data']}: {what}"
+    files = [str(table)]
+    if all(math.isfinite(row.value) for row in found):  # else there is nothing that a scale could show
+        draw_sensitivity(curves, dense, picture, title=title, ylabel=axis_of(task))
+        files.append(str(picture))
     result = {
-        **facts, "dense_error": dense, "rows": rows, "files": files, "command": command_line(), "versions": versions(),
+        **facts, "dense_error": found[0].error, "dense_value": dense, "rows": rows, "files": files,
+        "command": command_line(), "versions": versions(),
     }  # fmt: skip
 
     def report() -> None:
@@ -126,11 +128,11 @@ def _deliver(found: Sequence[LayerPruned], folder: Path, facts: dict[str, Any], 
 
         console = tables.output()
         console.out(
-            f"Error in percent on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
-            f"dense {dense:.2f}\n",
+            f"{task.titled} on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
+            f"dense {tables.number(dense, task.unit)}\n",
             highlight=False,
         )
-        console.print(tables.sensitivity_table(found))
+        console.print(tables.sensitivity_table(found, task.unit))
         console.out("\n" + ", ".join(files), highlight=False)
 
     show(as_json, result, report)

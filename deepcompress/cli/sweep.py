@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,17 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.common import (
-    command_line,
-    model_and_data,
-    network_name,
-    output_folder,
-    read_model_and_data,
-    show,
-    storable,
-    versions,
-    write_csv,
-)
+from deepcompress.cli.common import command_line, network_name, output_folder, show, storable, versions, write_csv
+from deepcompress.cli.data import Asked, axis_of, facts_of, model_and_data, read_model_and_data, tell
 from deepcompress.cli.options import (
     AXES,
     build_recipe,
@@ -28,6 +20,7 @@ from deepcompress.cli.options import (
     data_options,
     network_option,
     recipe_options,
+    task_options,
     trust_option,
 )
 from deepcompress.errors import DeepCompressError
@@ -35,11 +28,14 @@ from deepcompress.recipe import check_one_of
 
 if TYPE_CHECKING:
     from deepcompress.studies.sweep import Outcome
+    from deepcompress.training.tasks import Task
 
 NUMBERS = ("file_bytes", "ratio", "kept", "val_error", "test_error", "seconds")
+#: What is measured, for tasks that have no error.
+METRIC = ("metric", "val_value", "test_value")
 #: Axes that say how small, of which one at most is given.
 SIZES = ("target_size", "prune")
-COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure")
+COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure", *METRIC)
 
 
 @click.command()
@@ -52,6 +48,7 @@ COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure")
               help="CPU threads of each process. More of them round differently, so the files can differ.")  # fmt: skip
 @network_option
 @data_options()
+@task_options
 @recipe_options(several=True)
 @trust_option
 @common
@@ -61,9 +58,6 @@ def sweep(
     jobs: int,
     threads: int,
     network: str | None,
-    data: str | None,
-    data_dir: str | None,
-    device: str,
     recipe_file: str | None,
     layers: tuple[str, ...],
     trust_pickle: bool,
@@ -86,6 +80,7 @@ def sweep(
     Points that FOLDER has already, of the same network and data with the same settings, are not computed again: after
     an interruption, the same command goes on from there.
     """
+    asked = Asked.taken_from(settings)
     axes = {axis: settings.pop(axis) for axis in AXES}
     axes = {axis: values for axis, values in axes.items() if values is not None}
     check_one_of({*axes, *(key for key, value in settings.items() if value is not None)}, "options")
@@ -103,8 +98,8 @@ def sweep(
     source = open_checkpoint(checkpoint, trust_pickle)
     name = network or network_name(source)
     label = storable(name or "")
-    model, samples = model_and_data(source, checkpoint, name, data, data_dir, device)
-    make = partial(read_model_and_data, checkpoint, trust_pickle, network, data, data_dir, device)
+    model, samples = model_and_data(source, checkpoint, name, asked)
+    make = partial(read_model_and_data, checkpoint, trust_pickle, network, asked)
     folder = output_folder(Path(output))
     place = output_folder(folder / "points")
     check_writable(folder / "sweep.csv")
@@ -117,7 +112,9 @@ def sweep(
         raise DeepCompressError(
             f"interrupted; the points that are done stay in {place}, and the same command goes on from there"
         ) from None
-    _deliver(found, list(axes), folder, {"checkpoint": checkpoint, "network": label, "data": samples.name}, as_json)
+    tell(samples, quiet)
+    named = {"checkpoint": checkpoint, "network": label, "data": samples.name, **facts_of(samples)}
+    _deliver(found, list(axes), folder, named, samples.task, as_json)
     failed = [outcome for outcome in found if outcome.failure]
     if failed:
         raise DeepCompressError(
@@ -126,7 +123,7 @@ def sweep(
 
 
 def _deliver(
-    found: Sequence[Outcome], swept: Sequence[str], folder: Path, origin: dict[str, str], as_json: bool
+    found: Sequence[Outcome], swept: Sequence[str], folder: Path, origin: dict[str, str], task: Task, as_json: bool
 ) -> None:
     """Write the CSV file and, if any point is there, the picture, and show the table."""
     from deepcompress.studies.sweep import front_of
@@ -135,9 +132,9 @@ def _deliver(
     rows = [_row(outcome, index in front) for index, outcome in enumerate(found)]
     table, picture = folder / "sweep.csv", folder / "sweep.png"
     write_csv(table, COLUMNS, rows)
-    done = [outcome for outcome in found if not outcome.failure]
+    done = [outcome for outcome in found if outcome.val_value is not None and math.isfinite(outcome.val_value)]
     if done:
-        _draw(done, picture, f"{origin['network'] or Path(origin['checkpoint']).name}, {origin['data']}")
+        _draw(done, picture, f"{origin['network'] or Path(origin['checkpoint']).name}, {origin['data']}", task)
     files = [str(path) for path in (table, *([picture] if done else []), folder / "points")]
     result = {
         **origin, "points": len(rows), "rows": rows, "front": [found[index].name for index in front], "files": files,
@@ -148,7 +145,7 @@ def _deliver(
         from deepcompress.report import tables
 
         console = tables.output()
-        console.print(tables.sweep_table(rows, swept, console.width))
+        console.print(tables.sweep_table(rows, swept, console.width, task.metric, task.unit))
         for outcome in found:
             if outcome.failure:
                 console.out(f"\n{outcome.name} failed: {outcome.failure}", highlight=False)
@@ -159,13 +156,14 @@ def _deliver(
 
 def _row(outcome: Outcome, on_front: bool) -> dict[str, Any]:
     settings = {axis: outcome.recipe.get(axis) for axis in AXES}
-    numbers = {number: getattr(outcome, number) for number in NUMBERS}
+    numbers = {number: getattr(outcome, number) for number in (*NUMBERS, *METRIC)}
     return {"name": outcome.name, **settings, **numbers, "front": on_front, "failure": outcome.failure}
 
 
-def _draw(done: Sequence[Outcome], picture: Path, title: str) -> None:
+def _draw(done: Sequence[Outcome], picture: Path, title: str, task: Task) -> None:
     from deepcompress.report.plots import draw_front
     from deepcompress.studies.sweep import front_of
 
-    dots = [(float(outcome.file_bytes or 0), float(outcome.val_error or 0), outcome.name) for outcome in done]
-    draw_front(dots, front_of(done), picture, reference=100 - done[0].stages[0]["accuracy"], title=title)
+    dots = [(float(outcome.file_bytes or 0), float(outcome.val_value or 0), outcome.name) for outcome in done]
+    dense = float(done[0].stages[0]["metric"])
+    draw_front(dots, front_of(done), picture, reference=dense, title=title, ylabel=axis_of(task))

@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from deepcompress.cli.common import build_model, command_line, resumable, show, storable, versions
+from deepcompress.cli.data import tell
 from deepcompress.cli.options import (
     augmentation_options,
     common,
     data_options,
+    normalize_option,
     sparse_options,
     training_choice,
     trust_option,
@@ -31,6 +33,7 @@ SPARSE = ("prune", "layers", "criterion", "score_samples", *REGROWTH, "penalty",
 @click.command()
 @click.argument("network")
 @data_options("digits")
+@normalize_option
 @click.option("--from", "start", type=click.Path(), metavar="CKPT",
               help="Start from the weights of this checkpoint.  [default: random ones]")  # fmt: skip
 @trust_option
@@ -59,6 +62,7 @@ def train(
     data: str,
     data_dir: str | None,
     device: str,
+    normalize: str | None,
     start: str | None,
     trust_pickle: bool,
     output: str | None,
@@ -84,10 +88,12 @@ def train(
     from deepcompress.files import check_writable
     from deepcompress.prune.sparse import choice_of, train_sparse
     from deepcompress.report.console import ConsoleProgress
+    from deepcompress.training.check import settle, takes_input
     from deepcompress.training.data import load_data
     from deepcompress.training.dense import DenseSettings, train_dense
+    from deepcompress.training.evaluation import evaluate
     from deepcompress.training.journal import Journal, about_run, recording
-    from deepcompress.training.loop import check_fits, evaluate, pick_device, seed_everything
+    from deepcompress.training.loop import pick_device, seed_everything
 
     path = Path(output or f"{network.replace(':', '-').replace('/', '-')}-{Path(data).absolute().stem}.pt")
     for written in (path, *(Path(file) for _, file in keep)):
@@ -103,8 +109,8 @@ def train(
         model = build_model(load_checkpoint(start, trust_pickle), network, start, "trained")
     else:
         model = networks.build(network)
-    samples = load_data(data, data_dir)
-    check_fits(model, samples.all_batches())
+    samples = load_data(data, data_dir, normalize, partial(takes_input, model))
+    settle(model, [samples.all_batches()], "classification")
     journal, named = Path(f"{path}.resume"), {"network": network, "data": data, "keep": keep}
     about = about_run(model, {**settings, **sparse, **named}, {"samples": samples.all_batches()})
     steps = {step: partial(_keep, file, step, dense.seed, storable(network), data) for step, file in keep}
@@ -116,10 +122,12 @@ def train(
             chosen = choice_of(recipe, sparse["criterion"])
             more = {"sparsity": masks.sparsity, "criterion": chosen, "regrow": recipe.regrow, "penalty": recipe.penalty}
     test = evaluate(model, samples.test_loader())
+    if samples.normalize not in ("", "none"):
+        more["normalize"] = samples.normalize
     facts: dict[str, str | int | float] = {
         "epochs": dense.epochs,
         "seed": dense.seed,
-        "test_error": test.error,
+        "test_error": test.value,
         **more,
         "torch": str(torch.__version__),
         "command": command_line(),
@@ -133,8 +141,9 @@ def train(
         "kept": {str(step): file for step, file in keep},
         "command": facts["command"], "versions": versions(),
     }  # fmt: skip
-    pruned = f", {100 * float(more['sparsity']):.2f} % of the weights pruned" if more else ""
-    show(as_json, result, lambda: f"{path}: {parameters:,} parameters{pruned}, test error {test.error:.2f} % on {data}")
+    pruned = f", {100 * float(more['sparsity']):.2f} % of the weights pruned" if "sparsity" in more else ""
+    tell(samples, quiet)
+    show(as_json, result, lambda: f"{path}: {parameters:,} parameters{pruned}, test error {test.value:.2f} % on {data}")
 
 
 def _keep(file: str, step: int, seed: int, network: str, data: str, state: dict[str, Any]) -> None:

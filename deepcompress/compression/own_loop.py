@@ -25,9 +25,11 @@ from deepcompress.quantize.sharing import Codebook, TuningHooks, finish, still_k
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.recipe import Recipe
+from deepcompress.training.batches import as_pairs
+from deepcompress.training.check import settle
 from deepcompress.training.loop import LR_SCHEDULES
-from deepcompress.training.objective import Loss, Objective, Task, cross_entropy
 from deepcompress.training.progress import Progress
+from deepcompress.training.tasks import Loss, Task
 
 #: Wrappers that hold the network as ``module``, and give its tensors other names.
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
@@ -145,6 +147,7 @@ class Compressor:
         done: int = 0,
         batches: Batches | None = None,
         loss: Loss | None = None,
+        task: str | None = None,
     ) -> Compressor:
         """Begin stage 1: pruning along the recipe's schedule, in the first part of so many epochs or steps.
 
@@ -153,7 +156,8 @@ class Compressor:
             steps: in place of epochs, how many optimizer steps; `step` then prunes by itself, and here already.
             done: how many of those epochs or steps were trained before, in a run that goes on from its checkpoint.
             batches: training data for a criterion that looks at it.
-            loss: ``loss(output, target)`` for such a criterion; None is cross entropy.
+            loss: ``loss(output, target)`` for such a criterion.
+            task: what the network is for, as in `compress`, in place of a loss; with neither, the batches tell.
 
         Returns:
             Itself.
@@ -168,7 +172,7 @@ class Compressor:
             raise DeepCompressError("prepare() comes before share(): the weights are shared already")
         span = steps if steps is not None else self.recipe.epochs if epochs is None else epochs
         recipe = replace(self.recipe, epochs=span)
-        evidence = Evidence(self.model, self.weights, self.masks, recipe, batches, _objective(loss))
+        evidence = Evidence(self.model, self.weights, self.masks, recipe, *self._data(batches, task, loss))
         more = not self._former or asks_for_more(self.weights, self.recipe)
         self._pruning = _Pruning(PruningHooks(evidence, self.watch), more, steps is not None, done)
         self.masks = self._pruning.hooks.masks
@@ -230,7 +234,14 @@ class Compressor:
             inner = children[0] if len(children) == 1 else None
         raise NetworkError(f"the network {type(model).__name__} has no tensor {wrong[0]} of shape {shapes[wrong[0]]}")
 
-    def share(self, *, steps: int | None = None, batches: Batches | None = None, loss: Loss | None = None) -> None:
+    def share(
+        self,
+        *,
+        steps: int | None = None,
+        batches: Batches | None = None,
+        loss: Loss | None = None,
+        task: str | None = None,
+    ) -> None:
         """Begin stage 2: weights share values, which every `step` tunes from then on, beside what is not shared.
 
         Pruning that training has not come to is done now, without training.
@@ -238,7 +249,7 @@ class Compressor:
         Args:
             steps: over how many steps the learning rate of shared values falls by the recipe's ``lr_schedule``; None
                 keeps it.
-            batches, loss: as in `prepare`, for weighting fisher.
+            batches, loss, task: as in `prepare`, for weighting fisher.
 
         Raises:
             RecipeError: there is no data for the weighting.
@@ -251,7 +262,8 @@ class Compressor:
         self._end_pruning()
         self._stages.finish("prune", len(self._delivery.packed([], "fixed")))
         model, layers = self.model, self._delivery.layers
-        job = Job(model, self.weights, layers, self.recipe, batches, None, _objective(loss), self.watch, self._former)
+        data, objective = self._data(batches, task, loss)
+        job = Job(model, self.weights, layers, self.recipe, data, None, objective, self.watch, self._former)
         codebooks = job.shared(self.weights)
         if self.recipe.rate:
             self.masks = still_kept(self.masks, codebooks, self.weights)
@@ -279,6 +291,11 @@ class Compressor:
         for dropout, rate, _ in self._begun().hooks.dropouts:
             dropout.p = rate
         return result
+
+    def _data(self, batches: Batches | None, task: str | None, loss: Loss | None) -> tuple[Batches | None, Task]:
+        """Batches as pairs, and what is minimized on them."""
+        data = None if batches is None else as_pairs(batches, "training data")
+        return data, settle(self.model, [] if data is None else [data], task, loss)
 
     def _begun(self) -> _Pruning:
         if self._pruning is None:
@@ -404,10 +421,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-def _objective(loss: Loss | None) -> Objective:
-    return cross_entropy if loss is None else Task(loss)
 
 
 def _check(recipe: Recipe, model: nn.Module) -> None:

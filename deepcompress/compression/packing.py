@@ -99,6 +99,7 @@ def pack_state(
     data: str = "",
     coder: str | None = None,
     stored: Stored | None = None,
+    normalize: str = "",
 ) -> bytes:
     """A whole .dc file in memory.
 
@@ -112,8 +113,9 @@ def pack_state(
             them.
         coder: instead of the recipe's: "fixed" for the paper's stages 1 and 2, where streams have fixed widths.
         stored: the types of the tensors in the file, where they differ.
+        network, data, normalize: for the header.
     """
-    return pack(encode_state(state, layers, codebooks, recipe, coder, stored), network, data)
+    return pack(encode_state(state, layers, codebooks, recipe, coder, stored), network, data, normalize)
 
 
 def encode_state(

@@ -25,10 +25,14 @@ from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
+from deepcompress.training.batches import as_pairs
+from deepcompress.training.check import settle
+from deepcompress.training.evaluation import evaluate
 from deepcompress.training.journal import Journal, about_run, fingerprint, recording
-from deepcompress.training.loop import check_task, measure, seed_everything
-from deepcompress.training.objective import Loss, Metric, Objective, Task, objective_of
+from deepcompress.training.loop import seed_everything
+from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
+from deepcompress.training.tasks import Loss, Metric, Task
 
 
 def compress(
@@ -42,8 +46,10 @@ def compress(
     network: str = "",
     data: str = "",
     watch: Progress | None = None,
+    task: str | Task | None = None,
     loss: Loss | None = None,
     metric: Metric | None = None,
+    normalize: str = "",
     resume: str | Path | None = None,
     masks: Masks | None = None,
     start: str | Path | None = None,
@@ -55,7 +61,8 @@ def compress(
         model: a trained network, on the device where it shall be retrained.
         train_loader: batches (input, target) for retraining, passed over again each epoch: a DataLoader, for
             example. May be None if `recipe.retrain` is False. Input and target are tensors, or tuples, lists or
-            dictionaries of tensors; a network takes those of the input as its positional or named arguments.
+            dictionaries of tensors; a network takes those of the input as its positional or named arguments. Of a batch
+            with more parts the last is the target; of a dictionary it is ``labels`` (see `training.batches`).
         val_loader: batches that the progress is measured on; None measures nothing.
         recipe: all settings.
         path: the file to write; an old one is replaced at the very end, or not at all.
@@ -63,9 +70,11 @@ def compress(
         network: a name by which `load` can rebuild the network, stored in the file.
         data: the name of the data set, stored in the file.
         watch: told what happens.
-        loss: ``loss(output, target)``, a scalar, if the network is no classifier that is trained by cross entropy.
-            Accuracies are None then, and each stage has the loss on the report's data.
-        metric: ``metric(output, target)``, a number that is measured beside the loss.
+        task: what the network is for: ``classification``, ``segmentation``, ``regression``, ``multilabel``,
+            ``tokens`` or ``embedding`` (see `training.tasks`). None goes by the shapes of the first batch.
+        loss: ``loss(output, target)``, a scalar, in place of a task.
+        metric: ``metric(output, target)``, a number that is measured in place of the task's metric.
+        normalize: how the inputs of the data were normalized (see `training.normalizing`), stored in the file.
         resume: a folder where the state is kept while this runs (see `training.journal`), to go on from should it be
             interrupted: the next call with the same arguments does, and ends in the same file. It needs loaders that
             draw from torch's own generator, or have one as an attribute ``generator`` (a DataLoader does either). The
@@ -85,13 +94,14 @@ def compress(
         OutputError: `path` cannot be written, or `resume`.
         ResumeError: the state in `resume` is of another run, or damaged.
     """
+    if distributed.is_first():
+        check_writable(path)
     order = _Order(
         model, train_loader, val_loader, test_loader, recipe or Recipe(), Path(path), network, data,
-        watch or Progress(), loss, metric, masks, start, rewind_to,
-    )  # fmt: skip
+        watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to,
+    ).with_pairs()  # fmt: skip
     journal = None
     if resume is not None and distributed.is_first():
-        check_writable(path)
         journal = Journal(resume, order.about())
     with recording(journal), distributed.own_file(order.path) as own:
         return _compress(replace(order, path=own))
@@ -110,8 +120,10 @@ class _Order:
     network: str
     data: str
     watch: Progress
+    task: str | Task | None
     loss: Loss | None
     metric: Metric | None
+    normalize: str
     masks: Masks | None
     start: str | Path | None
     rewind_to: Mapping[str, torch.Tensor] | None
@@ -133,6 +145,8 @@ class _Order:
             "network": self.network,
             "data": self.data,
             "processes": distributed.processes(),
+            "task": self.task.name if isinstance(self.task, Task) else self.task,
+            "normalize": self.normalize,
         }
         if self.masks is not None:
             settings["masks"] = fingerprint(self.masks.keep)
@@ -150,7 +164,7 @@ class _Order:
         if recipe.weighting != "none" and not recipe.retrain:
             raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and retrain=False uses none")
         if recipe.max_drop is not None and self.val_loader is None:
-            raise RecipeError("max_drop needs validation data to measure accuracy on: pass val_loader")
+            raise RecipeError("max_drop needs validation data to measure on: pass val_loader")
 
     def networks(self) -> tuple[nn.Module, nn.Module]:
         """The network as it was given, and the copy to work on; one and the same, unless layers become thin."""
@@ -166,14 +180,26 @@ class _Order:
             self.watch.message(str(layer))
         return dense, work
 
-    def objective(self, dense: nn.Module, work: nn.Module) -> Objective | Task:
-        """What training minimizes, found to suit network and data."""
-        objective = objective_of(self.recipe, dense, self.loss, self.metric)
-        if isinstance(objective, Task):
-            for loader in (self.batches, self.report):
-                if loader is not None:
-                    check_task(work, loader, objective)
-        return objective
+    def with_pairs(self) -> _Order:
+        """With loaders that give pairs, and can be passed over again."""
+        train, val, test = self.train_loader if self.recipe.retrain else None, self.val_loader, self.test_loader
+        return replace(
+            self,
+            train_loader=self.train_loader if train is None else as_pairs(train, "training data"),
+            val_loader=None if val is None else as_pairs(val, "validation data"),
+            test_loader=None if test is None else as_pairs(test, "test data"),
+        )
+
+    def settled(self, model: nn.Module) -> Task:
+        """The task, found to suit network and data."""
+        loaders = [loader for loader in (self.batches, self.report) if loader is not None]
+        task = settle(model, loaders, self.task, self.loss, self.metric)
+        if self.normalize:
+            how = "not normalized" if self.normalize == "none" else f"normalized by {self.normalize}"
+            self.watch.message(f"inputs are {how}")
+        if self.task is None and task.name not in ("classification", "own"):
+            self.watch.message(f"task: {task.name}, by the shapes of outputs and targets; {task.metric} is measured")
+        return task
 
 
 def _compress(order: _Order) -> Result:
@@ -186,18 +212,20 @@ def _compress(order: _Order) -> Result:
     tensors = live_tensors(work, state)
     weights = {layer.name: tensors[layer.name] for layer in layers}
     check_writable(order.path)
-    objective = order.objective(dense, work)
+    task = order.settled(work)
+    objective = objective_of(recipe, dense, task)
     seed_everything(recipe.seed)
     current = dense
     stages = Stages(
         dense_bytes(dense.state_dict()),
-        lambda: None if order.report is None else measure(current, order.report, objective),
+        lambda: None if order.report is None else evaluate(current, order.report, task),
+        task,
     )
     stages.finish("dense", stages.dense)
     current = work
     if work is not dense:
         stages.finish("low-rank", dense_bytes(state))
-    delivery = Delivery(work, state, layers, recipe, order.network, order.data)
+    delivery = Delivery(work, state, layers, recipe, order.network, order.data, order.normalize)
     former = [] if order.start is None else restore(order.start, tensors)
     job = Job(work, weights, layers, recipe, order.batches, order.val_loader, objective, watch, former, origin)
     route = _route(job, order.masks, delivery)

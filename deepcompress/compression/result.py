@@ -14,7 +14,8 @@ MOST_LAYERS_IN_A_LINE = 24
 class StageResult:
     """Where things stood after a stage: bytes of the .dc file then, its ratio to dense fp32, accuracy in percent.
 
-    `loss` is the mean on the same data, `metric` what the user has measured there; what was not measured is None.
+    `loss` is the mean on the same data, `metric` the value of the task's metric there (of a classifier, the error);
+    what was not measured is None.
     """
 
     stage: str
@@ -32,7 +33,8 @@ class Result:
 
     Accuracies are in percent, None where nothing measured them; `accuracy_after` is that of the network reloaded from
     the file. `kept` is the surviving fraction of each layer after pruning; `held` are the layers that `max_drop` kept
-    from being pruned as far as asked.
+    from being pruned as far as asked. `metric` is what was measured, such as ``Error``, ``mIoU`` or ``MSE``, and `unit`
+    what follows its values.
     """
 
     file: str
@@ -47,6 +49,8 @@ class Result:
     recipe: dict[str, Any]
     breakdown: Breakdown = field(repr=False)
     held: list[str] = field(default_factory=list)
+    metric: str = "Error"
+    unit: str = " %"
 
     @property
     def loss_before(self) -> float | None:
@@ -60,14 +64,14 @@ class Result:
 
     @property
     def metric_after(self) -> float | None:
-        """What the user has measured of the network reloaded from the file."""
+        """The task's metric of the network reloaded from the file."""
         return self.stages[-1].metric
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         plain = asdict(self)
-        del plain["breakdown"]
-        return plain
+        del plain["breakdown"], plain["unit"]
+        return {**plain, "value": self.metric_after}
 
 
 def kept_line(kept: dict[str, float], sparsity: float) -> str:

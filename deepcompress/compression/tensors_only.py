@@ -52,6 +52,7 @@ def compress_state(
     *,
     network: str = "",
     data: str = "",
+    normalize: str = "",
     buffers: Collection[str] = (),
     watch: Progress | None = None,
 ) -> Result:
@@ -63,6 +64,7 @@ def compress_state(
         recipe: settings; those of training have no effect.
         path: the file to write; an old one is replaced at the very end, or not at all.
         network, data: names to store in the file.
+        normalize: how inputs are normalized, to store in the file.
         buffers: names of the tensors that are known to be no parameters: they are left alone.
         watch: told what happens.
 
@@ -101,8 +103,8 @@ def compress_state(
         watch.message("no tensor is pruned or shared: all are stored exactly")
     stream = _Stream(state, content, losses, recipe, watch)
     pruned = time.perf_counter()
-    save(path, stream, network, data)
-    sizes = [planned_size(infos.items(), network, data) for infos in (stream.pruned, stream.shared)]
+    save(path, stream, network, data, normalize)
+    sizes = [planned_size(infos.items(), network, data, normalize) for infos in (stream.pruned, stream.shared)]
     kept |= stream.kept
     found = inspect(path)
     now = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,8 +37,9 @@ from deepcompress.reading.arrays import check_tensor
 from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
+from deepcompress.training.evaluation import Evaluation
 from deepcompress.training.journal import clock
-from deepcompress.training.loop import Measurement
+from deepcompress.training.tasks import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Delivery:
         state: its tensors, in the order that the file shall have; those that the file does without are taken out.
         layers: those of them that are pruned.
         recipe: all settings.
-        network, data: names for the header.
+        network, data, normalize: names for the header, and how inputs are normalized.
     """
 
     model: nn.Module
@@ -59,11 +60,12 @@ class Delivery:
     recipe: Recipe
     network: str = ""
     data: str = ""
+    normalize: str = ""
 
     def packed(self, codebooks: Sequence[Codebook], coder: str | None = None) -> bytes:
         """The file as it would be now, with the recipe's coder or another."""
-        stored = stored_of(self.model)
-        return pack_state(self.state, self.layers, codebooks, self.recipe, self.network, self.data, coder, stored)
+        labels = (self.network, self.data, coder, stored_of(self.model), self.normalize)
+        return pack_state(self.state, self.layers, codebooks, self.recipe, *labels)
 
     def fixed_bytes(self) -> int:
         """Bytes of the file if the layers took none."""
@@ -73,8 +75,7 @@ class Delivery:
         vectors = finish_small(bare, state, self.recipe)
         for layer in layers:
             state[layer.name].zero_()
-        stored = stored_of(self.model)
-        return len(pack_state(state, layers, vectors, self.recipe, self.network, self.data, stored=stored))
+        return len(replace(self, state=state, layers=layers).packed(vectors))
 
     def write(
         self, path: Path, codebooks: Sequence[Codebook], masks: Masks, stages: Stages, held: Sequence[str] = ()
@@ -105,6 +106,8 @@ class Delivery:
             recipe=self.recipe.as_dict(),
             breakdown=breakdown,
             held=list(held),
+            metric=stages.task.metric,
+            unit=stages.task.unit,
         )
 
 
@@ -116,8 +119,8 @@ def kept_of(masks: Masks) -> dict[str, float]:
 class Stages:
     """What the stages came to: each measures from where the one before it ended, with what an interrupted run took."""
 
-    def __init__(self, dense: int, measured: Callable[[], Measurement | None]) -> None:
-        self.dense, self.measured = dense, measured
+    def __init__(self, dense: int, measured: Callable[[], Evaluation | None], task: Task = CLASSIFICATION) -> None:
+        self.dense, self.measured, self.task = dense, measured, task
         self.results: list[StageResult] = []
         self._since = clock()
 
@@ -131,7 +134,7 @@ class Stages:
             self.results.append(StageResult(stage, size, ratio, None, seconds))
             return
         loss = found.loss if math.isfinite(found.loss) else None
-        self.results.append(StageResult(stage, size, ratio, found.accuracy, seconds, loss, found.metric))
+        self.results.append(StageResult(stage, size, ratio, found.accuracy, seconds, loss, found.value))
 
 
 def contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:

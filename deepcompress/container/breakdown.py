@@ -11,6 +11,7 @@ from deepcompress.coding.offsets import MAX_BITS
 from deepcompress.coding.streams import Coder, fixed_width
 from deepcompress.coding.tensors import Encoding, TensorInfo
 from deepcompress.container.entries import CRC_BYTES, Entry, Header
+from deepcompress.container.normalize import normalize_in
 from deepcompress.container.reader import ModelFile
 
 #: What a section holds, in the order in which tables show it. Together with ``header`` and ``checksum``
@@ -57,7 +58,10 @@ class LayerBreakdown:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """A whole file. `sections` are bytes by name and sum to `file_bytes`; `ratio` is dense fp32 over file bytes."""
+    """A whole file. `sections` are bytes by name and sum to `file_bytes`; `ratio` is dense fp32 over file bytes.
+
+    `normalize` is how inputs are normalized, where the file says it (docs/format.md).
+    """
 
     file: str
     file_bytes: int
@@ -71,6 +75,7 @@ class Breakdown:
     stages: dict[str, float]
     sections: dict[str, int]
     layers: list[LayerBreakdown]
+    normalize: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -126,6 +131,7 @@ def breakdown(header: Header, file: str, file_bytes: int) -> Breakdown:
         },
         sections=sections,
         layers=layers,
+        normalize=normalize_in(header.extensions),
     )
 
 

@@ -22,6 +22,7 @@ from deepcompress.container.entries import (
     check_printable,
     crc_bytes,
 )
+from deepcompress.container.normalize import normalize_in
 from deepcompress.errors import FormatError
 
 _DEFLATED, _CHECKED = 1, 2
@@ -147,6 +148,7 @@ def _unpack_body(reader: Reader, start: int, version: int, checked: bool, deflat
     check_printable(network, "network")
     check_printable(data, "data")
     extensions = _read_extensions(reader)
+    normalize_in(extensions)
     if version == 3:
         entries = version3.read_tensors(reader, start, checked, front_coded=not deflated)
     else:

@@ -13,8 +13,8 @@ from deepcompress.errors import DeepCompressError, RecipeError
 from deepcompress.files import check_writable
 from deepcompress.networks.inputs import Batches
 from deepcompress.recipe import Recipe
-from deepcompress.training.objective import Loss
 from deepcompress.training.progress import Progress
+from deepcompress.training.tasks import Loss
 
 
 class CompressionSteps:

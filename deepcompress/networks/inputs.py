@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from deepcompress.errors import DataError
+from deepcompress.errors import DataError, DeepCompressError, NetworkError
 
 #: Pairs (input, target), passed over again each epoch. Each of a pair is a tensor, or a structure of tensors that all
 #: have the samples in their first dimension.
@@ -19,6 +21,8 @@ def each_tensor(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
     """`value` with every tensor in its tuples, lists and dictionaries changed; anything else in it as it is."""
     if isinstance(value, torch.Tensor):
         return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+        return type(value)(*(each_tensor(part, change) for part in value))
     if type(value) in (tuple, list):
         return type(value)(each_tensor(part, change) for part in value)
     if type(value) is dict:
@@ -39,8 +43,40 @@ def in_float32(output: Any) -> Any:
 
 
 def predict(model: nn.Module, x: Any) -> Any:
-    """The output for an input: a tuple or list are positional arguments of the network, a mapping those with names."""
-    return model(*arguments(x)[0], **arguments(x)[1])
+    """The output for an input: a tuple or list are positional arguments of the network, a mapping those with names.
+
+    Raises:
+        NetworkError: the user's forward raises anything, which is the error's cause.
+    """
+    positional, named = arguments(x)
+    try:
+        return model(*positional, **named)
+    except DeepCompressError:
+        raise
+    except Exception as error:  # the user's forward may fail in any way
+        shapes = [tuple(tensor.shape[1:]) for tensor in tensors_in(x)]
+        shown = f"of shape {shapes[0]}" if len(shapes) == 1 else f"of shapes {', '.join(map(str, shapes))}"
+        raise NetworkError(
+            f"the network {type(model).__name__} cannot take samples {shown}: {first_line(error)}{place_of(error)}"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or else what it is."""
+    if isinstance(error, KeyError):  # which says the key alone
+        return f"KeyError: {error}"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def place_of(error: Exception) -> str:
+    """Where in the user's own code an error was raised, for the end of a line; empty if it was in none of it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+
+
+def _is_library(filename: str) -> bool:
+    folders = (Path(torch.__file__).parent, Path(__file__).parents[1])
+    return filename.startswith("<") or any(Path(filename).is_relative_to(folder) for folder in folders)
 
 
 def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -87,7 +87,7 @@ class _Circle:
         """Where things stand after a round."""
         masks, held = self.guard.hooks.masks, len(self.guard.held)
         self.guard.watch.message(
-            f"round {number}: {100 * masks.sparsity:.2f} % pruned, accuracy {self.guard.accuracy:.2f} %, "
+            f"round {number}: {100 * masks.sparsity:.2f} % pruned, {self.guard.task.says(self.guard.value)}, "
             f"{held} of {len(self.most)} layers held"
         )
 
@@ -98,7 +98,7 @@ class _Circle:
         guard.retrain(self.epochs)
         if self.epochs and not guard.holds():
             guard.go_back(before, masks)
-            guard.watch.message(f"retraining ended at an accuracy of {guard.accuracy:.2f} %: rolled back")
+            guard.watch.message(f"retraining ended at {guard.task.says(guard.value)}: rolled back")
 
     def _removed(self, name: str) -> int:
         mask = self.guard.hooks.masks.keep[name]
@@ -124,13 +124,13 @@ class _Circle:
             self.most[name] = self._removed(name)
         if guard.holds():
             return
-        found = guard.accuracy
+        found = guard.value
         if self.epochs > self.reserve:
             self.epochs -= 1
             guard.retrain(1)
             if guard.holds():
                 return
-            found = max(found, guard.accuracy)
+            found = min(found, guard.value, key=guard.task.cost)
         guard.go_back(before, former)
         guard.hold([name], found)
 

@@ -13,8 +13,8 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import CuttingHooks, make_optimizer
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import evaluate
-from deepcompress.training.objective import Objective, cross_entropy
+from deepcompress.training.evaluation import evaluate
+from deepcompress.training.objective import Objective, cross_entropy, task_of
 from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import retrain
 
@@ -71,7 +71,9 @@ class GapHooks(CuttingHooks):
             return f"{100 * self.masks.sparsity:.1f} % pruned"
         evidence = self.evidence
         assert evidence.batches is not None
-        gap = evaluate(evidence.model, self.val_batches).error - evaluate(evidence.model, evidence.batches).error
+        task = task_of(evidence.objective)
+        val, train = (evaluate(evidence.model, data, task).value for data in (self.val_batches, evidence.batches))
+        gap = task.lost(train, val)
         if gap > self.recipe.gap + 1e-9:
             survivors = (1 - self.step * self.recipe.prune) * (1 - self.recipe.prune_step)
             self.step = min(1.0, (1 - survivors) / self.recipe.prune) if self.recipe.prune else 1.0

@@ -16,8 +16,8 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import PRUNING_PART, epochs_of, progress
 from deepcompress.prune.stage import CuttingHooks, make_optimizer, next_masks
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import evaluate
-from deepcompress.training.objective import Objective, cross_entropy
+from deepcompress.training.evaluation import evaluate
+from deepcompress.training.objective import Objective, cross_entropy, task_of
 from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import retrain
 
@@ -36,11 +36,11 @@ def prune_guarded(
     watch: Progress | None = None,
     objective: Objective = cross_entropy,
 ) -> tuple[Masks, list[str]]:
-    """As `prune_and_retrain`, in place, but never more than `recipe.max_drop` points below where `model` started.
+    """As `prune_and_retrain`, in place, but never more than `recipe.max_drop` points worse than `model` was.
 
-    Each iteration has an optimizer and a learning rate schedule of its own, so that it ends where accuracy can be
+    Each iteration has an optimizer and a learning rate schedule of its own, so that it ends where it can be
     judged. If too much is lost by then, the network goes back to where it was before, the layers whose part of the step
-    costs most (in cross entropy on validation data, each layer's new mask alone) stay as they are from then on, and the
+    costs most (in the loss on validation data, each layer's new mask alone) stay as they are from then on, and the
     iteration runs again with the others. Those do not make up for it: more is kept than was asked.
 
     With `recipe.reload`, each iteration prunes the weights with which `model` came, and not those that the one before
@@ -49,7 +49,7 @@ def prune_guarded(
     Args:
         model, weights, batches, recipe, watch, objective: as there; without batches there is one iteration, and no
             retraining.
-        val_batches: what accuracy is measured on; None, for a recipe without a `max_drop`, measures nothing.
+        val_batches: what the metric is measured on; None, for a recipe without a `max_drop`, measures nothing.
 
     Returns:
         The masks, and the names of the layers that were held back, in the order in which that happened.
@@ -72,7 +72,7 @@ def prune_guarded(
 
 
 class Guard:
-    """The network, the least accuracy that it may have, and which of its layers are held at which mask.
+    """The network, how good it was before, and which of its layers are held at which mask.
 
     Raises:
         RecipeError: as `prune_guarded`.
@@ -83,16 +83,15 @@ class Guard:
         if self.recipe.regrow != "none":
             raise RecipeError("max_drop rolls back what was pruned, and regrow brings it back by itself: choose one")
         if self.recipe.max_drop is not None and val_batches is None:
-            raise RecipeError("max_drop needs validation data to measure accuracy on")
+            raise RecipeError("max_drop needs validation data to measure on")
         self.val_batches, self.watch = val_batches, watch
         self.hooks = StillHooks(evidence, watch)
         self.held: dict[str, torch.Tensor] = {}
         self.start = self.hooks.masks
         self.dense = self.state() if self.recipe.reload else None
-        self.least = -math.inf
-        if self.recipe.max_drop is not None:
-            self.least = self._accuracy() - self.recipe.max_drop
-        self.accuracy = math.nan  # as last measured
+        self.task = task_of(evidence.objective)
+        self.before = None if self.recipe.max_drop is None else self._value()
+        self.value = math.nan  # of the metric, as last measured
 
     def iterate(self, step: float, epochs: int) -> None:
         """Prune `step` of the way, retrain, and look; again with fewer layers until that is good enough."""
@@ -110,7 +109,7 @@ class Guard:
                 return
             self.go_back(before, former)
             costly = self._costliest([name for name in changed if name not in self.held], masks)
-            self.hold(costly, self.accuracy)
+            self.hold(costly, self.value)
             if not costly:
                 break
         self.go_back(before, former)
@@ -120,7 +119,7 @@ class Guard:
         if self.dense is not None and self.val_batches is not None:
             self.watch.message(
                 f"level {number} of {of}, from the dense weights: {100 * self.hooks.masks.sparsity:.2f} % pruned, "
-                f"validation error {100 - self._accuracy():.2f} %"
+                f"validation {self.task.says(self._value())}"
             )
 
     def state(self) -> State:
@@ -133,18 +132,19 @@ class Guard:
         self.hooks.take(masks)
 
     def holds(self) -> bool:
-        """Whether the network is as accurate as it must be."""
-        if self.least == -math.inf:
+        """Whether the network is as good as it must be."""
+        if self.before is None or self.recipe.max_drop is None:
             return True
-        self.accuracy = self._accuracy()
-        return self.accuracy >= self.least - 1e-9
+        self.value = self._value()
+        return self.task.lost(self.before, self.value) <= self.recipe.max_drop + 1e-9
 
-    def hold(self, names: list[str], accuracy: float) -> None:
-        """Keep layers at the masks that they have, because `accuracy` is what came of other ones."""
+    def hold(self, names: list[str], value: float) -> None:
+        """Keep layers at the masks that they have, because this `value` of the metric is what came of other ones."""
         masks = self.hooks.masks
         self.held.update({name: masks.keep[name] for name in names})
         self.watch.message(
-            f"accuracy fell to {accuracy:.2f} %, below {self.least:.2f} %: rolled back, and no more is pruned of "
+            f"{self.task.says(value)}, more than {self.recipe.max_drop:g} points worse than "
+            f"{self.task.shown(self.before)}: rolled back, and no more is pruned of "
             + (", ".join(f"{name} ({100 * masks.density(name):.1f} % kept)" for name in names) or "any layer")
         )
 
@@ -166,20 +166,20 @@ class Guard:
             evidence.objective,
         )
 
-    def _accuracy(self) -> float:
+    def _value(self) -> float:
         assert self.val_batches is not None
-        return evaluate(self.model, self.val_batches).accuracy
+        return evaluate(self.model, self.val_batches, self.task).value
 
     @torch.no_grad()
     def _costliest(self, names: list[str], masks: Masks) -> list[str]:
         """Those of the layers whose new mask alone, on the weights as they are, costs nearly as much as any."""
         assert self.val_batches is not None
-        start = evaluate(self.model, self.val_batches).loss
+        start = evaluate(self.model, self.val_batches, self.task).loss
         cost = {}
         for name in names:
             weight = self.weights[name].detach().clone()
             Masks({name: masks.keep[name]}).apply(self.weights)
-            cost[name] = evaluate(self.model, self.val_batches).loss - start
+            cost[name] = evaluate(self.model, self.val_batches, self.task).loss - start
             self.weights[name].copy_(weight)
         worst = max(cost, key=cost.__getitem__, default=None)
         return [name for name in names if name == worst or cost[name] >= BLAME * max(cost.values()) > 0]

@@ -17,7 +17,8 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import progress
 from deepcompress.reading.loader import fill
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
+from deepcompress.training.objective import task_of
 from deepcompress.training.progress import Progress
 
 State = Mapping[str, torch.Tensor]
@@ -52,7 +53,9 @@ def prune_and_rewind(
         rewind(evidence.model, recipe, origin, number)
         guard.hooks.take(masks)
         guard.retrain(recipe.epochs)
-        error = "" if val_batches is None else f", validation error {evaluate(evidence.model, val_batches).error:.2f} %"
+        task, error = task_of(evidence.objective), ""
+        if val_batches is not None:
+            error = f", validation {task.says(evaluate(evidence.model, val_batches, task).value)}"
         watch.message(f"ticket {number} of {len(steps)}: {100 * masks.sparsity:.2f} % pruned{error}")
     return guard.hooks.masks
 

@@ -15,6 +15,7 @@ from deepcompress.coding.encoder import CODERS, COMPACT, alias, encode_coded, en
 from deepcompress.coding.streams import Coder
 from deepcompress.coding.tensors import EncodedTensor, Encoding
 from deepcompress.container.entries import Entry
+from deepcompress.container.normalize import normalize_in
 from deepcompress.container.reader import ModelFile
 from deepcompress.container.writer import save
 
@@ -39,8 +40,8 @@ def recode(
 ) -> Recoded:
     """Write the tensors of a .dc file once more, each in the layout that `coder` has for it; values stay as they are.
 
-    Shared values that no weight has any more are left out, and so are optional extensions, of which this
-    release knows none.
+    Shared values that no weight has any more are left out, and so are optional extensions that this release does not
+    know.
 
     Args:
         path: the file.
@@ -58,7 +59,9 @@ def recode(
     target = Path(path if out is None else out)
     with ModelFile(path) as file:
         file.check(max_bytes)
-        save(target, _Recoder(file, coder), file.header.network, file.header.data)
+        header = file.header
+        normalize = normalize_in(header.extensions)
+        save(target, _Recoder(file, coder), header.network, header.data, normalize)
         before = file.file_bytes
     return Recoded(str(target), target.stat().st_size, before)
 

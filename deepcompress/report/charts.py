@@ -222,7 +222,12 @@ def _sparsity_axis(axes: Axes) -> None:
 
 
 def draw_sensitivity(
-    curves: Mapping[str, Sequence[tuple[float, float]]], reference: float, path: str | Path, *, title: str = ""
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    reference: float,
+    path: str | Path,
+    *,
+    title: str = "",
+    ylabel: str = "Validation error (%)",
 ) -> None:
     """How the network's error rises when one layer alone is pruned.
 
@@ -234,17 +239,20 @@ def draw_sensitivity(
         reference: validation error of the dense network in percent.
         path: the PNG file.
         title: above the chart.
+        ylabel: what the error is.
     """
     with page(path, (5.5, 3.6), title) as figure:
-        _sensitivity(figure, curves, reference)
+        _sensitivity(figure, curves, reference, ylabel)
 
 
-def _sensitivity(figure: Figure, curves: Mapping[str, Sequence[tuple[float, float]]], reference: float) -> None:
+def _sensitivity(
+    figure: Figure, curves: Mapping[str, Sequence[tuple[float, float]]], reference: float, ylabel: str
+) -> None:
     lines = [
         Curve(short(name), [x for x, _ in sorted(points)], [y for _, y in sorted(points)], color=index)
         for index, (name, points) in enumerate(curves.items())
     ]
-    frame = _Frame("Sparsity of the layer (%)", "Validation error (%)", xpercent=True, reference=("dense", reference))
+    frame = _Frame("Sparsity of the layer (%)", plain(ylabel), xpercent=True, reference=("dense", reference))
     if len(lines) <= MOST_CURVES:
         return _panels(figure, [("", lines)], frame, 1)
     from matplotlib import colormaps

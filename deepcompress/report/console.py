@@ -61,8 +61,8 @@ class ConsoleProgress(progress.Progress):
     def epoch(self, result: progress.EpochResult) -> None:
         """Remember what the bar shows beside the loss; without a bar, print a line."""
         self._val = "" if result.val_loss is None else f"  val loss {result.val_loss:.4f}"
-        if result.val_error is not None:
-            self._val = f"  val error {result.val_error:.2f} %"
+        if result.val_metric:
+            self._val = f"  val {result.val_metric}"
         if result.note:
             self._note = f"{result.note}  "
         if self._live:

@@ -47,12 +47,23 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f} %"
 
 
+def number(value: float, unit: str) -> str:
+    """A value of a metric without its unit: two digits of a percentage, else four that tell."""
+    return f"{value:.2f}" if unit else f"{value:.4g}"
+
+
+def metric(value: float | None, unit: str) -> str:
+    """A value of a metric with its unit, or a dash where nothing was measured."""
+    return "–" if value is None else number(value, unit) + unit
+
+
 def stages_table(result: Result) -> Table:
     """A compression stage by stage."""
-    table = grid([("Stage", "left"), ("Bytes", "right"), ("Ratio", "right"), ("Error", "right"), ("Seconds", "right")])
+    headings = ("Bytes", "Ratio", result.metric, "Seconds")
+    table = grid([("Stage", "left"), *((heading, "right") for heading in headings)])
     for stage in result.stages:
-        error = None if stage.accuracy is None else 100 - stage.accuracy
-        table.add_row(stage.stage, size(stage.bytes), f"{stage.ratio:.2f}×", percent(error), f"{stage.seconds:.1f}")
+        value = metric(stage.metric, result.unit)
+        table.add_row(stage.stage, size(stage.bytes), f"{stage.ratio:.2f}×", value, f"{stage.seconds:.1f}")
     return table
 
 
@@ -179,18 +190,19 @@ def sections_table(breakdown: Breakdown) -> Table:
 def headline(breakdown: Breakdown) -> str:
     """A file in a few lines."""
     kept = 100 * breakdown.nonzeros / breakdown.weights if breakdown.weights else 100.0
+    normalized = f", inputs normalized: {breakdown.normalize}" if breakdown.normalize else ""
     stages = " → ".join(f"{name} {ratio:.1f}×" for name, ratio in breakdown.stages.items())
     return (
         f"{breakdown.file}: {size(breakdown.file_bytes)} bytes, {breakdown.ratio:.2f}× smaller than "
         f"{size(breakdown.dense_bytes)} bytes of dense fp32\n"
         f"format {breakdown.format_version}, network {breakdown.network or 'not named'}, data "
-        f"{breakdown.data or 'not named'}\n"
+        f"{breakdown.data or 'not named'}{normalized}\n"
         f"{kept:.2f} % of {size(breakdown.weights)} weights kept; {stages}"
     )
 
 
-def sensitivity_table(rows: Sequence[LayerPruned]) -> Table:
-    """Errors in percent, a line for each layer and a column for each sparsity above 0, in the order of `rows`.
+def sensitivity_table(rows: Sequence[LayerPruned], unit: str = " %") -> Table:
+    """Values of the metric, a line for each layer and a column for each sparsity above 0, in the order of `rows`.
 
     All layers have the same sparsities but for rounding: the columns are called by those of the largest layer.
     """
@@ -201,26 +213,29 @@ def sensitivity_table(rows: Sequence[LayerPruned]) -> Table:
     headings = [f"{100 * row.sparsity:.3g} %" for row in largest[1:]]
     table = grid([("Layer", "left"), ("Weights", "right"), *((heading, "right") for heading in headings)])
     for name, found in layers.items():
-        table.add_row(Text(name), size(found[0].weights), *(f"{row.error:.2f}" for row in found[1:]))
+        table.add_row(Text(name), size(found[0].weights), *(number(row.value, unit) for row in found[1:]))
     return table
 
 
 def compare_table(
-    summary: Sequence[Mapping[str, Any]], scoring: Mapping[str, tuple[float, float | None]] | None = None
+    summary: Sequence[Mapping[str, Any]],
+    scoring: Mapping[str, tuple[float, float | None]] | None = None,
+    unit: str = " %",
 ) -> Table:
-    """Mean errors, a line for each criterion and a column for each sparsity, with a mark at those of the Pareto front.
+    """Mean values of the metric, a line for each criterion and a column for each sparsity; the Pareto front is marked.
 
     Args:
         summary: as dictionaries of `compare.Summary`, all retrained or none.
         scoring: seconds that a criterion takes, and its rank correlation with the reference, to be shown beside.
+        unit: of the metric.
     """
     sparsities = sorted({row["prune"] for row in summary})
     beside = [] if scoring is None else [("Seconds", "right"), ("Spearman", "right")]
     table = grid([("Criterion", "left"), *beside, *((f"{100 * sparsity:.4g} %  ", "right") for sparsity in sparsities)])
     cells: dict[str, dict[float, str]] = {}
     for row in summary:
-        spread = f" ± {row['val_error_deviation']:.2f}" if row["seeds"] > 1 else ""
-        cell = f"{row['val_error']:.2f}{spread} {'●' if row['front'] else ' '}"
+        spread = f" ± {number(row['val_error_deviation'], unit)}" if row["seeds"] > 1 else ""
+        cell = f"{number(row['val_error'], unit)}{spread} {'●' if row['front'] else ' '}"
         cells.setdefault(row["criterion"], {})[row["prune"]] = cell
     for name, found in cells.items():
         seconds, rho = (scoring or {}).get(name, (0.0, None))
@@ -229,9 +244,13 @@ def compare_table(
     return table
 
 
-def search_table(trials: Sequence[Mapping[str, Any]]) -> Table:
-    """The trials of a search (`search.Found.as_dicts`), from the largest size to the smallest."""
-    headings = (("Asked", "right"), ("Bytes", "right"), ("Val error", "right"), ("Cross entropy", "right"),
+def search_table(trials: Sequence[Mapping[str, Any]], name: str = "Error", unit: str = " %") -> Table:
+    """The trials of a search (`search.Found.as_dicts`), from the largest size to the smallest.
+
+    `name` and `unit` are the metric's.
+    """
+    loss = "Cross entropy" if name == "Error" else "Val loss"
+    headings = (("Asked", "right"), ("Bytes", "right"), (_val(name), "right"), (loss, "right"),
                 ("Epochs", "right"), ("Outcome", "left"), ("Front", "left"))  # fmt: skip
     table = grid(headings)
     for trial in sorted(trials, key=lambda trial: -(trial["target_size"] or 1 << 62)):
@@ -241,9 +260,14 @@ def search_table(trials: Sequence[Mapping[str, Any]]) -> Table:
         if trial["failure"]:
             table.add_row(asked, "–", "–", "–", epochs, "not possible", "")
             continue
-        numbers = (size(trial["file_bytes"]), percent(trial["val_error"]), f"{trial['val_loss']:.4f}")
+        numbers = (size(trial["file_bytes"]), metric(trial["val_value"], unit), f"{trial['val_loss']:.4f}")
         table.add_row(asked, *numbers, epochs, outcome, "●" if trial["front"] else "")
     return table
+
+
+def _val(name: str, part: str = "Val") -> str:
+    """The heading of a metric: Val error, Val mIoU."""
+    return f"{part} {name.lower() if name in ('Error', 'Loss') else name}"
 
 
 #: The columns of `sweep_table` after the swept settings, as `LAYER_COLUMNS`.
@@ -251,27 +275,36 @@ SWEEP_COLUMNS = (
     ("Bytes", "right", 0),
     ("Ratio", "right", 0),
     ("Kept", "right", 2),
-    ("Val error", "right", 0),
-    ("Test error", "right", 0),
+    ("Val", "right", 0),
+    ("Test", "right", 0),
     ("Seconds", "right", 1),
     ("Front", "left", 0),
 )
 
 
-def sweep_table(rows: Sequence[Mapping[str, Any]], swept: Sequence[str], width: int = UNLIMITED) -> Table:
+def sweep_table(
+    rows: Sequence[Mapping[str, Any]],
+    swept: Sequence[str],
+    width: int = UNLIMITED,
+    name: str = "Error",
+    unit: str = " %",
+) -> Table:
     """The points of a sweep, with a mark at those of the front.
 
     Args:
-        rows: the swept settings by name, ``file_bytes``, ``ratio``, ``kept``, ``val_error``, ``test_error``,
+        rows: the swept settings by name, ``file_bytes``, ``ratio``, ``kept``, ``val_value``, ``test_value``,
             ``seconds``, ``front``, and ``failure``: why the numbers are None.
         swept: names of the settings to show.
         width: columns are left out until the table fits into it.
+        name, unit: of the metric.
     """
-    columns = [(name.replace("_", " ").capitalize(), "right", 0) for name in swept]
-    return _fitting((*columns, *SWEEP_COLUMNS), [_sweep_row(row, swept) for row in rows], width)
+    columns = [(setting.replace("_", " ").capitalize(), "right", 0) for setting in swept]
+    for heading, justify, rank in SWEEP_COLUMNS:
+        columns.append((_val(name, heading) if heading in ("Val", "Test") else heading, justify, rank))
+    return _fitting(columns, [_sweep_row(row, swept, unit) for row in rows], width)
 
 
-def _sweep_row(row: Mapping[str, Any], swept: Sequence[str]) -> list[Text | str]:
+def _sweep_row(row: Mapping[str, Any], swept: Sequence[str], unit: str) -> list[Text | str]:
     settings: list[Text | str] = [str(row[name]).removesuffix(".0") for name in swept]
     if row["failure"]:
         return [*settings, "failed", "", "", "", "", "", ""]
@@ -280,8 +313,8 @@ def _sweep_row(row: Mapping[str, Any], swept: Sequence[str]) -> list[Text | str]
         size(row["file_bytes"]),
         f"{row['ratio']:.2f}×",
         percent(100 * row["kept"], 1),
-        percent(row["val_error"]),
-        percent(row["test_error"]),
+        metric(row["val_value"], unit),
+        metric(row["test_value"], unit),
         f"{row['seconds']:.1f}",
         "●" if row["front"] else "",
     ]

@@ -29,9 +29,11 @@ from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.studies.sensitivity import ascending
 from deepcompress.studies.sweep import ForPoint, pareto
 from deepcompress.training.data import DataSet
-from deepcompress.training.loop import evaluate, seed_everything
+from deepcompress.training.evaluation import evaluate
+from deepcompress.training.loop import seed_everything
 from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
+from deepcompress.training.tasks import CLASSIFICATION
 
 T = TypeVar("T")
 
@@ -53,13 +55,15 @@ class Compared:
         seed: of everything that is drawn.
         retrained: whether it was retrained after or while it was pruned.
         prune, sparsity: the fraction of weights that was to be removed, and that was.
-        val_error, test_error: in percent.
-        val_loss: mean cross entropy on validation data, in nats.
+        val_error, test_error: in percent, of tasks that have them.
+        val_loss: the mean on validation data, of a classifier cross entropy in nats.
         scoring_seconds: one judgement of all weights.
         seconds: pruning and retraining, without measuring; of several judgements, all.
         spearman: rank correlation of the criterion's scores of one layer with those of `REFERENCE`, from -1 to 1; None
             where all scores are equal.
         failure: why the criterion could not go on from here; then there are no numbers.
+        metric, val_value, test_value: the task's, such as the error.
+        higher_is_better: which way it goes.
     """
 
     criterion: str
@@ -74,13 +78,18 @@ class Compared:
     seconds: float | None = None
     spearman: float | None = None
     failure: str = ""
+    metric: str = CLASSIFICATION.metric
+    val_value: float | None = None
+    test_value: float | None = None
+    higher_is_better: bool = False
 
 
 @dataclass(frozen=True)
 class Summary:
     """Rows that differ in the seed alone: means, deviations (of a sample; 0 where there is one seed), and extremes.
 
-    `front` says whether it is on the Pareto front of sparsity and validation error, by means, of those that are
+    What is called error is the metric of another task, where there is one. `front` says whether it is on the Pareto
+    front of sparsity and validation error, by means, of those that are
     retrained or of those that are not. What was removed beyond what was asked does not count there.
     """
 
@@ -189,7 +198,9 @@ class _Bench:
         tensors = live_tensors(work, work.state_dict())
         weights = {layer.name: tensors[layer.name] for layer in self.layers}
         train = self.data.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
-        return Evidence(work, weights, Masks.nonzero(weights), recipe, train, objective_of(recipe, work))
+        return Evidence(
+            work, weights, Masks.nonzero(weights), recipe, train, objective_of(recipe, work, self.data.task)
+        )
 
     def reference(self, recipe: Recipe) -> torch.Tensor:
         """The scores of `REFERENCE` on the one layer."""
@@ -243,9 +254,18 @@ class _Bench:
 
     def measured(self, model: nn.Module, row: Compared) -> Compared:
         """The row with its errors."""
-        val, test = evaluate(model, self.data.val_loader()), evaluate(model, self.data.test_loader())
-        loss = val.loss if math.isfinite(val.loss) else None
-        return replace(row, val_error=val.error, val_loss=loss, test_error=test.error)
+        task = self.data.task
+        val, test = (evaluate(model, loader, task) for loader in (self.data.val_loader(), self.data.test_loader()))
+        return replace(
+            row,
+            val_error=val.error,
+            val_loss=val.loss if math.isfinite(val.loss) else None,
+            test_error=test.error,
+            metric=task.metric,
+            val_value=val.value,
+            test_value=test.value,
+            higher_is_better=task.higher_is_better,
+        )
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -283,13 +303,17 @@ def summarize(rows: Sequence[Compared]) -> list[Summary]:
     best = set()
     for retrained in (False, True):
         part = [index for index, summary in enumerate(found) if summary.retrained is retrained]
-        front = pareto([(1 - min(found[index].sparsity, found[index].prune), found[index].val_error) for index in part])
+        sign = -1 if any(row.higher_is_better for row in rows) else 1
+        front = pareto(
+            [(1 - min(found[index].sparsity, found[index].prune), sign * found[index].val_error) for index in part]
+        )
         best |= {part[place] for place in front}
     return [replace(summary, front=index in best) for index, summary in enumerate(found)]
 
 
 def _summary(criterion: str, retrained: bool, prune: float, rows: Sequence[Compared]) -> Summary:
-    numbers = {name: [float(getattr(row, name)) for row in rows] for name in ("sparsity", "val_error", "test_error")}
+    source = {"sparsity": "sparsity", "val_error": "val_value", "test_error": "test_value"}
+    numbers = {name: [float(getattr(row, field)) for row in rows] for name, field in source.items()}
     spread = {name: stdev(values) if len(values) > 1 else 0.0 for name, values in numbers.items()}
     mean = {name: fmean(values) for name, values in numbers.items()}
     return Summary(

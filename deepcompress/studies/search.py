@@ -38,9 +38,10 @@ from deepcompress.studies.sweep import (
     torch_threads,
 )
 from deepcompress.training.data import DataSet
+from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.journal import discard
-from deepcompress.training.loop import Evaluation, evaluate
 from deepcompress.training.progress import Progress
+from deepcompress.training.tasks import CLASSIFICATION, Task
 
 TRIALS = 8
 CLOSE_ENOUGH = 1.05  # between the smallest size that passed and the largest that did not
@@ -70,9 +71,15 @@ class Rule:
     dense_loss: float
 
     @classmethod
-    def of(cls, dense: Evaluation, max_drop: float) -> Rule:
-        """The rule for a network that was measured as `dense`."""
+    def of(cls, dense: Evaluation, max_drop: float, task: Task = CLASSIFICATION) -> Rule | ValueRule:
+        """The rule for a network that was measured as `dense`: of a classifier, errors are counted."""
+        if task.name != CLASSIFICATION.name or dense.error is None:
+            return ValueRule(max_drop, dense.samples, task, dense.value)
         return cls(max_drop, dense.samples, _errors(dense.error, dense.samples), dense.loss)
+
+    def facts(self) -> dict[str, Any]:
+        """What was allowed, as plain data for JSON."""
+        return {**asdict(self), "most_errors": self.most_errors, "most_loss": self.most_loss}
 
     @property
     def most_errors(self) -> int:
@@ -109,6 +116,46 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class ValueRule:
+    """What passes of other tasks: their metric at most `max_drop` points worse (`Task.lost`).
+
+    Attributes:
+        max_drop: points.
+        samples: how many validation samples there are.
+        task: what is measured.
+        dense_value: the metric of the dense network on them.
+    """
+
+    max_drop: float
+    samples: int
+    task: Task
+    dense_value: float
+
+    def facts(self) -> dict[str, Any]:
+        """What was allowed, as plain data for JSON."""
+        named = {"metric": self.task.metric, "dense_value": self.dense_value}
+        return {"max_drop": self.max_drop, "samples": self.samples, **named}
+
+    def passes(self, outcome: Outcome) -> bool:
+        """Whether a trial is good enough."""
+        return self._lost(outcome) <= self.max_drop + 1e-9
+
+    def is_near(self, outcome: Outcome) -> bool:
+        """As `Rule.is_near`."""
+        return self._lost(outcome) <= 2 * self.max_drop + 1
+
+    def _lost(self, outcome: Outcome) -> float:
+        return math.inf if outcome.val_value is None else self.task.lost(self.dense_value, outcome.val_value)
+
+    def __str__(self) -> str:
+        what = "points" if self.task.unit else "percent of that"
+        return (
+            f"{self.task.metric} on {self.samples} validation samples at most {self.max_drop:g} {what} worse than the "
+            f"dense network's {self.task.shown(self.dense_value)}"
+        )
+
+
+@dataclass(frozen=True)
 class Trial:
     """One compression of the search. `asked` is its size in bytes, None for the one that prunes nothing."""
 
@@ -123,7 +170,7 @@ class Found:
     """The trials of a search so far, in their order, and the folder where their files are."""
 
     folder: Path
-    rule: Rule
+    rule: Rule | ValueRule
     trials: list[Trial] = field(default_factory=list)
 
     @property
@@ -146,6 +193,8 @@ class Found:
                 "file_bytes": trial.outcome.file_bytes,
                 "val_error": trial.outcome.val_error,
                 "val_loss": trial.outcome.val_loss,
+                "metric": trial.outcome.metric,
+                "val_value": trial.outcome.val_value,
                 "epochs": trial.outcome.recipe["epochs"],
                 "finetune_epochs": trial.outcome.recipe["finetune_epochs"],
                 "short": trial.short,
@@ -197,7 +246,7 @@ def search(
     recipe = _checked(model, recipe, max_drop, trials)
     check_writable(folder / "trial.dc")
     origin = origin_of(model, data, network, threads)
-    found = Found(folder, Rule.of(evaluate(model, data.val_loader()), max_drop))
+    found = Found(folder, Rule.of(evaluate(model, data.val_loader(), data.task), max_drop, data.task))
     watch.message(f"a size passes with {found.rule}")
 
     def attempt(point: Point) -> Outcome:
@@ -314,25 +363,35 @@ def deliver(found: Found, model: nn.Module, data: DataSet, path: str | Path) -> 
     assert best is not None
     source, test = found.path(best), data.test_loader()
     breakdown = replace(inspect(source), file=str(path))
-    accuracy = {
-        "dense": evaluate(model, test).accuracy,
-        "encode": evaluate(reloaded(model, source), test).accuracy,
+    tested = {
+        "dense": evaluate(model, test, data.task),
+        "encode": evaluate(reloaded(model, source), test, data.task),
     }
-    stages = [StageResult(**{**stage, "accuracy": accuracy.get(stage["stage"])}) for stage in best.outcome.stages]
+    stages = [_measured(StageResult(**stage), tested.get(stage["stage"])) for stage in best.outcome.stages]
     write_atomic(path, source.read_bytes())
     return Result(
         file=str(path),
         file_bytes=breakdown.file_bytes,
         dense_bytes=stages[0].bytes,
         ratio=stages[0].bytes / breakdown.file_bytes,
-        accuracy_before=accuracy["dense"],
-        accuracy_after=accuracy["encode"],
+        accuracy_before=tested["dense"].accuracy,
+        accuracy_after=tested["encode"].accuracy,
         kept=_kept(breakdown),
         stages=stages,
         seed=best.outcome.recipe["seed"],
         recipe=best.outcome.recipe,
         breakdown=breakdown,
+        metric=data.task.metric,
+        unit=data.task.unit,
     )
+
+
+def _measured(stage: StageResult, found: Evaluation | None) -> StageResult:
+    """A stage with what test data says of it; what validation data said of it is no part of the result."""
+    if found is None:
+        return replace(stage, accuracy=None, loss=None, metric=None)
+    loss = found.loss if math.isfinite(found.loss) else None
+    return replace(stage, accuracy=found.accuracy, loss=loss, metric=found.value)
 
 
 def clear(folder: str | Path) -> None:
@@ -350,7 +409,7 @@ def clear(folder: str | Path) -> None:
 
 def facts(found: Found) -> dict[str, Any]:
     """What was allowed, as plain data for JSON."""
-    return {**asdict(found.rule), "most_errors": found.rule.most_errors, "most_loss": found.rule.most_loss}
+    return found.rule.facts()
 
 
 def _checked(model: nn.Module, recipe: Recipe, max_drop: float, trials: int) -> Recipe:
@@ -396,7 +455,10 @@ def _line(trial: Trial, found: Found) -> str:
     outcome = trial.outcome
     if outcome.failure:
         return f"{start}; rolled back: {outcome.failure}"
+    verdict = "passed" if trial.passed else "rolled back"
+    if isinstance(found.rule, ValueRule) and outcome.val_value is not None:
+        return f"{start}, {outcome.file_bytes:,} got; validation {found.rule.task.says(outcome.val_value)}; {verdict}"
     return (
         f"{start}, {outcome.file_bytes:,} got; validation error {outcome.val_error:.2f} %, cross entropy "
-        f"{outcome.val_loss:.4f}; {'passed' if trial.passed else 'rolled back'}"
+        f"{outcome.val_loss:.4f}; {verdict}"
     )

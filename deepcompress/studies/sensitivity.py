@@ -18,9 +18,13 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.training.loop import evaluate, seed_everything
+from deepcompress.training.batches import as_pairs
+from deepcompress.training.check import settle
+from deepcompress.training.evaluation import evaluate
+from deepcompress.training.loop import seed_everything
 from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
+from deepcompress.training.tasks import Task
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
@@ -30,14 +34,16 @@ class LayerPruned:
     """The network with one layer pruned.
 
     `weights` are those of the layer, `sparsity` the fraction of them that was removed (exactly, so not quite what was
-    asked for), `error` that of the network in percent, and `loss` its mean cross entropy in nats.
+    asked for), `error` that of the network in percent, if its task has one, `loss` the mean (of a classifier, cross
+    entropy in nats), and `value` that of the task's metric.
     """
 
     layer: str
     weights: int
     sparsity: float
-    error: float
+    error: float | None
     loss: float
+    value: float
 
 
 def sensitivity(
@@ -48,6 +54,7 @@ def sensitivity(
     recipe: Recipe | None = None,
     layers: Iterable[str] | None = None,
     watch: Progress | None = None,
+    task: str | Task | None = None,
 ) -> list[LayerPruned]:
     """Prune one layer at a time, each time from the weights of `model`, which is not changed, and measure the network.
 
@@ -62,6 +69,7 @@ def sensitivity(
         recipe: the criterion, and the settings of retraining; the others have no effect.
         layers: patterns of names, as in `LayerRule`; None: all layers that the pipeline would prune.
         watch: told what happens.
+        task: as in `pipeline.compress`.
 
     Returns:
         Layer by layer in the network's order, from sparsity 0 upwards.
@@ -76,18 +84,22 @@ def sensitivity(
     state = model.state_dict()
     chosen = _chosen(compressible(state), layers)
     check_finite(state, chosen)
+    val_loader = as_pairs(val_loader, "validation data")
+    train_loader = None if train_loader is None else as_pairs(train_loader, "training data")
     rewind = _rewinder(train_loader)
-    dense = evaluate(model, val_loader)
+    known = settle(model, [val_loader], task)
+    dense = evaluate(model, val_loader, known)
     rows = []
     for number, layer in enumerate(chosen, 1):
-        rows.append(LayerPruned(layer.name, layer.weights, 0.0, dense.error, dense.loss))
+        rows.append(LayerPruned(layer.name, layer.weights, 0.0, dense.error, dense.loss, dense.value))
         for step in steps:
             rewind()
             work = copy.deepcopy(model)
-            removed = layer.weights - _cut(work, layer.name, step, train_loader, recipe, watch).kept(layer.name)
-            found = evaluate(work, val_loader)
-            rows.append(LayerPruned(layer.name, layer.weights, removed / layer.weights, found.error, found.loss))
-        watch.message(f"{layer.name} ({number} of {len(chosen)}): error {rows[-1].error:.2f} % without "
+            removed = layer.weights - _cut(work, layer.name, step, train_loader, recipe, watch, known).kept(layer.name)
+            found = evaluate(work, val_loader, known)
+            removed_part = removed / layer.weights
+            rows.append(LayerPruned(layer.name, layer.weights, removed_part, found.error, found.loss, found.value))
+        watch.message(f"{layer.name} ({number} of {len(chosen)}): {known.says(rows[-1].value)} without "
                       f"{100 * rows[-1].sparsity:.4g} % of its weights")  # fmt: skip
     return rows
 
@@ -123,7 +135,7 @@ def _rewinder(batches: Batches | None) -> Callable[[], object]:
 
 
 def _cut(
-    model: nn.Module, name: str, sparsity: float, batches: Batches | None, recipe: Recipe, watch: Progress
+    model: nn.Module, name: str, sparsity: float, batches: Batches | None, recipe: Recipe, watch: Progress, task: Task
 ) -> Masks:
     """Prune the one layer in place, and retrain the network if there are batches to do it with."""
     rule = LayerRule(glob.escape(name), prune=sparsity)
@@ -131,6 +143,6 @@ def _cut(
     weights = {name: live_tensors(model, model.state_dict())[name]}
     if batches is None:
         return prune(Evidence(model, weights, Masks.full(weights), recipe), watch=watch)
-    objective = objective_of(recipe, model)
+    objective = objective_of(recipe, model, task)
     seed_everything(recipe.seed)
     return prune_and_retrain(model, weights, batches, recipe, watch=watch, objective=objective)

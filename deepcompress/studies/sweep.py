@@ -1,7 +1,7 @@
 """Many compressions of one network, for the trade between size and error: a grid of settings, and its Pareto front.
 
-Each point is a real file, as `pipeline.compress` makes it. The front is that of file size and *validation* error; the
-test error is written down beside it and decides nothing.
+Each point is a real file, as `pipeline.compress` makes it. The front is that of file size and *validation* error (or
+the metric of another task); the test error is written down beside it and decides nothing.
 
 Points are kept in a folder, ``NAME.dc`` and then ``NAME.json``, each put in its place by a rename: whenever a sweep is
 stopped, a point is there whole or not at all, and the next sweep goes on from there.
@@ -34,9 +34,10 @@ from deepcompress.layers import buffers_of, check_finite, check_rules, compressi
 from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training.data import DataSet
+from deepcompress.training.evaluation import evaluate
 from deepcompress.training.journal import discard, fingerprint
-from deepcompress.training.loop import evaluate
 from deepcompress.training.progress import Progress
+from deepcompress.training.tasks import CLASSIFICATION, Task
 
 #: Gives a network and its data, on their device. Processes call it: it must be a function of some module, or a
 #: functools.partial of one.
@@ -54,7 +55,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a point depends on beside its recipe: the network and the data by name and content, and what computed it.
+    """What a point depends on beside its recipe: network and data by name and content, the task, and what computed it.
 
     The number of `threads` is among it because sums in another order round in another way.
     """
@@ -65,6 +66,7 @@ class Origin:
     samples: str
     device: str
     threads: int
+    task: str = CLASSIFICATION.name
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class Outcome:
     """What became of a point. If it failed, `failure` says why, and there are no numbers.
 
     `file_bytes` is the size of the file and `ratio` that of dense fp32 over it; `kept` the fraction of the prunable
-    weights that pruning left. `val_error` and `test_error`, in percent, are of the network reloaded from the file,
-    and so is `val_loss`, the mean cross entropy in nats. `seconds` is how long it took, and `stages` how far things
-    stood after each (accuracies on validation data).
+    weights that pruning left. `val_value` and `test_value` are those of the task's `metric`, of the network reloaded
+    from the file; so are `val_error` and `test_error`, in percent, of tasks that have them, and `val_loss`, the mean.
+    `seconds` is how long it took, and `stages` how far things stood after each (on validation data).
     """
 
     name: str
@@ -88,6 +90,17 @@ class Outcome:
     seconds: float | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     failure: str = ""
+    metric: str = CLASSIFICATION.metric
+    higher_is_better: bool = False
+    val_value: float | None = None
+    test_value: float | None = None
+
+    @property
+    def cost(self) -> float | None:
+        """The metric on validation data, turned so that lower is better."""
+        if self.val_value is None:
+            return self.val_error
+        return -self.val_value if self.higher_is_better else self.val_value
 
 
 def grid(recipe: Recipe, axes: Mapping[str, Sequence[Any]]) -> list[Point]:
@@ -129,11 +142,11 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def front_of(outcomes: Sequence[Outcome]) -> list[int]:
-    """Indices of the outcomes on the front of file size and validation error, from the smallest file on."""
+    """Indices of the outcomes on the front of file size and validation metric, from the smallest file on."""
     done = [
-        (index, (outcome.file_bytes, outcome.val_error))
+        (index, (outcome.file_bytes, outcome.cost))
         for index, outcome in enumerate(outcomes)
-        if outcome.file_bytes is not None and outcome.val_error is not None
+        if outcome.file_bytes is not None and outcome.cost is not None
     ]
     return [done[place][0] for place in pareto([pair for _, pair in done])]
 
@@ -142,7 +155,8 @@ def origin_of(model: nn.Module, data: DataSet, network: str, threads: int) -> Or
     """The origin of points that are made of `model`, called `network` in the files, and `data`."""
     samples = {name: value for name, value in vars(data).items() if isinstance(value, torch.Tensor)}
     device = next(model.parameters()).device.type
-    return Origin(network, fingerprint(model.state_dict()), data.name, fingerprint(samples), device, threads)
+    weights = fingerprint(model.state_dict())
+    return Origin(network, weights, data.name, fingerprint(samples), device, threads, data.task.name)
 
 
 def stored(point: Point, folder: Path, origin: Origin) -> Outcome | None:
@@ -188,7 +202,10 @@ def run_point(
     def attempt() -> Result:
         train = data.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
         network, journal = origin.network, journal_of(path)
-        return compress(model, train, val, recipe, path, network=network, data=data.name, watch=watch, resume=journal)
+        return compress(
+            model, train, val, recipe, path, network=network, data=data.name, watch=watch, resume=journal,
+            task=data.task, normalize=data.normalize,
+        )  # fmt: skip
 
     try:
         result = attempt()
@@ -196,7 +213,9 @@ def run_point(
         discard(journal_of(path))
         result = attempt()
     back = reloaded(model, path)
-    found = evaluate(back, val)
+    task = data.task
+    found = evaluate(back, val, task)
+    tested = evaluate(back, data.test_loader(), task) if test else None
     outcome = Outcome(
         name=point.name,
         recipe=recipe.as_dict(),
@@ -205,9 +224,13 @@ def run_point(
         kept=_kept(result, model),
         val_error=found.error,
         val_loss=found.loss,
-        test_error=evaluate(back, data.test_loader()).error if test else None,
+        test_error=None if tested is None else tested.error,
         seconds=round(sum(stage.seconds for stage in result.stages), 3),
         stages=[asdict(stage) for stage in result.stages],
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        val_value=found.value,
+        test_value=None if tested is None else tested.value,
     )
     keep(outcome, folder, origin)
     return outcome
@@ -283,16 +306,16 @@ def sweep(
     with closing(work):
         for outcome in work:
             found[outcome.name] = outcome
-            watch.message(f"{len(found)}/{len(points)}  {_line(outcome)}")
+            watch.message(f"{len(found)}/{len(points)}  {_line(outcome, data.task)}")
     return [found[point.name] for point in points]
 
 
-def _line(outcome: Outcome) -> str:
-    if outcome.failure:
+def _line(outcome: Outcome, task: Task) -> str:
+    if outcome.failure or outcome.val_value is None:
         return f"{outcome.name} failed: {outcome.failure}"
     return (
-        f"{outcome.name}: {outcome.file_bytes:,} bytes, {outcome.ratio:.2f}×, validation error "
-        f"{outcome.val_error:.2f} %, {outcome.seconds:.1f} s"
+        f"{outcome.name}: {outcome.file_bytes:,} bytes, {outcome.ratio:.2f}×, validation "
+        f"{task.says(outcome.val_value)}, {outcome.seconds:.1f} s"
     )
 
 

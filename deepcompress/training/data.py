@@ -17,8 +17,11 @@ import torch
 import torch.nn.functional as F
 
 from deepcompress.container.entries import is_printable
+from deepcompress.container.normalize import MAX_CHANNELS, Normalization
 from deepcompress.errors import DataError
+from deepcompress.training.arrays import Takes, form_of, forms_of, read_npz, targets_of
 from deepcompress.training.folders import SPLIT_SEED, read_folder
+from deepcompress.training.tasks import CLASSIFICATION, Task
 
 Samples = tuple[torch.Tensor, torch.Tensor]  # x as float32 (n, ...), y (n,)
 
@@ -28,10 +31,17 @@ DEFAULT_DATA_DIR = Path.home() / ".cache" / "deepcompress"
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set, normalized: images as float32 (n, channels, height, width), labels as int64 (n,).
+    """One data set: inputs (n, ...) as float32, or as int64 where whole numbers are looked up, and targets (n, ...).
 
-    `shift` is the largest random shift in pixels, in each direction, that keeps an image's meaning, and `flip` says
-    whether a mirror image means the same: the defaults of the training loop for this data.
+    Of images, inputs are (n, channels, height, width); labels are int64.
+
+    Attributes:
+        name: what files call it.
+        shift, flip: the largest random shift in pixels, in each direction, that keeps an image's meaning, and whether a
+            mirror image means the same: the defaults of the training loop for this data.
+        normalize: how inputs were normalized (`container.normalize`); empty for a known data set that is as ever.
+        inputs: how inputs were made of what the user's data holds, for people.
+        task: what it is for.
     """
 
     name: str
@@ -43,6 +53,9 @@ class DataSet:
     y_test: torch.Tensor
     shift: int = 0
     flip: bool = False
+    normalize: str = ""
+    inputs: str = ""
+    task: Task = CLASSIFICATION
 
     def to(self, device: torch.device) -> DataSet:
         """The same data on `device`."""
@@ -131,7 +144,9 @@ def data_dir(given: str | Path | None = None) -> Path:
     return Path(given or os.environ.get("DEEPCOMPRESS_DATA") or DEFAULT_DATA_DIR)
 
 
-def load_data(name: str, folder: str | Path | None = None) -> DataSet:
+def load_data(
+    name: str, folder: str | Path | None = None, normalize: str | None = None, takes: Takes | None = None
+) -> DataSet:
     """Load a data set by name (see `DATA_SETS`), or one of the user's own.
 
     Args:
@@ -139,6 +154,9 @@ def load_data(name: str, folder: str | Path | None = None) -> DataSet:
             folder with one folder of images for each class (see `training.folders`). A known name wins over a folder
             that is called the same: write ``./digits`` for that.
         folder: where the known data sets are; None as in `data_dir`.
+        normalize: as `Normalization.parse` takes it. None: known data sets are normalized by their training data, and
+            the user's own data is fed as it is.
+        takes: whether the network takes an input, for arrays that can be meant in several ways (`training.arrays`).
 
     Returns:
         The data set. Its name, which files store, is that of the file or folder without the path.
@@ -146,14 +164,23 @@ def load_data(name: str, folder: str | Path | None = None) -> DataSet:
     Raises:
         DataError: the name is unknown, the data is neither on disk nor to be downloaded, or it is malformed.
     """
+    how = None if normalize is None else _parsed(normalize)
     if name in DATA_SETS:
-        return DATA_SETS[name](data_dir(folder))
+        data = DATA_SETS[name](data_dir(folder))
+        return normalized(data, how or Normalization("data"), named=how is not None and how.word != "data")
     if name.endswith(".npz"):
-        return _npz(Path(name))
+        return normalized(_npz(Path(name), takes), how or Normalization("none"))
     if Path(name).is_dir():
-        return _folder(Path(name))
+        return normalized(_folder(Path(name), takes), how or Normalization("none"))
     known = ", ".join(sorted(DATA_SETS))
     raise DataError(f"unknown data set {name!r}; known: {known}, or a folder that is there, or FILE.npz")
+
+
+def _parsed(normalize: str) -> Normalization:
+    try:
+        return Normalization.parse(normalize)
+    except ValueError as error:
+        raise DataError(f"--normalize: {error}") from None
 
 
 def _digits(_: Path) -> DataSet:
@@ -196,62 +223,31 @@ def _fetch(maker: Any, folder: Path, train: bool) -> Samples:
         source = maker(folder, train=train, download=False)
     except RuntimeError:
         source = maker(folder, train=train, download=True)
-    return _images(np.asarray(source.data)), torch.as_tensor(source.targets)
+    images = np.asarray(source.data)
+    return forms_of(images)[0].apply(images), torch.as_tensor(source.targets)
 
 
-def _images(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    """Images as float32 (n, channels, height, width); 8-bit ones are scaled to 0..1."""
-    x = torch.as_tensor(array)
-    x = x.float() / 255.0 if x.dtype == torch.uint8 else x.float()
-    if x.ndim == 3:
-        return x.unsqueeze(1)
-    if x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
-        return x.permute(0, 3, 1, 2).contiguous()
-    return x
+def _npz(path: Path, takes: Takes | None) -> DataSet:
+    arrays = read_npz(path)
+    form = form_of(arrays["x_train"], takes)
+    parts = [
+        (form.apply(arrays[f"x_{part}"]), targets_of(f"{path}: y_{part}", arrays[f"y_{part}"]))
+        for part in ("train", "test")
+    ]
+    name, held_out = _own_name(path.stem), max(1, len(parts[0][0]) // 10)
+    return replace(_assemble(name, parts[0], parts[1], held_out), inputs=str(form))
 
 
-def _npz(path: Path) -> DataSet:
-    keys = ("x_train", "y_train", "x_test", "y_test")
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            missing = [key for key in keys if key not in arrays]
-            if missing:
-                raise DataError(f"{path} has no array {missing[0]!r}; it must hold {', '.join(keys)}")
-            x_train, y_train, x_test, y_test = (arrays[key] for key in keys)
-    except DataError:
-        raise
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # numpy and zipfile raise anything on damaged bytes
-        raise DataError(f"{path} is not a readable .npz file: {error or type(error).__name__}") from None
-    _check_arrays(path, "train", x_train, y_train, at_least=3)
-    _check_arrays(path, "test", x_test, y_test, at_least=1)
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise DataError(f"{path}: samples of x_train are {x_train.shape[1:]}, but those of x_test {x_test.shape[1:]}")
-    train, test = (_images(x_train), torch.as_tensor(y_train)), (_images(x_test), torch.as_tensor(y_test))
-    return _assemble(_own_name(path.stem), train, test, max(1, len(x_train) // 10))
-
-
-def _check_arrays(path: Path, part: str, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], at_least: int) -> None:
-    for name, array, kinds in ((f"x_{part}", x, "fiub"), (f"y_{part}", y, "iu")):
-        if array.dtype.kind not in kinds:
-            raise DataError(f"{path}: {name} is {array.dtype}; images are numbers, and labels are integers")
-    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or len(x) < at_least:
-        raise DataError(
-            f"{path}: x_{part} has shape {x.shape} and y_{part} {y.shape}; samples and labels must be as many, "
-            f"{at_least} or more, and a label is one number"
-        )
-    if not np.isfinite(x).all():
-        raise DataError(f"{path}: x_{part} holds NaN or infinite values")
-
-
-def _folder(path: Path) -> DataSet:
-    parts = {part: (_images(x), torch.as_tensor(y)) for part, (x, y) in read_folder(path).items()}
+def _folder(path: Path, takes: Takes | None) -> DataSet:
+    found = read_folder(path)
+    form = form_of(found["train"][0], takes)
+    parts = {part: (form.apply(x), torch.as_tensor(y)) for part, (x, y) in found.items()}
     train = parts["train"]
     if len(train[1]) < 3:
         raise DataError(f"{path} has {len(train[1])} images to train on; it must have 3 or more")
     name = _own_name(Path(os.path.abspath(path)).name)  # noqa: PTH100 (resolve would follow a link)
-    return _assemble(name, train, parts["test"], parts.get("val", max(1, len(train[1]) // 10)))
+    data = _assemble(name, train, parts["test"], parts.get("val", max(1, len(train[1]) // 10)))
+    return replace(data, inputs=str(form))
 
 
 def _own_name(name: str) -> str:
@@ -263,23 +259,47 @@ def _own_name(name: str) -> str:
 def _assemble(
     name: str, train: Samples, test: Samples, validation: int | Samples, shift: int = 0, flip: bool = False
 ) -> DataSet:
-    """Normalize all parts, in place, by mean and deviation of the training part, per channel.
-
-    `validation`: how many training samples to hold out first, or the samples themselves.
-    """
+    """All parts; `validation`: how many training samples to hold out first, or the samples themselves."""
     if isinstance(validation, int):
         (x, y), count = train, validation
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
         train, validation = (x[order[count:]], y[order[count:]]), (x[order[:count]], y[order[:count]])
-    x = train[0]
-    axes = [axis for axis in range(x.ndim) if axis != 1] if x.ndim == 4 else [0]
-    mean = x.mean(dim=axes, keepdim=True)
-    deviation = x.std(dim=axes, keepdim=True).clamp_min(1e-6)
-    for x in (train[0], validation[0], test[0]):
-        x.sub_(mean).div_(deviation)  # in place: data may take much of the memory
-    x_train, x_val, x_test = train[0], validation[0], test[0]
-    y_train, y_val, y_test = (part[1].long() for part in (train, validation, test))
-    return DataSet(name, x_train, y_train, x_val, y_val, x_test, y_test, shift, flip)
+    return DataSet(name, *train, *validation, *test, shift, flip)
+
+
+def normalized(data: DataSet, how: Normalization, named: bool = True) -> DataSet:
+    """The data with its inputs normalized in place, channel by channel (axis 1); numbers of a table column by column.
+
+    Args:
+        data: as it was read.
+        how: by these means and deviations, or by those of the training part, or not at all.
+        named: whether the data set says so.
+
+    Raises:
+        DataError: inputs are whole numbers, or have other channels.
+    """
+    x = data.x_train
+    if how.word == "none":
+        return replace(data, normalize="none" if named else "")
+    if not x.is_floating_point():
+        raise DataError(f"{data.name}: its inputs stay whole numbers, which are not normalized: leave --normalize out")
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    if how.word == "data":
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        mean = x.mean(dim=axes, keepdim=True)
+        deviation = x.std(dim=axes, keepdim=True).clamp_min(1e-6)
+        if x.shape[1] <= MAX_CHANNELS:  # then a file can say by which numbers
+            how = Normalization.of(mean.flatten().tolist(), deviation.flatten().tolist())
+    else:
+        if len(how.mean) not in (1, x.shape[1]):
+            raise DataError(
+                f"{data.name}: --normalize {how} is for {len(how.mean)} channels, but inputs of shape "
+                f"{tuple(x.shape[1:])} have {x.shape[1]}"
+            )
+        mean, deviation = (torch.tensor(part).reshape(shape) for part in (how.mean, how.deviation))
+    for part in (data.x_train, data.x_val, data.x_test):
+        part.sub_(mean).div_(deviation)  # in place: data may take much of the memory
+    return replace(data, normalize=str(how) if named else "")
 
 
 DATA_SETS: dict[str, Callable[[Path], DataSet]] = {

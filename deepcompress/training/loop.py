@@ -9,45 +9,24 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from deepcompress.errors import DataError, DeepCompressError, NetworkError, RecipeError
-from deepcompress.networks.inputs import Batches, count_samples, in_float32, predict, tensors_in, to_device
+from deepcompress.errors import DataError, DeepCompressError, NetworkError
+from deepcompress.networks.inputs import Batches, first_line, in_float32, place_of, predict, to_device
 from deepcompress.training import distributed
+from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.journal import Phase, begin_phase
-from deepcompress.training.objective import Objective, Task, cross_entropy
+from deepcompress.training.objective import Objective, cross_entropy, task_of
 from deepcompress.training.progress import EpochResult, Progress
 from deepcompress.training.snapshot import Training, promises
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """`accuracy` and `error` in percent, the mean cross entropy in nats, and the number of samples."""
-
-    accuracy: float
-    error: float
-    loss: float
-    samples: int
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was measured of any network: the mean loss over `samples`, and what goes with its task, else None.
-
-    That is accuracy and error, in percent, of a classifier, or the user's own metric.
-    """
-
-    loss: float
-    samples: int
-    accuracy: float | None = None
-    error: float | None = None
-    metric: float | None = None
+#: What torch's batch norm says of a batch that has no variance.
+_LONE = "more than 1 value per channel"
 
 
 class Hooks:
@@ -187,7 +166,7 @@ def fit(
             loss = objective(in_float32(output), x, y) * part
         # Not the optimizer's: shared weights are none of its parameters, yet their gradients must not add up.
         model.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        _backward(loss, stage)
         distributed.add_up_gradients(model)
         hooks.after_backward()
         optimizer.step()
@@ -199,20 +178,34 @@ def fit(
             note = hooks.before_epoch(epoch)
             distributed.synchronize(training)
             model.train()
-            losses = []
+            losses, lone = [], 0
             for at, (x, y) in enumerate(batches):
                 done = epoch + min((at + 0.5) / steps, 1.0)
-                losses.append(step(x, y, done))
+                try:
+                    losses.append(step(x, y, done))
+                except NetworkError as error:
+                    if _LONE not in str(error):
+                        raise
+                    lone += 1
+                    continue
                 if at % 10 == 0:
                     progress.batch(done, float(losses[-1]))
-            mean_loss = _mean(losses, stage, epoch)
+            mean_loss = _mean(losses, stage, epoch, lone)
+            if lone and epoch == 0:
+                progress.message(f"{stage}: a batch of one sample is left out, as batch norm cannot train on it")
             distributed.average_statistics(model)
             distributed.synchronize(training)
-            found = measure(model, val_batches, objective) if val_batches is not None else None
-            val_error, val_loss = (None, None) if found is None else (found.error, found.loss)
+            found = evaluate(model, val_batches, objective) if val_batches is not None else None
             if phase is not None and promises(hooks):
                 phase.save(epoch + 1, training.take(optimizer=epoch + 1 < epochs))
-            progress.epoch(EpochResult(stage, epoch + 1, epochs, mean_loss, val_error, note, val_loss))
+            progress.epoch(_result(EpochResult(stage, epoch + 1, epochs, mean_loss, None, note), found, objective))
+
+
+def _backward(loss: torch.Tensor, stage: str) -> None:
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # operations of the user's own, and losses without a gradient
+        raise NetworkError(f"{stage}: the gradient of the loss fails: {first_line(error)}{place_of(error)}") from error
 
 
 def _epochs_done(phase: Phase | None, training: Training, progress: Progress) -> int:
@@ -229,7 +222,17 @@ def _epochs_done(phase: Phase | None, training: Training, progress: Progress) ->
     return int(done)
 
 
-def _mean(losses: list[torch.Tensor], stage: str, epoch: int) -> float:
+def _result(result: EpochResult, found: Evaluation | None, objective: Objective) -> EpochResult:
+    """With what was measured of validation data."""
+    if found is None:
+        return result
+    task = task_of(objective)
+    return replace(result, val_error=found.error, val_loss=found.loss, val_metric=task.says(found.value))
+
+
+def _mean(losses: list[torch.Tensor], stage: str, epoch: int, lone: int) -> float:
+    if not losses and lone:
+        raise DataError(f"{stage}: batch norm cannot train on batches of one sample; use a larger batch size")
     if not losses:
         raise DataError(f"{stage}: the training data has no batches")
     mean = float(torch.stack(losses).mean())
@@ -265,151 +268,3 @@ def count_batches(batches: Batches) -> int:
         return max(len(batches), 1)  # type: ignore[arg-type]
     except TypeError:
         return max(sum(1 for _ in batches), 1)
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
-    """Accuracy, error and mean cross entropy of a classifier over `batches`; the model's mode is left as found.
-
-    Raises:
-        DataError: `batches` is empty.
-    """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    correct = samples = 0
-    loss = 0.0
-    for x, y in batches:
-        x, y = x.to(device), y.to(device)
-        logits = model(x)
-        correct += int((logits.argmax(dim=1) == y).sum())
-        loss += float(F.cross_entropy(logits, y, reduction="sum"))
-        samples += len(y)
-    model.train(was_training)
-    if not samples:
-        raise DataError("there are no samples to evaluate on")
-    accuracy = 100.0 * correct / samples
-    found = Evaluation(
-        accuracy=accuracy, error=100.0 * (samples - correct) / samples, loss=loss / samples, samples=samples
-    )
-    return distributed.as_first(found)
-
-
-def measure(model: nn.Module, batches: Batches, objective: Objective = cross_entropy) -> Measurement:
-    """The loss of any network over `batches`, with its metric, or as a classifier (`evaluate`) if it has no `Task`.
-
-    Loss and metric are means over samples, of the means over batches; the model's mode is left as found.
-
-    Raises:
-        DataError: `batches` is empty.
-    """
-    if isinstance(objective, Task):
-        return _measure_task(model, batches, objective)
-    found = evaluate(model, batches)
-    return Measurement(found.loss, found.samples, found.accuracy, found.error)
-
-
-@torch.no_grad()
-def _measure_task(model: nn.Module, batches: Batches, task: Task) -> Measurement:
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    loss = metric = 0.0
-    samples = 0
-    for x, y in batches:
-        x, y = to_device(x, device), to_device(y, device)
-        output, count = in_float32(predict(model, x)), count_samples(y)
-        loss += count * float(task.loss(output, y))
-        if task.metric is not None:
-            metric += count * float(task.metric(output, y))
-        samples += count
-    model.train(was_training)
-    if not samples:
-        raise DataError("there are no samples to evaluate on")
-    found = Measurement(loss / samples, samples, metric=None if task.metric is None else metric / samples)
-    return distributed.as_first(found)
-
-
-@torch.no_grad()
-def check_task(model: nn.Module, batches: Batches, task: Task) -> None:
-    """Run the first batch through network, loss and metric, to say before any time is spent which of them fails.
-
-    Raises:
-        DataError: there are no batches, or they are no pairs.
-        NetworkError: the network cannot take the input.
-        RecipeError: the loss or the metric fails, or gives no number.
-    """
-    first = next(iter(batches), None)
-    if first is None:
-        raise DataError("the data has no batches")
-    if not isinstance(first, (tuple, list)) or len(first) != 2:
-        raise DataError(f"the data gives {type(first).__name__}; a batch is a pair (input, target)")
-    device, was_training = next(model.parameters()).device, model.training
-    x, y = (to_device(part, device) for part in first)
-    model.eval()
-    try:
-        output = in_float32(_run(model, x))
-    finally:
-        model.train(was_training)
-    count_samples(y)
-    for what, function in (("loss", task.loss), ("metric", task.metric)):
-        if function is not None:
-            _check_number(what, function, output, y)
-
-
-def _check_number(what: str, function: Callable[[Any, Any], Any], output: Any, y: Any) -> None:
-    try:
-        found = function(output, y)
-    except Exception as error:  # it is the user's code
-        raise RecipeError(f"the {what} fails with {type(error).__name__}: {error}") from error
-    if isinstance(found, torch.Tensor) and found.numel() == 1:
-        return
-    if what == "loss" or not isinstance(found, (int, float)):
-        shape = f" of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else ""
-        raise RecipeError(f"the {what} gives a {type(found).__name__}{shape}; it must give one number for the batch")
-
-
-def _run(model: nn.Module, x: Any) -> Any:
-    """The output of a network for a batch.
-
-    Raises:
-        NetworkError: it cannot take it.
-    """
-    try:
-        return predict(model, x)
-    except Exception as error:  # the user's forward may fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        shapes = [tuple(tensor.shape[1:]) for tensor in tensors_in(x)]
-        shown = f"of shape {shapes[0]}" if len(shapes) == 1 else f"of shapes {', '.join(map(str, shapes))}"
-        raise NetworkError(f"the network {type(model).__name__} cannot take samples {shown}: {reason}") from None
-
-
-@torch.no_grad()
-def check_fits(model: nn.Module, batches: Batches) -> None:
-    """Run the first batch, to refuse data that the network is not for before any time is spent.
-
-    The labels of all batches are looked at.
-
-    Raises:
-        DataError: there are no batches, or a label is none of the network's outputs.
-        NetworkError: the network cannot take the samples.
-    """
-    first = next(iter(batches), None)
-    if first is None:
-        raise DataError("the data has no batches")
-    x = first[0]
-    was_training = model.training
-    model.eval()
-    try:
-        logits = _run(model, to_device(x, next(model.parameters()).device))
-    finally:
-        model.train(was_training)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        found = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise NetworkError(f"the network gives {found}; a classifier's outputs are of shape (samples, classes)")
-    labels = torch.cat([y.flatten() for _, y in batches])
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= logits.shape[1]:
-        raise DataError(
-            f"the network tells {logits.shape[1]} classes apart, but labels go from {low} to {high}: "
-            "is this the data it was trained on?"
-        )

@@ -1,4 +1,4 @@
-"""What training minimizes: cross entropy, by choice with smoothed labels and the word of a teacher, or any loss."""
+"""What training minimizes: the loss of a task, by choice with smoothed labels and the word of a teacher."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepcompress.errors import RecipeError
+from deepcompress.networks.inputs import in_float32, predict
 from deepcompress.recipe import Recipe
+from deepcompress.training.measures import of_samples, two_classes
+from deepcompress.training.outputs import auxiliary, main_of
+from deepcompress.training.tasks import AUXILIARY, CLASSIFICATION, Task
 
 #: The loss of a batch, a scalar, from what the network gave, the inputs, and the targets. Of a classifier: the logits
 #: (batch, classes), the inputs, and the labels (batch,).
 Objective = Callable[[Any, Any, Any], torch.Tensor]
-#: A loss of the user's own: a scalar tensor from what the network gave and the targets.
-Loss = Callable[[Any, Any], torch.Tensor]
-#: What the user wants measured, from the same: a number, the mean over the batch. Higher or lower is theirs to know.
-Metric = Callable[[Any, Any], "float | torch.Tensor"]
 
 
-def cross_entropy(logits: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def cross_entropy(logits: Any, x: Any, y: torch.Tensor) -> torch.Tensor:
     """The plain objective: mean cross entropy in nats."""
-    return F.cross_entropy(logits, y)
+    return CLASSIFICATION(logits, x, y)
 
 
 @dataclass(frozen=True)
@@ -41,70 +41,84 @@ class Classification:
         teacher: a network in evaluation mode; None where `distill` is 0.
         distill: weight of the teacher's term, 0 to 1.
         temperature: 1 compares probabilities as they are; higher ones let the unlikely classes speak.
+        task: what is measured.
     """
 
     label_smoothing: float = 0.0
     teacher: nn.Module | None = None
     distill: float = 0.0
     temperature: float = 4.0
+    task: Task = CLASSIFICATION
 
-    def __call__(self, logits: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch."""
-        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+    def __call__(self, output: Any, x: Any, y: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch, with that of auxiliary outputs, which some networks have in training only."""
+        logits, labels = of_samples(output, y)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        for other in auxiliary(output):
+            loss = loss + AUXILIARY * F.cross_entropy(other, labels, label_smoothing=self.label_smoothing)
         if self.teacher is None or not self.distill:
             return loss
         with torch.no_grad():
-            taught = F.log_softmax(self.teacher(x).float() / self.temperature, dim=1)
+            taught = F.log_softmax(of_samples(predict(self.teacher, x), y)[0].float() / self.temperature, dim=1)
         student = F.log_softmax(logits / self.temperature, dim=1)
         divergence = F.kl_div(student, taught, reduction="batchmean", log_target=True)
         return (1 - self.distill) * loss + self.distill * self.temperature**2 * divergence
 
 
 @dataclass(frozen=True)
-class Task:
-    """A task of the user's own, of any network: what is minimized, and what is measured beside it.
+class Taught:
+    """Another task, mixed with what a teacher says of the same inputs.
+
+    The classes of tokens and pixels are softened as in `Classification`; of other outputs it is how far they are from
+    the teacher's, by the loss of the task (`Task.taught`).
 
     Attributes:
-        loss: of a batch, from what the network gave and the targets; the mean over samples, where sizes of batches
-            differ.
-        metric: the same for a number of interest; None measures the loss alone.
+        task: what is minimized beside, and measured.
+        teacher, distill, temperature: as in `Classification`.
     """
 
-    loss: Loss
-    metric: Metric | None = None
+    task: Task
+    teacher: nn.Module
+    distill: float
+    temperature: float
 
     def __call__(self, output: Any, x: Any, y: Any) -> torch.Tensor:
         """The loss of a batch."""
-        return self.loss(output, y)
+        with torch.no_grad():
+            taught = main_of(in_float32(predict(self.teacher, x)))
+        return (1 - self.distill) * self.task(output, x, y) + self.distill * self._followed(output, taught)
+
+    def _followed(self, output: Any, taught: torch.Tensor) -> torch.Tensor:
+        if self.task.class_axis is None:
+            return self.task.taught(output, taught)
+        student, teacher = (self._softened(logits, self.task.class_axis) for logits in (main_of(output), taught))
+        return self.temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+    def _softened(self, logits: torch.Tensor, axis: int) -> torch.Tensor:
+        """Logarithms of probabilities (n, classes)."""
+        classes = (two_classes(logits) if axis == 1 else logits).movedim(axis, -1).flatten(0, -2)
+        return F.log_softmax(classes / self.temperature, dim=1)
 
 
-def objective_of(
-    recipe: Recipe, dense: nn.Module, loss: Loss | None = None, metric: Metric | None = None
-) -> Classification | Task:
+def task_of(objective: Objective | None) -> Task:
+    """What is measured where this is minimized."""
+    return objective if isinstance(objective, Task) else getattr(objective, "task", CLASSIFICATION)
+
+
+def objective_of(recipe: Recipe, dense: nn.Module, task: Task = CLASSIFICATION) -> Classification | Taught | Task:
     """What `recipe` asks to minimize; where it asks for a teacher, that is a copy of `dense` as it is now.
 
-    With a `loss` it is that, and `metric` is measured.
-
     Raises:
-        RecipeError: the recipe asks for what only classification has, or a metric comes without a loss.
+        RecipeError: the recipe smooths labels, and the task is no classification.
     """
-    if loss is not None:
-        _check_general(recipe)
-        return Task(loss, metric)
-    if metric is not None:
-        raise RecipeError("a metric is measured beside a loss of your own; of classification it is accuracy: pass loss")
+    classifies = task.loss is CLASSIFICATION.loss
+    if recipe.label_smoothing and not classifies:
+        raise RecipeError(
+            f"label_smoothing is of classification, and the task is {task.name}: make it part of a loss of your own"
+        )
     teacher = copy.deepcopy(dense).eval().requires_grad_(False) if recipe.distill else None
     if teacher is not None and recipe.precision == "bfloat16":
         teacher.to(memory_format=torch.channels_last)
-    return Classification(recipe.label_smoothing, teacher, recipe.distill, recipe.temperature)
-
-
-def _check_general(recipe: Recipe) -> None:
-    for field in ("label_smoothing", "distill"):
-        if getattr(recipe, field):
-            raise RecipeError(f"{field} is of classification; with a loss of your own, make it part of that loss")
-    if recipe.max_drop is not None or recipe.schedule in ("circular", "gap") or recipe.reload:
-        raise RecipeError(
-            "max_drop, reload and the schedules circular and gap go by a classifier's accuracy, and with a loss of "
-            "your own there is none: set prune or target_size"
-        )
+    if not classifies:
+        return task if teacher is None else Taught(task, teacher, recipe.distill, recipe.temperature)
+    return Classification(recipe.label_smoothing, teacher, recipe.distill, recipe.temperature, task)

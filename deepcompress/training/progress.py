@@ -11,7 +11,8 @@ from typing import Any
 class EpochResult:
     """One finished epoch.
 
-    `loss` is the mean training loss, `val_loss` that of validation data; `val_error` is in percent.
+    `loss` is the mean training loss, `val_loss` that of validation data; `val_error` is in percent, and
+    `val_metric` the task's metric there, for people.
 
     What was not measured is None: a network that is no classifier has no error.
     """
@@ -23,6 +24,7 @@ class EpochResult:
     val_error: float | None
     note: str = ""
     val_loss: float | None = None
+    val_metric: str = ""
 
 
 class Progress:

@@ -16,7 +16,8 @@ from deepcompress.compression.pipeline import compress
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import CheckpointError, DeepCompressError, FormatError, OutputError, RecipeError
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.training.loop import evaluate, fit
+from deepcompress.training.evaluation import evaluate
+from deepcompress.training.loop import fit
 from deepcompress.training.progress import Progress
 
 QUICK = Recipe(prune=0.7, bits=3, epochs=2, iterations=2, finetune_epochs=1, batch_size=32, seed=3)

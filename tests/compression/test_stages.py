@@ -11,7 +11,8 @@ from deepcompress.container.breakdown import inspect
 from deepcompress.errors import RecipeError
 from deepcompress.reading.loader import load
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.training.loop import evaluate, fit
+from deepcompress.training.evaluation import evaluate
+from deepcompress.training.loop import fit
 
 QUICK = {"epochs": 3, "finetune_epochs": 2}
 

@@ -17,7 +17,8 @@ from deepcompress.networks import build, match
 from deepcompress.networks.batchnorm import fold_statistics
 from deepcompress.reading.loader import fill
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import evaluate, fit
+from deepcompress.training.evaluation import evaluate
+from deepcompress.training.loop import fit
 
 SHAPES = {nn.BatchNorm1d: (6, 5), nn.BatchNorm2d: (6, 5, 4, 3), nn.BatchNorm3d: (6, 5, 4, 3, 2)}
 UNTRAINED = Recipe(prune=0.5, bits=4, retrain=False)

@@ -15,7 +15,7 @@ from deepcompress.prune import guard
 from deepcompress.prune.circular import prune_in_turn
 from deepcompress.prune.criteria.base import CRITERIA
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.training.loop import Evaluation, evaluate
+from deepcompress.training.evaluation import Evaluation, evaluate
 
 CIRCULAR = Recipe(schedule="circular", max_drop=5.0, prune=0.7, prune_step=0.25)
 
@@ -30,9 +30,9 @@ def scripted(monkeypatch, accuracies):
     """Stands in for `evaluate`: accuracies in order, the last one for ever."""
     left = list(accuracies)
 
-    def found(model, batches):
+    def found(model, batches, task):
         accuracy = left.pop(0) if len(left) > 1 else left[0]
-        return Evaluation(accuracy, 100 - accuracy, 1.0, 100)
+        return Evaluation(accuracy, 100 - accuracy, 1.0, 100, 100 - accuracy)
 
     monkeypatch.setattr(guard, "evaluate", found)
 
@@ -60,7 +60,7 @@ def test_a_layer_that_costs_too_much_is_held_and_the_others_go_on(monkeypatch, s
     assert torch.equal(model.needed.weight, before)
     assert masks.keep["needed.weight"].all()
     assert masks.kept("idle.weight") == 1  # it goes down to its last weight: 7 of 12, of which 8 were asked
-    assert watch.messages[0].startswith("accuracy fell to 84.90 %, below 85.00 %: rolled back")
+    assert watch.messages[0].startswith("error 15.10 %, more than 5 points worse than 10.00 %: rolled back")
     assert "needed.weight (100.0 % kept)" in watch.messages[0]
 
 
@@ -97,7 +97,7 @@ def test_an_end_that_loses_too_much_is_rolled_back(monkeypatch, signs):
     recipe = replace(CIRCULAR, epochs=1, prune=0.3, lr=1.0)
     masks, held = prune_in_turn(model, weights_of(model), signs, recipe, signs, watch)
     assert held == []
-    assert watch.messages[-1] == "retraining ended at an accuracy of 10.00 %: rolled back"
+    assert watch.messages[-1] == "retraining ended at error 90.00 %: rolled back"
     dense = TwoLayers().state_dict()
     assert all(torch.equal(value[masks.keep[name]], dense[name][masks.keep[name]])
                for name, value in model.state_dict().items())  # fmt: skip

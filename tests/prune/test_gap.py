@@ -15,7 +15,7 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.gap import GapHooks, prune_by_gap
 from deepcompress.prune.masks import Masks
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import Evaluation
+from deepcompress.training.evaluation import Evaluation
 from deepcompress.training.progress import Progress
 
 BY_GAP = Recipe(schedule="gap", gap=2.0, prune=0.75, prune_step=0.5, distribution="uniform", epochs=4)
@@ -27,10 +27,10 @@ def errors(monkeypatch):
     """Stands in for `evaluate`: (validation error, training error) of each look, filled by the test."""
     pairs, calls = [], []
 
-    def found(model, batches):
+    def found(model, batches, task):
         calls.append(batches)
         error = pairs[(len(calls) - 1) // 2][0 if batches is VAL else 1]
-        return Evaluation(100 - error, error, 1.0, 100)
+        return Evaluation(100 - error, error, 1.0, 100, error)
 
     monkeypatch.setattr(gap, "evaluate", found)
     return pairs

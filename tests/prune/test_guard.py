@@ -15,7 +15,7 @@ from deepcompress.prune.guard import prune_guarded
 from deepcompress.prune.masks import cut
 from deepcompress.prune.stage import prune
 from deepcompress.recipe import Recipe
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 from deepcompress.training.progress import Progress
 
 

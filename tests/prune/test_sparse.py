@@ -16,7 +16,7 @@ from deepcompress.prune.sparse import choice_of, erdos_renyi, random_masks, trai
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.data import DataSet
 from deepcompress.training.dense import DenseSettings
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 
 SETTINGS = DenseSettings(epochs=8, batch_size=32, lr=0.05)
 

@@ -16,7 +16,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune
 from deepcompress.quantize.sharing import Codebook, Grid, Member, TuningHooks, finish, share, still_kept, tune
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 
 
 def shared(model, recipe):

@@ -61,7 +61,10 @@ def test_headline(model_file):
 def test_stages_table(model_file):
     plain = {
         **vars(model_file),
-        "stages": [StageResult("dense", 4000, 1.0, 97.5, 0.0), StageResult("prune", 1234, 3.24, None, 61.26)],
+        "stages": [
+            StageResult("dense", 4000, 1.0, 97.5, 0.0, metric=2.5),
+            StageResult("prune", 1234, 3.24, None, 61.26),
+        ],
     }
     text = rendered(tables.stages_table(Result(**plain)))
     dense, prune = (line.split() for line in text.splitlines()[-2:])
@@ -87,7 +90,7 @@ def report(quiet):
         watch.batch(0.1, 9.0)  # before any stage: nothing to show
         watch.begin("prune", 12)
         watch.batch(0.5, 1.25)
-        watch.epoch(EpochResult("prune", 1, 12, 0.5, 3.25, "50.0 % [pruned]"))
+        watch.epoch(EpochResult("prune", 1, 12, 0.5, 3.25, "50.0 % [pruned]", None, "error 3.25 %"))
         watch.epoch(EpochResult("prune", 2, 12, 0.25, None))
         watch.message("a [note]")
 

@@ -17,7 +17,7 @@ from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.sparse import modules
 from deepcompress.sparse.matrix import SparseMatrix
 from deepcompress.sparse.modules import SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 
 RECIPE = Recipe(prune=0.95, bits=2, retrain=False)
 

@@ -20,7 +20,7 @@ from deepcompress.recipe import Recipe
 from deepcompress.studies import compare as library
 from deepcompress.studies.compare import Compared, compare, ranking_layer, spearman, summarize
 from deepcompress.training.data import DataSet
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 
 QUICK = Recipe(epochs=1, schedule="one-shot", batch_size=64, lr=0.01)
 ONE_CUT = replace(QUICK, epochs=0)
@@ -60,7 +60,8 @@ def test_rows_by_hand(dense, data):
     before = {name: value.clone() for name, value in dense.state_dict().items()}
     first, *rows = compare(dense, data, ["magnitude"], [0.75, 0.5, 0.5, 0], replace(ONE_CUT, distribution="uniform"))
     reference, test = (evaluate(dense, loader) for loader in (data.val_loader(), data.test_loader()))
-    assert first == Compared("dense", 0, False, 0.0, 0.0, reference.error, reference.loss, test.error)
+    assert first == Compared("dense", 0, False, 0.0, 0.0, reference.error, reference.loss, test.error,
+                             val_value=reference.error, test_value=test.error)  # fmt: skip
     assert [(row.criterion, row.retrained, row.prune) for row in rows] == [("magnitude", False, 0.5),
                                                                            ("magnitude", False, 0.75)]  # fmt: skip
     with torch.no_grad():
@@ -69,7 +70,17 @@ def test_rows_by_hand(dense, data):
             flat[flat.abs().argsort()[: len(flat) // 2]] = 0
     found, test = (evaluate(dense, loader) for loader in (data.val_loader(), data.test_loader()))
     assert numbers(rows)[0] == Compared(
-        "magnitude", 0, False, 0.5, 0.5, found.error, found.loss, test.error, spearman=1.0
+        "magnitude",
+        0,
+        False,
+        0.5,
+        0.5,
+        found.error,
+        found.loss,
+        test.error,
+        spearman=1.0,
+        val_value=found.error,
+        test_value=test.error,
     )
     dense.load_state_dict(before)
 
@@ -175,7 +186,8 @@ def test_the_layer_of_the_ranks(dense, data):
 
 def test_means_deviations_and_the_front_by_hand():
     def row(criterion, seed, prune, sparsity, error, retrained=False):
-        return Compared(criterion, seed, retrained, prune, sparsity, error, 0.1, error + 1, 0.1, 0.2, 1.0)
+        return Compared(criterion, seed, retrained, prune, sparsity, error, 0.1, error + 1, 0.1, 0.2, 1.0,
+                        val_value=error, test_value=error + 1)  # fmt: skip
 
     found = summarize([
         Compared("dense", 0, False, 0.0, 0.0, 0.5, 0.1, 0.5),
@@ -223,6 +235,7 @@ def test_json_csv_and_picture(work):
     found = from_json("compare", *work, *options)
     assert {
         "checkpoint", "data", "samples", "epochs", "schedule", "seeds", "reference", "rank_layer", "dense_error",
+        "dense_value", "metric", "normalize", "task",
         "dense_test_error", "criteria", "summary", "rows", "files", "command", "versions",
     } == set(found)  # fmt: skip
     assert (found["data"], found["samples"], found["epochs"], found["seeds"]) == ("blobs", 30, 1, [0, 1])

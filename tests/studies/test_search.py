@@ -23,7 +23,7 @@ from deepcompress.studies import search, sweep
 from deepcompress.studies.search import Found, Rule, look
 from deepcompress.studies.sweep import Outcome
 from deepcompress.training.data import DataSet
-from deepcompress.training.loop import Evaluation, evaluate
+from deepcompress.training.evaluation import Evaluation, evaluate
 
 FAST = ["--epochs", "2", "--finetune-epochs", "1", "--batch-size", "64", "--lr", "0.05"]
 
@@ -103,21 +103,21 @@ def outcome(errors, samples, loss):
 
 
 def test_points_are_counted_in_whole_samples():
-    rule = Rule.of(Evaluation(accuracy=99.0, error=1.0, loss=0.1, samples=200), 0.5)
+    rule = Rule.of(Evaluation(accuracy=99.0, error=1.0, loss=0.1, samples=200, value=1.0), 0.5)
     assert (rule.dense_errors, rule.most_errors, rule.most_loss) == (2, 3, None)
     assert rule.passes(outcome(3, 200, 9.0))
     assert not rule.passes(outcome(4, 200, 0.0))
-    assert Rule.of(Evaluation(90.0, 10.0, 0.1, 1000), 0.7).most_errors == 107  # 0.7 * 1000 / 100 is 6.999…
+    assert Rule.of(Evaluation(90.0, 10.0, 0.1, 1000, 10.0), 0.7).most_errors == 107  # 0.7 * 1000 / 100 is 6.999…
 
 
 def test_a_short_trial_may_lose_a_little_more():
-    rule = Rule.of(Evaluation(accuracy=99.0, error=1.0, loss=0.1, samples=200), 0.5)
+    rule = Rule.of(Evaluation(accuracy=99.0, error=1.0, loss=0.1, samples=200, value=1.0), 0.5)
     assert [rule.is_near(outcome(errors, 200, 9.0)) for errors in (0, 6, 7)] == [True, True, False]
     assert not rule.is_near(Outcome("x", {}, failure="too small"))
 
 
 def test_a_budget_finer_than_a_sample_looks_at_the_cross_entropy_too():
-    rule = Rule.of(Evaluation(accuracy=99.0, error=1.0, loss=0.1, samples=200), 0.1)
+    rule = Rule.of(Evaluation(accuracy=99.0, error=1.0, loss=0.1, samples=200, value=1.0), 0.1)
     assert rule.most_errors == 2
     assert rule.most_loss == 0.1
     assert rule.passes(outcome(2, 200, 0.1))

@@ -21,7 +21,7 @@ from deepcompress.networks.lenet import LeNet300100
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.studies.sensitivity import LayerPruned, sensitivity
 from deepcompress.training.data import TensorLoader
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 from deepcompress.training.progress import Progress
 
 QUICK = Recipe(epochs=2, batch_size=32, seed=3)
@@ -34,7 +34,7 @@ class Probe:
         self.states = []
         monkeypatch.setattr(deepcompress.studies.sensitivity, "evaluate", self)
 
-    def __call__(self, model, batches):
+    def __call__(self, model, batches, task):
         self.states.append({name: value.clone() for name, value in model.state_dict().items()})
         return evaluate(model, batches)
 
@@ -96,7 +96,7 @@ def test_the_errors_are_those_of_the_networks(dense, flat_test):
         flat = dense.fc2.weight.view(-1)
         flat[flat.abs().argsort()[: 3 * len(flat) // 4]] = 0
     found = evaluate(dense, flat_test)
-    assert rows[3] == LayerPruned("fc2.weight", 512, 0.75, found.error, found.loss)
+    assert rows[3] == LayerPruned("fc2.weight", 512, 0.75, found.error, found.loss, found.value)
 
 
 def test_zero_alone_and_small_fractions(dense, flat_test):
@@ -207,6 +207,7 @@ def test_json_csv_and_picture(work):
     found = from_json("sensitivity", work["dense"], *work["options"], "--prune", "0.25, 0.9")
     assert {
         "checkpoint", "data", "samples", "epochs", "dense_error", "rows", "files", "command", "versions",
+        "dense_value", "metric", "normalize", "task",
     } == set(found)  # fmt: skip
     assert (found["data"], found["samples"], found["epochs"]) == ("blobs", 30, 0)
     assert [(row["layer"], row["weights"], row["sparsity"]) for row in found["rows"]] == [
@@ -216,7 +217,7 @@ def test_json_csv_and_picture(work):
     ]
     assert {row["error"] for row in found["rows"][::3]} == {found["dense_error"]}
     text = Path("sensitivity/sensitivity.csv").read_text()
-    assert text.splitlines()[0] == "layer,weights,sparsity,error,loss"
+    assert text.splitlines()[0] == "layer,weights,sparsity,error,loss,value"
     expected = [{key: str(value) for key, value in row.items()} for row in found["rows"]]
     assert list(csv.DictReader(io.StringIO(text))) == expected
     assert found["files"] == ["sensitivity/sensitivity.csv", "sensitivity/sensitivity.png"]
@@ -242,7 +243,9 @@ def test_the_table(work):
     assert files == "a [b]/sensitivity.csv, a [b]/sensitivity.png"
     rows = list(csv.DictReader(io.StringIO(Path("a [b]/sensitivity.csv").read_text())))
     assert lines[0].split()[2:] == [f"{float(row['error']):.2f}" for row in rows[1:9]]
-    assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["4.weight (1 of 2)", "6.weight (2 of 2)"]
+    *lines, fed = result.stderr.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["4.weight (1 of 2)", "6.weight (2 of 2)"]
+    assert fed == "blobs: inputs as the data holds them; not normalized"
     assert succeed("sensitivity", work["dense"], *work["options"], "-q").stderr == ""
 
 
@@ -266,7 +269,7 @@ def test_a_loss_that_json_has_no_number_for(work):
     save_checkpoint("huge.pt", Checkpoint(state))
     found = from_json("sensitivity", "huge.pt", *work["options"], "--prune", "0.5", "--layer", "0")
     assert found["rows"][0]["loss"] is None
-    assert Path("sensitivity/sensitivity.csv").read_text().splitlines()[1].endswith(",")
+    assert Path("sensitivity/sensitivity.csv").read_text().splitlines()[1].split(",")[4] == ""
 
 
 @pytest.mark.parametrize(
@@ -301,5 +304,5 @@ def test_what_is_not_there(work):
 
 
 def test_a_row_is_plain_data():
-    row = LayerPruned("a", 4, 0.5, 1.0, 0.1)
-    assert asdict(row) == {"layer": "a", "weights": 4, "sparsity": 0.5, "error": 1.0, "loss": 0.1}
+    row = LayerPruned("a", 4, 0.5, 1.0, 0.1, 1.0)
+    assert asdict(row) == {"layer": "a", "weights": 4, "sparsity": 0.5, "error": 1.0, "loss": 0.1, "value": 1.0}

@@ -26,7 +26,7 @@ from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.report import tables
 from deepcompress.studies import sweep
 from deepcompress.training.data import DataSet
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 from deepcompress.training.progress import Progress
 
 QUICK = ["--epochs", "1", "--iterations", "1", "--finetune-epochs", "1", "--batch-size", "64"]
@@ -338,7 +338,10 @@ def test_each_point_is_what_compress_makes(work):
 
 def test_json_of_a_sweep(work):
     found, folder = work["json"], work["folder"] / "swept"
-    assert {"checkpoint", "network", "data", "points", "rows", "front", "files", "command", "versions"} == set(found)
+    assert {
+        "checkpoint", "network", "data", "normalize", "task", "metric", "points", "rows", "front", "files", "command",
+        "versions",
+    } == set(found)  # fmt: skip
     assert [row["name"] for row in found["rows"]] == [
         f"prune{prune}-bits{bits}-seed{seed}" for prune in ("0", "0.7") for bits in ("none", "3") for seed in (1, 0)
     ]
@@ -356,7 +359,7 @@ def test_csv_of_a_sweep(work):
     text = (work["folder"] / "swept" / "sweep.csv").read_text()
     assert text.splitlines()[0] == (
         "name,target_size,prune,bits,conv_bits,init,seed,file_bytes,ratio,kept,val_error,test_error,seconds,front,"
-        "failure"
+        "failure,metric,val_value,test_value"
     )
     rows = list(csv.DictReader(io.StringIO(text)))
     expected = [
@@ -392,7 +395,9 @@ def test_the_same_command_again_computes_nothing(work, calls):
     folder = work["folder"] / "swept"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     result = succeed("sweep", work["dense"], *work["options"], *work["axes"], "-o", folder)
-    assert result.stderr.strip() == "8 of 8 points are there already"
+    assert result.stderr.splitlines() == [
+        "8 of 8 points are there already", "blobs: inputs as the data holds them; not normalized"
+    ]  # fmt: skip
     assert calls.files == []
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -423,14 +428,14 @@ def test_what_people_read(work):
     assert f"{size:,}" in result.stdout
     assert "●" in result.stdout
     assert "a [b]/sweep.csv, a [b]/sweep.png, a [b]/points" in result.stdout
-    assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["1/2  bits1", "2/2  bits6"]
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["1/2  bits1", "2/2  bits6", "blobs"]
     assert succeed("sweep", work["dense"], *work["options"], "--no-retrain", "--bits", "1,6", "-q").stderr == ""
 
 
 def test_a_table_in_a_narrow_terminal():
     row = {
         "prune": 0.0, "bits": "none", "conv_bits": 12, "init": "density", "seed": 0, "file_bytes": 123456789,
-        "ratio": 12.345, "kept": 1.0, "val_error": 1.234, "test_error": 10.0, "seconds": 1000.0, "front": True,
+        "ratio": 12.345, "kept": 1.0, "val_value": 1.234, "test_value": 10.0, "seconds": 1000.0, "front": True,
         "failure": "",
     }  # fmt: skip
     failed = {**dict.fromkeys(row), "prune": 0.99, "failure": "why"}

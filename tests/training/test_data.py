@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from deepcompress.errors import DataError
+from deepcompress.training.check import takes_input
 from deepcompress.training.data import DATA_SETS, DEFAULT_DATA_DIR, DataSet, TensorLoader, data_dir, load_data
 
 X, Y = torch.arange(20.0).reshape(10, 2), torch.arange(10)
@@ -229,14 +232,22 @@ def test_npz(tmp_path):
     assert data.x_train.dtype is torch.float32
     assert data.y_train.dtype is torch.int64
     assert data.y_test.tolist() == source["y_test"].tolist()
+    assert torch.equal(data.x_test, torch.from_numpy(source["x_test"]).float())  # what the file holds
+    assert (data.normalize, data.inputs) == ("none", "as the data holds them")
+
+
+def test_normalized_by_the_data(tmp_path):
+    data = load_data(saved(tmp_path), normalize="data")
     assert torch.allclose(data.x_train.mean(0), torch.zeros(3), atol=1e-5)
     assert torch.allclose(data.x_train.std(0), torch.ones(3), atol=1e-5)
+    again = load_data(saved(tmp_path), normalize=data.normalize)  # as a file says it
+    assert all(torch.equal(one, other) for one, other in zip(parts(data)[2], parts(again)[2], strict=True))
 
 
 def test_test_data_does_not_touch_the_normalization(tmp_path):
-    first = load_data(saved(tmp_path))
+    first = load_data(saved(tmp_path), normalize="data")
     x_test = np.concatenate([arrays()["x_test"][:5], np.full((5, 3), 1e6)])
-    second = load_data(saved(tmp_path, x_test=x_test))
+    second = load_data(saved(tmp_path, x_test=x_test), normalize="data")
     assert torch.equal(first.x_train, second.x_train)
     assert torch.equal(first.x_val, second.x_val)
     assert torch.equal(first.x_test[:5], second.x_test[:5])
@@ -250,14 +261,98 @@ def test_npz_of_images(tmp_path):
     colour = chance.integers(0, 256, (30, 8, 9, 3), dtype=np.uint8)
     data = load_data(saved(tmp_path, x_train=colour, x_test=colour[:10]))
     assert data.x_test.shape == (10, 3, 8, 9)
-    assert torch.allclose(data.x_train.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
+    assert torch.equal(data.x_test, torch.from_numpy(colour[:10]).permute(0, 3, 1, 2) / 255)
     first = load_data(saved(tmp_path, x_train=colour.transpose(0, 3, 1, 2), x_test=colour[:10].transpose(0, 3, 1, 2)))
     assert torch.equal(first.x_test, data.x_test)
 
 
 def test_a_constant_pixel_does_not_divide_by_zero(tmp_path):
-    data = load_data(saved(tmp_path, x_train=np.ones((30, 3)), x_test=np.ones((10, 3))))
+    data = load_data(saved(tmp_path, x_train=np.ones((30, 3)), x_test=np.ones((10, 3))), normalize="data")
     assert torch.equal(data.x_test, torch.zeros(10, 3))
+
+
+def test_bytes_deep_images_and_foreign_byte_orders(tmp_path):
+    chance = np.random.default_rng(0)
+    deep = chance.integers(0, 1 << 16, (30, 8, 8)).astype(">u2")
+    data = load_data(saved(tmp_path, x_train=deep, x_test=deep[:10]))
+    assert torch.equal(data.x_test, torch.from_numpy(deep[:10].astype(np.float32))[:, None] / 65535)
+    for kind in (">f4", "<f8", ">f8", "f2", np.longdouble):
+        rows = chance.normal(size=(30, 3)).astype(kind)
+        data = load_data(saved(tmp_path, x_train=rows, x_test=rows[:10], y_train=np.zeros(30, ">i2"),
+                               y_test=np.ones(10, ">i2")))  # fmt: skip
+        assert torch.equal(data.x_test, torch.from_numpy(rows[:10].astype(np.float32)))
+        assert data.y_test.tolist() == [1] * 10
+    rgba = chance.integers(0, 256, (30, 9, 8, 4), dtype=np.uint8)
+    data = load_data(saved(tmp_path, x_train=rgba, x_test=rgba[:10]))
+    assert torch.equal(data.x_test, torch.from_numpy(rgba[:10]).permute(0, 3, 1, 2) / 255)
+
+
+def test_tokens_signals_and_targets_of_other_tasks(tmp_path):
+    chance = np.random.default_rng(0)
+    tokens, signals = chance.integers(0, 900, (30, 7)), chance.normal(size=(30, 2, 50))
+    data = load_data(saved(tmp_path, x_train=tokens, x_test=tokens[:10], y_train=tokens, y_test=tokens[:10]))
+    assert torch.equal(data.x_test, torch.from_numpy(tokens[:10]))
+    assert torch.equal(data.y_test, data.x_test)
+    with pytest.raises(DataError, match="mine: its inputs stay whole numbers, which are not normalized"):
+        load_data(str(tmp_path / "mine.npz"), normalize="data")
+    values = signals.mean((1, 2))
+    data = load_data(saved(tmp_path, x_train=signals, x_test=signals[:10], y_train=values, y_test=values[:10]))
+    assert torch.equal(data.x_test, torch.from_numpy(signals[:10]).float())
+    assert data.y_test.dtype is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("array", "network", "shape", "kind"),
+    [
+        (np.zeros((30, 8, 8)), nn.Conv2d(1, 2, 3), (1, 8, 8), torch.float32),  # grey images as floats
+        (np.zeros((30, 8, 8)), nn.Conv1d(8, 2, 3), (8, 8), torch.float32),  # signals
+        (np.zeros((30, 2, 8)), nn.Conv2d(2, 2, 1), (2, 8), torch.float32),  # two images are not one of two channels
+        (np.zeros((30, 8, 8), np.uint8), nn.Conv1d(8, 2, 3), (8, 8), torch.float32),
+        (np.zeros((30, 8), np.uint8), nn.Embedding(256, 2), (8,), torch.int64),  # bytes that are looked up
+        (np.zeros((30, 8), np.int32), nn.Embedding(256, 2), (8,), torch.int64),
+        (np.zeros((30, 8), np.int32), nn.Linear(8, 2), (8,), torch.float32),  # columns of a table
+        (np.zeros((30, 9, 8, 3), np.float32), nn.Conv2d(9, 2, 1), (9, 8, 3), torch.float32),
+    ],
+)
+def test_the_network_says_which_of_several_forms_is_meant(tmp_path, array, network, shape, kind):
+    path = saved(tmp_path, x_train=array, x_test=array[:10])
+    data = load_data(path, takes=partial(takes_input, network))
+    assert (tuple(data.x_test.shape[1:]), data.x_test.dtype) == (shape, kind)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "mean", "deviation"),
+    [("0.5,0.25", 0.5, 0.25), ("1,2,3,4,5,6", [1, 2, 3], [4, 5, 6]), ("imagenet", [0.485, 0.456, 0.406],
+     [0.229, 0.224, 0.225])],
+)  # fmt: skip
+def test_normalized_by_numbers(tmp_path, normalize, mean, deviation):
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 9, 3), dtype=np.uint8)
+    data = load_data(saved(tmp_path, x_train=images, x_test=images[:10]), normalize=normalize)
+    expected = (images[:10].astype(np.float32) / 255 - np.float32(mean)) / np.float32(deviation)
+    assert torch.allclose(data.x_test, torch.from_numpy(expected).permute(0, 3, 1, 2), atol=1e-5)
+    again = load_data(str(tmp_path / "mine.npz"), normalize=data.normalize)
+    assert torch.equal(again.x_test, data.x_test)
+
+
+@pytest.mark.parametrize("normalize", ["", "mean", "0.5", "1,2,3", "nan,1", "0,inf", "0,0", "0,-1", "1e999,1", "0x1,1"])
+def test_normalizations_that_are_none(normalize):
+    with pytest.raises(DataError, match="--normalize"):
+        load_data("digits", normalize=normalize)
+
+
+def test_known_data_is_as_ever_unless_it_is_said_otherwise(digits):
+    assert (digits.normalize, digits.inputs) == ("", "")
+    assert load_data("digits", normalize="data").normalize == ""
+    raw = load_data("digits", normalize="none")
+    assert raw.normalize == "none"
+    assert (float(raw.x_train.min()), float(raw.x_train.max())) == (0.0, 1.0)
+    assert "2 channels, but inputs of shape (1, 28, 28) have 1" in refused_normalization("0,0,1,1")
+
+
+def refused_normalization(normalize):
+    with pytest.raises(DataError) as caught:
+        load_data("digits", normalize=normalize)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -268,9 +363,13 @@ def test_a_constant_pixel_does_not_divide_by_zero(tmp_path):
         ({"x_test": np.zeros((0, 3)), "y_test": np.zeros(0, int)}, r"x_test has shape \(0, 3\)"),
         ({"x_train": np.zeros((2, 3)), "y_train": np.zeros(2, int)}, r"as many, 3 or more"),
         ({"x_train": np.array(3.0)}, r"x_train has shape \(\)"),
-        ({"y_train": np.zeros((30, 3), int)}, r"y_train \(30, 3\)"),
+        ({"y_train": np.zeros((30, 3), int)}, r"samples of y_train are \(3,\), but those of y_test \(\)"),
+        ({"y_train": np.array(["a"] * 30)}, "y_train is <U1"),
+        ({"y_train": np.array(3)}, r"y_train \(\)"),
+        ({"x_train": np.full((30, 3), 1e300)}, "ones that float32 has not"),
+        ({"x_train": np.zeros((30, 3), np.uint8)}, "x_train is uint8, but x_test float64; make both the same"),
         ({"x_test": np.zeros((10, 4))}, r"samples of x_train are \(3,\), but those of x_test \(4,\)"),
-        ({"y_train": np.zeros(30)}, "y_train is float64; images are numbers, and labels are integers"),
+        ({"y_train": np.zeros(30)}, "y_train is float64, but y_test int64; make both the same"),
         ({"x_train": np.array([["a"] * 3] * 30)}, "x_train is <U1"),
         ({"x_train": np.zeros((30, 3), complex)}, "x_train is complex128"),
         ({"x_train": np.array([[None] * 3] * 30)}, "not a readable .npz file"),

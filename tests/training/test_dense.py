@@ -9,7 +9,7 @@ from samples import SIDE, blobs, conv_net
 
 from deepcompress.training.data import DataSet
 from deepcompress.training.dense import DenseSettings, train_dense
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 from deepcompress.training.objective import Classification
 from deepcompress.training.progress import Progress
 

@@ -20,7 +20,7 @@ from deepcompress.prune.criteria.base import Criterion, find, judge, samples
 from deepcompress.prune.masks import Masks, cut
 from deepcompress.recipe import Recipe
 from deepcompress.studies.sensitivity import sensitivity
-from deepcompress.training.loop import evaluate
+from deepcompress.training.evaluation import evaluate
 
 WITH_DATA = ("taylor1", "taylor2", "taylor12", "l1-factor", "l2-factor", "empirical")
 TRAIN = batches(64, seed=1)

@@ -1,0 +1,176 @@
+"""What a person says of data and task, and what becomes of it: a network and its data that fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deepcompress.cli.common import build_model, is_packed, network_name
+from deepcompress.errors import DataError, DeepCompressError, RecipeError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from deepcompress.checkpoint import Checkpoint
+    from deepcompress.training.data import DataSet
+    from deepcompress.training.tasks import Task
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person said of data and task: options as they were given, so that other processes can be told."""
+
+    data: str | None = None
+    data_dir: str | None = None
+    device: str = "auto"
+    task: str | None = None
+    loss: str | None = None
+    metric: str | None = None
+    normalize: str | None = None
+
+    @classmethod
+    def taken_from(cls, settings: dict[str, Any]) -> Asked:
+        """Those options, which are no longer among `settings` then."""
+        return cls(**{field.name: settings.pop(field.name) for field in fields(cls)})
+
+    def samples(self, source: Checkpoint, file: str, model: nn.Module | None = None) -> DataSet:
+        """The data that a person named, or else the file, fed as the network takes it."""
+        from deepcompress.training.check import takes_input
+        from deepcompress.training.data import load_data
+
+        takes = None if model is None else partial(takes_input, model)
+        return load_data(data_name(self.data, source.data, file), self.data_dir, self.normalize or said(source), takes)
+
+    def settled(self, model: nn.Module, samples: DataSet, test_only: bool = False) -> DataSet:
+        """The data with its task, found to suit the network."""
+        from deepcompress.training.check import settle
+
+        loss, metric = (function_of(spec, f"--{name}") for name, spec in (("loss", self.loss), ("metric", self.metric)))
+        batches = list(samples.test_loader()) if test_only else samples.all_batches()
+        task = settle(model, [batches], self.task, loss, metric)
+        if self.loss or self.metric:  # points of a study are known by it
+            task = replace(task, name=" ".join(filter(None, (self.task, self.loss, self.metric))))
+        return replace(samples, task=task)
+
+
+def said(source: Checkpoint) -> str | None:
+    """How a file says that inputs are normalized; what others may keep under that name is no business of ours."""
+    from deepcompress.container.normalize import Normalization
+
+    found = source.facts.get("normalize")
+    try:
+        return str(Normalization.parse(str(found))) if found else None
+    except ValueError:
+        return None
+
+
+def function_of(spec: str | None, option: str) -> Callable[..., Any] | None:
+    """The function ``file.py:name`` that a person named on the command line.
+
+    Raises:
+        RecipeError: there is no such file or function, or the file fails.
+    """
+    import runpy
+
+    if spec is None:
+        return None
+    path, _, name = spec.rpartition(":")
+    if not path.endswith(".py"):
+        raise RecipeError(f"{option} {spec}: write file.py:function")
+    if not Path(path).is_file():
+        raise RecipeError(f"{option} {spec}: the file {path} does not exist")
+    try:
+        found = runpy.run_path(path).get(name)
+    except Exception as error:  # it is the user's code
+        raise RecipeError(f"{option} {spec}: {path} fails with {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise RecipeError(f"{option} {spec}: {path} defines no function named {name!r}")
+    function: Callable[..., Any] = found
+    return function
+
+
+def tell(samples: DataSet, quiet: bool) -> None:
+    """Say how the user's own data is fed, and what it is for if that was told by its shapes."""
+    from deepcompress.training.tasks import CLASSIFICATION
+
+    parts = [samples.inputs] if samples.inputs else []
+    if samples.normalize:
+        parts.append("not normalized" if samples.normalize == "none" else f"normalized by {samples.normalize}")
+    if samples.task.name != CLASSIFICATION.name:
+        parts.append(f"task {samples.task.name}, of which {samples.task.metric} is measured")
+    if parts and not quiet:
+        click.echo(f"{samples.name}: inputs {'; '.join(parts)}", err=True)
+
+
+def facts_of(samples: DataSet) -> dict[str, str]:
+    """What JSON says of the data: known data sets are normalized by their training data."""
+    return {"normalize": samples.normalize or "data", "task": samples.task.name, "metric": samples.task.metric}
+
+
+def axis_of(task: Task) -> str:
+    """What an axis of a picture is called that has the task's metric on validation data."""
+    unit = f" ({task.unit.strip()})" if task.unit else ""
+    return f"Validation {task.metric.lower() if task.metric in ('Error', 'Loss') else task.metric}{unit}"
+
+
+def model_and_data(source: Checkpoint, file: str, name: str | None, asked: Asked) -> tuple[nn.Module, DataSet]:
+    """The network `name` with the tensors of `source`, and its data, on the device, found to fit each other."""
+    from deepcompress.training.loop import pick_device
+
+    model = build_model(source, name, file, "retrained").to(pick_device(asked.device))
+    samples = asked.samples(source, file, model).to(next(model.parameters()).device)
+    return model, asked.settled(model, samples)
+
+
+def example_input(
+    source: Checkpoint, file: str, asked: Asked, shape: tuple[int, ...] | None, model: nn.Module | None = None
+) -> torch.Tensor:
+    """Two samples that a network takes: of the `shape` that a person gave, at random, or the first of its data."""
+    import torch
+
+    if shape is not None:
+        return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    return asked.samples(source, file, model).x_val[:2]
+
+
+def example_of_file(file: str, asked: Asked, shape: tuple[int, ...] | None, model: nn.Module) -> torch.Tensor:
+    """As `example_input`, of a .dc file whose tensors nobody needs."""
+    from deepcompress.checkpoint import Checkpoint
+    from deepcompress.container.reader import ModelFile
+
+    with ModelFile(file) as opened:
+        named = opened.header.data or None
+    return example_input(Checkpoint({}, data=named), file, asked, shape, model)
+
+
+def read_model_and_data(file: str, trust_pickle: bool, network: str | None, asked: Asked) -> tuple[nn.Module, DataSet]:
+    """As `model_and_data`, from the checkpoint `file` on: other processes can call it."""
+    from deepcompress.checkpoint import open_checkpoint
+
+    source = open_checkpoint(file, trust_pickle)
+    return model_and_data(source, file, network or network_name(source), asked)
+
+
+def data_name(given: str | None, named: str | None, file: str) -> str:
+    """The data that a person named, else that which the file names.
+
+    A .dc file may come from anybody: what it names is looked for among the known data sets, and not on the disk.
+    """
+    from deepcompress.training.data import DATA_SETS
+
+    if given:
+        return given
+    if not named:
+        raise DeepCompressError(f"{file}: names no data set; say which with --data (digits, mnist, …, DIR, FILE.npz)")
+    if named in DATA_SETS or (Path(named).exists() and not is_packed(file)):
+        return named
+    raise DataError(
+        f"{file}: the file names the data {named!r}, which is a folder or .npz file of whoever made it: "
+        "give it with --data"
+    )
