@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from deepcompress.compression.from_file import asks_for_more, restore, settings_of
 from deepcompress.compression.result import Result, kept_line
@@ -16,6 +15,7 @@ from deepcompress.compression.writing import Delivery, Stages, contiguous_state,
 from deepcompress.errors import DeepCompressError, NetworkError, RecipeError
 from deepcompress.files import check_writable
 from deepcompress.layers import live_tensors
+from deepcompress.networks.copies import unwrapped
 from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import computed
 from deepcompress.prune.criteria.base import Evidence
@@ -28,9 +28,6 @@ from deepcompress.recipe import Recipe
 from deepcompress.training.loop import LR_SCHEDULES
 from deepcompress.training.objective import Loss, Objective, Task, cross_entropy
 from deepcompress.training.progress import Progress
-
-#: Wrappers that hold the network as ``module``, and give its tensors other names.
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
 class Compressor:
@@ -374,15 +371,6 @@ class _Tuning:
         if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):  # a scaler skips steps that are not
             self._optimizer.step()
         self.hooks.after_step()
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, without what torch's compiler, data parallelism or averaging puts around it."""
-    while True:
-        inner = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def _objective(loss: Loss | None) -> Objective:

@@ -17,8 +17,9 @@ from deepcompress.compression.writing import Delivery, Stages, contiguous_state,
 from deepcompress.errors import RecipeError
 from deepcompress.files import check_writable
 from deepcompress.layers import live_tensors
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import Batches
-from deepcompress.networks.parametrized import bake, copied
+from deepcompress.networks.parametrized import bake
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes

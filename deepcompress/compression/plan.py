@@ -20,7 +20,8 @@ from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.stages import ByFraction, BySize, Job
 from deepcompress.compression.writing import Delivery, contiguous_state, layers_of
 from deepcompress.layers import Layer, buffers_of, check_choice, check_finite, check_plain, compressible, tied_to
-from deepcompress.networks.parametrized import bake, copied
+from deepcompress.networks.copies import copied
+from deepcompress.networks.parametrized import bake
 from deepcompress.prune.costs import mask_bits
 from deepcompress.prune.masks import Masks, keep_mask, share_out
 from deepcompress.prune.scores import profile

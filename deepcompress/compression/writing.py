@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from deepcompress.errors import CheckpointError
 from deepcompress.files import write_atomic
 from deepcompress.layers import Layer, buffers_of, check_choice, check_finite, compressible, tied_to
 from deepcompress.networks.batchnorm import fold_statistics
+from deepcompress.networks.copies import copied
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections, silence
 from deepcompress.quantize.sharing import Codebook
@@ -56,7 +56,7 @@ class Delivery:
 
     def fixed_bytes(self) -> int:
         """Bytes of the file if the layers took none."""
-        bare = copy.deepcopy(self.model)
+        bare = copied(self.model)
         state = contiguous_state(bare)
         layers = compressible(state, self.recipe, buffers_of(bare))
         vectors = finish_small(bare, state, self.recipe)

@@ -7,20 +7,15 @@ evaluation: bit for bit the same outputs, and nothing left to compute.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
-
-from deepcompress.errors import NetworkError
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 def bake(network: nn.Module) -> list[str]:
@@ -49,24 +44,6 @@ def bake(network: nn.Module) -> list[str]:
 def computed(network: nn.Module) -> list[str]:
     """The fully qualified names of the weights that `bake` would make plain."""
     return [name for name, _ in _computed(network)]
-
-
-def copied(network: Module) -> Module:
-    """A deep copy of a network, which is left as it was.
-
-    Raises:
-        NetworkError: it cannot be copied.
-    """
-    for module in network.modules():
-        for key, value in vars(module).items():
-            # What the last forward computed, and the next one will: with its graph it could not be copied.
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                vars(module)[key] = value.detach()
-    try:
-        return copy.deepcopy(network)
-    except Exception as error:  # the user's modules may hold anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise NetworkError(f"the network {type(network).__name__} cannot be copied: {reason}") from error
 
 
 def _computed(network: nn.Module) -> Iterator[tuple[str, Callable[[], Any]]]:

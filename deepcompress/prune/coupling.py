@@ -7,7 +7,6 @@ softmax over the channels, a group norm); so a group is believed only after a tr
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import DeepCompressError
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import each_tensor, predict, tensors_in
 from deepcompress.prune.units import Group
 
@@ -35,7 +35,7 @@ def channels(model: nn.Module, weights: Mapping[str, torch.Tensor], example: Any
     Raises:
         DeepCompressError: torch-pruning is not installed, or the network does not run on the example.
     """
-    probe = copy.deepcopy(model).cpu().double().eval().requires_grad_(True)
+    probe = copied(model).cpu().double().eval().requires_grad_(True)
     example = in_float64(example)
     found = [group for group in _traced(probe, example) if _fits(group, probe, weights)]
     if not found or _harmless(probe, found, example):
@@ -145,7 +145,7 @@ def _harmless(model: nn.Module, groups: Sequence[Group], example: Any) -> bool:
 @torch.no_grad()
 def _unseen(model: nn.Module, groups: Sequence[Group], gone: Sequence[torch.Tensor], example: Any) -> bool:
     """Whether units that are `gone` change nothing once nothing reads them any more."""
-    trial = copy.deepcopy(model)
+    trial = copied(model)
     state = trial.state_dict()
     chosen = list(zip(groups, gone, strict=True))
     _zero(state, [(group.columns, 1, units) for group, units in chosen])

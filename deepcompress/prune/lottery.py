@@ -9,8 +9,9 @@ from torch import nn
 
 from deepcompress.errors import RecipeError
 from deepcompress.layers import check_finite
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import Batches
-from deepcompress.networks.parametrized import bake, copied
+from deepcompress.networks.parametrized import bake
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.guard import Guard
 from deepcompress.prune.masks import Masks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from deepcompress.errors import NetworkError
 from deepcompress.layers import compressible
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import each_tensor, predict, to_device
 from deepcompress.prune.coupling import TOLERANCE, channels, close, in_float64, outputs_of
 from deepcompress.prune.units import Group
@@ -61,14 +61,14 @@ def shrink(model: nn.Module, example: Any) -> Shrunk:
         DeepCompressError: torch-pruning is missing, or cannot trace the network.
         NetworkError: the network does not run on the example.
     """
-    model = copy.deepcopy(model).eval()
+    model = copied(model).eval()
     state = model.state_dict()
     weights = {layer.name: state[layer.name] for layer in compressible(state)}
     before = cost(model, example)
     dead = _unread(weights, channels(model, weights, example))
     going = [(group, _but_one(group, gone)) for group, gone in dead]
     going = [(group, gone) for group, gone in going if bool(gone.any())]
-    expected = outputs_of(copy.deepcopy(model).cpu().double(), in_float64(example))
+    expected = outputs_of(copied(model).cpu().double(), in_float64(example))
     smaller = _without(model, going, example, expected)
     if smaller is None:  # one by one, those that can go
         done: list[Gone] = []
@@ -142,10 +142,10 @@ def _without(model: nn.Module, going: Sequence[Gone], example: Any, expected: An
                 kept[name, dimension] = kept.get((name, dimension), True) & stays
     for (name, dimension), stays in kept.items():
         state[name] = state[name].index_select(dimension, stays.nonzero().flatten().to(state[name].device))
-    smaller = copy.deepcopy(model)
+    smaller = copied(model)
     try:
         fill(smaller, state, "the smaller network")
     except NetworkError:
         return None
-    found = outputs_of(copy.deepcopy(smaller).cpu().double(), in_float64(example))
+    found = outputs_of(copied(smaller).cpu().double(), in_float64(example))
     return smaller if close(expected, found, TOLERANCE) else None

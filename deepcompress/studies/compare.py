@@ -5,7 +5,6 @@ Every row starts from the dense weights. Validation data decides all; the test e
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from deepcompress.compression.stages import ByFraction, Job
 from deepcompress.compression.writing import layers_of
 from deepcompress.errors import DeepCompressError, RecipeError
 from deepcompress.layers import Layer, live_tensors
+from deepcompress.networks.copies import copied
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
@@ -185,7 +185,7 @@ class _Bench:
     def evidence(self, recipe: Recipe) -> Evidence:
         """A copy of the dense network, with training data that starts anew, so that no row depends on another."""
         seed_everything(recipe.seed)
-        work = copy.deepcopy(self.model)
+        work = copied(self.model)
         tensors = live_tensors(work, work.state_dict())
         weights = {layer.name: tensors[layer.name] for layer in self.layers}
         train = self.data.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)

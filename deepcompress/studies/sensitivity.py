@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import glob
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.layers import Layer, check_finite, check_rules, compressible, live_tensors
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import Batches
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
@@ -83,7 +83,7 @@ def sensitivity(
         rows.append(LayerPruned(layer.name, layer.weights, 0.0, dense.error, dense.loss))
         for step in steps:
             rewind()
-            work = copy.deepcopy(model)
+            work = copied(model)
             removed = layer.weights - _cut(work, layer.name, step, train_loader, recipe, watch).kept(layer.name)
             found = evaluate(work, val_loader)
             rows.append(LayerPruned(layer.name, layer.weights, removed / layer.weights, found.error, found.loss))

@@ -9,7 +9,6 @@ stopped, a point is there whole or not at all, and the next sweep goes on from t
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import signal
@@ -31,6 +30,7 @@ from deepcompress.compression.result import Result
 from deepcompress.errors import DeepCompressError, RecipeError, ResumeError
 from deepcompress.files import write_atomic
 from deepcompress.layers import check_finite, check_rules, compressible
+from deepcompress.networks.copies import copied
 from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training.data import DataSet
@@ -220,7 +220,7 @@ def journal_of(path: Path) -> Path:
 
 def reloaded(model: nn.Module, path: Path) -> nn.Module:
     """A copy of `model` with the tensors of the file at `path`, which was made of it."""
-    back = copy.deepcopy(model)
+    back = copied(model)
     most = sum(value.nbytes for value in model.state_dict().values())
     fill(back, load_state_dict(path, max_bytes=most), str(path))
     return back

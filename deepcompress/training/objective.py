@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepcompress.errors import RecipeError
+from deepcompress.networks.copies import copied
 from deepcompress.recipe import Recipe
 
 #: The loss of a batch, a scalar, from what the network gave, the inputs, and the targets. Of a classifier: the logits
@@ -93,7 +93,7 @@ def objective_of(
         return Task(loss, metric)
     if metric is not None:
         raise RecipeError("a metric is measured beside a loss of your own; of classification it is accuracy: pass loss")
-    teacher = copy.deepcopy(dense).eval().requires_grad_(False) if recipe.distill else None
+    teacher = copied(dense).eval().requires_grad_(False) if recipe.distill else None
     if teacher is not None and recipe.precision == "bfloat16":
         teacher.to(memory_format=torch.channels_last)
     return Classification(recipe.label_smoothing, teacher, recipe.distill, recipe.temperature)
