@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deepcompress.cli.common import (
+    SMALLER,
     build_model,
     data_name,
     example_input,
@@ -188,13 +189,16 @@ def _shrunk(
     input_shape: tuple[int, ...] | None,
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The smaller network as a checkpoint, and what JSON says of it."""
+    from deepcompress.layers import tensors_of
+    from deepcompress.networks.adapt import is_smaller as is_smaller_network
     from deepcompress.prune.shrink import shrink
 
     name = network or network_name(source)
     model = build_model(source, name, file, "shrunk")
     found = shrink(model, example_input(source, file, data, data_dir, input_shape))
     named = storable(name or "") or None
-    return replace(source, state=found.network.state_dict(), network=named), found.as_dict()
+    facts = {**source.facts, SMALLER: 1} if is_smaller_network(found.network) else source.facts
+    return replace(source, state=tensors_of(found.network), network=named, facts=facts), found.as_dict()
 
 
 def _cost_lines(more: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from deepcompress.compression.stages import Job
 from deepcompress.compression.writing import Delivery, Stages, contiguous_state, finish_small, kept_of, layers_of
 from deepcompress.errors import DeepCompressError, NetworkError, RecipeError
 from deepcompress.files import check_writable
-from deepcompress.layers import live_tensors
+from deepcompress.layers import live_tensors, tensors_of
 from deepcompress.networks.copies import unwrapped
 from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import computed
@@ -23,7 +23,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import PruningHooks
 from deepcompress.quantize.sharing import Codebook, TuningHooks, finish, still_kept
 from deepcompress.reading.arrays import dense_bytes
-from deepcompress.reading.loader import fill, load_state_dict
+from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
 from deepcompress.training.loop import LR_SCHEDULES
 from deepcompress.training.objective import Loss, Objective, Task, cross_entropy
@@ -118,7 +118,7 @@ class Compressor:
             NetworkError: its tensors do not fit.
         """
         network_itself = unwrapped(model)
-        fill(network_itself, load_state_dict(path), str(path))
+        fill_from(network_itself, path)
         settings = recipe or Recipe.from_dict(settings_of(path), str(path))
         compressor = cls(network_itself, settings, network=network, data=data, watch=watch)
         compressor._former = restore(path, live_tensors(network_itself, compressor._delivery.state))
@@ -201,7 +201,7 @@ class Compressor:
         Raises:
             NetworkError: it has not the same tensors.
         """
-        tensors = live_tensors(unwrapped(model), unwrapped(model).state_dict())
+        tensors = live_tensors(unwrapped(model), tensors_of(unwrapped(model)))
         for name, mask in self.masks.keep.items():
             if name not in tensors or tensors[name].shape != mask.shape:
                 raise NetworkError(f"the network {type(model).__name__} has no tensor {name} of shape {mask.shape}")

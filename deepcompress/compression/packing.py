@@ -19,6 +19,7 @@ from deepcompress.coding.encoder import (
     survey,
 )
 from deepcompress.coding.tensors import DType, EncodedTensor, TensorInfo
+from deepcompress.container.entries import Extension
 from deepcompress.container.writer import pack
 from deepcompress.layers import Layer, is_layer, tied_to
 from deepcompress.quantize.sharing import Codebook
@@ -93,6 +94,7 @@ def pack_state(
     network: str = "",
     data: str = "",
     coder: str | None = None,
+    extensions: Sequence[Extension] = (),
 ) -> bytes:
     """A whole .dc file in memory.
 
@@ -105,8 +107,9 @@ def pack_state(
         codebooks: those of the tensors that are shared, as `quantize.sharing.share` left them; vectors may be among
             them.
         coder: instead of the recipe's: "fixed" for the paper's stages 1 and 2, where streams have fixed widths.
+        extensions: what else the header says (`container.extensions`).
     """
-    return pack(encode_state(state, layers, codebooks, recipe, coder), network, data)
+    return pack(encode_state(state, layers, codebooks, recipe, coder), network, data, extensions)
 
 
 def encode_state(

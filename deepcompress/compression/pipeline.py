@@ -16,14 +16,14 @@ from deepcompress.compression.stages import ByFraction, ByMasks, BySize, Job
 from deepcompress.compression.writing import Delivery, Stages, contiguous_state, finish_small, kept_of, layers_of
 from deepcompress.errors import RecipeError
 from deepcompress.files import check_writable
-from deepcompress.layers import live_tensors
+from deepcompress.layers import live_tensors, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import bake
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
-from deepcompress.reading.loader import fill, load_state_dict
+from deepcompress.reading.loader import fill_from, load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
 from deepcompress.training.journal import Journal, about_run, fingerprint, recording
@@ -159,7 +159,7 @@ class _Order:
         for name in bake(work):
             self.watch.message(f"{name} is computed from other tensors: trained and stored is what it came to")
         if self.start is not None:
-            fill(work, load_state_dict(self.start), str(self.start))
+            fill_from(work, self.start)
         if self.recipe.low_rank is None:
             return work, work
         dense = copied(work)
@@ -191,7 +191,7 @@ def _compress(order: _Order) -> Result:
     seed_everything(recipe.seed)
     current = dense
     stages = Stages(
-        dense_bytes(dense.state_dict()),
+        dense_bytes(tensors_of(dense)),
         lambda: None if order.report is None else measure(current, order.report, objective),
     )
     stages.finish("dense", stages.dense)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.compression.packing import Packer
 from deepcompress.compression.result import Result, StageResult, kept_line
 from deepcompress.container.breakdown import inspect
+from deepcompress.container.extensions import SMALLER, pack_extra_state
 from deepcompress.container.writer import planned_size, save
-from deepcompress.errors import RecipeError
+from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.files import check_writable
 from deepcompress.layers import Layer, check_choice, check_finite, check_plain, is_kept, is_layer, tied_to
 from deepcompress.prune.masks import prune_in_place, share_out
@@ -41,17 +43,21 @@ def compress_state(
     network: str = "",
     data: str = "",
     buffers: Collection[str] = (),
+    smaller: bool = False,
     watch: Progress | None = None,
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
 
     Args:
-        state: tensors by name: a state_dict, which is not changed, or a mapping that is no dict and gives a new
-            tensor of its own each time it is asked (`checkpoint.open_checkpoint`), about twice for each.
+        state: tensors by name: a state_dict, which is not changed (extra states of modules may be in it, if they are
+            plain data), or a mapping that is no dict and gives a new tensor of its own each time it is asked
+            (`checkpoint.open_checkpoint`), about twice for each.
         recipe: settings; those of training have no effect.
         path: the file to write; an old one is replaced at the very end, or not at all.
         network, data: names to store in the file.
         buffers: names of the tensors that are known to be no parameters: they are left alone.
+        smaller: whether units were taken out of the network (`prune.shrink`): then the file says that its tensors may
+            be smaller than those of the network that takes them.
         watch: told what happens.
 
     Raises:
@@ -74,6 +80,8 @@ def compress_state(
     if recipe.weighting != "none":
         raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
     check_writable(path)
+    state, extra = _apart(state)
+    extensions = (*([SMALLER] if smaller else []), *pack_extra_state(extra))
     started = time.perf_counter()
     content = _look_through(state, recipe, buffers, watch)
     losses, floored = share_out(content.profiles, recipe)
@@ -84,8 +92,8 @@ def compress_state(
     watch.message(kept_line(kept, sum(losses.values()) / total))
     stream = _Stream(state, content, losses, recipe, watch)
     pruned = time.perf_counter()
-    save(path, stream, network, data)
-    sizes = [planned_size(infos.items(), network, data) for infos in (stream.pruned, stream.shared)]
+    save(path, stream, network, data, extensions)
+    sizes = [planned_size(infos.items(), network, data, extensions) for infos in (stream.pruned, stream.shared)]
     kept |= stream.kept
     found = inspect(path)
     now = time.perf_counter()
@@ -109,6 +117,19 @@ def compress_state(
         recipe=recipe.as_dict(),
         breakdown=found,
     )
+
+
+def _apart(state: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a state_dict, and what modules keep beside them (``get_extra_state``)."""
+    if not isinstance(state, dict):  # each tensor would be loaded to look at it
+        return state, {}
+    others = {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
+    for name, value in others.items():
+        if not name.endswith("_extra_state"):
+            raise CheckpointError(
+                f"entry {name} of the state_dict is a {type(value).__name__}; only tensors can be stored"
+            )
+    return {name: value for name, value in state.items() if name not in others}, others
 
 
 @dataclass

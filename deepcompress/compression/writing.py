@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,17 +14,30 @@ from deepcompress.compression.from_file import unmoved
 from deepcompress.compression.packing import pack_state
 from deepcompress.compression.result import Result, StageResult
 from deepcompress.container.breakdown import inspect
+from deepcompress.container.entries import Extension
+from deepcompress.container.extensions import SMALLER, pack_extra_state
 from deepcompress.errors import CheckpointError
 from deepcompress.files import write_atomic
-from deepcompress.layers import Layer, buffers_of, check_choice, check_finite, compressible, tied_to
+from deepcompress.layers import (
+    Layer,
+    buffers_of,
+    check_choice,
+    check_finite,
+    compressible,
+    live_tensors,
+    tensors_of,
+    tied_to,
+)
+from deepcompress.networks.adapt import is_smaller
 from deepcompress.networks.batchnorm import fold_statistics
 from deepcompress.networks.copies import copied
+from deepcompress.networks.unmade import check_made
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections, silence
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.quantize.vectors import is_vector, share_vectors
 from deepcompress.reading.arrays import check_dtype
-from deepcompress.reading.loader import fill, load_state_dict
+from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
 from deepcompress.training.journal import clock
@@ -52,7 +65,8 @@ class Delivery:
 
     def packed(self, codebooks: Sequence[Codebook], coder: str | None = None) -> bytes:
         """The file as it would be now, with the recipe's coder or another."""
-        return pack_state(self.state, self.layers, codebooks, self.recipe, self.network, self.data, coder)
+        more = extensions_of(self.model)
+        return pack_state(self.state, self.layers, codebooks, self.recipe, self.network, self.data, coder, more)
 
     def fixed_bytes(self) -> int:
         """Bytes of the file if the layers took none."""
@@ -62,7 +76,7 @@ class Delivery:
         vectors = finish_small(bare, state, self.recipe)
         for layer in layers:
             state[layer.name].zero_()
-        return len(pack_state(state, layers, vectors, self.recipe, self.network, self.data))
+        return len(replace(self, model=bare, state=state, layers=layers).packed(vectors))
 
     def write(
         self, path: Path, codebooks: Sequence[Codebook], masks: Masks, stages: Stages, held: Sequence[str] = ()
@@ -72,11 +86,12 @@ class Delivery:
         Raises:
             OutputError: it cannot be written.
         """
-        stages.finish("quantize", len(self.packed(codebooks, "fixed")))
-        content = self.packed(codebooks)
+        # Packed before it is measured, and read back after that: a forward may change weights and buffers.
+        size, content = len(self.packed(codebooks, "fixed")), self.packed(codebooks)
+        stages.finish("quantize", size)
         write_atomic(path, content)
         distributed.check_same(content)
-        fill(self.model, load_state_dict(path, max_bytes=sum(value.nbytes for value in self.state.values())), str(path))
+        fill_from(self.model, path, sum(value.nbytes for value in self.state.values()))
         breakdown = inspect(path)
         stages.finish("encode", breakdown.file_bytes)
         return Result(
@@ -93,6 +108,16 @@ class Delivery:
             breakdown=breakdown,
             held=list(held),
         )
+
+
+def extensions_of(model: nn.Module) -> tuple[Extension, ...]:
+    """What the header of a file of `model` says beside its tensors.
+
+    Raises:
+        CheckpointError: a module keeps something that cannot be stored.
+    """
+    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
+    return (*([SMALLER] if is_smaller(model) else []), *pack_extra_state(extra))
 
 
 def kept_of(masks: Masks) -> dict[str, float]:
@@ -122,16 +147,23 @@ class Stages:
 
 
 def contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:
-    """The state_dict of a network, its memory made contiguous, so that tensors can be worked on as flat ones."""
-    for tensor in (*work.parameters(), *work.buffers()):
-        tensor.data = tensor.data.contiguous()
-    state = dict(work.state_dict())
+    """The tensors of a network's state_dict, their memory made contiguous, so that they can be worked on as flat ones.
+
+    Raises:
+        NetworkError: one has no values (on the meta device, or in a lazy module).
+        CheckpointError: one is not dense, or a module keeps something else that cannot be stored.
+    """
+    check_made(work)
+    extensions_of(work)
+    state = tensors_of(work)
     for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise CheckpointError(
-                f"entry {name} of the state_dict is a {type(value).__name__}; only tensors can be stored"
-            )
-    return state
+        if value.layout is not torch.strided or value.is_nested:
+            kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+            raise CheckpointError(f"tensor {name} is {kind}; only dense tensors can be stored: make it one (to_dense)")
+    for tensor in (*work.parameters(), *work.buffers()):
+        if tensor.layout is torch.strided and not tensor.is_contiguous():
+            tensor.data = tensor.data.contiguous()
+    return tensors_of(work)
 
 
 def finish_small(
@@ -144,7 +176,7 @@ def finish_small(
     """
     if recipe.batch_norm == "fold":
         for counter in fold_statistics(work):
-            del state[counter]
+            state.pop(counter, None)  # a network may give it another name there
     names, most = _vectors(work, state), None if recipe.small_bits is None else 1 << recipe.small_bits
     if most is not None:
         silence(state, connections(work))
@@ -162,8 +194,12 @@ def finish_small(
 def _vectors(work: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the vectors that are parameters, each once; buffers such as running variances are left alone."""
     tied = tied_to(state)
-    parameters = dict(work.named_parameters(remove_duplicate=False))
-    return [name for name, value in state.items() if name in parameters and name not in tied and is_vector(value)]
+    live = live_tensors(work, state)
+    return [
+        name
+        for name, value in state.items()
+        if isinstance(live[name], nn.Parameter) and name not in tied and is_vector(value)
+    ]
 
 
 def layers_of(model: nn.Module, state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Layer]:

@@ -5,34 +5,46 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
-from deepcompress.container.entries import CRC_BYTES, Entry, Header
+from deepcompress.container.entries import CRC_BYTES, Entry, Extension, Header
 from deepcompress.container.format import pack_header, unpack_header
 from deepcompress.files import write_atomic
 
 
-def pack(tensors: Iterable[tuple[str, EncodedTensor]], network: str = "", data: str = "") -> bytes:
+def pack(
+    tensors: Iterable[tuple[str, EncodedTensor]],
+    network: str = "",
+    data: str = "",
+    extensions: Sequence[Extension] = (),
+) -> bytes:
     """A whole file in memory. The same tensors in the same order give the same bytes.
 
     Args:
         tensors: fully qualified name and encoded tensor; an alias or shared codebook refers to an earlier one.
         network: name of the network, for readers that know it; empty if there is none.
         data: name of the data set that the network was trained for; empty if there is none.
+        extensions: what else the header says (`container.extensions`).
 
     Raises:
         FormatError: the file could not be read back, because a name or a shape is beyond the limits of the format.
     """
     target = BytesIO()
-    _write(target, BytesIO(), tensors, network, data)
+    _write(target, BytesIO(), tensors, network, data, extensions)
     return target.getvalue()
 
 
-def save(path: str | Path, tensors: Iterable[tuple[str, EncodedTensor]], network: str = "", data: str = "") -> None:
+def save(
+    path: str | Path,
+    tensors: Iterable[tuple[str, EncodedTensor]],
+    network: str = "",
+    data: str = "",
+    extensions: Sequence[Extension] = (),
+) -> None:
     """Write a file to `path`, with only one of `tensors` in memory at a time.
 
     Sections wait in a temporary file until the last is encoded, because the header comes first. Whoever opens `path`
@@ -45,25 +57,35 @@ def save(path: str | Path, tensors: Iterable[tuple[str, EncodedTensor]], network
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as target, tempfile.TemporaryFile(dir=temporary.parent) as spool:
-            _write(target, spool, tensors, network, data)
+            _write(target, spool, tensors, network, data, extensions)
 
     write_atomic(path, write)
 
 
-def planned_size(tensors: Iterable[tuple[str, TensorInfo]], network: str = "", data: str = "") -> int:
+def planned_size(
+    tensors: Iterable[tuple[str, TensorInfo]],
+    network: str = "",
+    data: str = "",
+    extensions: Sequence[Extension] = (),
+) -> int:
     """Bytes of the file that tensors with these facts would make."""
-    header = Header(network, data, tuple(Entry(name, info) for name, info in tensors))
+    header = Header(network, data, tuple(Entry(name, info) for name, info in tensors), tuple(extensions))
     return len(pack_header(header)) + sum(entry.info.section for entry in header.entries) + CRC_BYTES
 
 
 def _write(
-    target: BinaryIO, spool: BinaryIO, tensors: Iterable[tuple[str, EncodedTensor]], network: str, data: str
+    target: BinaryIO,
+    spool: BinaryIO,
+    tensors: Iterable[tuple[str, EncodedTensor]],
+    network: str,
+    data: str,
+    extensions: Sequence[Extension],
 ) -> None:
     entries = []
     for name, encoded in tensors:
         entries.append(Entry(name, encoded.info, zlib.crc32(encoded.section)))
         spool.write(encoded.section)
-    header = pack_header(Header(network, data, tuple(entries)))
+    header = pack_header(Header(network, data, tuple(entries), tuple(extensions)))
     sections = spool.tell()
     unpack_header(header, len(header) + sections + CRC_BYTES)
     checked = _Checksum(target)

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from deepcompress.errors import NetworkError
+from deepcompress.layers import tensors_of
 from deepcompress.networks.copies import traced
 from deepcompress.prune.units import Group
 
@@ -43,7 +44,7 @@ def blocks(model: nn.Module, weights: Mapping[str, torch.Tensor], example: Any) 
     Raises:
         NetworkError: torch.fx cannot trace the network.
     """
-    state = model.state_dict()
+    state = tensors_of(model)
     return [_group(block, state, weights) for block in residual_blocks(model) if _prunable(block, model, weights)]
 
 

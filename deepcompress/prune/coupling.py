@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import DeepCompressError
+from deepcompress.layers import tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import each_tensor, predict, tensors_in
 from deepcompress.prune.units import Group
@@ -85,7 +86,7 @@ def _group(graph: Any, items: Any, names: Mapping[nn.Module, str]) -> Group | No
             outputs = graph.is_out_channel_pruning_fn(item.dep.handler) or _is_depthwise(module)
         else:
             return None
-        for key, tensor in module.state_dict().items():
+        for key, tensor in tensors_of(module).items():
             if tensor.ndim == 0 or (tensor.ndim == 1 and not outputs):
                 continue
             kind = vectors if tensor.ndim == 1 else rows if outputs else columns
@@ -146,7 +147,7 @@ def _harmless(model: nn.Module, groups: Sequence[Group], example: Any) -> bool:
 def _unseen(model: nn.Module, groups: Sequence[Group], gone: Sequence[torch.Tensor], example: Any) -> bool:
     """Whether units that are `gone` change nothing once nothing reads them any more."""
     trial = copied(model)
-    state = trial.state_dict()
+    state = tensors_of(trial)
     chosen = list(zip(groups, gone, strict=True))
     _zero(state, [(group.columns, 1, units) for group, units in chosen])
     read = outputs_of(trial, example)
@@ -159,6 +160,8 @@ def _zero(
 ) -> None:
     for places, dimension, gone in parts:
         for name, units in places.items():
+            if name not in state:  # a network may give it another name there
+                continue
             state[name].transpose(0, dimension)[torch.cat([gone, gone.new_zeros(1)])[units]] = 0
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import RecipeError
-from deepcompress.layers import check_finite
+from deepcompress.layers import check_finite, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import bake
@@ -71,7 +71,7 @@ def rewind(model: nn.Module, recipe: Recipe, origin: State | None, number: int =
         reinitialize(model, recipe.seed + number)
     else:
         assert origin is not None
-        model.load_state_dict(origin)
+        model.load_state_dict(origin, strict=False)  # extra states stay
 
 
 def reinitialize(model: nn.Module, seed: int) -> None:
@@ -136,4 +136,4 @@ def origin_of(model: nn.Module, recipe: Recipe, state: State | None) -> State | 
     start = copied(model)
     fill(start, dict(state), "the start to rewind to")
     bake(start)
-    return {name: value.detach().clone() for name, value in start.state_dict().items()}
+    return {name: value.detach().clone() for name, value in tensors_of(start).items()}

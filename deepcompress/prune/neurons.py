@@ -170,6 +170,8 @@ def silence(state: Mapping[str, torch.Tensor], links: list[Connection]) -> None:
     `state` holds the weights, pruned, and the biases; a layer ``x.weight`` has ``x.bias``, or none.
     """
     for link in links:
+        if link.target not in state:  # a network may give it another name there
+            continue
         target = state[link.target]
         by_input = (target != 0).flatten(2).any(dim=2) if target.ndim > 2 else target != 0
         read = by_input.any(dim=0).reshape(-1, link.repeat).any(dim=1)

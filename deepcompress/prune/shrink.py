@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import NetworkError
-from deepcompress.layers import compressible
+from deepcompress.layers import compressible, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import each_tensor, predict, to_device
 from deepcompress.prune.coupling import TOLERANCE, channels, close, in_float64, outputs_of
@@ -62,7 +62,7 @@ def shrink(model: nn.Module, example: Any) -> Shrunk:
         NetworkError: the network does not run on the example.
     """
     model = copied(model).eval()
-    state = model.state_dict()
+    state = tensors_of(model)
     weights = {layer.name: state[layer.name] for layer in compressible(state)}
     before = cost(model, example)
     dead = _unread(weights, channels(model, weights, example))
@@ -133,7 +133,7 @@ def _but_one(group: Group, gone: torch.Tensor) -> torch.Tensor:
 
 def _without(model: nn.Module, going: Sequence[Gone], example: Any, expected: Any) -> nn.Module | None:
     """A copy without these units; None where it would not give what is expected."""
-    state = dict(model.state_dict())
+    state = tensors_of(model)
     kept: dict[tuple[str, int], torch.Tensor] = {}
     for group, gone in going:
         for dimension, places in ((0, group.rows), (1, group.columns), (0, group.vectors)):
@@ -144,7 +144,7 @@ def _without(model: nn.Module, going: Sequence[Gone], example: Any, expected: An
         state[name] = state[name].index_select(dimension, stays.nonzero().flatten().to(state[name].device))
     smaller = copied(model)
     try:
-        fill(smaller, state, "the smaller network")
+        fill(smaller, state, "the smaller network", smaller=True)
     except NetworkError:
         return None
     found = outputs_of(copied(smaller).cpu().double(), in_float64(example))

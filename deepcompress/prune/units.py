@@ -213,7 +213,7 @@ def silenced(
         gone = ~group.kept(masks)
         for name, units in group.vectors.items():
             entries = _at(gone, units)
-            if bool(entries.any()):
+            if name in tensors and bool(entries.any()):  # a network may give it another name there
                 found.append((tensors[name], entries.to(tensors[name].device)))
     return found
 

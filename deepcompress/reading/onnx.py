@@ -19,6 +19,7 @@ from torch import nn
 
 from deepcompress.errors import DeepCompressError, NetworkError
 from deepcompress.files import check_writable, write_atomic
+from deepcompress.layers import tensors_of
 from deepcompress.networks.inputs import tensors_in
 
 OPSET = 18
@@ -79,7 +80,7 @@ def export_onnx(network: nn.Module, example: torch.Tensor, path: str | Path) -> 
     """
     check_onnx()
     check_writable(path)
-    size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    size = sum(value.numel() * value.element_size() for value in tensors_of(network).values())
     if size > MAX_BYTES:
         raise NetworkError(f"the network's tensors take {size:,} bytes, and one ONNX file holds at most {MAX_BYTES:,}")
     modes = [(module, module.training) for module in network.modules()]

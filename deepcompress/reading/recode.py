@@ -13,6 +13,7 @@ from deepcompress.coding import codebooks
 from deepcompress.coding.encoder import CODERS, COMPACT, alias, encode_coded, encode_plain
 from deepcompress.coding.streams import Coder
 from deepcompress.coding.tensors import DType, EncodedTensor, Encoding
+from deepcompress.container import extensions
 from deepcompress.container.entries import Entry
 from deepcompress.container.reader import ModelFile
 from deepcompress.container.writer import save
@@ -38,8 +39,8 @@ def recode(
 ) -> Recoded:
     """Write the tensors of a .dc file once more, each in the layout that `coder` has for it; values stay as they are.
 
-    Shared values that no weight has any more are left out, and so are optional extensions, of which this
-    release knows none.
+    Shared values that no weight has any more are left out, and so are optional extensions that this release does not
+    know.
 
     Args:
         path: the file.
@@ -57,7 +58,7 @@ def recode(
     target = Path(path if out is None else out)
     with ModelFile(path) as file:
         file.check(max_bytes)
-        save(target, _Recoder(file, coder), file.header.network, file.header.data)
+        save(target, _Recoder(file, coder), file.header.network, file.header.data, extensions.known(file.header))
         before = file.file_bytes
     return Recoded(str(target), target.stat().st_size, before)
 

@@ -19,7 +19,7 @@ from torch import nn
 from deepcompress.compression.stages import ByFraction, Job
 from deepcompress.compression.writing import layers_of
 from deepcompress.errors import DeepCompressError, RecipeError
-from deepcompress.layers import Layer, live_tensors
+from deepcompress.layers import Layer, live_tensors, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
 from deepcompress.prune.masks import Masks
@@ -142,7 +142,7 @@ def compare(
     steps = ascending(sparsities)
     if not criteria or not steps or not seeds:
         raise RecipeError("there is nothing to compare: give a criterion, a sparsity above 0, and a seed at least")
-    layers = layers_of(model, model.state_dict(), recipe)
+    layers = layers_of(model, tensors_of(model), recipe)
     ranked = _ranked(layers, layer)
     return _rows(_Bench(model, data, layers, ranked, watch or Progress()), list(dict.fromkeys(criteria)), steps,
                  recipe, list(dict.fromkeys(seeds)))  # fmt: skip
@@ -150,7 +150,7 @@ def compare(
 
 def ranking_layer(model: nn.Module, recipe: Recipe, layer: str | None = None) -> str:
     """The name of the layer on which `compare` holds scores against each other."""
-    return _ranked(layers_of(model, model.state_dict(), recipe), layer).name
+    return _ranked(layers_of(model, tensors_of(model), recipe), layer).name
 
 
 def _ranked(layers: Sequence[Layer], pattern: str | None) -> Layer:
@@ -186,7 +186,7 @@ class _Bench:
         """A copy of the dense network, with training data that starts anew, so that no row depends on another."""
         seed_everything(recipe.seed)
         work = copied(self.model)
-        tensors = live_tensors(work, work.state_dict())
+        tensors = live_tensors(work, tensors_of(work))
         weights = {layer.name: tensors[layer.name] for layer in self.layers}
         train = self.data.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
         return Evidence(work, weights, Masks.nonzero(weights), recipe, train, objective_of(recipe, work))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
-from deepcompress.layers import Layer, check_finite, check_rules, compressible, live_tensors
+from deepcompress.layers import Layer, check_finite, check_rules, compressible, live_tensors, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import Batches
 from deepcompress.prune.criteria.base import Evidence
@@ -73,7 +73,7 @@ def sensitivity(
     """
     recipe, watch = recipe or Recipe(), watch or Progress()
     steps = ascending(sparsities)
-    state = model.state_dict()
+    state = tensors_of(model)
     check_finite(state)
     chosen = _chosen(compressible(state), layers)
     rewind = _rewinder(train_loader)
@@ -128,7 +128,7 @@ def _cut(
     """Prune the one layer in place, and retrain the network if there are batches to do it with."""
     rule = LayerRule(glob.escape(name), prune=sparsity)
     recipe = replace(recipe, schedule="one-shot", layers=(rule,))
-    weights = {name: live_tensors(model, model.state_dict())[name]}
+    weights = {name: live_tensors(model, tensors_of(model))[name]}
     if batches is None:
         return prune(Evidence(model, weights, Masks.full(weights), recipe), watch=watch)
     objective = objective_of(recipe, model)
