@@ -25,11 +25,15 @@ from deepcompress.cli.options import (
     max_bytes_option,
     network_option,
     shape_options,
+    strict_option,
     trust_option,
 )
 from deepcompress.recipe import CHOICES
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from deepcompress.checkpoint import Checkpoint
 
 
@@ -63,6 +67,7 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
 @click.command("eval")
 @click.argument("file", metavar="MODEL.dc", type=click.Path())
 @network_option
+@strict_option
 @data_options()
 @trust_option
 @max_bytes_option
@@ -70,6 +75,7 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
 def eval_command(
     file: str,
     network: str | None,
+    no_strict: bool,
     data: str | None,
     data_dir: str | None,
     device: str,
@@ -89,7 +95,8 @@ def eval_command(
 
     source = load_any(file, trust_pickle, max_bytes)
     target = pick_device(device)
-    model = build_model(source, network or network_name(source), file, "rebuilt").to(target)
+    name = network or network_name(source)
+    model = build_model(source, name, file, "rebuilt", not no_strict, quiet).to(target)
     samples = load_data(data_name(data, source.data, file), data_dir).to(target)
     check_fits(model, samples.test_loader())
     found = evaluate(model, samples.test_loader())
@@ -111,6 +118,7 @@ def eval_command(
 @click.option("-o", "--output", required=True, type=click.Path(), metavar="FILE", help="x.pt, x.safetensors or x.onnx.")
 @click.option("--shrink", is_flag=True, help="Without the neurons, filters and channels that nothing reads any more.")
 @network_option
+@strict_option
 @shape_options
 @max_bytes_option
 @common
@@ -119,6 +127,7 @@ def export(
     output: str,
     shrink: bool,
     network: str | None,
+    no_strict: bool,
     data: str | None,
     data_dir: str | None,
     input_shape: tuple[int, ...] | None,
@@ -136,37 +145,25 @@ def export(
     network, and one input: samples of the data that the file names, or of --data, or any of --input-shape.
     """
     from deepcompress.checkpoint import ENDINGS, check_ending, save_checkpoint
+    from deepcompress.reading.onnx import check_onnx, export_onnx
 
     check_ending(output, (*ENDINGS, ".onnx"))
     source = load_any(file, False, max_bytes)
     more: dict[str, Any] = {}
     if shrink:
-        source, more = _shrunk(source, file, network, data, data_dir, input_shape)
+        name = network or network_name(source)
+        model = build_model(source, name, file, "shrunk", not no_strict, quiet)
+        source, more = _shrunk(model, source, name, example_input(source, file, data, data_dir, input_shape))
     if Path(output).suffix == ".onnx":
-        more |= _as_onnx(source, file, output, network, data, data_dir, input_shape)
+        check_onnx()
+        model = build_model(source, network or network_name(source), file, "exported as ONNX", not no_strict, quiet)
+        more |= export_onnx(model, example_input(source, file, data, data_dir, input_shape), output).as_dict()
     else:
         save_checkpoint(output, source)
     size = Path(output).stat().st_size
     result = {"file": output, "file_bytes": size, "tensors": len(source.state), **more}
     line = f"{output}: {len(source.state)} tensors, {size:,} bytes"
     show(as_json, result, lambda: "\n".join([line, *_onnx_lines(more), *_cost_lines(more)]))
-
-
-def _as_onnx(
-    source: Checkpoint,
-    file: str,
-    output: str,
-    network: str | None,
-    data: str | None,
-    data_dir: str | None,
-    input_shape: tuple[int, ...] | None,
-) -> dict[str, Any]:
-    """Write the network as ONNX; gives what JSON says of it."""
-    from deepcompress.reading.onnx import check_onnx, export_onnx
-
-    check_onnx()
-    model = build_model(source, network or network_name(source), file, "exported as ONNX")
-    return export_onnx(model, example_input(source, file, data, data_dir, input_shape), output).as_dict()
 
 
 def _onnx_lines(more: dict[str, Any]) -> list[str]:
@@ -181,23 +178,16 @@ def _onnx_lines(more: dict[str, Any]) -> list[str]:
 
 
 def _shrunk(
-    source: Checkpoint,
-    file: str,
-    network: str | None,
-    data: str | None,
-    data_dir: str | None,
-    input_shape: tuple[int, ...] | None,
+    model: nn.Module, source: Checkpoint, name: str | None, example: torch.Tensor
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The smaller network as a checkpoint, and what JSON says of it."""
     from deepcompress.layers import tensors_of
-    from deepcompress.networks.adapt import is_smaller as is_smaller_network
+    from deepcompress.networks.adapt import is_smaller
     from deepcompress.prune.shrink import shrink
 
-    name = network or network_name(source)
-    model = build_model(source, name, file, "shrunk")
-    found = shrink(model, example_input(source, file, data, data_dir, input_shape))
+    found = shrink(model, example)
+    facts = {**source.facts, SMALLER: 1} if is_smaller(found.network) else source.facts
     named = storable(name or "") or None
-    facts = {**source.facts, SMALLER: 1} if is_smaller_network(found.network) else source.facts
     return replace(source, state=tensors_of(found.network), network=named, facts=facts), found.as_dict()
 
 

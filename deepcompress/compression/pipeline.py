@@ -13,11 +13,19 @@ from deepcompress.compression.from_file import asks_for_more, restore
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.stages import ByFraction, ByMasks, BySize, Job
-from deepcompress.compression.writing import Delivery, Stages, contiguous_state, finish_small, kept_of, layers_of
+from deepcompress.compression.writing import (
+    Delivery,
+    Stages,
+    contiguous_state,
+    finish_small,
+    kept_of,
+    layers_of,
+    refresh,
+)
 from deepcompress.errors import RecipeError
 from deepcompress.files import check_writable
 from deepcompress.layers import live_tensors, tensors_of
-from deepcompress.networks.copies import copied
+from deepcompress.networks.copies import copied, unwrapped
 from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import bake
 from deepcompress.prune.lottery import origin_of
@@ -53,7 +61,8 @@ def compress(
     """Compress a network and write it to `path`. `model` itself is not changed.
 
     Args:
-        model: a trained network, on the device where it shall be retrained.
+        model: a trained network, or a wrapper of torch's around it (compiled, data-parallel), on the device where it
+            shall be retrained.
         train_loader: batches (input, target) for retraining, passed over again each epoch: a DataLoader, for
             example. May be None if `recipe.retrain` is False. Input and target are tensors, or tuples, lists or
             dictionaries of tensors; a network takes those of the input as its positional or named arguments.
@@ -87,14 +96,15 @@ def compress(
         ResumeError: the state in `resume` is of another run, or damaged.
     """
     order = _Order(
-        model, train_loader, val_loader, test_loader, recipe or Recipe(), Path(path), network, data,
+        unwrapped(model), train_loader, val_loader, test_loader, recipe or Recipe(), Path(path), network, data,
         watch or Progress(), loss, metric, masks, start, rewind_to,
     )  # fmt: skip
     journal = None
     if resume is not None and distributed.is_first():
         check_writable(path)
         journal = Journal(resume, order.about())
-    with recording(journal), distributed.own_file(order.path) as own:
+    everyday = (torch.inference_mode(False), torch.enable_grad())  # whatever the caller is in
+    with everyday[0], everyday[1], recording(journal), distributed.own_file(order.path) as own:
         return _compress(replace(order, path=own))
 
 
@@ -158,6 +168,10 @@ class _Order:
         work = copied(self.model)
         for name in bake(work):
             self.watch.message(f"{name} is computed from other tensors: trained and stored is what it came to")
+        if self.batches is not None and not any(parameter.requires_grad for parameter in work.parameters()):
+            self.watch.message("no parameter of the network asks for gradients: all of its copy are trained")
+            for parameter in work.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
         if self.start is not None:
             fill_from(work, self.start)
         if self.recipe.low_rank is None:
@@ -206,9 +220,11 @@ def _compress(order: _Order) -> Result:
     pruned = route.masks
     watch.message(kept_line(kept_of(pruned), pruned.sparsity))
     stages.finish("prune", len(delivery.packed([], "fixed")))
+    pruned.apply(weights)  # a forward may change weights
     route.share()
     if route.masks is not pruned:
         watch.message(f"after sharing, {kept_line(kept_of(route.masks), route.masks.sparsity)}")
+    refresh(state, work, weights)
     vectors = finish_small(work, state, recipe, former)
     route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     return delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)

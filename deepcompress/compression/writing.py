@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -164,6 +164,13 @@ def contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:
         if tensor.layout is torch.strided and not tensor.is_contiguous():
             tensor.data = tensor.data.contiguous()
     return tensors_of(work)
+
+
+def refresh(state: dict[str, torch.Tensor], work: nn.Module, weights: Collection[str]) -> None:
+    """Take what is no weight in `state` from the network again: a forward may have put new tensors in their place."""
+    for name, value in contiguous_state(work).items():
+        if name in state and name not in weights:
+            state[name] = value
 
 
 def finish_small(

@@ -22,7 +22,8 @@ def bake(network: nn.Module) -> list[str]:
     """Replace each computed weight of `network`, in place, by a plain parameter of its value in evaluation.
 
     Known are all of ``torch.nn.utils.parametrize`` (weight_norm, spectral_norm, orthogonal, the user's own), the
-    older hooks of ``torch.nn.utils.weight_norm`` and ``spectral_norm``, and the masks of ``torch.nn.utils.prune``.
+    older hooks of ``torch.nn.utils.weight_norm`` and ``spectral_norm``, the masks of ``torch.nn.utils.prune``, and the
+    layers of a network that was loaded with ``mode="sparse"``.
     The parameters are new: an optimizer that shall train them is to be made afterwards.
 
     Returns:
@@ -53,6 +54,8 @@ def _computed(network: nn.Module) -> Iterator[tuple[str, Callable[[], Any]]]:
         if parametrize.is_parametrized(module):
             for name in module.parametrizations:
                 yield prefix + name, partial(_remove_parametrizations, module, name)
+        if hasattr(module, "make_dense"):  # it runs from the compressed form (`sparse.modules`)
+            yield f"{prefix}weight", module.make_dense
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):
                 yield prefix + hook.name, partial(remove_weight_norm, module, hook.name)

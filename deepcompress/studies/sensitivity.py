@@ -12,7 +12,7 @@ from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.layers import Layer, check_finite, check_rules, compressible, live_tensors, tensors_of
-from deepcompress.networks.copies import copied
+from deepcompress.networks.copies import copied, unwrapped
 from deepcompress.networks.inputs import Batches
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
@@ -72,7 +72,7 @@ def sensitivity(
         DeepCompressError: retraining diverges.
     """
     recipe, watch = recipe or Recipe(), watch or Progress()
-    steps = ascending(sparsities)
+    steps, model = ascending(sparsities), unwrapped(model)
     state = tensors_of(model)
     check_finite(state)
     chosen = _chosen(compressible(state), layers)
