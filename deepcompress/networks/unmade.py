@@ -56,6 +56,15 @@ def make(network: nn.Module, coming: Collection[str]) -> None:
                     own[key] = made.setdefault(id(tensor), _on_cpu(tensor))  # type: ignore[assignment]
 
 
+def unfold(network: nn.Module) -> None:
+    """Give each element memory of its own where several are one (`expand`), so that values can be loaded."""
+    for _, value in _tensors(network):
+        if not is_lazy(value) and any(
+            step == 0 < size - 1 for step, size in zip(value.stride(), value.shape, strict=True)
+        ):
+            value.data = value.data.contiguous()
+
+
 def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
     if is_lazy(tensor):
         return type(tensor)(device="cpu", dtype=tensor.dtype)  # type: ignore[call-arg]

@@ -306,6 +306,7 @@ def _take(
     """Load tensors that are known to fit; what there is nothing for stays as it is."""
     given = {name: value for name, value in state.items() if name not in misfit.unexpected}
     unmade.make(network, given)
+    unmade.unfold(network)
     inside = any(value.is_inference() for value in (*network.parameters(), *network.buffers()))
     try:
         with torch.inference_mode(inside):  # where alone such tensors can be written to
