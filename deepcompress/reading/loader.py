@@ -307,7 +307,8 @@ def _take(
     given = {name: value for name, value in state.items() if name not in misfit.unexpected}
     unmade.make(network, given)
     unmade.unfold(network)
-    inside = any(value.is_inference() for value in (*network.parameters(), *network.buffers()))
+    own = (*network.parameters(), *network.buffers())
+    inside = any(value.is_inference() for value in own if not is_lazy(value))
     try:
         with torch.inference_mode(inside):  # where alone such tensors can be written to
             found = network.load_state_dict({**given, **extra}, strict=False)
