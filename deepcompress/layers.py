@@ -86,18 +86,23 @@ def is_kept(name: str, recipe: Recipe | None, buffer: bool = False) -> bool:
 
 
 def live_tensors(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of `state`, a network's state_dict, by their names: parameters as they are trained, others as there.
+    """The tensors of `state`, a network's state_dict, by name: parameters as they are trained, others as there."""
+    return {**state, **parameters_in(model, state)}
 
-    Parameters are known by their memory: a network may give its state_dict other names than its attributes have.
+
+def parameters_in(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The parameters of a network by their names in `state`, its state_dict.
+
+    They are known by their memory: a network may give its state_dict other names than its attributes have.
     """
     own = {_memory(parameter): parameter for parameter in model.parameters()}
-    return {name: own.get(_memory(value), value) for name, value in state.items()}
+    return {name: own[_memory(value)] for name, value in state.items() if _memory(value) in own}
 
 
 def buffers_of(model: nn.Module) -> set[str]:
     """Names in the state_dict of `model` of the tensors that are no parameters, nor share the memory of one."""
     state = tensors_of(model, keep_vars=True)
-    return {name for name, value in live_tensors(model, state).items() if not isinstance(value, nn.Parameter)}
+    return state.keys() - parameters_in(model, state).keys()
 
 
 def tensors_of(model: nn.Module, keep_vars: bool = False) -> dict[str, torch.Tensor]:

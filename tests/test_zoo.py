@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -12,12 +13,13 @@ from zoo import WIDTH, ZOO, Extra
 
 import deepcompress as dc
 from deepcompress.compression.plan import plan
-from deepcompress.errors import PruneError
-from deepcompress.recipe import Recipe
+from deepcompress.errors import CheckpointError, DeepCompressError, NetworkError, PruneError
+from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.progress import Progress
 
 RECIPE = Recipe(prune=0.5, bits=3, epochs=1, iterations=1, finetune_epochs=1, seed=1, finetune_lr=0.05)
 DATA = batches(64, 1, (WIDTH,))
+UNEVEN = batches(5, 2, (WIDTH,))[0]
 
 
 def make(kind):
@@ -71,7 +73,7 @@ def check_file(path, kind):
 def test_compressed_with_training(kind, tmp_path):
     network = make(kind)
     before, modes = values(network), [module.training for module in network.modules()]
-    result = dc.compress(network, DATA, DATA, RECIPE, tmp_path / "m.dc")
+    result = dc.compress(network, DATA, DATA, RECIPE, tmp_path / "m.dc", test_loader=[*DATA, UNEVEN])
     assert [module.training for module in network.modules()] == modes
     assert all(not isinstance(value, torch.Tensor) or torch.equal(value, before[name])
                for name, value in network.state_dict().items())  # fmt: skip
@@ -79,8 +81,8 @@ def test_compressed_with_training(kind, tmp_path):
     loaded = check_file(tmp_path / "m.dc", kind)
     if kind not in ("clips", "max_norm"):  # there each look at it changes it
         with torch.no_grad():
-            right = sum(int((loaded(x).argmax(1) == y).sum()) for x, y in DATA)
-        assert result.accuracy_after == pytest.approx(100 * right / 64)
+            right = sum(int((loaded(x).argmax(1) == y).sum()) for x, y in [*DATA, UNEVEN])
+        assert result.accuracy_after == pytest.approx(100 * right / 69)
 
 
 @pytest.mark.parametrize("kind", ZOO)
@@ -182,3 +184,37 @@ def test_what_cannot_be_traced_goes_on_with_one_message(tmp_path):
         "neurons that pruning leaves without input or output are not looked for: torch.fx cannot trace the network "
         "Branches (TraceError: "
     )
+
+
+def test_a_network_of_inference_mode_cannot_be_changed_in_place():
+    with pytest.raises(NetworkError, match=r"^tensor first.weight was made under torch.inference_mode"):
+        dc.Compressor(make("inferred"))
+
+
+def test_shared_values_that_nothing_tunes_are_told_for_what_they_are():
+    network = make("half frozen")
+    compressor = dc.Compressor(network, Recipe(prune=0.5, bits=3, epochs=0, layers=(LayerRule("last", keep=True),)))
+    compressor.share()
+    nn.functional.cross_entropy(network(DATA[0][0]), DATA[0][1]).backward()
+    with pytest.raises(DeepCompressError, match=r"and first.weight and all others that share values ask for none"):
+        compressor.step()
+
+
+@pytest.mark.parametrize("make_script", [torch.jit.script, lambda network: torch.jit.trace(network, DATA[0][0])])
+def test_scripts(make_script, tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(WIDTH, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+    with warnings.catch_warnings(action="ignore"):
+        scripted = make_script(network)
+    dc.compress(scripted, DATA, DATA, RECIPE, tmp_path / "m.dc")
+    dc.compress(network, DATA, DATA, RECIPE, tmp_path / "n.dc")
+    assert dc.load_state_dict(tmp_path / "m.dc").keys() == dc.load_state_dict(tmp_path / "n.dc").keys()
+    assert torch.equal(outputs(dc.load(tmp_path / "m.dc", into=scripted)), outputs(dc.load(tmp_path / "m.dc", network)))
+
+
+@pytest.mark.parametrize("network", [nn.ReLU(), nn.Sequential(), nn.BatchNorm1d(4)])
+def test_nothing_to_compress(network, tmp_path):
+    for step in (lambda: dc.compress(network, DATA, DATA, RECIPE, tmp_path / "m.dc"), lambda: plan(network),
+                 lambda: dc.Compressor(network)):  # fmt: skip
+        with pytest.raises(CheckpointError, match="there is nothing to compress"):
+            step()

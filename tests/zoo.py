@@ -41,6 +41,20 @@ class Remembers(Base):
         return self.last(self.latest)
 
 
+class Batched(Base):
+    """Its state has as many rows as the last batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("hidden", torch.zeros(2, 16))
+
+    def forward(self, x):
+        hidden = torch.relu(self.first(x))
+        if isinstance(hidden, torch.Tensor):
+            self.hidden = hidden.detach().clone()
+        return self.last(hidden)
+
+
 class Hooked(Base):
     """A hook keeps what a layer gives."""
 
@@ -292,6 +306,7 @@ def weight_normed():
 
 ZOO = {
     "remembers": Remembers,
+    "batched": Batched,
     "hooked": Hooked,
     "registers": Registers,
     "locked": Locked,

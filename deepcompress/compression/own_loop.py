@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from deepcompress.compression.from_file import asks_for_more, restore, settings_of
 from deepcompress.compression.result import Result, kept_line
@@ -349,6 +350,11 @@ class _Tuning:
     def after_backward(self) -> None:
         self._heard = True
         members = [member.name for book in self.hooks.codebooks for member in book.members]
+        if members and not any(self.hooks.weights[name].requires_grad for name in members):
+            raise DeepCompressError(
+                f"shared values are tuned by the gradients of weights, and {members[0]} and all others that share "
+                "values ask for none: set requires_grad, or call finalize() without tuning"
+            )
         if members and all(self.hooks.weights[name].grad is None for name in members):
             raise DeepCompressError(
                 "shared values are tuned by the gradients of weights, and there are none: call step() before gradients "
@@ -390,6 +396,12 @@ def _check(recipe: Recipe, model: nn.Module) -> None:
         raise RecipeError(
             "reload, rewind, and regrow other than surgery, need a training loop of their own: use compress()"
         )
+    for name, value in model.named_parameters():
+        if not is_lazy(value) and value.is_inference():
+            raise NetworkError(
+                f"tensor {name} was made under torch.inference_mode, and cannot be changed or trained: build the "
+                "network outside of it, or call compress(), which works on a copy"
+            )
     names = computed(model)
     if names:
         raise NetworkError(

@@ -24,7 +24,7 @@ from deepcompress.layers import (
     check_choice,
     check_finite,
     compressible,
-    live_tensors,
+    parameters_in,
     tensors_of,
     tied_to,
 )
@@ -91,6 +91,9 @@ class Delivery:
         stages.finish("quantize", size)
         write_atomic(path, content)
         distributed.check_same(content)
+        for name, value in tensors_of(self.model, keep_vars=True).items():
+            if name in self.state and value.shape != self.state[name].shape:  # a buffer for other samples
+                value.data = self.state[name].detach().clone()
         fill_from(self.model, path, sum(value.nbytes for value in self.state.values()))
         breakdown = inspect(path)
         stages.finish("encode", breakdown.file_bytes)
@@ -201,12 +204,8 @@ def finish_small(
 def _vectors(work: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the vectors that are parameters, each once; buffers such as running variances are left alone."""
     tied = tied_to(state)
-    live = live_tensors(work, state)
-    return [
-        name
-        for name, value in state.items()
-        if isinstance(live[name], nn.Parameter) and name not in tied and is_vector(value)
-    ]
+    parameters = parameters_in(work, state)
+    return [name for name, value in state.items() if name in parameters and name not in tied and is_vector(value)]
 
 
 def layers_of(model: nn.Module, state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Layer]:

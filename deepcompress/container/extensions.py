@@ -1,4 +1,4 @@
-"""The optional extensions of a header that this release writes and reads (docs/format.md, section 13)."""
+"""The optional extensions of a header that this release writes and reads (docs/format.md, the last section)."""
 
 from __future__ import annotations
 

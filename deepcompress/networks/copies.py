@@ -66,6 +66,9 @@ def copied(network: nn.Module) -> nn.Module:
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise NetworkError(f"the network {type(network).__name__} cannot be copied: {reason}") from error
+    learns = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+    for name, parameter in twin.named_parameters():  # copies of scripts forget it
+        parameter.requires_grad_(learns.get(name, parameter.requires_grad))
     for module in twin.modules():
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             module.sparse = False
@@ -73,7 +76,7 @@ def copied(network: nn.Module) -> nn.Module:
 
 
 def _copy(value: Value, memo: dict[int, Any]) -> Value:
-    with torch.inference_mode(False), _Detached():
+    with torch.inference_mode(False), torch.no_grad(), _Detached():
         return copy.deepcopy(value, memo)
 
 

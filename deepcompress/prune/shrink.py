@@ -91,7 +91,7 @@ def cost(model: nn.Module, example: Any) -> Cost:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device
     one = to_device(each_tensor(example, lambda value: value[:1]), device)
     try:
         with FlopCounterMode(display=False) as counter:

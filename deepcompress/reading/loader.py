@@ -316,6 +316,7 @@ def _take(
         raise NetworkError(
             f"{source}: the network {type(network).__name__} cannot load it ({type(error).__name__}: {error})"
         ) from error
-    unknown = getattr(found, "unexpected_keys", [])
+    unexpected = getattr(found, "unexpected_keys", ())
+    unknown = sorted(set(unexpected) - network.state_dict().keys()) if unexpected else []  # hooks may read names
     if unknown:
         raise NetworkError(f"{source}: has {unknown[0]}, which the network {type(network).__name__} does not load")
