@@ -71,7 +71,7 @@ INSIDE = {
     ],
     "networks": ["lenet", "resnet", "copies", "unmade", "adapt", "parametrized", "batchnorm", "inputs"],
     "sparse": ["kernels", "matrix", "modules", "bench"],
-    "reading": ["arrays", "loader", "tensorfile", "recode", "tied", "onnx"],
+    "reading": ["arrays", "fitting", "loader", "tensorfile", "recode", "tied", "onnx"],
     "compression": [
         "result",
         "lowrank",

@@ -117,7 +117,7 @@ def known_buffers(name: str | None, source: Checkpoint, file: str) -> set[str]:
 
     from deepcompress import networks
     from deepcompress.layers import buffers_of
-    from deepcompress.reading.loader import make_fit
+    from deepcompress.reading.fitting import make_fit
 
     if name is None:
         return set()
@@ -158,7 +158,7 @@ def build_model(
     """
     from deepcompress import networks
     from deepcompress.errors import NetworkError
-    from deepcompress.reading.loader import fill
+    from deepcompress.reading.fitting import fill
 
     if name is None:
         raise NetworkError(

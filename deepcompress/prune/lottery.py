@@ -16,7 +16,7 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.guard import Guard
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import progress
-from deepcompress.reading.loader import fill
+from deepcompress.reading.fitting import fill
 from deepcompress.recipe import Recipe
 from deepcompress.training.loop import evaluate
 from deepcompress.training.progress import Progress

@@ -15,7 +15,7 @@ from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import each_tensor, predict, to_device
 from deepcompress.prune.coupling import TOLERANCE, channels, close, in_float64, outputs_of
 from deepcompress.prune.units import Group
-from deepcompress.reading.loader import fill
+from deepcompress.reading.fitting import fill
 
 Gone = tuple[Group, torch.Tensor]
 

@@ -10,7 +10,7 @@ from torch import nn
 from deepcompress.errors import NetworkError
 from deepcompress.networks.adapt import is_smaller, replacements, resized
 from deepcompress.networks.copies import copied
-from deepcompress.reading.loader import fill
+from deepcompress.reading.fitting import fill
 
 
 def shapes(module, **changed):

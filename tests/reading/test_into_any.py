@@ -13,7 +13,7 @@ from deepcompress.compression.tensors_only import compress_state
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import CheckpointError, FormatError, NetworkError
 from deepcompress.prune.shrink import shrink
-from deepcompress.reading.loader import fill
+from deepcompress.reading.fitting import fill
 from deepcompress.recipe import Recipe
 
 EXACT = Recipe(prune=0, bits="none", retrain=False)
