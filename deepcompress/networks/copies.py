@@ -67,8 +67,9 @@ def copied(network: nn.Module) -> nn.Module:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise NetworkError(f"the network {type(network).__name__} cannot be copied: {reason}") from error
     learns = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
-    for name, parameter in twin.named_parameters():  # copies of scripts forget it
-        parameter.requires_grad_(learns.get(name, parameter.requires_grad))
+    for name, parameter in twin.named_parameters():
+        if learns.get(name) and not parameter.requires_grad:  # copies of scripts forget it
+            parameter.requires_grad_(True)
     for module in twin.modules():
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             module.sparse = False
