@@ -28,6 +28,7 @@ from deepcompress.layers import live_tensors, tensors_of
 from deepcompress.networks.copies import copied, unwrapped
 from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import bake
+from deepcompress.networks.unmade import check_made
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
@@ -90,11 +91,13 @@ def compress(
     Raises:
         RecipeError: a setting does not fit the network, or training data is missing.
         CheckpointError: the network has no weights to compress, or NaN among them; or `masks` are of other weights.
-        NetworkError: it cannot be copied, or, with a `loss`, does not take the data; or `rewind_to` is of another.
+        NetworkError: it has no values yet, or cannot be copied, or, with a `loss`, does not take the data; or
+            `rewind_to` is of another.
         PruneError: a layer would be emptied.
         OutputError: `path` cannot be written, or `resume`.
         ResumeError: the state in `resume` is of another run, or damaged.
     """
+    check_made(unwrapped(model))
     order = _Order(
         unwrapped(model), train_loader, val_loader, test_loader, recipe or Recipe(), Path(path), network, data,
         watch or Progress(), loss, metric, masks, start, rewind_to,
