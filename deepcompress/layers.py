@@ -9,7 +9,7 @@ that prunes or shares a buffer or a scale makes it a layer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,15 +54,19 @@ class Layer:
 
 def tied_to(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Names whose tensor is the very memory of an earlier one (tied weights), and the name of that one."""
-    first: dict[tuple[object, ...], str] = {}
+    first: dict[Hashable, str] = {}
     tied = {}
     for name, value in state.items():
-        if value.numel() == 0:
-            continue
-        key = (value.device, value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
-        if first.setdefault(key, name) != name:
-            tied[name] = first[key]
+        if value.numel() and first.setdefault(_memory(value), name) != name:
+            tied[name] = first[_memory(value)]
     return tied
+
+
+def _memory(value: torch.Tensor) -> Hashable:
+    """Equal for two tensors that are one. One without memory (empty, or on the meta device) is its own."""
+    if value.is_meta or not value.numel():
+        return id(value)
+    return value.device, value.data_ptr(), value.dtype, tuple(value.shape), value.stride()
 
 
 def compressible(
@@ -164,13 +168,29 @@ def is_kept(name: str, recipe: Recipe | None, buffer: bool = False) -> bool:
 
 
 def live_tensors(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a network by name: parameters as they are trained, anything else as in `state`, its state_dict."""
-    return {**state, **dict(model.named_parameters(remove_duplicate=False))}
+    """The tensors of `state`, a network's state_dict, by name: parameters as they are trained, others as there."""
+    return {**state, **parameters_in(model, state)}
+
+
+def parameters_in(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The parameters of a network by their names in `state`, its state_dict.
+
+    They are known by their memory: a network may give its state_dict other names than its attributes have.
+    """
+    own = {_memory(parameter): parameter for parameter in model.parameters()}
+    return {name: own[_memory(value)] for name, value in state.items() if _memory(value) in own}
 
 
 def buffers_of(model: nn.Module) -> set[str]:
-    """Fully qualified names of the tensors of `model` that are no parameters."""
-    return {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    """Names in the state_dict of `model` of the tensors that are no parameters, nor share the memory of one."""
+    state = tensors_of(model, keep_vars=True)
+    return state.keys() - parameters_in(model, state).keys()
+
+
+def tensors_of(model: nn.Module, keep_vars: bool = False) -> dict[str, torch.Tensor]:
+    """The state_dict of `model` without what is no tensor in it (extra states of modules)."""
+    state = model.state_dict(keep_vars=keep_vars)
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def check_finite(state: Mapping[str, torch.Tensor], layers: Iterable[Layer]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import click
 
 from deepcompress.cli.common import show
 from deepcompress.cli.data import Asked, example_of_file
-from deepcompress.cli.options import Several, common, max_bytes_option, network_option, shape_options
+from deepcompress.cli.options import Several, common, max_bytes_option, network_option, shape_options, strict_option
 
 
 @click.command()
@@ -26,6 +28,7 @@ from deepcompress.cli.options import Several, common, max_bytes_option, network_
     help="Of both, dense and compressed.  [default: what torch uses]",
 )
 @network_option
+@strict_option
 @shape_options
 @max_bytes_option
 @common
@@ -34,6 +37,7 @@ def bench(
     batch: tuple[int, ...],
     threads: int | None,
     network: str | None,
+    no_strict: bool,
     data: str | None,
     data_dir: str | None,
     input_shape: tuple[int, ...] | None,
@@ -58,10 +62,14 @@ def bench(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        dense, sparse = (
-            load(file, into=build(network) if network else None, max_bytes=max_bytes, mode=mode)
-            for mode in ("dense", "sparse")
-        )
+        with warnings.catch_warnings(record=True) as told:  # what is missing, or too much
+            warnings.simplefilter("always")
+            dense, sparse = (
+                load(file, build(network) if network else None, max_bytes=max_bytes, mode=mode, strict=not no_strict)
+                for mode in ("dense", "sparse")
+            )
+        for line in () if quiet else dict.fromkeys(str(warning.message) for warning in told):
+            click.echo(line, err=True)
         example = fitting_input(dense, example_of_file(file, Asked(data, data_dir), input_shape, dense))
         found = measure(dense, sparse, example, batch)
         used = torch.get_num_threads()

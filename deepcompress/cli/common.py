@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from deepcompress.checkpoint import Checkpoint
     from deepcompress.training.progress import Progress
 
+#: A fact of a checkpoint: units were taken out of its network (`export --shrink`).
+SMALLER = "smaller"
+
 
 def show(as_json: bool, result: dict[str, Any], text: Callable[[], str | None]) -> None:
     """Print the result on stdout: one JSON object, or what `text` returns or prints itself."""
@@ -82,6 +85,7 @@ def is_packed(file: str) -> bool:
 def load_any(file: str, trust_pickle: bool, max_bytes: int | None) -> Checkpoint:
     """A .dc file or a dense checkpoint as a Checkpoint."""
     from deepcompress.checkpoint import Checkpoint, load_checkpoint
+    from deepcompress.container.extensions import says_smaller
     from deepcompress.container.normalize import normalize_in
     from deepcompress.container.reader import ModelFile
     from deepcompress.reading.loader import load_state_dict
@@ -92,7 +96,19 @@ def load_any(file: str, trust_pickle: bool, max_bytes: int | None) -> Checkpoint
         header = opened.header
     normalize = normalize_in(header.extensions)
     facts: dict[str, str | int | float] = {"normalize": normalize} if normalize else {}
+    facts |= {SMALLER: 1} if says_smaller(header) else {}
     return Checkpoint(load_state_dict(file, max_bytes=max_bytes), header.network or None, header.data or None, facts)
+
+
+def extra_state_of(file: str) -> dict[str, Any]:
+    """What a .dc file keeps of modules beside tensors; of a checkpoint, nothing."""
+    from deepcompress.container.extensions import extra_state
+    from deepcompress.container.reader import ModelFile
+
+    if not is_packed(file):
+        return {}
+    with ModelFile(file) as opened:
+        return extra_state(opened.header)
 
 
 def file_settings(file: str) -> dict[str, Any]:
@@ -102,19 +118,36 @@ def file_settings(file: str) -> dict[str, Any]:
     return settings_of(file)
 
 
-def known_buffers(name: str | None, source: Checkpoint) -> set[str]:
-    """Tensors that are no parameters of the network `name`, as far as it can be built without its tensors."""
+def known_buffers(name: str | None, source: Checkpoint, file: str) -> set[str]:
+    """Tensors that are no parameters of the network `name`, which is built without those of `source`.
+
+    Raises:
+        NetworkError: it has not the names and shapes of the tensors in `source`.
+    """
     import torch
 
     from deepcompress import networks
     from deepcompress.layers import buffers_of
+    from deepcompress.reading.fitting import make_fit
 
     if name is None:
         return set()
     if name.partition(":")[0].endswith(".py"):
-        return buffers_of(networks.build(name))
-    with torch.device("meta"):
-        return buffers_of(networks.build_known(name))
+        network = networks.build(name)
+    else:
+        with torch.device("meta"):
+            network = networks.build_known(name)
+    outlines = {key: torch.empty(value.shape, device="meta") for key, value in source.state.items()}
+    make_fit(network, outlines, file, smaller=is_smaller(source, name))
+    return buffers_of(network)
+
+
+def is_smaller(source: Checkpoint, name: str | None) -> bool:
+    """Whether tensors may be smaller than those of the network `name`: the file says so, or names it itself.
+
+    Before files said so, a smaller network was known by naming the network that it came from.
+    """
+    return SMALLER in source.facts or (name is not None and source.network == name)
 
 
 def network_name(source: Checkpoint) -> str | None:
@@ -124,8 +157,12 @@ def network_name(source: Checkpoint) -> str | None:
     return source.network or networks.match(source.state)
 
 
-def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -> nn.Module:
+def build_model(
+    source: Checkpoint, name: str | None, file: str, purpose: str, strict: bool = True, quiet: bool = False
+) -> nn.Module:
     """The network `name` with the tensors of `source`.
+
+    Without `strict`, what is missing and what is too much there is told on stderr, unless `quiet`, and the rest loaded.
 
     Raises:
         NetworkError: nobody said which network it is, or the tensors do not fit.
@@ -133,7 +170,7 @@ def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -
     from deepcompress import networks
     from deepcompress.errors import NetworkError
     from deepcompress.networks.precision import remember
-    from deepcompress.reading.loader import fill
+    from deepcompress.reading.fitting import fill
 
     if name is None:
         raise NetworkError(
@@ -143,7 +180,9 @@ def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -
     state = dict(source.state)
     elements = sum(value.numel() for value in state.values())
     model = networks.build(name) if source.network != name else networks.build_known(name, elements)
-    fill(model, state, file)
+    misfit = fill(model, state, file, smaller=is_smaller(source, name), strict=strict, extra=extra_state_of(file))
+    for line in () if quiet else misfit.lines(file, type(model).__name__):
+        click.echo(line, err=True)
     remember(model, state)
     return model
 

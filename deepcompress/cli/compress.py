@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from deepcompress.cli.common import (
+    SMALLER,
     build_model,
     command_line,
     data_label,
+    extra_state_of,
     file_settings,
     is_packed,
     known_buffers,
@@ -191,7 +193,7 @@ def compress(
         ):
             result = _compress_without_data(source, checkpoint, name, recipe, output, watch, masks, start)
         else:
-            result = _compress_tensors(source, name, recipe, output, watch, start)
+            result = _compress_tensors(source, checkpoint, name, recipe, output, watch, start)
     distributed.stop()
     if not first:
         return
@@ -296,21 +298,23 @@ def _compress_without_data(
 
 
 def _compress_tensors(
-    source: Checkpoint, name: str | None, recipe: Recipe, output: str, watch: Any, start: str | None
+    source: Checkpoint, checkpoint: str, name: str | None, recipe: Recipe, output: str, watch: Any, start: str | None
 ) -> Result:
     """Without data and without the network: tensor by tensor."""
     from deepcompress.compression.tensors_only import compress_state
 
     if start is not None:  # whose batch norm is folded, if it is
         recipe = replace(recipe, batch_norm="keep")
+    extra = extra_state_of(checkpoint)
     return compress_state(
-        source.state,
+        {**source.state, **extra} if extra else source.state,
         recipe,
         output,
         network=storable(name or ""),
         data=data_label(source.data),
         normalize=said(source) or "",
-        buffers=known_buffers(name, source),
+        buffers=known_buffers(name, source, checkpoint),
+        smaller=SMALLER in source.facts,
         watch=watch,
     )
 

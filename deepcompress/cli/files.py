@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.common import build_model, is_packed, load_any, network_name, show, storable
+from deepcompress.cli.common import SMALLER, build_model, is_packed, load_any, network_name, show, storable
 from deepcompress.cli.data import Asked, example_input, facts_of, tell
 from deepcompress.cli.options import (
     common,
@@ -17,12 +17,16 @@ from deepcompress.cli.options import (
     max_bytes_option,
     network_option,
     shape_options,
+    strict_option,
     task_options,
     trust_option,
 )
 from deepcompress.recipe import CHOICES
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from deepcompress.checkpoint import Checkpoint
 
 
@@ -56,6 +60,7 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
 @click.command("eval")
 @click.argument("file", metavar="MODEL.dc", type=click.Path())
 @network_option
+@strict_option
 @data_options()
 @task_options
 @trust_option
@@ -64,6 +69,7 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
 def eval_command(
     file: str,
     network: str | None,
+    no_strict: bool,
     trust_pickle: bool,
     max_bytes: int | None,
     as_json: bool,
@@ -82,7 +88,8 @@ def eval_command(
     asked = Asked.taken_from(settings)
     source = load_any(file, trust_pickle, max_bytes)
     target = pick_device(asked.device)
-    model = build_model(source, network or network_name(source), file, "rebuilt").to(target)
+    name = network or network_name(source)
+    model = build_model(source, name, file, "rebuilt", not no_strict, quiet).to(target)
     samples = asked.settled(model, asked.samples(source, file, model).to(target), test_only=True)
     task = samples.task
     found = evaluate(model, samples.test_loader(), task)
@@ -113,6 +120,7 @@ def eval_command(
 )
 @click.option("--shrink", is_flag=True, help="Without the neurons, filters and channels that nothing reads any more.")
 @network_option
+@strict_option
 @shape_options
 @max_bytes_option
 @common
@@ -121,6 +129,7 @@ def export(
     output: str,
     shrink: bool,
     network: str | None,
+    no_strict: bool,
     data: str | None,
     data_dir: str | None,
     input_shape: tuple[int, ...] | None,
@@ -144,6 +153,7 @@ def export(
         _show_export(as_json, output, _WITHOUT_TORCH[Path(output).suffix](file, output, max_bytes), {})
         return
     from deepcompress.checkpoint import ENDINGS, check_ending, save_checkpoint
+    from deepcompress.reading.onnx import check_onnx, export_onnx
 
     check_ending(output, (*ENDINGS, ".onnx", ".npz", ".h"))
     if Path(output).suffix == ".h":
@@ -151,9 +161,15 @@ def export(
     source = load_any(file, False, max_bytes)
     more: dict[str, Any] = {}
     if shrink:
-        source, more = _shrunk(source, file, network, data, data_dir, input_shape)
+        name = network or network_name(source)
+        model = build_model(source, name, file, "shrunk", not no_strict, quiet)
+        example = example_input(source, file, Asked(data, data_dir), input_shape, model)
+        source, more = _shrunk(model, source, name, example)
     if Path(output).suffix == ".onnx":
-        more |= _as_onnx(source, file, output, network, data, data_dir, input_shape)
+        check_onnx()
+        model = build_model(source, network or network_name(source), file, "exported as ONNX", not no_strict, quiet)
+        example = example_input(source, file, Asked(data, data_dir), input_shape, model)
+        more |= export_onnx(model, example, output).as_dict()
     elif Path(output).suffix == ".npz":
         _save_npz(source, output)
     else:
@@ -192,23 +208,6 @@ def _save_npz(source: Checkpoint, output: str) -> None:
     save_npz(output, source.state, (to_numpy(*to_array(name, value)) for name, value in source.state.items()))
 
 
-def _as_onnx(
-    source: Checkpoint,
-    file: str,
-    output: str,
-    network: str | None,
-    data: str | None,
-    data_dir: str | None,
-    input_shape: tuple[int, ...] | None,
-) -> dict[str, Any]:
-    """Write the network as ONNX; gives what JSON says of it."""
-    from deepcompress.reading.onnx import check_onnx, export_onnx
-
-    check_onnx()
-    model = build_model(source, network or network_name(source), file, "exported as ONNX")
-    return export_onnx(model, example_input(source, file, Asked(data, data_dir), input_shape, model), output).as_dict()
-
-
 def _onnx_lines(more: dict[str, Any]) -> list[str]:
     """How an ONNX file was checked, for people."""
     if "opset" not in more:
@@ -221,21 +220,17 @@ def _onnx_lines(more: dict[str, Any]) -> list[str]:
 
 
 def _shrunk(
-    source: Checkpoint,
-    file: str,
-    network: str | None,
-    data: str | None,
-    data_dir: str | None,
-    input_shape: tuple[int, ...] | None,
+    model: nn.Module, source: Checkpoint, name: str | None, example: torch.Tensor
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The smaller network as a checkpoint, and what JSON says of it."""
+    from deepcompress.layers import tensors_of
+    from deepcompress.networks.adapt import is_smaller
     from deepcompress.prune.shrink import shrink
 
-    name = network or network_name(source)
-    model = build_model(source, name, file, "shrunk")
-    found = shrink(model, example_input(source, file, Asked(data, data_dir), input_shape, model))
+    found = shrink(model, example)
+    facts = {**source.facts, SMALLER: 1} if is_smaller(found.network) else source.facts
     named = storable(name or "") or None
-    return replace(source, state=found.network.state_dict(), network=named), found.as_dict()
+    return replace(source, state=tensors_of(found.network), network=named, facts=facts), found.as_dict()
 
 
 def _cost_lines(more: dict[str, Any]) -> list[str]:

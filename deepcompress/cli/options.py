@@ -95,6 +95,10 @@ network_option = click.option(
     "--network", metavar="NAME",
     help="lenet5, lenet-300-100, resnet20, torchvision:resnet18, or your own: file.py:factory.",
 )  # fmt: skip
+strict_option = click.option(
+    "--no-strict", is_flag=True,
+    help="Load what fits: tensors that are missing, or that the network does not know, are told and left.",
+)  # fmt: skip
 trust_option = click.option(
     "--trust-pickle", is_flag=True, help="Load a pickled module. It can run any code: only for files of your own."
 )

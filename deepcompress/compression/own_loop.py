@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch.nn.parameter import is_lazy
 
 from deepcompress.compression.from_file import asks_for_more, restore, settings_of
 from deepcompress.compression.result import Result, kept_line
@@ -15,7 +15,8 @@ from deepcompress.compression.stages import Job
 from deepcompress.compression.writing import Delivery, Stages, contiguous_state, finish_small, kept_of, layers_of
 from deepcompress.errors import DeepCompressError, NetworkError, RecipeError
 from deepcompress.files import check_writable
-from deepcompress.layers import live_tensors
+from deepcompress.layers import live_tensors, tensors_of
+from deepcompress.networks.copies import unwrapped
 from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import computed
 from deepcompress.prune.criteria.base import Evidence
@@ -23,16 +24,13 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import PruningHooks
 from deepcompress.quantize.sharing import Codebook, TuningHooks, finish, still_kept
 from deepcompress.reading.arrays import dense_bytes
-from deepcompress.reading.loader import fill, load_state_dict
+from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
 from deepcompress.training.loop import LR_SCHEDULES
 from deepcompress.training.progress import Progress
 from deepcompress.training.tasks import Loss, Task
-
-#: Wrappers that hold the network as ``module``, and give its tensors other names.
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
 class Compressor:
@@ -123,7 +121,7 @@ class Compressor:
             NetworkError: its tensors do not fit.
         """
         network_itself = unwrapped(model)
-        fill(network_itself, load_state_dict(path), str(path))
+        fill_from(network_itself, path)
         settings = recipe or Recipe.from_dict(settings_of(path), str(path))
         compressor = cls(network_itself, settings, network=network, data=data, watch=watch)
         compressor._former = restore(path, live_tensors(network_itself, compressor._delivery.state))
@@ -226,7 +224,7 @@ class Compressor:
         shapes = {name: mask.shape for name, mask in self.masks.keep.items()}
         inner: nn.Module | None = unwrapped(model)
         while inner is not None:
-            tensors = live_tensors(inner, inner.state_dict())
+            tensors = live_tensors(inner, tensors_of(inner))
             wrong = [name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape]
             if not wrong:
                 return {name: tensors[name] for name in shapes}
@@ -390,6 +388,11 @@ class _Tuning:
     def after_backward(self) -> None:
         self._heard = True
         members = [member.name for book in self.hooks.codebooks for member in book.members]
+        if members and not any(self.hooks.weights[name].requires_grad for name in members):
+            raise DeepCompressError(
+                f"shared values are tuned by the gradients of weights, and {members[0]} and all others that share "
+                "values ask for none: set requires_grad, or call finalize() without tuning"
+            )
         if members and all(self.hooks.weights[name].grad is None for name in members):
             raise DeepCompressError(
                 "shared values are tuned by the gradients of weights, and there are none: call step() before gradients "
@@ -414,15 +417,6 @@ class _Tuning:
         self.hooks.after_step()
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, without what torch's compiler, data parallelism or averaging puts around it."""
-    while True:
-        inner = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
 def _check(recipe: Recipe, model: nn.Module) -> None:
     """Refuse what needs a training loop of deepcompress's own."""
     if recipe.target_size is not None or recipe.max_drop is not None or recipe.schedule in ("circular", "gap"):
@@ -436,6 +430,12 @@ def _check(recipe: Recipe, model: nn.Module) -> None:
         raise RecipeError(
             "reload, rewind, and regrow other than surgery, need a training loop of their own: use compress()"
         )
+    for name, value in model.named_parameters():
+        if not is_lazy(value) and value.is_inference():
+            raise NetworkError(
+                f"tensor {name} was made under torch.inference_mode, and cannot be changed or trained: build the "
+                "network outside of it, or call compress(), which works on a copy"
+            )
     names = computed(model)
     if names:
         raise NetworkError(

@@ -21,6 +21,7 @@ from deepcompress.coding.encoder import (
     survey,
 )
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
+from deepcompress.container.entries import Extension
 from deepcompress.container.writer import pack
 from deepcompress.layers import Layer, is_layer, scales_of, tied_to
 from deepcompress.networks.precision import Stored
@@ -99,7 +100,7 @@ def pack_state(
     data: str = "",
     coder: str | None = None,
     stored: Stored | None = None,
-    normalize: str = "",
+    extensions: Sequence[Extension] = (),
 ) -> bytes:
     """A whole .dc file in memory.
 
@@ -113,9 +114,9 @@ def pack_state(
             them.
         coder: instead of the recipe's: "fixed" for the paper's stages 1 and 2, where streams have fixed widths.
         stored: the types of the tensors in the file, where they differ.
-        network, data, normalize: for the header.
+        extensions: what else the header says (`container.extensions`).
     """
-    return pack(encode_state(state, layers, codebooks, recipe, coder, stored), network, data, normalize)
+    return pack(encode_state(state, layers, codebooks, recipe, coder, stored), network, data, extensions)
 
 
 def encode_state(

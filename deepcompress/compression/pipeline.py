@@ -13,16 +13,26 @@ from deepcompress.compression.from_file import asks_for_more, restore
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.stages import ByFraction, ByMasks, BySize, Job
-from deepcompress.compression.writing import Delivery, Stages, contiguous_state, finish_small, kept_of, layers_of
+from deepcompress.compression.writing import (
+    Delivery,
+    Stages,
+    contiguous_state,
+    finish_small,
+    kept_of,
+    layers_of,
+    refresh,
+)
 from deepcompress.errors import RecipeError
 from deepcompress.files import check_writable
-from deepcompress.layers import live_tensors
+from deepcompress.layers import live_tensors, tensors_of
+from deepcompress.networks.copies import copied, unwrapped
 from deepcompress.networks.inputs import Batches
-from deepcompress.networks.parametrized import bake, copied
+from deepcompress.networks.parametrized import bake
+from deepcompress.networks.unmade import check_made
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
-from deepcompress.reading.loader import fill, load_state_dict
+from deepcompress.reading.loader import fill_from, load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
@@ -58,7 +68,8 @@ def compress(
     """Compress a network and write it to `path`. `model` itself is not changed.
 
     Args:
-        model: a trained network, on the device where it shall be retrained.
+        model: a trained network, or a wrapper of torch's around it (compiled, data-parallel), on the device where it
+            shall be retrained.
         train_loader: batches (input, target) for retraining, passed over again each epoch: a DataLoader, for
             example. May be None if `recipe.retrain` is False. Input and target are tensors, or tuples, lists or
             dictionaries of tensors; a network takes those of the input as its positional or named arguments. Of a batch
@@ -89,11 +100,14 @@ def compress(
     Raises:
         RecipeError: a setting does not fit the network, or training data is missing.
         CheckpointError: the network has no weights to compress, or NaN among them; or `masks` are of other weights.
-        NetworkError: it cannot be copied, or, with a `loss`, does not take the data; or `rewind_to` is of another.
+        NetworkError: it has no values yet, or cannot be copied, or, with a `loss`, does not take the data; or
+            `rewind_to` is of another.
         PruneError: a layer would be emptied.
         OutputError: `path` cannot be written, or `resume`.
         ResumeError: the state in `resume` is of another run, or damaged.
     """
+    model = unwrapped(model)
+    check_made(model)
     if distributed.is_first():
         check_writable(path)
     order = _Order(
@@ -103,7 +117,8 @@ def compress(
     journal = None
     if resume is not None and distributed.is_first():
         journal = Journal(resume, order.about())
-    with recording(journal), distributed.own_file(order.path) as own:
+    everyday = (torch.inference_mode(False), torch.enable_grad())  # whatever the caller is in
+    with everyday[0], everyday[1], recording(journal), distributed.own_file(order.path) as own:
         return _compress(replace(order, path=own))
 
 
@@ -171,8 +186,12 @@ class _Order:
         work = copied(self.model)
         for name in bake(work):
             self.watch.message(f"{name} is computed from other tensors: trained and stored is what it came to")
+        if self.batches is not None and not any(parameter.requires_grad for parameter in work.parameters()):
+            self.watch.message("no parameter of the network asks for gradients: all of its copy are trained")
+            for parameter in work.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
         if self.start is not None:
-            fill(work, load_state_dict(self.start), str(self.start))
+            fill_from(work, self.start)
         if self.recipe.low_rank is None:
             return work, work
         dense = copied(work)
@@ -217,7 +236,7 @@ def _compress(order: _Order) -> Result:
     seed_everything(recipe.seed)
     current = dense
     stages = Stages(
-        dense_bytes(dense.state_dict()),
+        dense_bytes(tensors_of(dense)),
         lambda: None if order.report is None else evaluate(current, order.report, task),
         task,
     )
@@ -233,9 +252,11 @@ def _compress(order: _Order) -> Result:
     pruned = route.masks
     watch.message(kept_line(kept_of(pruned), pruned.sparsity))
     stages.finish("prune", len(delivery.packed([], "fixed")))
+    pruned.apply(weights)  # a forward may change weights
     route.share()
     if route.masks is not pruned:
         watch.message(f"after sharing, {kept_line(kept_of(route.masks), route.masks.sparsity)}")
+    refresh(state, work, weights)
     vectors = finish_small(work, state, recipe, former)
     route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     return delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)

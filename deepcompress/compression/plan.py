@@ -31,7 +31,8 @@ from deepcompress.layers import (
     scales_of,
     tied_to,
 )
-from deepcompress.networks.parametrized import bake, copied
+from deepcompress.networks.copies import copied
+from deepcompress.networks.parametrized import bake
 from deepcompress.prune.costs import mask_bits
 from deepcompress.prune.masks import Masks, keep_mask, share_out
 from deepcompress.prune.scores import profile
@@ -117,7 +118,7 @@ def plan(
     if isinstance(source, nn.Module):
         return _of_network(source, recipe, going_on)
     check_plain(source)
-    state = {name: value.detach() for name, value in source.items()}
+    state = {name: value.detach() for name, value in source.items() if isinstance(value, torch.Tensor)}
     for name, value in state.items():
         check_tensor(name, value)
     layers = compressible(state, recipe)
@@ -132,7 +133,7 @@ def plan(
 def _of_network(model: nn.Module, recipe: Recipe, going_on: bool) -> Plan:
     work = copied(model)
     notes = [f"{name} is computed from other tensors: stored is what it came to" for name in bake(work)]
-    dense = dense_bytes(work.state_dict())
+    dense = dense_bytes(contiguous_state(work))
     if recipe.low_rank is not None:
         notes += [str(layer) for layer in factorize(work, recipe.low_rank)]
     state = contiguous_state(work)
@@ -249,12 +250,14 @@ def _small_bytes(name: str, value: torch.Tensor, recipe: Recipe, buffer: bool) -
 
 def kinds_of(model: nn.Module) -> dict[str, str]:
     """What each tensor of a network is, by the module that has it; of one of the user's own, it is a parameter."""
-    buffers, found = buffers_of(model), {}
+    found = {}
     for path, module in model.named_modules():
         kind = _kind(module)
-        names = [name for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
-        for name in (f"{path}.{name}".lstrip(".") for name in names):
-            found[name] = kind or ("buffer" if name in buffers else "parameter")
+        for what, tensors in (
+            ("parameter", module.named_parameters(recurse=False)),
+            ("buffer", module.named_buffers(recurse=False)),
+        ):
+            found.update({f"{path}.{name}".lstrip("."): kind or what for name, _ in tensors})
     return found
 
 

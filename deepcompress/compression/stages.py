@@ -173,7 +173,7 @@ class BySize(ByFraction):
         assert job.recipe.target_size is not None
         self.target = job.recipe.target_size
         self._fixed = fixed
-        self._links = connections(job.model)
+        self._links = connections(job.model, job.watch)
         self._hooks: FittingHooks | None = None
 
     def prune(self) -> None:

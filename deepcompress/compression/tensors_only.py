@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.compression.packing import Packer
 from deepcompress.compression.result import Result, StageResult, kept_line
 from deepcompress.container.breakdown import inspect
+from deepcompress.container.extensions import SMALLER, pack_extra_state
+from deepcompress.container.normalize import pack_normalize
 from deepcompress.container.writer import planned_size, save
-from deepcompress.errors import RecipeError
+from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.files import check_writable
 from deepcompress.layers import (
     Layer,
@@ -54,18 +57,22 @@ def compress_state(
     data: str = "",
     normalize: str = "",
     buffers: Collection[str] = (),
+    smaller: bool = False,
     watch: Progress | None = None,
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
 
     Args:
-        state: tensors by name: a state_dict, which is not changed, or a mapping that is no dict and gives a new
-            tensor of its own each time it is asked (`checkpoint.open_checkpoint`), about twice for each.
+        state: tensors by name: a state_dict, which is not changed (extra states of modules may be in it, if they are
+            plain data), or a mapping that is no dict and gives a new tensor of its own each time it is asked
+            (`checkpoint.open_checkpoint`), about twice for each.
         recipe: settings; those of training have no effect.
         path: the file to write; an old one is replaced at the very end, or not at all.
         network, data: names to store in the file.
         normalize: how inputs are normalized, to store in the file.
         buffers: names of the tensors that are known to be no parameters: they are left alone.
+        smaller: whether units were taken out of the network (`prune.shrink`): then the file says that its tensors may
+            be smaller than those of the network that takes them.
         watch: told what happens.
 
     Raises:
@@ -88,6 +95,8 @@ def compress_state(
     if recipe.weighting != "none":
         raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
     check_writable(path)
+    state, extra = _apart(state)
+    extensions = (*([SMALLER] if smaller else []), *pack_extra_state(extra), *pack_normalize(normalize))
     started = time.perf_counter()
     content = _look_through(state, recipe, buffers, watch)
     if content.scales:
@@ -103,8 +112,8 @@ def compress_state(
         watch.message("no tensor is pruned or shared: all are stored exactly")
     stream = _Stream(state, content, losses, recipe, watch)
     pruned = time.perf_counter()
-    save(path, stream, network, data, normalize)
-    sizes = [planned_size(infos.items(), network, data, normalize) for infos in (stream.pruned, stream.shared)]
+    save(path, stream, network, data, extensions)
+    sizes = [planned_size(infos.items(), network, data, extensions) for infos in (stream.pruned, stream.shared)]
     kept |= stream.kept
     found = inspect(path)
     now = time.perf_counter()
@@ -128,6 +137,19 @@ def compress_state(
         recipe=recipe.as_dict(),
         breakdown=found,
     )
+
+
+def _apart(state: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a state_dict, and what modules keep beside them (``get_extra_state``)."""
+    if not isinstance(state, dict):  # each tensor would be loaded to look at it
+        return state, {}
+    others = {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
+    for name, value in others.items():
+        if not name.endswith("_extra_state"):
+            raise CheckpointError(
+                f"entry {name} of the state_dict is a {type(value).__name__}; only tensors can be stored"
+            )
+    return {name: value for name, value in state.items() if name not in others}, others
 
 
 @dataclass

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +14,9 @@ from deepcompress.compression.from_file import unmoved
 from deepcompress.compression.packing import pack_state
 from deepcompress.compression.result import Result, StageResult
 from deepcompress.container.breakdown import inspect
+from deepcompress.container.entries import Extension
+from deepcompress.container.extensions import SMALLER, pack_extra_state
+from deepcompress.container.normalize import pack_normalize
 from deepcompress.errors import CheckpointError
 from deepcompress.files import write_atomic
 from deepcompress.layers import (
@@ -24,17 +26,22 @@ from deepcompress.layers import (
     check_finite,
     check_whole,
     compressible,
+    parameters_in,
     scales_of,
+    tensors_of,
     tied_to,
 )
+from deepcompress.networks.adapt import is_smaller
 from deepcompress.networks.batchnorm import fold_statistics
+from deepcompress.networks.copies import copied
 from deepcompress.networks.precision import stored_of
+from deepcompress.networks.unmade import check_made
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections, silence
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.quantize.vectors import is_vector, share_vectors
 from deepcompress.reading.arrays import check_tensor
-from deepcompress.reading.loader import fill, load_state_dict
+from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
 from deepcompress.training.evaluation import Evaluation
@@ -64,18 +71,19 @@ class Delivery:
 
     def packed(self, codebooks: Sequence[Codebook], coder: str | None = None) -> bytes:
         """The file as it would be now, with the recipe's coder or another."""
-        labels = (self.network, self.data, coder, stored_of(self.model), self.normalize)
-        return pack_state(self.state, self.layers, codebooks, self.recipe, *labels)
+        more = (*extensions_of(self.model), *pack_normalize(self.normalize))
+        names = (self.network, self.data, coder)
+        return pack_state(self.state, self.layers, codebooks, self.recipe, *names, stored_of(self.model), more)
 
     def fixed_bytes(self) -> int:
         """Bytes of the file if the layers took none."""
-        bare = copy.deepcopy(self.model)
+        bare = copied(self.model)
         state = contiguous_state(bare)
         layers = compressible(state, self.recipe, buffers_of(bare))
         vectors = finish_small(bare, state, self.recipe)
         for layer in layers:
             state[layer.name].zero_()
-        return len(replace(self, state=state, layers=layers).packed(vectors))
+        return len(replace(self, model=bare, state=state, layers=layers).packed(vectors))
 
     def write(
         self, path: Path, codebooks: Sequence[Codebook], masks: Masks, stages: Stages, held: Sequence[str] = ()
@@ -85,12 +93,16 @@ class Delivery:
         Raises:
             OutputError: it cannot be written.
         """
-        stages.finish("quantize", len(self.packed(codebooks, "fixed")))
-        content = self.packed(codebooks)
+        # Packed before it is measured, and read back after that: a forward may change weights and buffers.
+        size, content = len(self.packed(codebooks, "fixed")), self.packed(codebooks)
+        stages.finish("quantize", size)
         write_atomic(path, content)
         distributed.check_same(content)
+        for name, value in tensors_of(self.model, keep_vars=True).items():
+            if name in self.state and value.shape != self.state[name].shape:  # a buffer for other samples
+                value.data = self.state[name].detach().clone()
         most = 2 * sum(value.nbytes for value in self.state.values())  # float64 in the file is float32 here
-        fill(self.model, load_state_dict(path, max_bytes=most), str(path))
+        fill_from(self.model, path, most)
         breakdown = inspect(path)
         stages.finish("encode", breakdown.file_bytes)
         return Result(
@@ -109,6 +121,16 @@ class Delivery:
             metric=stages.task.metric,
             unit=stages.task.unit,
         )
+
+
+def extensions_of(model: nn.Module) -> tuple[Extension, ...]:
+    """What the header of a file of `model` says beside its tensors.
+
+    Raises:
+        CheckpointError: a module keeps something that cannot be stored.
+    """
+    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
+    return (*([SMALLER] if is_smaller(model) else []), *pack_extra_state(extra))
 
 
 def kept_of(masks: Masks) -> dict[str, float]:
@@ -138,16 +160,30 @@ class Stages:
 
 
 def contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:
-    """The state_dict of a network, its memory made contiguous, so that tensors can be worked on as flat ones."""
-    for tensor in (*work.parameters(), *work.buffers()):
-        tensor.data = tensor.data.contiguous()
-    state = dict(work.state_dict())
+    """The tensors of a network's state_dict, their memory made contiguous, so that they can be worked on as flat ones.
+
+    Raises:
+        NetworkError: one has no values (on the meta device, or in a lazy module).
+        CheckpointError: one is not dense, or a module keeps something else that cannot be stored.
+    """
+    check_made(work)
+    extensions_of(work)
+    state = tensors_of(work)
     for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise CheckpointError(
-                f"entry {name} of the state_dict is a {type(value).__name__}; only tensors can be stored"
-            )
-    return state
+        if value.layout is not torch.strided or value.is_nested:
+            kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+            raise CheckpointError(f"tensor {name} is {kind}; only dense tensors can be stored: make it one (to_dense)")
+    for tensor in (*work.parameters(), *work.buffers()):
+        if tensor.layout is torch.strided and not tensor.is_contiguous():
+            tensor.data = tensor.data.contiguous()
+    return tensors_of(work)
+
+
+def refresh(state: dict[str, torch.Tensor], work: nn.Module, weights: Collection[str]) -> None:
+    """Take what is no weight in `state` from the network again: a forward may have put new tensors in their place."""
+    for name, value in contiguous_state(work).items():
+        if name in state and name not in weights:
+            state[name] = value
 
 
 def finish_small(
@@ -160,7 +196,7 @@ def finish_small(
     """
     if recipe.batch_norm == "fold":
         for counter in fold_statistics(work):
-            del state[counter]
+            state.pop(counter, None)  # a network may give it another name there
     names, most = _vectors(work, state), None if recipe.small_bits is None else 1 << recipe.small_bits
     if most is not None:
         silence(state, connections(work))
@@ -177,7 +213,7 @@ def finish_small(
 
 def _vectors(work: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the vectors that are parameters, each once; buffers such as running variances are left alone."""
-    parameters = dict(work.named_parameters(remove_duplicate=False))
+    parameters = parameters_in(work, state)
     left = {*tied_to(state), *scales_of(state)}
     return [name for name, value in state.items() if name in parameters and name not in left and is_vector(value)]
 

@@ -65,7 +65,7 @@ class Normalization:
         return self.word or ",".join(f"{number:.9g}" for number in (*self.mean, *self.deviation))
 
 
-def extensions_of(normalize: str) -> tuple[Extension, ...]:
+def pack_normalize(normalize: str) -> tuple[Extension, ...]:
     """What a header says of it: nothing, where nothing is known or done."""
     return (Extension(NAME, normalize.encode("ascii")),) if normalize not in ("", "none") else ()
 

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -14,26 +14,30 @@ from typing import BinaryIO
 
 from deepcompress.coding.encoder import WORTH
 from deepcompress.coding.tensors import EncodedTensor, Encoding, TensorInfo
-from deepcompress.container.entries import CRC_BYTES, Entry, Header
+from deepcompress.container.entries import CRC_BYTES, Entry, Extension, Header
 from deepcompress.container.format import pack_header, unpack_header
-from deepcompress.container.normalize import extensions_of
 from deepcompress.files import write_atomic
 
 
-def pack(tensors: Iterable[tuple[str, EncodedTensor]], network: str = "", data: str = "", normalize: str = "") -> bytes:
+def pack(
+    tensors: Iterable[tuple[str, EncodedTensor]],
+    network: str = "",
+    data: str = "",
+    extensions: Sequence[Extension] = (),
+) -> bytes:
     """A whole file in memory. The same tensors in the same order give the same bytes.
 
     Args:
         tensors: fully qualified name and encoded tensor; an alias or shared codebook refers to an earlier one.
         network: name of the network, for readers that know it; empty if there is none.
         data: name of the data set that the network was trained for; empty if there is none.
-        normalize: how the inputs are normalized, as `normalize.Normalization` has it; empty if nobody said.
+        extensions: what else the header says (`container.extensions`).
 
     Raises:
         FormatError: the file could not be read back, because a name or a shape is beyond the limits of the format.
     """
     target = BytesIO()
-    _write(target, BytesIO(), tensors, network, data, normalize)
+    _write(target, BytesIO(), tensors, network, data, extensions)
     return target.getvalue()
 
 
@@ -42,7 +46,7 @@ def save(
     tensors: Iterable[tuple[str, EncodedTensor]],
     network: str = "",
     data: str = "",
-    normalize: str = "",
+    extensions: Sequence[Extension] = (),
 ) -> None:
     """Write a file to `path`, with only one of `tensors` in memory at a time.
 
@@ -56,16 +60,19 @@ def save(
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as target, tempfile.TemporaryFile(dir=temporary.parent) as spool:
-            _write(target, spool, tensors, network, data, normalize)
+            _write(target, spool, tensors, network, data, extensions)
 
     write_atomic(path, write)
 
 
 def planned_size(
-    tensors: Iterable[tuple[str, TensorInfo]], network: str = "", data: str = "", normalize: str = ""
+    tensors: Iterable[tuple[str, TensorInfo]],
+    network: str = "",
+    data: str = "",
+    extensions: Sequence[Extension] = (),
 ) -> int:
     """Bytes of the file that tensors with these facts would make."""
-    header = Header(network, data, tuple(Entry(name, info) for name, info in tensors), extensions_of(normalize))
+    header = Header(network, data, tuple(Entry(name, info) for name, info in tensors), tuple(extensions))
     return len(pack_header(header)) + sum(entry.info.section for entry in header.entries) + CRC_BYTES
 
 
@@ -75,7 +82,7 @@ def _write(
     tensors: Iterable[tuple[str, EncodedTensor]],
     network: str,
     data: str,
-    normalize: str,
+    extensions: Sequence[Extension],
 ) -> None:
     entries = []
     repeats = _Repeats()
@@ -83,7 +90,7 @@ def _write(
         encoded = repeats.without(tensor)
         entries.append(Entry(name, encoded.info, zlib.crc32(encoded.section)))
         spool.write(encoded.section)
-    header = pack_header(Header(network, data, tuple(entries), extensions_of(normalize)))
+    header = pack_header(Header(network, data, tuple(entries), tuple(extensions)))
     sections = spool.tell()
     unpack_header(header, len(header) + sections + CRC_BYTES)
     checked = _Checksum(target)

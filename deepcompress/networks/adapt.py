@@ -2,7 +2,8 @@
 
 No code comes from the tensors: a module is replaced by one of its own kind with other sizes, or a layer by two thin
 ones, and only where shapes say so. Nothing becomes larger than it was, and what the network takes and gives keeps its
-size.
+size. A smaller module says that it is one (`is_smaller`), so that files of it can say so, too: another network whose
+names happen to agree is not to be taken for a smaller one.
 Whether the sizes of different layers fit each other is seen when the network runs.
 """
 
@@ -16,33 +17,47 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Tensors = Mapping[str, torch.Tensor]
+_MARK = "_deepcompress_smaller"  # an attribute, which copies of a module keep
 
 
-def replacements(network: nn.Module, state: Tensors) -> dict[str, nn.Module]:
+def replacements(network: nn.Module, state: Tensors, smaller: bool = False) -> dict[str, nn.Module]:
     """Modules, by name, that take the place of those of `network` so that the tensors of `state` fit.
 
     They have the shapes of `state` and values of no meaning; `network` is left as it is. Modules for which there is no
-    such replacement are missing, as are those that fit.
+    such replacement are missing, as are those that fit. Two thin layers are told by their names; modules of other sizes
+    take places only if somebody says that units were taken out (`smaller`).
     """
     layers = [name for name, module in network.named_modules() if isinstance(module, (nn.Linear, *CONVOLUTIONS))]
     found: dict[str, nn.Module] = {}
-    for name, module in network.named_modules():
-        tensors = {key: state.get(_join(name, key)) for key in _own(module)}
-        pair = [state.get(_join(name, f"{number}.weight")) for number in (0, 1)]
-        if tensors.get("weight") is None and pair[0] is not None and pair[1] is not None and is_factorable(module):
-            replaced = _thin(module, pair[0], pair[1])
-            fits = replaced is not None
-        elif any(value is not None and value.shape != _own(module)[key].shape for key, value in tensors.items()):
-            replaced = resized(module, {key: value.shape for key, value in tensors.items() if value is not None})
-            fits = replaced is not None
-        else:
-            continue
-        if fits and replaced is not None and name and _keeps_ends(name, module, replaced, layers):
+    made: dict[nn.Module, nn.Module | None] = {}  # one that several names share stays one
+    for name, module in network.named_modules(remove_duplicate=False):
+        if module not in made:
+            made[module] = _replacement(name, module, state, smaller)
+        replaced = made[module]
+        if replaced is not None and name and _keeps_ends(name, module, replaced, layers):
             found[name] = replaced
     return found
+
+
+def _replacement(name: str, module: nn.Module, state: Tensors, smaller: bool) -> nn.Module | None:
+    """What takes the place of one module; None where nothing does."""
+    own = _own(module)
+    tensors = {key: state[_join(name, key)] for key in own if _join(name, key) in state}
+    first, second = (state.get(_join(name, f"{number}.weight")) for number in (0, 1))
+    if "weight" not in tensors and first is not None and second is not None and is_factorable(module):
+        return _thin(module, first, second, smaller)
+    if smaller and any(value.shape != own[key].shape for key, value in tensors.items()):
+        return resized(module, {key: value.shape for key, value in tensors.items()})
+    return None
+
+
+def is_smaller(network: nn.Module) -> bool:
+    """Whether one of its modules is smaller than it was in the network that somebody wrote."""
+    return any(getattr(module, _MARK, False) for module in network.modules())
 
 
 def replace(network: nn.Module, modules: Mapping[str, nn.Module]) -> None:
@@ -67,6 +82,7 @@ def resized(module: nn.Module, shapes: Mapping[str, torch.Size]) -> nn.Module | 
     new._parameters, new._buffers = dict(module._parameters), dict(module._buffers)
     if not _set_sizes(new, weight if weight is not None else next(iter(shapes.values()))):
         return None
+    vars(new)[_MARK] = True
     for key, value in own.items():
         size = shapes.get(key, value.shape)
         if size != _expected(new, value):
@@ -93,7 +109,7 @@ def _set_sizes(new: nn.Module, weight: torch.Size) -> bool:
     elif type(new) is nn.LayerNorm:
         new.normalized_shape = tuple(weight)
     elif type(new) is nn.Embedding:
-        new.num_embeddings, new.embedding_dim = weight
+        new.embedding_dim = weight[1]  # its rows are inputs that the network takes
     else:
         return False
     return True
@@ -155,7 +171,7 @@ def thin(module: nn.Module, rank: int) -> nn.Sequential:
     return nn.Sequential(first, second).train(module.training)
 
 
-def _thin(module: nn.Module, first: torch.Tensor, second: torch.Tensor) -> nn.Module | None:
+def _thin(module: nn.Module, first: torch.Tensor, second: torch.Tensor, smaller: bool) -> nn.Module | None:
     """The two layers whose weights have these shapes; None where they are not two thin ones of this layer."""
     weight = module.get_parameter("weight")
     rank = first.shape[0] if first.ndim else 0
@@ -165,13 +181,15 @@ def _thin(module: nn.Module, first: torch.Tensor, second: torch.Tensor) -> nn.Mo
     pair = thin(module, rank)
     for number, value in enumerate((first, second)):
         if value.shape != pair[number].get_parameter("weight").shape:
+            if not smaller:
+                return None
             shapes = {"weight": value.shape}
             if number == 1 and pair[1].bias is not None:
                 shapes["bias"] = value.shape[:1]
-            smaller = resized(pair[number], shapes)
-            if smaller is None:
+            replaced = resized(pair[number], shapes)
+            if replaced is None:
                 return None
-            pair[number] = smaller
+            pair[number] = replaced
     return pair
 
 
@@ -188,7 +206,8 @@ def _keeps_ends(name: str, module: nn.Module, replaced: nn.Module, layers: list[
 def _own(module: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of a module itself that are in its state_dict, by their short names."""
     buffers = {key: value for key, value in module._buffers.items() if key not in module._non_persistent_buffers_set}
-    return {key: value for key, value in {**module._parameters, **buffers}.items() if value is not None}
+    own = {key: value for key, value in {**module._parameters, **buffers}.items() if value is not None}
+    return {key: value for key, value in own.items() if not is_lazy(value)}
 
 
 def _join(name: str, key: str) -> str:

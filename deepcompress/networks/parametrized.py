@@ -7,10 +7,9 @@ evaluation: bit for bit the same outputs, and nothing left to compute.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,16 +17,13 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
-from deepcompress.errors import NetworkError
-
-Module = TypeVar("Module", bound=nn.Module)
-
 
 def bake(network: nn.Module) -> list[str]:
     """Replace each computed weight of `network`, in place, by a plain parameter of its value in evaluation.
 
     Known are all of ``torch.nn.utils.parametrize`` (weight_norm, spectral_norm, orthogonal, the user's own), the
-    older hooks of ``torch.nn.utils.weight_norm`` and ``spectral_norm``, and the masks of ``torch.nn.utils.prune``.
+    older hooks of ``torch.nn.utils.weight_norm`` and ``spectral_norm``, the masks of ``torch.nn.utils.prune``, and the
+    layers of a network that was loaded with ``mode="sparse"``.
     The parameters are new: an optimizer that shall train them is to be made afterwards.
 
     Returns:
@@ -51,24 +47,6 @@ def computed(network: nn.Module) -> list[str]:
     return [name for name, _ in _computed(network)]
 
 
-def copied(network: Module) -> Module:
-    """A deep copy of a network, which is left as it was.
-
-    Raises:
-        NetworkError: it cannot be copied.
-    """
-    for module in network.modules():
-        for key, value in vars(module).items():
-            # What the last forward computed, and the next one will: with its graph it could not be copied.
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                vars(module)[key] = value.detach()
-    try:
-        return copy.deepcopy(network)
-    except Exception as error:  # the user's modules may hold anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise NetworkError(f"the network {type(network).__name__} cannot be copied: {reason}") from error
-
-
 def _computed(network: nn.Module) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The name of each computed weight, and what makes it plain."""
     for path, module in network.named_modules():
@@ -76,6 +54,8 @@ def _computed(network: nn.Module) -> Iterator[tuple[str, Callable[[], Any]]]:
         if parametrize.is_parametrized(module):
             for name in module.parametrizations:
                 yield prefix + name, partial(_remove_parametrizations, module, name)
+        if hasattr(module, "make_dense"):  # it runs from the compressed form (`sparse.modules`)
+            yield f"{prefix}weight", module.make_dense
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):
                 yield prefix + hook.name, partial(remove_weight_norm, module, hook.name)

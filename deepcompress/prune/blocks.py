@@ -16,7 +16,9 @@ import torch.fx
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from deepcompress.errors import DeepCompressError
+from deepcompress.errors import NetworkError
+from deepcompress.layers import tensors_of
+from deepcompress.networks.copies import traced
 from deepcompress.prune.units import Group
 
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -40,9 +42,9 @@ def blocks(model: nn.Module, weights: Mapping[str, torch.Tensor], example: Any) 
         example: not needed here.
 
     Raises:
-        DeepCompressError: torch.fx cannot trace the network.
+        NetworkError: torch.fx cannot trace the network.
     """
-    state = model.state_dict()
+    state = tensors_of(model)
     return [_group(block, state, weights) for block in residual_blocks(model) if _prunable(block, model, weights)]
 
 
@@ -50,15 +52,12 @@ def residual_blocks(model: nn.Module) -> list[Block]:
     """All sums of a value and of a branch that is computed from it alone.
 
     Raises:
-        DeepCompressError: torch.fx cannot trace the network.
+        NetworkError: torch.fx cannot trace the network.
     """
     try:
-        graph = torch.fx.symbolic_trace(model).graph
-    except Exception as error:  # tracing runs the user's forward, which may fail in any way
-        raise DeepCompressError(
-            f"residual blocks of {type(model).__name__} cannot be found: torch.fx cannot trace it "
-            f"({type(error).__name__}: {error})"
-        ) from error
+        graph = traced(model)
+    except NetworkError as error:
+        raise NetworkError(f"residual blocks cannot be found: {error}") from error
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     found = []
     for node in graph.nodes:

@@ -7,7 +7,6 @@ softmax over the channels, a group norm); so a group is believed only after a tr
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +15,8 @@ import torch
 from torch import nn
 
 from deepcompress.errors import DeepCompressError
+from deepcompress.layers import tensors_of
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import each_tensor, predict, tensors_in
 from deepcompress.prune.units import Group
 
@@ -35,7 +36,7 @@ def channels(model: nn.Module, weights: Mapping[str, torch.Tensor], example: Any
     Raises:
         DeepCompressError: torch-pruning is not installed, or the network does not run on the example.
     """
-    probe = copy.deepcopy(model).cpu().double().eval().requires_grad_(True)
+    probe = copied(model).cpu().double().eval().requires_grad_(True)
     example = in_float64(example)
     found = [group for group in _traced(probe, example) if _fits(group, probe, weights)]
     if not found or _harmless(probe, found, example):
@@ -85,7 +86,7 @@ def _group(graph: Any, items: Any, names: Mapping[nn.Module, str]) -> Group | No
             outputs = graph.is_out_channel_pruning_fn(item.dep.handler) or _is_depthwise(module)
         else:
             return None
-        for key, tensor in module.state_dict().items():
+        for key, tensor in tensors_of(module).items():
             if tensor.ndim == 0 or (tensor.ndim == 1 and not outputs):
                 continue
             kind = vectors if tensor.ndim == 1 else rows if outputs else columns
@@ -145,8 +146,8 @@ def _harmless(model: nn.Module, groups: Sequence[Group], example: Any) -> bool:
 @torch.no_grad()
 def _unseen(model: nn.Module, groups: Sequence[Group], gone: Sequence[torch.Tensor], example: Any) -> bool:
     """Whether units that are `gone` change nothing once nothing reads them any more."""
-    trial = copy.deepcopy(model)
-    state = trial.state_dict()
+    trial = copied(model)
+    state = tensors_of(trial)
     chosen = list(zip(groups, gone, strict=True))
     _zero(state, [(group.columns, 1, units) for group, units in chosen])
     read = outputs_of(trial, example)
@@ -159,6 +160,8 @@ def _zero(
 ) -> None:
     for places, dimension, gone in parts:
         for name, units in places.items():
+            if name not in state:  # a network may give it another name there
+                continue
             state[name].transpose(0, dimension)[torch.cat([gone, gone.new_zeros(1)])[units]] = 0
 
 

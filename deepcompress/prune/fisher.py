@@ -59,7 +59,7 @@ def diagonal(
         objective(in_float32(predict(model, x)), x, y).backward()  # type: ignore[no-untyped-call]
         for name, weight in weights.items():
             if weight.grad is not None:
-                totals[name] += weight.grad.detach().float().square()
+                totals[name] += weight.grad.detach().to_dense().float().square()
         done += 1
     model.zero_grad(set_to_none=True)
     model.train(was_training)

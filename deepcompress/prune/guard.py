@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import RecipeError
+from deepcompress.layers import tensors_of
 from deepcompress.networks.inputs import Batches
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
@@ -124,11 +125,11 @@ class Guard:
 
     def state(self) -> State:
         """A copy of the network's tensors."""
-        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        return {name: value.detach().clone() for name, value in tensors_of(self.model).items()}
 
     def go_back(self, state: State, masks: Masks) -> None:
         """Put the network into a former `state`, which had these masks."""
-        self.model.load_state_dict(state)
+        self.model.load_state_dict(state, strict=False)  # extra states stay
         self.hooks.take(masks)
 
     def holds(self) -> bool:

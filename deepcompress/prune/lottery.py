@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from deepcompress.errors import RecipeError
-from deepcompress.layers import buffers_of, check_finite, compressible
+from deepcompress.layers import buffers_of, check_finite, compressible, tensors_of
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import Batches
-from deepcompress.networks.parametrized import bake, copied
+from deepcompress.networks.parametrized import bake
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.guard import Guard
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import progress
-from deepcompress.reading.loader import fill
+from deepcompress.reading.fitting import fill
 from deepcompress.recipe import Recipe
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.objective import task_of
@@ -73,7 +74,7 @@ def rewind(model: nn.Module, recipe: Recipe, origin: State | None, number: int =
         reinitialize(model, recipe.seed + number)
     else:
         assert origin is not None
-        model.load_state_dict(origin)
+        model.load_state_dict(origin, strict=False)  # extra states stay
 
 
 def reinitialize(model: nn.Module, seed: int) -> None:
@@ -138,4 +139,4 @@ def origin_of(model: nn.Module, recipe: Recipe, state: State | None) -> State | 
     start = copied(model)
     fill(start, dict(state), "the start to rewind to")
     bake(start)
-    return {name: value.detach().clone() for name, value in start.state_dict().items()}
+    return {name: value.detach().clone() for name, value in tensors_of(start).items()}

@@ -16,7 +16,10 @@ import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
+from deepcompress.errors import NetworkError
+from deepcompress.networks.copies import traced
 from deepcompress.prune.masks import Masks
+from deepcompress.training.progress import Progress
 
 _ELEMENTWISE_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Identity,
@@ -51,14 +54,16 @@ class Connection:
     repeat: int
 
 
-def connections(model: nn.Module) -> list[Connection]:
+def connections(model: nn.Module, watch: Progress | None = None) -> list[Connection]:
     """All direct connections between linear and convolutional layers that the graph shows beyond doubt.
 
-    A network that torch.fx cannot trace has none.
+    A network that torch.fx cannot trace has none, and `watch` is told so.
     """
     try:
-        graph = torch.fx.symbolic_trace(model).graph
-    except Exception:  # tracing runs the user's forward, which may fail in any way
+        graph = traced(model)
+    except NetworkError as error:
+        if watch is not None:
+            watch.message(f"neurons that pruning leaves without input or output are not looked for: {error}")
         return []
     modules = dict(model.named_modules())
     names = _followed(model, graph)
@@ -165,6 +170,8 @@ def silence(state: Mapping[str, torch.Tensor], links: list[Connection]) -> None:
     `state` holds the weights, pruned, and the biases; a layer ``x.weight`` has ``x.bias``, or none.
     """
     for link in links:
+        if link.target not in state:  # a network may give it another name there
+            continue
         target = state[link.target]
         by_input = (target != 0).flatten(2).any(dim=2) if target.ndim > 2 else target != 0
         read = by_input.any(dim=0).reshape(-1, link.repeat).any(dim=1)

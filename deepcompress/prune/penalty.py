@@ -52,7 +52,7 @@ class Penalty:
             return
         for name, weight in self.weights.items():
             if weight.grad is not None:
-                weight.grad.add_(self._pull(name, weight), alpha=self.weight)
+                weight.grad = weight.grad.to_dense().add_(self._pull(name, weight), alpha=self.weight)
 
     def _pull(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         if self.kind == "rate":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,11 +10,12 @@ import torch
 from torch import nn
 
 from deepcompress.errors import NetworkError
-from deepcompress.layers import compressible
+from deepcompress.layers import compressible, tensors_of
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import each_tensor, predict, to_device
 from deepcompress.prune.coupling import TOLERANCE, channels, close, in_float64, outputs_of
 from deepcompress.prune.units import Group
-from deepcompress.reading.loader import fill
+from deepcompress.reading.fitting import fill
 
 Gone = tuple[Group, torch.Tensor]
 
@@ -61,14 +61,14 @@ def shrink(model: nn.Module, example: Any) -> Shrunk:
         DeepCompressError: torch-pruning is missing, or cannot trace the network.
         NetworkError: the network does not run on the example.
     """
-    model = copy.deepcopy(model).eval()
-    state = model.state_dict()
+    model = copied(model).eval()
+    state = tensors_of(model)
     weights = {layer.name: state[layer.name] for layer in compressible(state)}
     before = cost(model, example)
     dead = _unread(weights, channels(model, weights, example))
     going = [(group, _but_one(group, gone)) for group, gone in dead]
     going = [(group, gone) for group, gone in going if bool(gone.any())]
-    expected = outputs_of(copy.deepcopy(model).cpu().double(), in_float64(example))
+    expected = outputs_of(copied(model).cpu().double(), in_float64(example))
     smaller = _without(model, going, example, expected)
     if smaller is None:  # one by one, those that can go
         done: list[Gone] = []
@@ -91,7 +91,7 @@ def cost(model: nn.Module, example: Any) -> Cost:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device
     one = to_device(each_tensor(example, lambda value: value[:1]), device)
     try:
         with FlopCounterMode(display=False) as counter:
@@ -133,7 +133,7 @@ def _but_one(group: Group, gone: torch.Tensor) -> torch.Tensor:
 
 def _without(model: nn.Module, going: Sequence[Gone], example: Any, expected: Any) -> nn.Module | None:
     """A copy without these units; None where it would not give what is expected."""
-    state = dict(model.state_dict())
+    state = tensors_of(model)
     kept: dict[tuple[str, int], torch.Tensor] = {}
     for group, gone in going:
         for dimension, places in ((0, group.rows), (1, group.columns), (0, group.vectors)):
@@ -142,10 +142,10 @@ def _without(model: nn.Module, going: Sequence[Gone], example: Any, expected: An
                 kept[name, dimension] = kept.get((name, dimension), True) & stays
     for (name, dimension), stays in kept.items():
         state[name] = state[name].index_select(dimension, stays.nonzero().flatten().to(state[name].device))
-    smaller = copy.deepcopy(model)
+    smaller = copied(model)
     try:
-        fill(smaller, state, "the smaller network")
+        fill(smaller, state, "the smaller network", smaller=True)
     except NetworkError:
         return None
-    found = outputs_of(copy.deepcopy(smaller).cpu().double(), in_float64(example))
+    found = outputs_of(copied(smaller).cpu().double(), in_float64(example))
     return smaller if close(expected, found, TOLERANCE) else None

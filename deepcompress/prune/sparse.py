@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import NetworkError, RecipeError
-from deepcompress.layers import buffers_of, check_rules, compressible, live_tensors
+from deepcompress.layers import buffers_of, check_rules, compressible, live_tensors, tensors_of
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.regrow import RegrowingHooks, allot, grown
@@ -138,7 +138,7 @@ def random_masks(weights: Mapping[str, torch.Tensor], recipe: Recipe) -> Masks:
 
 
 def _weights(model: nn.Module, recipe: Recipe) -> dict[str, torch.Tensor]:
-    state = model.state_dict()
+    state = tensors_of(model)
     check_rules(recipe, compressible(state))
     layers = compressible(state, recipe, buffers_of(model))
     if not layers:

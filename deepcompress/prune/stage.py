@@ -143,7 +143,7 @@ class CuttingHooks(RegrowingHooks):
         self.masks = evidence.masks
         self.watch = watch
         # Regrowth keeps the very number that was asked for, and may bring a dead neuron back to life.
-        self.links = [] if evidence.recipe.keeps_count else connections(evidence.model)
+        self.links = [] if evidence.recipe.keeps_count else connections(evidence.model, watch)
         self._evidence = with_groups(evidence)
         self.groups = self._evidence.groups
 

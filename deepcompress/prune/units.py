@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepcompress.errors import PruneError, RecipeError
+from deepcompress.errors import RecipeError
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.scores import DISTRIBUTIONS, Profile, deviation
 from deepcompress.recipe import Recipe
@@ -105,14 +105,8 @@ def cut_units(
         held: names of tensors that must lose no more than they have: groups that are in these stay as they are.
 
     Raises:
-        PruneError: there is no group.
         RecipeError: whole units do not hold so many weights.
     """
-    if not groups:
-        raise PruneError(
-            f"criterion {recipe.criterion} removes whole units, and the network has none of which it is certain "
-            "that they can go"
-        )
     shapes = {name: mask.shape for name, mask in before.keep.items()}
     ranked = [_ranked(_scores_of_units(scores, group), group.weights(shapes)) for group in groups]
     scale = DISTRIBUTIONS["global" if (recipe.scope or scope) == "global" else recipe.distribution]
@@ -213,7 +207,7 @@ def silenced(
         gone = ~group.kept(masks)
         for name, units in group.vectors.items():
             entries = _at(gone, units)
-            if bool(entries.any()):
+            if name in tensors and bool(entries.any()):  # a network may give it another name there
                 found.append((tensors[name], entries.to(tensors[name].device)))
     return found
 

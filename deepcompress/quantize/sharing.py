@@ -72,7 +72,7 @@ class Codebook:
         for member in self.members:
             parameter = weights[member.name]
             if parameter.grad is not None:
-                gradient = torch.add(parameter.grad, parameter, alpha=decay).reshape(-1)[member.positions]
+                gradient = torch.add(parameter.grad.to_dense(), parameter, alpha=decay).reshape(-1)[member.positions]
                 total.index_add_(0, member.assignment, gradient.to(total.dtype))
         self.centroids.grad = total
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,11 +11,12 @@ import torch
 from torch import nn
 
 from deepcompress import networks
+from deepcompress.container.extensions import extra_state, says_smaller
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import NetworkError
-from deepcompress.networks import adapt
-from deepcompress.networks.parametrized import bake, computed
+from deepcompress.networks.copies import unwrapped
 from deepcompress.reading.arrays import to_torch
+from deepcompress.reading.fitting import fill, make_fit, take
 from deepcompress.sparse.matrix import SparseMatrix, may_pay
 from deepcompress.sparse.modules import convert, convertible
 
@@ -67,6 +69,7 @@ def load(
     device: str | torch.device = "cpu",
     max_bytes: int | None = None,
     mode: str = "dense",
+    strict: bool = True,
 ) -> nn.Module | Module:
     """Rebuild a network from a .dc file, in evaluation mode.
 
@@ -77,11 +80,13 @@ def load(
 
     Args:
         path: the file.
-        into: a network of your own that takes the tensors; without it the network that the file names is
-            built from deepcompress's registry, or torchvision's.
+        into: a network of your own that takes the tensors, or a wrapper of torch's around it; without it the network
+            that the file names is built from deepcompress's registry, or torchvision's.
         device: where the network goes.
         max_bytes: as in `load_state_dict`.
         mode: ``dense`` or ``sparse``.
+        strict: whether tensors that are missing in the file, or that the network does not know, are errors. If not,
+            they are told by a warning, and the rest is loaded; other shapes always are errors.
 
     Raises:
         FormatError: the file is missing, damaged, too new, or claims more than `max_bytes`.
@@ -100,14 +105,20 @@ def load(
             )
         file.check(max_bytes)
         elements = sum(entry.info.size for entry in file.header.entries)
-        network = networks.build_known(file.header.network, elements) if into is None else into
-        make_fit(network, _outlines(file), str(path))
+        network = networks.build_known(file.header.network, elements) if into is None else unwrapped(into)
+        # Before files said so, a smaller network was known by naming the network that it came from.
+        smaller = into is None or says_smaller(file.header)
+        misfit = make_fit(network, _outlines(file), str(path), smaller=smaller, strict=strict)
+        extra = extra_state(file.header)
         compressed = compress_layers(network, file, torch.get_num_threads()) if mode == "sparse" else set()
         state = _decode(file, [name for name in file if name not in compressed], device, torch.get_num_threads())
-    _take(network, state)
+    take(network, state, str(path), misfit, extra)
+    for line in misfit.lines(str(path), type(network).__name__):
+        warnings.warn(line, stacklevel=2)
     if mode == "sparse":
         network.requires_grad_(False)
-    return network.to(device).eval()
+    whole = network if into is None else into
+    return whole.to(device).eval()
 
 
 def _outlines(file: ModelFile) -> dict[str, torch.Tensor]:
@@ -147,59 +158,15 @@ def _matrix(file: ModelFile, name: str, workers: int) -> SparseMatrix:
     return SparseMatrix.build(shape, found.positions, found.indices, codebook)
 
 
-def fill(network: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load `state` into `network`; batch norm's counters (`networks.batch_counters`) may be missing.
-
-    As in `make_fit`, computed weights may become plain, and layers smaller.
+def fill_from(network: nn.Module, path: str | Path, max_bytes: int | None = None) -> None:
+    """As `fill`, all that a .dc file has.
 
     Raises:
-        NetworkError: naming the first tensor that is missing, unknown, or of another shape.
+        FormatError: the file is missing, damaged, too new, or claims more than `max_bytes`.
+        NetworkError: as `fill`.
     """
-    make_fit(network, state, source)
-    _take(network, state)
-
-
-def make_fit(network: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Give `network` the names and shapes of `tensors`, whose values do not matter (they may be on the meta device).
-
-    Weights that it computes from others become plain where `tensors` has them plain (`baking`), and modules as small as
-    theirs (`networks.adapt`).
-
-    Raises:
-        NetworkError: as `fill`; then no module is replaced.
-    """
-    if any(name in tensors for name in computed(network)):
-        bake(network)
-    smaller = adapt.replacements(network, tensors)
-    own = _shapes_with(network, smaller)
-    kind = type(network).__name__
-    counters = networks.batch_counters(network)
-    for name in own:
-        if name not in tensors and name not in counters:
-            raise NetworkError(f"{source}: has no tensor {name}, which the network {kind} needs")
-    for name, value in tensors.items():
-        if name not in own:
-            raise NetworkError(f"{source}: has a tensor {name}, which the network {kind} does not know")
-        found, needed = tuple(value.shape), tuple(own[name])
-        if found != needed:
-            raise NetworkError(f"{source}: tensor {name} has shape {found}, but the network {kind} needs {needed}")
-    adapt.replace(network, smaller)
-
-
-def _shapes_with(network: nn.Module, replaced: Mapping[str, nn.Module]) -> dict[str, torch.Size]:
-    """The shapes of a network's tensors as if these modules were in it."""
-    shapes = {
-        name: value.shape
-        for name, value in network.state_dict().items()
-        if not any(name.startswith(f"{module}.") for module in replaced)
-    }
-    for prefix, module in replaced.items():
-        shapes |= {f"{prefix}.{name}": value.shape for name, value in module.state_dict().items()}
-    return shapes
-
-
-def _take(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Load tensors that are known to fit; batch norm's counters stay as they are where there are none for them."""
-    counters = networks.batch_counters(network)
-    own = {name: value for name, value in network.named_buffers(remove_duplicate=False) if name in counters}
-    network.load_state_dict(own | dict(state))
+    with ModelFile(path) as file:
+        file.check(max_bytes)
+        smaller, extra = says_smaller(file.header), extra_state(file.header)
+        state = _decode(file, list(file), "cpu", torch.get_num_threads())
+    fill(network, state, str(path), smaller=smaller, extra=extra)

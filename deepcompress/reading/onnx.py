@@ -19,7 +19,11 @@ from torch import nn
 
 from deepcompress.errors import DeepCompressError, NetworkError
 from deepcompress.files import check_writable, write_atomic
+from deepcompress.layers import tensors_of
+from deepcompress.networks.copies import copied, unwrapped
 from deepcompress.networks.inputs import tensors_in
+from deepcompress.networks.parametrized import bake, computed
+from deepcompress.reading.tied import store_once
 
 OPSET = 18
 TOLERANCE = 1e-4  # of the largest output, or of 1
@@ -79,7 +83,11 @@ def export_onnx(network: nn.Module, example: torch.Tensor, path: str | Path) -> 
     """
     check_onnx()
     check_writable(path)
-    size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    network = unwrapped(network)
+    if computed(network):
+        network = copied(network)
+        bake(network)
+    size = sum(value.numel() * value.element_size() for value in tensors_of(network).values())
     if size > MAX_BYTES:
         raise NetworkError(f"the network's tensors take {size:,} bytes, and one ONNX file holds at most {MAX_BYTES:,}")
     modes = [(module, module.training) for module in network.modules()]
@@ -102,21 +110,33 @@ def fitting_input(network: nn.Module, example: torch.Tensor) -> torch.Tensor:
     Raises:
         NetworkError: neither.
     """
-    reason = None
+    reason = cause = None
     for given in (example, torch.zeros_like(example, dtype=torch.int64)):
         try:
             with torch.no_grad():
                 network(given)
             return given
         except Exception as error:  # it is the user's code
-            reason = reason or _first_line(error)
+            reason, cause = reason or _first_line(error), cause or error
     shape = tuple(example.shape[1:])
-    raise NetworkError(f"the network {type(network).__name__} cannot take samples of shape {shape}: {reason}")
+    raise NetworkError(
+        f"the network {type(network).__name__} cannot take samples of shape {shape}: {reason}"
+    ) from cause
+
+
+def _run(network: nn.Module, x: torch.Tensor) -> Any:
+    try:
+        return network(x)
+    except Exception as error:  # it is the user's code
+        raise NetworkError(
+            f"the network {type(network).__name__} does not run on {len(x)} samples of shape {tuple(x.shape[1:])}: "
+            f"{type(error).__name__}: {_first_line(error)}"
+        ) from error
 
 
 def _traced(network: nn.Module, example: torch.Tensor) -> Any:
     """The network as torch's ONNXProgram."""
-    several = len(list(tensors_in(network(example)))) != 1
+    several = len(list(tensors_in(_run(network, example)))) != 1
     with _silence():
         try:
             return torch.onnx.export(
@@ -154,13 +174,14 @@ def _save(network: nn.Module, example: torch.Tensor, program: Any, differences: 
     """Write the program to `path`, and add the largest difference between its outputs and those of the network."""
     with _silence():
         program.save(str(path), external_data=False)
+        store_once(path, tensors_of(network))
     if find_spec("onnxruntime") is None:
         return
     generator = torch.Generator().manual_seed(0)
     for samples in _CHECKED_BATCHES:
         shape = (samples, *example.shape[1:])
         x = torch.randn(shape, generator=generator) if example.is_floating_point() else example.new_zeros(shape)
-        differences.append(_difference(_outputs(path, x), [value.numpy() for value in tensors_in(network(x))]))
+        differences.append(_difference(_outputs(path, x), [value.numpy() for value in tensors_in(_run(network, x))]))
 
 
 def _outputs(path: Path, x: torch.Tensor) -> list[Any]:

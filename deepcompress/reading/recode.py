@@ -14,8 +14,8 @@ from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import CODERS, COMPACT, alias, encode_coded, encode_plain
 from deepcompress.coding.streams import Coder
 from deepcompress.coding.tensors import EncodedTensor, Encoding
+from deepcompress.container import extensions
 from deepcompress.container.entries import Entry
-from deepcompress.container.normalize import normalize_in
 from deepcompress.container.reader import ModelFile
 from deepcompress.container.writer import save
 
@@ -59,9 +59,7 @@ def recode(
     target = Path(path if out is None else out)
     with ModelFile(path) as file:
         file.check(max_bytes)
-        header = file.header
-        normalize = normalize_in(header.extensions)
-        save(target, _Recoder(file, coder), header.network, header.data, normalize)
+        save(target, _Recoder(file, coder), file.header.network, file.header.data, extensions.known(file.header))
         before = file.file_bytes
     return Recoded(str(target), target.stat().st_size, before)
 

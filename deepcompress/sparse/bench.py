@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcompress.networks.inputs import tensors_in
+from deepcompress.networks.inputs import predict, tensors_in
 from deepcompress.sparse.modules import Compressed
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -91,7 +91,7 @@ def bench(dense: nn.Module, sparse: nn.Module, example: torch.Tensor, batches: S
     with torch.no_grad():
         for batch in batches:
             x = example.repeat(-(-batch // len(example)), *(1 for _ in example.shape[1:]))[:batch]
-            expected, found = dense(x), sparse(x)
+            expected, found = predict(dense, x), predict(sparse, x)
             apart = max(apart, _apart(expected, found))
             inputs = _inputs(dense, names, x)
             order = list(inputs)
@@ -137,7 +137,7 @@ def _inputs(network: nn.Module, names: Sequence[str], x: torch.Tensor) -> dict[s
     """What each layer is called with, in the order in which they run; a layer that is never called is missing."""
     seen: dict[str, Call] = {}
     with _watching(network, names, seen):
-        network(x)
+        predict(network, x)
     return seen
 
 

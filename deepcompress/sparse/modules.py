@@ -38,6 +38,13 @@ class Compressed(nn.Module):
         """The dense weight, float32, decoded now."""
         return torch.from_numpy(self.matrix.dense()).reshape(self.weight_shape)
 
+    def make_dense(self) -> None:
+        """Become the dense layer again, in place."""
+        weight = nn.Parameter(self.weight, requires_grad=False)
+        self.__class__ = next(dense for dense, kind in _KINDS.items() if type(self) is kind)  # type: ignore[assignment]
+        del self.matrix, self.weight_shape
+        self._parameters = {"weight": weight, **self._parameters}  # in the order of the dense layer
+
     def extra_repr(self) -> str:
         """As of the dense layer, and how much of it there is."""
         return f"{super().extra_repr()}, weights={self.matrix.weights}"

@@ -5,7 +5,6 @@ Every row starts from the dense weights. Validation data decides all; the test e
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,8 @@ from torch import nn
 from deepcompress.compression.stages import ByFraction, Job
 from deepcompress.compression.writing import layers_of
 from deepcompress.errors import DeepCompressError, RecipeError
-from deepcompress.layers import Layer, live_tensors
+from deepcompress.layers import Layer, live_tensors, tensors_of
+from deepcompress.networks.copies import copied
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
@@ -151,7 +151,7 @@ def compare(
     steps = ascending(sparsities)
     if not criteria or not steps or not seeds:
         raise RecipeError("there is nothing to compare: give a criterion, a sparsity above 0, and a seed at least")
-    layers = layers_of(model, model.state_dict(), recipe)
+    layers = layers_of(model, tensors_of(model), recipe)
     ranked = _ranked(layers, layer)
     return _rows(_Bench(model, data, layers, ranked, watch or Progress()), list(dict.fromkeys(criteria)), steps,
                  recipe, list(dict.fromkeys(seeds)))  # fmt: skip
@@ -159,7 +159,7 @@ def compare(
 
 def ranking_layer(model: nn.Module, recipe: Recipe, layer: str | None = None) -> str:
     """The name of the layer on which `compare` holds scores against each other."""
-    return _ranked(layers_of(model, model.state_dict(), recipe), layer).name
+    return _ranked(layers_of(model, tensors_of(model), recipe), layer).name
 
 
 def _ranked(layers: Sequence[Layer], pattern: str | None) -> Layer:
@@ -194,8 +194,8 @@ class _Bench:
     def evidence(self, recipe: Recipe) -> Evidence:
         """A copy of the dense network, with training data that starts anew, so that no row depends on another."""
         seed_everything(recipe.seed)
-        work = copy.deepcopy(self.model)
-        tensors = live_tensors(work, work.state_dict())
+        work = copied(self.model)
+        tensors = live_tensors(work, tensors_of(work))
         weights = {layer.name: tensors[layer.name] for layer in self.layers}
         train = self.data.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
         return Evidence(

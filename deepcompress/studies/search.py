@@ -21,7 +21,7 @@ from deepcompress.compression.result import Result, StageResult
 from deepcompress.container.breakdown import Breakdown, inspect
 from deepcompress.errors import DeepCompressError, OutputError, PruneError, RecipeError
 from deepcompress.files import check_writable, write_atomic
-from deepcompress.layers import buffers_of, check_finite, check_rules, compressible
+from deepcompress.layers import buffers_of, check_finite, check_rules, compressible, tensors_of
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.recipe import Recipe, check_number
 from deepcompress.studies.sweep import (
@@ -252,7 +252,7 @@ def search(
     def attempt(point: Point) -> Outcome:
         return stored(point, folder, origin) or _run(point, model, data, folder, origin, watch)
 
-    look(found, recipe, dense_bytes(model.state_dict()), attempt, trials, watch)
+    look(found, recipe, dense_bytes(tensors_of(model)), attempt, trials, watch)
     if found.best is None:
         raise PruneError(
             f"no file is within {max_drop:g} points of the dense network, not even without pruning: allow a larger "
@@ -416,7 +416,7 @@ def _checked(model: nn.Module, recipe: Recipe, max_drop: float, trials: int) -> 
     check_number(max_drop, "max_drop", 0, 100)
     if trials < 1:
         raise RecipeError(f"trials is {trials}; there must be at least 1")
-    state = model.state_dict()
+    state = tensors_of(model)
     check_finite(state, compressible(state, recipe, buffers_of(model)))
     check_rules(recipe, compressible(state))
     return replace(recipe, target_size=None, max_drop=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import glob
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,8 @@ import torch
 from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
-from deepcompress.layers import Layer, check_finite, check_rules, compressible, live_tensors
+from deepcompress.layers import Layer, check_finite, check_rules, compressible, live_tensors, tensors_of
+from deepcompress.networks.copies import copied, unwrapped
 from deepcompress.networks.inputs import Batches
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
@@ -80,8 +80,8 @@ def sensitivity(
         DeepCompressError: retraining diverges.
     """
     recipe, watch = recipe or Recipe(), watch or Progress()
-    steps = ascending(sparsities)
-    state = model.state_dict()
+    steps, model = ascending(sparsities), unwrapped(model)
+    state = tensors_of(model)
     chosen = _chosen(compressible(state), layers)
     check_finite(state, chosen)
     val_loader = as_pairs(val_loader, "validation data")
@@ -94,7 +94,7 @@ def sensitivity(
         rows.append(LayerPruned(layer.name, layer.weights, 0.0, dense.error, dense.loss, dense.value))
         for step in steps:
             rewind()
-            work = copy.deepcopy(model)
+            work = copied(model)
             removed = layer.weights - _cut(work, layer.name, step, train_loader, recipe, watch, known).kept(layer.name)
             found = evaluate(work, val_loader, known)
             removed_part = removed / layer.weights
@@ -140,7 +140,7 @@ def _cut(
     """Prune the one layer in place, and retrain the network if there are batches to do it with."""
     rule = LayerRule(glob.escape(name), prune=sparsity)
     recipe = replace(recipe, schedule="one-shot", layers=(rule,))
-    weights = {name: live_tensors(model, model.state_dict())[name]}
+    weights = {name: live_tensors(model, tensors_of(model))[name]}
     if batches is None:
         return prune(Evidence(model, weights, Masks.full(weights), recipe), watch=watch)
     objective = objective_of(recipe, model, task)

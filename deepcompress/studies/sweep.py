@@ -9,7 +9,6 @@ stopped, a point is there whole or not at all, and the next sweep goes on from t
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import signal
@@ -30,8 +29,9 @@ from deepcompress.compression.pipeline import compress
 from deepcompress.compression.result import Result
 from deepcompress.errors import DeepCompressError, RecipeError, ResumeError
 from deepcompress.files import write_atomic
-from deepcompress.layers import buffers_of, check_finite, check_rules, compressible
-from deepcompress.reading.loader import fill, load_state_dict
+from deepcompress.layers import buffers_of, check_finite, check_rules, compressible, tensors_of
+from deepcompress.networks.copies import copied
+from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
 from deepcompress.training.data import DataSet
 from deepcompress.training.evaluation import evaluate
@@ -155,7 +155,7 @@ def origin_of(model: nn.Module, data: DataSet, network: str, threads: int) -> Or
     """The origin of points that are made of `model`, called `network` in the files, and `data`."""
     samples = {name: value for name, value in vars(data).items() if isinstance(value, torch.Tensor)}
     device = next(model.parameters()).device.type
-    weights = fingerprint(model.state_dict())
+    weights = fingerprint(tensors_of(model))
     return Origin(network, weights, data.name, fingerprint(samples), device, threads, data.task.name)
 
 
@@ -243,14 +243,14 @@ def journal_of(path: Path) -> Path:
 
 def reloaded(model: nn.Module, path: Path) -> nn.Module:
     """A copy of `model` with the tensors of the file at `path`, which was made of it."""
-    back = copy.deepcopy(model)
-    most = sum(value.nbytes for value in model.state_dict().values())
-    fill(back, load_state_dict(path, max_bytes=most), str(path))
+    back = copied(model)
+    most = sum(value.nbytes for value in tensors_of(model).values())
+    fill_from(back, path, most)
     return back
 
 
 def _kept(result: Result, model: nn.Module) -> float:
-    weights = {layer.name: layer.weights for layer in compressible(model.state_dict())}
+    weights = {layer.name: layer.weights for layer in compressible(tensors_of(model))}
     return sum(round(result.kept[name] * count) for name, count in weights.items()) / sum(weights.values())
 
 
@@ -288,7 +288,7 @@ def sweep(
         CheckpointError: there are NaN among its weights.
     """
     folder, watch = Path(folder), watch or Progress()
-    state = model.state_dict()
+    state = tensors_of(model)
     for point in points:
         check_rules(point.recipe, compressible(state))
         check_finite(state, compressible(state, point.recipe, buffers_of(model)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepcompress.errors import RecipeError
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import in_float32, predict
 from deepcompress.recipe import Recipe
 from deepcompress.training.measures import of_samples, two_classes
@@ -116,7 +116,7 @@ def objective_of(recipe: Recipe, dense: nn.Module, task: Task = CLASSIFICATION) 
         raise RecipeError(
             f"label_smoothing is of classification, and the task is {task.name}: make it part of a loss of your own"
         )
-    teacher = copy.deepcopy(dense).eval().requires_grad_(False) if recipe.distill else None
+    teacher = copied(dense).eval().requires_grad_(False) if recipe.distill else None
     if teacher is not None and recipe.precision == "bfloat16":
         teacher.to(memory_format=torch.channels_last)
     if not classifies:

@@ -15,7 +15,7 @@ from deepcompress.compression.pipeline import compress
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import CheckpointError, NetworkError, RecipeError
 from deepcompress.networks import build
-from deepcompress.reading.loader import fill
+from deepcompress.reading.fitting import fill
 from deepcompress.recipe import Recipe
 
 

@@ -382,10 +382,10 @@ def test_the_readme_api(tmp_path, flat_train, flat_test, dense_mlp):
     assert evaluate(network, batches(64, seed=9)).accuracy > 80
 
 
-def test_extra_state_that_is_no_tensor_is_refused(tmp_path):
+def test_extra_state_that_is_no_plain_data_is_refused(tmp_path):
     class Extra(torch.nn.Linear):
         def get_extra_state(self):
-            return {"steps": 3}
+            return {"steps": {3}}
 
-    with pytest.raises(CheckpointError, match=r"entry 0\._extra_state of the state_dict is a dict"):
+    with pytest.raises(CheckpointError, match=r"entry 0\._extra_state of the state_dict \(a dict\) is no tensor"):
         compress(torch.nn.Sequential(Extra(4, 4)), None, None, Recipe(retrain=False), tmp_path / "m.dc")

@@ -8,8 +8,9 @@ from samples import CLASSES, Mlp
 from torch import nn
 
 from deepcompress.errors import NetworkError
-from deepcompress.networks.adapt import replacements, resized
-from deepcompress.reading.loader import fill
+from deepcompress.networks.adapt import is_smaller, replacements, resized
+from deepcompress.networks.copies import copied
+from deepcompress.reading.fitting import fill
 
 
 def shapes(module, **changed):
@@ -36,7 +37,12 @@ def test_a_network_takes_smaller_layers_and_runs():
     model = Mlp().eval()
     model.fc1.weight.requires_grad_(False)
     state = state_with(model, **SMALLER)
-    fill(model, state, "x")
+    with pytest.raises(NetworkError, match=r"x: tensor fc1.weight has shape \(20, 12\).* the file does not say so"):
+        fill(model, state, "x")
+    fill(model, state, "x", smaller=True)
+    assert is_smaller(model)
+    assert is_smaller(copied(model))
+    assert not is_smaller(Mlp())
     assert (model.fc1.out_features, model.fc2.in_features, model.fc3.in_features) == (20, 20, 9)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert not model.fc1.weight.requires_grad
@@ -62,7 +68,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(changed):
     model = Mlp()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(NetworkError, match=r"x: tensor fc. ?|x: tensor fc.\.(weight|bias) has shape"):
-        fill(model, state_with(model, **changed), "x")
+        fill(model, state_with(model, **changed), "x", smaller=True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.fc1.out_features == 32
 
@@ -84,6 +90,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(changed):
         (nn.GroupNorm(2, 6), {"weight": (5,), "bias": (5,)}, None),
         (nn.LayerNorm(6), {"weight": (4,), "bias": (4,)}, {"normalized_shape": (4,)}),
         (nn.Embedding(9, 6), {"weight": (9, 4)}, {"embedding_dim": 4}),
+        (nn.Embedding(9, 6), {"weight": (8, 6)}, None),
         (nn.LSTM(4, 4), {"weight_ih_l0": (12, 4)}, None),
         (nn.ConvTranspose2d(4, 6, 3), {"weight": (3, 6, 3, 3)}, None),
     ],

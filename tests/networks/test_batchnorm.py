@@ -15,7 +15,7 @@ from deepcompress.checkpoint import load_checkpoint
 from deepcompress.compression.pipeline import compress
 from deepcompress.networks import build, match
 from deepcompress.networks.batchnorm import fold_statistics
-from deepcompress.reading.loader import fill
+from deepcompress.reading.fitting import fill
 from deepcompress.recipe import Recipe
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import fit

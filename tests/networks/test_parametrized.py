@@ -12,7 +12,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import deepcompress as dc
 from deepcompress.errors import NetworkError
-from deepcompress.networks.parametrized import bake, computed, copied
+from deepcompress.networks.copies import copied
+from deepcompress.networks.parametrized import bake, computed
 
 
 def old(name, layer):

@@ -211,7 +211,9 @@ def test_blocks_need_a_graph_and_blocks():
         def forward(self, x):
             return self.fc(x) if x.sum() > 0 else self.fc(-x)
 
-    with pytest.raises(DeepCompressError, match=r"residual blocks of Opaque cannot be found: torch.fx cannot trace it"):
+    with pytest.raises(
+        DeepCompressError, match=r"residual blocks cannot be found: torch.fx cannot trace the network Opaque"
+    ):
         prune(evidence(Opaque(), batches(32, 1), "blocks-epsilon"))
     with pytest.raises(DeepCompressError, match="blocks-epsilon removes whole units, and the network has none"):
         prune(evidence(Mlp(), batches(32, 1), "blocks-epsilon"))

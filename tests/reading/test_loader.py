@@ -17,7 +17,8 @@ from deepcompress.compression.tensors_only import compress_state
 from deepcompress.container.writer import pack
 from deepcompress.errors import FormatError, NetworkError
 from deepcompress.networks.lenet import LeNet5, LeNet300100
-from deepcompress.reading.loader import fill, load, load_state_dict
+from deepcompress.reading.fitting import fill
+from deepcompress.reading.loader import load, load_state_dict
 from deepcompress.recipe import Recipe
 
 RECIPE = Recipe(prune=0.9, bits=4, retrain=False)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcompress.errors import DataError, RecipeError
+from deepcompress.errors import DataError, PruneError, RecipeError
 from deepcompress.networks.inputs import Batches, count_samples, rows, to_device
 from deepcompress.prune.blocks import blocks
 from deepcompress.prune.coupling import channels
@@ -170,6 +170,7 @@ def with_groups(evidence: Evidence) -> Evidence:
     Raises:
         RecipeError: there is no training data to run the network on, or a setting is of single weights.
         DeepCompressError: the units cannot be found.
+        PruneError: there are none.
     """
     units = find(evidence.recipe.criterion).units
     if units is None or evidence.groups:
@@ -185,7 +186,13 @@ def with_groups(evidence: Evidence) -> Evidence:
             "'circular' prunes one layer alone: choose one"
         )
     example = rows(next(samples(evidence))[0], 0, 2)
-    return replace(evidence, groups=tuple(STRUCTURES[units](evidence.model, evidence.weights, example)))
+    groups = tuple(STRUCTURES[units](evidence.model, evidence.weights, example))
+    if not groups:
+        raise PruneError(
+            f"criterion {evidence.recipe.criterion} removes whole units, and the network has none of which it is "
+            "certain that they can go"
+        )
+    return replace(evidence, groups=groups)
 
 
 @torch.no_grad()

@@ -49,7 +49,9 @@ def loss(evidence: Evidence, weights: Mapping[str, torch.Tensor], x: Any, y: Any
 
 def outputs(evidence: Evidence, weights: Mapping[str, torch.Tensor], x: Any) -> Any:
     """What the network makes of a batch with `weights`, in float32."""
-    return in_float32(functional_call(evidence.model, dict(weights), *arguments(x)))
+    own = {id(value): name for name, value in evidence.model.named_parameters()}  # as attributes, not in the state_dict
+    given = {own.get(id(evidence.weights[name]), name): value for name, value in weights.items()}
+    return in_float32(functional_call(evidence.model, given, *arguments(x)))
 
 
 def gradients(value: torch.Tensor, weights: Tensors, create_graph: bool = False, keep: bool = False) -> Tensors:

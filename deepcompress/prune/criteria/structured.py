@@ -6,7 +6,6 @@ the next layers get is measured where they read it: after batch norm, activation
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from deepcompress.errors import DataError
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import count_samples, each_tensor, in_float32, predict, tensors_in
 from deepcompress.prune.blocks import Block, residual_blocks
 from deepcompress.prune.coupling import in_float64
@@ -108,7 +108,7 @@ def nisp(evidence: Evidence) -> Scores:
 
 def _absolute(model: nn.Module) -> nn.Module:
     """A copy in float64 with absolute weights and scales and without biases, in evaluation mode."""
-    probe = copy.deepcopy(model).cpu().double().eval()
+    probe = copied(model).cpu().double().eval()
     with torch.no_grad():
         for module in probe.modules():
             scales = isinstance(module, _BatchNorm)
