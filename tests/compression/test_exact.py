@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import deepcompress as dc
+from deepcompress.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from deepcompress.coding.encoder import encode_coded, encode_plain
 from deepcompress.coding.tensors import DType, Encoding
 from deepcompress.compression.from_file import restore, settings_of
@@ -21,6 +22,7 @@ from deepcompress.layers import compressible, scales_of
 from deepcompress.networks.precision import Stored, remember, stored_of
 from deepcompress.reading.arrays import TORCH_DTYPES
 from deepcompress.recipe import LayerRule, Recipe
+from deepcompress.report.plots import _as_numbers
 from deepcompress.training.progress import Progress
 
 INF, NAN = float("inf"), float("nan")
@@ -348,3 +350,26 @@ def test_the_types_of_a_network_are_kept(tmp_path, flat_train, flat_test, mlp, d
     untrained = compress(mlp, None, None, Recipe(prune=0.5, bits=3, retrain=False), tmp_path / "b.dc")
     left = dc.load_state_dict(untrained.file)
     assert all(same(left[name], before[name]) for name in before if name.endswith("bias"))
+
+
+# What others can take --------------------------------------------------------------------------------------
+
+
+def test_a_type_that_safetensors_has_not_is_named(tmp_path):
+    state = {"w": WEIGHT, "c": random_bits(torch.complex128, 2, 2), "f": random_bits(torch.float8_e8m0fnu, 2, 2)}
+    with pytest.raises(CheckpointError, match=r"tensor c is of torch\.complex128, which .* write a .pt file"):
+        save_checkpoint(tmp_path / "a.safetensors", Checkpoint(state))
+    assert not (tmp_path / "a.safetensors").exists()
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(state))
+    save_checkpoint(tmp_path / "b.safetensors", Checkpoint({"w": WEIGHT, "f": state["f"]}))
+    for file in ("a.pt", "b.safetensors"):
+        found = load_checkpoint(tmp_path / file).state
+        assert all(same(found[name], state[name]) for name in found)
+
+
+def test_pictures_of_float8_show_its_numbers(tmp_path):
+    weight = torch.tensor([[0.5, -2, 0, 0.5], [-2, 0, 0, 0.5]]).to(torch.float8_e4m3fn)
+    compress_state({"w": weight}, Recipe(bits=3, retrain=False), tmp_path / "a.dc")
+    with ModelFile(tmp_path / "a.dc") as file:
+        values, dtype = file.read("w")
+    assert _as_numbers(np.unique(values), dtype).tolist() == [0, 0.5, -2]
