@@ -1,6 +1,7 @@
 // The page of `deepcompress view`. `reader` is the JavaScript reader; everything that is shown comes from its answers.
 
 const LARGE = 4e6; // elements that are only decoded when somebody asks for it
+const MOST_AREAS = 300;
 const number = (value) => value.toLocaleString("en-US");
 const percent = (part, whole, digits = 1) => (whole ? `${((100 * part) / whole).toFixed(digits)} %` : "–");
 const isFloat = (dtype) => /^b?float(?!4)/.test(dtype);
@@ -16,7 +17,7 @@ function element(tag, attributes = {}, ...children) {
 const PARTS = ["weights", "offsets", "codebook", "tables", "plain", "header"];
 const PART_NAMES = {
   weights: "weights", offsets: "offsets", codebook: "codebooks", tables: "tables", plain: "tensors that are not coded",
-  header: "header and checksum",
+  header: "header and checksum", others: "all parts",
 };
 
 const WIDTHS = {
@@ -86,11 +87,21 @@ function rectangle([label, x, y, width, height], className, text = label) {
   return made;
 }
 
+/** The largest tensors, and all others as one: more areas than that nobody can see. */
+function largest(tensors) {
+  const sorted = [...tensors].sort((a, b) => b.storedBytes - a.storedBytes);
+  const others = sorted.slice(MOST_AREAS);
+  if (!others.length) return sorted;
+  const storedBytes = others.reduce((sum, tensor) => sum + tensor.storedBytes, 0);
+  const name = `${number(others.length)} smaller tensors`;
+  return [...sorted.slice(0, MOST_AREAS), { name, storedBytes, parts: { others: storedBytes } }];
+}
+
 function treemap({ tensors, sections, file }) {
   const map = element("div", { className: "treemap", role: "img" });
   map.setAttribute("aria-label", "Bytes of each tensor as areas; the table of tensors has the numbers.");
-  const groups = tensors.map((tensor) => [tensor, tensor.storedBytes]);
-  groups.push([{ name: "header", parts: { header: sections.header } }, sections.header]);
+  const header = { name: "header", parts: { header: sections.header }, storedBytes: sections.header };
+  const groups = [...largest(tensors), header].map((tensor) => [tensor, tensor.storedBytes]);
   for (const [tensor, ...box] of squarify(groups, 0, 0, 100, 100)) {
     const group = rectangle([tensor.name, ...box], "group", "");
     const bytes = partsOf(tensor).reduce((sum, [, count]) => sum + count, 0);
@@ -256,6 +267,10 @@ function layerFigure(file, tensor) {
   else watcher.observe(figure);
   return figure;
 }
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const drawn of document.querySelectorAll("figure:has(canvas)")) drawn.draw();
+});
 
 // The page --------------------------------------------------------------------------------------------------
 
