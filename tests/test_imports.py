@@ -42,6 +42,24 @@ ORDER = [
 
 # Folders, from the bottom up: the same rule inside of each.
 INSIDE = {
+    "checkpoint": [
+        "stored",
+        "found",
+        "archives",
+        "pickles",
+        "safetensors",
+        "torchfile",
+        "torchscript",
+        "legacytar",
+        "distributed",
+        "npz",
+        "gguf",
+        "containers",
+        "wrappers",
+        "prefixes",
+        "reparametrized",
+        "saving",
+    ],
     "coding": [
         "bits",
         "huffman",
