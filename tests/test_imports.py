@@ -77,7 +77,7 @@ INSIDE = {
         "encoder",
     ],
     "container": ["entries", "deflate", "version1", "version2", "format", "writer", "reader", "breakdown"],
-    "networks": ["lenet", "resnet", "adapt", "parametrized", "batchnorm", "inputs"],
+    "networks": ["lenet", "resnet", "adapt", "parametrized", "batchnorm", "inputs", "names"],
     "sparse": ["kernels", "matrix", "modules", "bench"],
     "reading": ["arrays", "loader", "tensorfile", "recode", "onnx"],
     "compression": [

@@ -85,7 +85,8 @@ def open_checkpoint(
     tensors, kinds = combined({name: part.tensors[full] for name, full in names.names.items()})
     network, data = (str(facts.pop(label)) if label in facts else None for label in ("network", "data"))
     left_out = (*part.others, *names.left_out)
-    found = Found(content.container, part.key, names.removed, combined=kinds, left_out=left_out, **about(tensors))
+    found = Found(content.container, content.bytes, part.key, names.removed, combined=kinds, left_out=left_out)
+    found = replace(found, **about(tensors))
     return Checkpoint(gathered(tensors), network, data, facts, found, part.tensors)
 
 

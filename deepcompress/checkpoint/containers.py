@@ -25,6 +25,7 @@ class Content:
     container: str
     tree: Any
     facts: dict[str, Any] = field(default_factory=dict)
+    bytes: int = 0
 
 
 def read(path: Path, trust_pickle: bool, mapped: bool) -> Content:
@@ -41,7 +42,8 @@ def read(path: Path, trust_pickle: bool, mapped: bool) -> Content:
         kind = _kind(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return _READERS[kind](path, trust_pickle, mapped)
+    found = _READERS[kind](path, trust_pickle, mapped)
+    return replace(found, bytes=found.bytes + path.stat().st_size)
 
 
 def _kind(path: Path) -> str:
@@ -147,11 +149,10 @@ def _index(path: Path, trust_pickle: bool, mapped: bool) -> Content:
     for name, file in files.items():
         if not isinstance(held[file].tree, dict) or name not in held[file].tree:
             raise CheckpointError(f"{path}: tensor {name} is not in {file.name}, where the index says it is")
-    first = next(iter(held.values()))
-    kinds = first.container.removeprefix("a ")
-    return Content(
-        f"an index of {len(held)} files ({kinds})", {name: held[file].tree[name] for name, file in files.items()}
-    )
+    kind = next(iter(held.values())).container
+    tensors = {name: held[file].tree[name] for name, file in files.items()}
+    size = sum(one.bytes for one in held.values())
+    return Content(f"an index of {len(held)} files, each {kind}", tensors, bytes=size)
 
 
 def _beside(path: Path, files: set[Path]) -> list[Path]:
@@ -185,7 +186,8 @@ _USUAL = (
 def _folder(path: Path, trust_pickle: bool, mapped: bool) -> Content:
     """What a library saved as a folder: the one set of weights in it."""
     if (path / ".metadata").is_file():
-        return Content("a folder of torch.distributed.checkpoint", distributed.read(path))
+        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+        return Content("a folder of torch.distributed.checkpoint", distributed.read(path), bytes=size)
     for pattern in _IN_FOLDERS:
         files = [file for file in sorted(path.iterdir()) if fnmatch(file.name.lower(), pattern) and file.is_file()]
         named = [file for file in files if file.name in (*_USUAL, *(f"{name}.index.json" for name in _USUAL))]

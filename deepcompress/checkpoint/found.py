@@ -18,6 +18,7 @@ class Found:
 
     Attributes:
         container: the kind of file or folder.
+        bytes: what it takes on the disk.
         key: under which keys of a nested dictionary they were, joined by dots; empty if at the top.
         prefix: what was taken from the front of all names.
         dtypes: how many tensors there are of each.
@@ -27,6 +28,7 @@ class Found:
     """
 
     container: str
+    bytes: int = 0
     key: str = ""
     prefix: str = ""
     dtypes: Mapping[str, int] | None = None

@@ -71,14 +71,16 @@ def is_packed(file: str) -> bool:
         return stream.read(len(MAGIC)) == MAGIC
 
 
-def load_any(file: str, trust_pickle: bool, max_bytes: int | None) -> Checkpoint:
+def load_any(file: str, trust_pickle: bool, max_bytes: int | None, key: str | None = None) -> Checkpoint:
     """A .dc file or a dense checkpoint as a Checkpoint."""
     from deepcompress.checkpoint import Checkpoint, load_checkpoint
     from deepcompress.container.reader import ModelFile
     from deepcompress.reading.loader import load_state_dict
 
     if not is_packed(file):
-        return load_checkpoint(file, trust_pickle)
+        return load_checkpoint(file, trust_pickle, key)
+    if key is not None:
+        raise DeepCompressError(f"{file}: is a .dc file, which holds one network: leave out --key")
     with ModelFile(file) as opened:
         header = opened.header
     return Checkpoint(load_state_dict(file, max_bytes=max_bytes), header.network or None, header.data or None)
@@ -91,19 +93,18 @@ def file_settings(file: str) -> dict[str, Any]:
     return settings_of(file)
 
 
-def known_buffers(name: str | None, source: Checkpoint) -> set[str]:
-    """Tensors that are no parameters of the network `name`, as far as it can be built without its tensors."""
+def outline(name: str | None) -> nn.Module | None:
+    """The network `name` without its tensors: only names and shapes mean anything."""
     import torch
 
     from deepcompress import networks
-    from deepcompress.layers import buffers_of
 
     if name is None:
-        return set()
+        return None
     if name.partition(":")[0].endswith(".py"):
-        return buffers_of(networks.build(name))
+        return networks.build(name)
     with torch.device("meta"):
-        return buffers_of(networks.build_known(name))
+        return networks.build_known(name)
 
 
 def network_name(source: Checkpoint) -> str | None:
@@ -114,13 +115,21 @@ def network_name(source: Checkpoint) -> str | None:
 
 
 def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -> nn.Module:
-    """The network `name` with the tensors of `source`.
+    """As `build_fitted`, which says what was done to names and values, and gives the network."""
+    model, source = build_fitted(source, name, file, purpose)
+    tell(source)
+    return model
+
+
+def build_fitted(source: Checkpoint, name: str | None, file: str, purpose: str) -> tuple[nn.Module, Checkpoint]:
+    """The network `name` with the tensors of `source`, and these under its names.
 
     Raises:
         NetworkError: nobody said which network it is, or the tensors do not fit.
     """
     from deepcompress import networks
     from deepcompress.errors import NetworkError
+    from deepcompress.networks.names import fitted
     from deepcompress.reading.loader import fill
 
     if name is None:
@@ -128,11 +137,20 @@ def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -
             f"{file}: its tensors fit no known network, so it cannot be {purpose}: name it with --network "
             "(your own: --network file.py:factory), or compress it with --no-retrain"
         )
-    state = dict(source.state)
-    elements = sum(value.numel() for value in state.values())
+    elements = sum(tensor.elements for tensor in (source.stored or {}).values())
+    elements = elements or sum(value.numel() for value in source.state.values())
     model = networks.build(name) if source.network != name else networks.build_known(name, elements)
-    fill(model, state, file)
-    return model
+    source = fitted(source, model)
+    fill(model, dict(source.state), file)
+    return model, source
+
+
+def tell(source: Checkpoint) -> None:
+    """Say on stderr what was done to the names and values of a checkpoint, if anything was, and nobody said -q."""
+    context = click.get_current_context(silent=True)
+    if context is not None and not context.params.get("quiet"):  # another process has none
+        for line in source.found.news() if source.found else ():
+            click.echo(line, err=True)
 
 
 def model_and_data(
@@ -174,12 +192,18 @@ def example_of_file(file: str, data: str | None, data_dir: str | None, shape: tu
 
 
 def read_model_and_data(
-    file: str, trust_pickle: bool, network: str | None, data: str | None, data_dir: str | None, device: str
+    file: str,
+    trust_pickle: bool,
+    key: str | None,
+    network: str | None,
+    data: str | None,
+    data_dir: str | None,
+    device: str,
 ) -> tuple[nn.Module, DataSet]:
     """As `model_and_data`, from the checkpoint `file` on: other processes can call it."""
     from deepcompress.checkpoint import open_checkpoint
 
-    source = open_checkpoint(file, trust_pickle)
+    source = open_checkpoint(file, trust_pickle, key=key)
     return model_and_data(source, file, network or network_name(source), data, data_dir, device)
 
 

@@ -92,6 +92,7 @@ def compare(
     recipe_file: str | None,
     layers: tuple[str, ...],
     trust_pickle: bool,
+    key: str | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
@@ -120,7 +121,7 @@ def compare(
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.studies import compare as library
 
-    model, samples = read_model_and_data(checkpoint, trust_pickle, network, data, data_dir, device)
+    model, samples = read_model_and_data(checkpoint, trust_pickle, key, network, data, data_dir, device)
     steps = library.SPARSITIES if sparsities is None else sparsities
     folder = output_folder(Path(output))
     found: list[Compared] = []

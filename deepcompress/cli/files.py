@@ -73,6 +73,7 @@ def eval_command(
     data_dir: str | None,
     device: str,
     trust_pickle: bool,
+    key: str | None,
     max_bytes: int | None,
     as_json: bool,
     verbose: bool,
@@ -86,13 +87,13 @@ def eval_command(
     from deepcompress.training.data import load_data
     from deepcompress.training.loop import check_fits, evaluate, pick_device
 
-    source = load_any(file, trust_pickle, max_bytes)
+    source = load_any(file, trust_pickle, max_bytes, key)
     target = pick_device(device)
     model = build_model(source, network or network_name(source), file, "rebuilt").to(target)
     samples = load_data(data_name(data, source.data, file), data_dir).to(target)
     check_fits(model, samples.test_loader())
     found = evaluate(model, samples.test_loader())
-    size = Path(file).stat().st_size
+    size = source.found.bytes if source.found else Path(file).stat().st_size
     ratio = dense_bytes(source.state) / size
     result = {
         "file": file, "accuracy": found.accuracy, "error": found.error,

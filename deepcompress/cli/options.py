@@ -76,9 +76,12 @@ network_option = click.option(
     "--network", metavar="NAME",
     help="lenet5, lenet-300-100, resnet20, torchvision:resnet18, or your own: file.py:factory.",
 )  # fmt: skip
-trust_option = click.option(
-    "--trust-pickle", is_flag=True, help="Load a pickled module. It can run any code: only for files of your own."
-)
+trust_option = options(
+    click.option("--trust-pickle", is_flag=True,
+                 help="Load a pickled module. It can run any code: only for files of your own."),
+    click.option("--key", metavar="A.B",
+                 help="Where the state_dict is in a file that holds several, such as ema or model.ema."),
+)  # fmt: skip
 
 
 class Shape(click.ParamType):  # type: ignore[type-arg]  # a generic class in new versions of click only

@@ -68,6 +68,7 @@ def sensitivity(
     device: str,
     recipe_file: str | None,
     trust_pickle: bool,
+    key: str | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
@@ -85,7 +86,7 @@ def sensitivity(
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.studies import sensitivity as library
 
-    model, samples = read_model_and_data(checkpoint, trust_pickle, network, data, data_dir, device)
+    model, samples = read_model_and_data(checkpoint, trust_pickle, key, network, data, data_dir, device)
     folder = output_folder(Path(output))
     check_writable(folder / "sensitivity.csv")
     train = samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
