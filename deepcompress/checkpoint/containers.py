@@ -49,31 +49,31 @@ def read(path: Path, trust_pickle: bool, mapped: bool) -> Content:
 def _kind(path: Path) -> str:
     with path.open("rb") as stream:
         start = stream.read(512)
-    for mark, (kind, offset) in _MARKS.items():
-        if start[offset:].startswith(mark):
+    for mark, kind in _MARKS.items():
+        if start.startswith(mark):
             return kind
     if start.startswith(archives.MAGIC):
         return _zip_kind(path)
-    if start[257:262] == b"ustar" or (len(start) == 512 and not start.startswith(b"\x80") and legacytar.is_one(path)):
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size:
+        return "safetensors"  # the length of its header, which is JSON
+    if start[257:262] == b"ustar":
         return "tar"
-    length = int.from_bytes(start[:8], "little")
-    if start[8:9] == b"{" and length <= path.stat().st_size:
-        return "safetensors"
-    if start.lstrip()[:1] == b"{":
-        return "index"
-    return _by_ending(path)
+    return "index" if start.lstrip()[:1] == b"{" else _by_ending(path)
 
 
 def _by_ending(path: Path) -> str:
     return "safetensors" if path.suffix.lower() in (".safetensors", ".sft") else "torch"
 
 
+#: What a file begins with, and its kind.
 _MARKS = {
-    b"version https://git-lfs": ("pointer", 0),
-    b"GGUF": ("gguf", 0),
-    b"\x93NUMPY": ("npy", 0),
-    b"\x89HDF\r\n": ("hdf5", 0),
-    b"\x1f\x8b": ("gzip", 0),
+    b"version https://git-lfs": "pointer",
+    b"GGUF": "gguf",
+    b"\x93NUMPY": "npy",
+    b"\x89HDF\r\n": "hdf5",
+    b"\x1f\x8b": "gzip",
+    b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46": "torch",  # the magic number of torch.save before 1.6, pickled
+    **{b"\x80" + bytes([protocol]): "pickle" for protocol in (3, 4, 5)},
 }
 
 
@@ -215,6 +215,7 @@ _READERS: dict[str, Callable[[Path, bool, bool], Content]] = {
     "pointer": _refused(
         "a git-lfs pointer of a few lines, and not the weights that it stands for; fetch them with git lfs pull"
     ),
+    "pickle": _refused("a pickle that torch.save did not write; load it, and save its tensors with torch.save"),
     "npy": _refused("a single numpy array without a name; save the network's arrays with numpy.savez"),
     "hdf5": _refused("an HDF5 file (of Keras?), which is not read; save the weights as .npz or .safetensors"),
     "gzip": _refused("is compressed with gzip; unpack it first"),

@@ -56,12 +56,12 @@ def _tree(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     paths = metadata.get("planner_data") or {}
     for name, kind in metadata["state_dict_metadata"].items():
-        if "size" in kind.state:
-            _put(tree, paths.get(name, (name,)), _tensor(folder, name, kind, chunks[name]))
+        value = _tensor(folder, name, kind, chunks[name]) if "size" in kind.state else None
+        _put(tree, paths.get(name, (name,)), value)
     return tree
 
 
-def _put(tree: dict[str, Any], path: tuple[Any, ...], value: Stored) -> None:
+def _put(tree: dict[str, Any], path: tuple[Any, ...], value: Stored | None) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(str(key), {})
     tree[str(path[-1])] = value

@@ -32,6 +32,12 @@ STORAGES = {
     "BoolStorage": torch.bool,
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
+    **{f"UInt{bits}Storage": getattr(torch, f"uint{bits}") for bits in (16, 32, 64)},
+    **{
+        f"Float{kind}Storage": getattr(torch, f"float{kind}")
+        for kind in ("8_e4m3fn", "8_e5m2", "8_e4m3fnuz", "8_e5m2fnuz", "8_e8m0fnu", "4_e2m1fn_x2")
+        if hasattr(torch, f"float{kind}")  # newer torch has more of them
+    },
 }
 
 

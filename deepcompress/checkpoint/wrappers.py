@@ -1,7 +1,7 @@
 """How scripts wrap weights: the state_dict in whatever nested dictionary was saved, found by looking.
 
 A dictionary that has weights among its own values is a state_dict, and dictionaries within it are parts of its names.
-Optimizers keep tensors, too: what has `param_groups` is one.
+Optimizers keep tensors, too, and are none.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from deepcompress.errors import CheckpointError
 #: Keys under which training scripts keep the tensors: beside one of these, single tensors at the top are no weights.
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
 _DEEPEST = 16
+
+#: What only optimizers have: their settings, and the moments that they keep of a tensor.
+_OPTIMIZERS = {"param_groups", "exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"}
 
 Tree = Mapping[Any, Any]
 
@@ -79,7 +82,7 @@ def _tree(value: Any) -> Tree | None:
         return value.state_dict()
     if isinstance(value, (list, tuple)):
         return {str(index): entry for index, entry in enumerate(value)}
-    return value if isinstance(value, Mapping) and "param_groups" not in value else None
+    return value if isinstance(value, Mapping) and not any(map(value.__contains__, _OPTIMIZERS)) else None
 
 
 def _is_tensor(value: Any) -> bool:

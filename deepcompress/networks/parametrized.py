@@ -20,6 +20,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from deepcompress.errors import NetworkError
 
+_Mask = prune.BasePruningMethod
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -76,12 +77,13 @@ def _computed(network: nn.Module) -> Iterator[tuple[str, Callable[[], Any]]]:
         if parametrize.is_parametrized(module):
             for name in module.parametrizations:
                 yield prefix + name, partial(_remove_parametrizations, module, name)
-        for hook in module._forward_pre_hooks.values():
+        # A mask may be on a tensor that weight_norm computes from: it goes first.
+        for hook in sorted(module._forward_pre_hooks.values(), key=lambda hook: not isinstance(hook, _Mask)):
             if isinstance(hook, WeightNorm):
                 yield prefix + hook.name, partial(remove_weight_norm, module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 yield prefix + hook.name, partial(_remove_spectral_norm, module, hook.name)
-            elif isinstance(hook, prune.BasePruningMethod):
+            elif isinstance(hook, _Mask):
                 yield prefix + hook._tensor_name, partial(prune.remove, module, hook._tensor_name)
 
 
