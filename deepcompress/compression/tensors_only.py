@@ -125,8 +125,8 @@ class _Content:
 def _look_through(
     state: Mapping[str, torch.Tensor], recipe: Recipe, buffers: Collection[str], watch: Progress
 ) -> _Content:
-    # A mapping that loads tensors anew each time has no two that are one.
-    content = _Content(tied_to(state) if isinstance(state, dict) else {})
+    # In a mapping that loads tensors anew each time no two are one: it says itself which are tied.
+    content = _Content(tied_to(state) if isinstance(state, dict) else dict(getattr(state, "tied", {})))
     possible: list[Layer] = []
     check_plain(state)
     for name in state:

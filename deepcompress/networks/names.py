@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import takewhile
 
+import torch
 from torch import nn
 
 from deepcompress import networks
@@ -17,7 +18,7 @@ from deepcompress.checkpoint import Checkpoint
 from deepcompress.checkpoint.found import Found, about
 from deepcompress.checkpoint.prefixes import unwrapped
 from deepcompress.checkpoint.reparametrized import combined
-from deepcompress.checkpoint.stored import Shape, Stored, gathered, of_memory
+from deepcompress.checkpoint.stored import Shape, Stored, gathered
 from deepcompress.errors import CheckpointError
 
 _ANCHORS = 3  # names of the network that are looked for behind a prefix
@@ -33,6 +34,11 @@ class Way:
     missing: int
     unused: list[str]
 
+    @property
+    def used(self) -> set[str]:
+        """Names in the file."""
+        return set(self.names.values())
+
 
 def fitted(source: Checkpoint, network: nn.Module, plain: bool = False) -> Checkpoint:
     """The tensors of `source` under the names of `network`, as far as they can be found; it is not changed.
@@ -43,18 +49,31 @@ def fitted(source: Checkpoint, network: nn.Module, plain: bool = False) -> Check
     Raises:
         CheckpointError: several parts of the file fit, as a network and its average.
     """
-    where = Path("the checkpoint")
-    stored = source.stored or {name: of_memory(name, value, where) for name, value in source.state.items()}
-    own = {name: Stored(tuple(value.shape), value.dtype, value.clone) for name, value in network.state_dict().items()}
-    ties = _tied(network)
-    spare = networks.batch_counters(network)
+    stored = source.stored or _of(source.state)
     computed, kinds = combined(stored)
-    if not plain and (way := _whole(own, stored, ties, spare)) is not None:
+    if not plain and (way := _whole(_of(network.state_dict()), stored, network)) is not None:
         return _under(source, stored, way, {})
-    own = combined(own)[0]
-    if (way := _whole(own, computed, ties, spare)) is not None:
+    if (way := _whole(combined(_of(network.state_dict()))[0], computed, network)) is not None:
         return _under(source, computed, way, kinds)
     return source
+
+
+def naming(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """The names of `network`, each with that under which `tensors` have it, whose values do not matter.
+
+    Where not all of them fit, names stay as they are.
+
+    Raises:
+        CheckpointError: as `fitted`.
+    """
+    stored = _of(tensors)
+    own = _of(network.state_dict())
+    way = _whole(own, stored, network, partly=False) or _whole(combined(own)[0], stored, network, partly=False)
+    return way.names if way is not None else {name: name for name in tensors}
+
+
+def _of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Stored]:
+    return {name: Stored(tuple(value.shape), value.dtype, value.clone, value=value) for name, value in tensors.items()}
 
 
 def _tied(network: nn.Module) -> dict[str, str]:
@@ -65,14 +84,20 @@ def _tied(network: nn.Module) -> dict[str, str]:
 
 
 def _whole(
-    own: Mapping[str, Stored], stored: Mapping[str, Stored], ties: Mapping[str, str], spare: Collection[str]
+    own: Mapping[str, Stored], stored: Mapping[str, Stored], network: nn.Module, partly: bool = True
 ) -> Way | None:
-    """The way that gives the network all its tensors: by the names as they are, or else the one there is."""
+    """The way that gives the network all its tensors: by the names as they are, or else the one there is.
+
+    If it may leave a part of the file (`partly`), it takes more: any small network fits somewhere in a large one.
+    """
+    ties, spare = _tied(network), networks.batch_counters(network)
     shapes = {name: tensor.shape for name, tensor in own.items()}
     ways: list[Way] = []
     for names, prefix in _candidates(list(shapes), list(stored), spare):
         way = _way(names, prefix, shapes, stored, ties, spare)
-        if not way.missing and not any(way.names == other.names for other in ways):
+        left, taken = (sum(stored[name].elements for name in names) for names in (way.unused, way.used))
+        enough = left <= taken if partly else not way.unused
+        if not way.missing and enough and not any(way.names == other.names for other in ways):
             ways.append(way)
         if not way.missing and not prefix and way.fits == len(way.names):
             return way
@@ -88,18 +113,22 @@ def _whole(
 
 def _candidates(own: list[str], stored: list[str], spare: Collection[str]) -> Iterator[tuple[dict[str, str], str]]:
     """Ways to name the tensors of a file, with the prefix that each takes away; the names as they are first."""
-    yield {name: name for name in stored}, ""
     bare = unwrapped(stored)
-    for names, removed in ((dict(zip(stored, stored, strict=True)), ""), (bare.names, bare.removed)):
-        if removed:
-            yield names, removed
-        for prefix in _prefixes(own, names, spare):
-            found = {name.removeprefix(prefix): full for name, full in names.items() if name.startswith(prefix)}
-            yield found, removed + prefix
-        for prefix in _prefixes(list(names), own, spare):  # the network is in a wrapper, and the file is not
-            yield {prefix + name: full for name, full in names.items()}, removed
-    wrapped = unwrapped(own).names
-    yield {full: bare.names[name] for name, full in wrapped.items() if name in bare.names}, bare.removed
+    for names, removed in (({name: name for name in stored}, ""), (bare.names, bare.removed)):
+        for start in _beginnings(own):  # the network may be in a wrapper of its own
+            inner = [name.removeprefix(start) for name in own]
+            for prefix in ("", *_prefixes(inner, names, spare)):
+                found = {name.removeprefix(prefix): full for name, full in names.items() if name.startswith(prefix)}
+                yield {start + name: full for name, full in found.items()}, removed + prefix
+    inside = unwrapped(own).names
+    yield {full: bare.names[name] for name, full in inside.items() if name in bare.names}, bare.removed
+
+
+def _beginnings(names: list[str]) -> list[str]:
+    """What all names begin with, from nothing to the longest, in whole parts."""
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, parts)]
+    return ["".join(f"{part}." for part in shared[:count]) for count in range(len(shared) + 1)]
 
 
 def _prefixes(inner: Collection[str], outer: Collection[str], spare: Collection[str]) -> list[str]:

@@ -13,6 +13,7 @@ from deepcompress import networks
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import NetworkError
 from deepcompress.networks import adapt
+from deepcompress.networks.names import naming
 from deepcompress.networks.parametrized import bake, computed
 from deepcompress.reading.arrays import to_torch
 from deepcompress.sparse.matrix import SparseMatrix, may_pay
@@ -101,10 +102,14 @@ def load(
         file.check(max_bytes)
         elements = sum(entry.info.size for entry in file.header.entries)
         network = networks.build_known(file.header.network, elements) if into is None else into
-        make_fit(network, _outlines(file), str(path))
-        compressed = compress_layers(network, file, torch.get_num_threads()) if mode == "sparse" else set()
-        state = _decode(file, [name for name in file if name not in compressed], device, torch.get_num_threads())
-    _take(network, state)
+        outlines = _outlines(file)
+        names = naming(network, outlines)
+        make_fit(network, {own: outlines[name] for own, name in names.items()}, str(path))
+        workers = torch.get_num_threads()
+        compressed = compress_layers(network, file, workers, names) if mode == "sparse" else set()
+        dense = {own: name for own, name in names.items() if own not in compressed}
+        state = _decode(file, [name for name in file if name in dense.values()], device, workers)
+    _take(network, {own: state[name] for own, name in dense.items()})
     if mode == "sparse":
         network.requires_grad_(False)
     return network.to(device).eval()
@@ -115,10 +120,13 @@ def _outlines(file: ModelFile) -> dict[str, torch.Tensor]:
     return {name: torch.empty(file.resolved(file.entry(name)).info.shape, device="meta") for name in file}
 
 
-def compress_layers(network: nn.Module, file: ModelFile, workers: int = 1) -> set[str]:
+def compress_layers(
+    network: nn.Module, file: ModelFile, workers: int = 1, called: Mapping[str, str] | None = None
+) -> set[str]:
     """Let those layers run from the compressed form for which it pays; gives the names of their weights.
 
-    Their dense weights are let go one by one. Weights that the network ties must be one in the file, too.
+    Their dense weights are let go one by one. Weights that the network ties must be one in the file, too. `called` has
+    the file's name of each tensor of the network, where they differ (`networks.names`).
 
     Raises:
         FormatError: as `ModelFile.read_survivors`.
@@ -126,7 +134,7 @@ def compress_layers(network: nn.Module, file: ModelFile, workers: int = 1) -> se
     matrices: dict[str, SparseMatrix] = {}  # by the name under which the file stores them
     done: set[str] = set()
     for names, layers in convertible(network):
-        stored = {file.resolved(file.entry(name)).name for name in names}
+        stored = {file.resolved(file.entry(called[name] if called else name)).name for name in names}
         source = min(stored)
         if len(stored) > 1 or not may_pay(file.entry(source).info):
             continue
