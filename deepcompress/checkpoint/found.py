@@ -46,7 +46,7 @@ class Found:
         count = sum(dtypes.values())
         held = ", ".join(f"{number} {dtype}" for dtype, number in dtypes.items())
         where = f", under the key {self.key!r}" if self.key else ""
-        lines = [f"The file is {self.container}. It holds {count} tensor{'s' * (count != 1)} ({held}){where}."]
+        lines = [f"This is {self.container}. It holds {count} tensor{'s' * (count != 1)} ({held}){where}."]
         if self.tied:
             pairs = _some([f"{name} is {owner}" for name, owner in self.tied.items()])
             lines.append(f"{_number(self.tied, 'tensor is', 'tensors are')} tied: {pairs}.")

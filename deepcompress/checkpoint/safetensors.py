@@ -12,6 +12,8 @@ import torch
 from deepcompress.checkpoint.stored import Stored
 from deepcompress.errors import CheckpointError
 
+_MOST_MAPPED = 1 << 28  # bytes
+
 
 def read(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     """Its tensors, which stay in the file, and its metadata.
@@ -21,12 +23,40 @@ def read(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     Raises:
         CheckpointError: the file is damaged, or holds no tensors.
     """
-    stream = _open(path)
-    facts = dict(stream.metadata() or {})
-    tensors = {name: _stored(stream, name, path) for name in stream.keys()}  # noqa: SIM118
+    file = _File(path)
+    facts = dict(file.stream.metadata() or {})
+    tensors = {name: file.stored(name) for name in file.stream.keys()}  # noqa: SIM118
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")
     return _with_tied(tensors, facts), facts
+
+
+class _File:
+    """An open file, which is opened anew after so many bytes: what was read of a mapped file stays in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.stream, self._mapped = path, _open(path), 0
+
+    def stored(self, name: str) -> Stored:
+        part = self.stream.get_slice(name)
+        kind, shape = part.get_dtype(), tuple(part.get_shape())
+        if kind not in DTYPES:
+            raise CheckpointError(f"{self.path}: tensor {name} has the dtype {kind}, which this torch does not have")
+        if kind == "F4":  # two of them in a byte, and an element of torch's is that byte
+            shape = (*shape[:-1], shape[-1] // 2)
+        return Stored(shape, DTYPES[kind], partial(self.read, name), (str(self.path), name))
+
+    def read(self, name: str) -> torch.Tensor:
+        from safetensors import SafetensorError
+
+        if self._mapped > _MOST_MAPPED:
+            self.stream, self._mapped = _open(self.path), 0
+        try:
+            tensor: torch.Tensor = self.stream.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{self.path}: tensor {name} cannot be read: {error}") from None
+        self._mapped += tensor.nbytes
+        return tensor.clone()  # what comes of the library is the mapped file itself
 
 
 def _open(path: Path) -> Any:
@@ -36,27 +66,6 @@ def _open(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a valid .safetensors file: {error}") from None
-
-
-def _stored(stream: Any, name: str, path: Path) -> Stored:
-    part = stream.get_slice(name)
-    dtype = DTYPES.get(part.get_dtype())
-    if dtype is None:
-        raise CheckpointError(f"{path}: tensor {name} has the dtype {part.get_dtype()}, which this torch does not have")
-    shape = tuple(part.get_shape())
-    if part.get_dtype() == "F4":  # two of them in a byte, and an element of torch's is that byte
-        shape = (*shape[:-1], shape[-1] // 2)
-    return Stored(shape, dtype, partial(_read, stream, name, path), (str(path), name))
-
-
-def _read(stream: Any, name: str, path: Path) -> torch.Tensor:
-    from safetensors import SafetensorError
-
-    try:
-        tensor: torch.Tensor = stream.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: tensor {name} cannot be read: {error}") from None
-    return tensor.clone()  # what comes of the library is the mapped file itself
 
 
 def _with_tied(tensors: Mapping[str, Stored], facts: dict[str, str]) -> dict[str, Stored]:

@@ -213,5 +213,5 @@ def test_a_dc_file_with_one_of_two_tied_names(tmp_path):
 
 def test_a_dc_file_of_another_network_is_refused_as_before(tmp_path):
     compress_state(net().state_dict(), Recipe(prune=0.5, retrain=False), tmp_path / "m.dc")
-    with pytest.raises(NetworkError, match="m.dc: has no tensor weight, which the network Linear needs"):
+    with pytest.raises(NetworkError, match=r"m.dc: has no tensor weight, which the network Linear needs"):
         load(tmp_path / "m.dc", into=nn.Linear(3, 2))
