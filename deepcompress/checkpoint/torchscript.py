@@ -14,7 +14,8 @@ from deepcompress.checkpoint.pickles import STORAGES, Storage, Thing
 from deepcompress.checkpoint.stored import Stored
 from deepcompress.errors import CheckpointError
 
-_MOST = 1 << 20  # tensors of a file: a small one can name the same module over and over
+_MOST = 1 << 20  # attributes of a file: a small one can name the same module over and over
+_DEEPEST = 64
 
 
 def read(path: Path) -> dict[str, Stored]:
@@ -37,10 +38,11 @@ def read(path: Path) -> dict[str, Stored]:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: a TorchScript archive: {str(error).removeprefix(f'{path}: ')}") from None
     found: dict[str, Stored] = {}
-    for name, tensor in _tensors(module, "", 0):
-        found[name] = tensor
-        if len(found) > _MOST:
-            raise CheckpointError(f"{path}: has more than {_MOST:,} tensors")
+    for count, (name, value) in enumerate(_attributes(module, "", 0)):
+        if count > _MOST:
+            raise CheckpointError(f"{path}: has more than {_MOST:,} attributes")
+        if isinstance(value, Stored):
+            found[name] = value
     if not found:
         raise CheckpointError(
             f"{path}: holds no tensors: those of a frozen TorchScript module are constants of its code; "
@@ -49,13 +51,12 @@ def read(path: Path) -> dict[str, Stored]:
     return found
 
 
-def _tensors(thing: Any, prefix: str, depth: int) -> Iterator[tuple[str, Stored]]:
-    if not isinstance(thing, Thing) or depth > 64:
-        return
-    for name, value in thing.state.items():
-        if isinstance(value, Stored):
+def _attributes(thing: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """All that a module and those in it hold, by name."""
+    if isinstance(thing, Thing) and depth <= _DEEPEST:
+        for name, value in thing.state.items():
             yield f"{prefix}{name}", value
-        yield from _tensors(value, f"{prefix}{name}.", depth + 1)
+            yield from _attributes(value, f"{prefix}{name}.", depth + 1)
 
 
 def _storage(archive: Archive, records: dict[str, str], pid: Any) -> Storage:

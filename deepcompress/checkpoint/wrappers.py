@@ -6,7 +6,7 @@ Optimizers keep tensors, too, and are none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from deepcompress.errors import CheckpointError
 #: Keys under which training scripts keep the tensors: beside one of these, single tensors at the top are no weights.
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
 _DEEPEST = 16
+_LONGEST = 1024  # of a list that may hold state_dicts
+_MOST = 1 << 20  # tensors of one: a dictionary can hold itself
 
 #: What only optimizers have: their settings, and the moments that they keep of a tensor.
 _OPTIMIZERS = {"param_groups", "exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"}
@@ -80,7 +82,7 @@ def _tree(value: Any) -> Tree | None:
     """A value as a dictionary, if it may hold tensors."""
     if isinstance(value, nn.Module):
         return value.state_dict()
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and len(value) <= _LONGEST:
         return {str(index): entry for index, entry in enumerate(value)}
     return value if isinstance(value, Mapping) and not any(map(value.__contains__, _OPTIMIZERS)) else None
 
@@ -92,8 +94,8 @@ def _is_tensor(value: Any) -> bool:
 
 def _parts(content: Any, at: tuple[str, ...], path: Path) -> Iterator[Part]:
     """The state_dicts within `content`: those that have weights, or if there are none, those that have tensors."""
-    weights = list(_walk(content, at, path, _is_weights))
-    yield from weights or _walk(content, at, path, _is_tensor)
+    weights = list(_walk(content, at, path, _is_weights, set()))
+    yield from weights or _walk(content, at, path, _is_tensor, set())
 
 
 def _is_weights(value: Any) -> bool:
@@ -104,23 +106,28 @@ def _is_weights(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim >= 2
 
 
-def _walk(content: Any, at: tuple[str, ...], path: Path, counts: Any) -> Iterator[Part]:
+def _walk(
+    content: Any, at: tuple[str, ...], path: Path, counts: Callable[[Any], bool], seen: set[int]
+) -> Iterator[Part]:
     tree = _tree(content)
-    if tree is None or len(at) > _DEEPEST:
+    if tree is None or id(content) in seen or len(at) > _DEEPEST:
         return
+    seen.add(id(content))
     wrapped = any(_tree(tree.get(key)) for key in STATE_KEYS)
     if not wrapped and any(counts(value) for name, value in tree.items() if isinstance(name, str)):
         yield _part(tree, at, path)
         return
     for name, value in tree.items():
         if isinstance(name, str) and not _is_tensor(value):
-            yield from _walk(value, (*at, name), path, counts)
+            yield from _walk(value, (*at, name), path, counts, seen)
 
 
 def _part(tree: Tree, at: tuple[str, ...], path: Path) -> Part:
     tensors: dict[str, Stored] = {}
     others: list[str] = []
-    for name, value in _flat(tree, "", 0):
+    for count, (name, value) in enumerate(_flat(tree, "", 0)):
+        if count > _MOST:
+            raise CheckpointError(f"{path}: has more than {_MOST:,} tensors")
         if isinstance(value, np.ndarray) and _is_tensor(value):
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
         if not _is_tensor(value):
@@ -152,7 +159,7 @@ def _different(parts: Sequence[Part]) -> list[Part]:
 
 def _under(content: Any, key: str, parts: Sequence[Part], path: Path) -> Part:
     """What --key names: an entry of the nested dictionary, or a common beginning of names in it."""
-    for at, value in _entries(content, (), 0):
+    for at, value in _entries(content, (), set()):
         if ".".join(at) == key:
             inner = list(_parts(value, at, path))
             if len(inner) == 1:
@@ -172,12 +179,13 @@ def _under(content: Any, key: str, parts: Sequence[Part], path: Path) -> Part:
     raise CheckpointError(f"{path}: holds no tensors under the key {key!r}; there is {there}")
 
 
-def _entries(content: Any, at: tuple[str, ...], depth: int) -> Iterator[tuple[tuple[str, ...], Any]]:
-    tree = None if _is_tensor(content) or depth > _DEEPEST else _tree(content)
+def _entries(content: Any, at: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    tree = None if _is_tensor(content) or id(content) in seen or len(at) > _DEEPEST else _tree(content)
+    seen.add(id(content))
     for name, value in (tree or {}).items():
         if isinstance(name, str):
             yield (*at, name), value
-            yield from _entries(value, (*at, name), depth + 1)
+            yield from _entries(value, (*at, name), seen)
 
 
 def _shown(content: Any) -> str:

@@ -109,9 +109,9 @@ def outline(name: str | None) -> nn.Module | None:
 
 def network_name(source: Checkpoint) -> str | None:
     """The network that a file names, or that its tensors fit."""
-    from deepcompress import networks
+    from deepcompress.networks.names import known
 
-    return source.network or networks.match(source.state)
+    return source.network or known(source)
 
 
 def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -> nn.Module:

@@ -7,6 +7,7 @@ of the network's tensors have in the file. All names and shapes decide what fits
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -70,6 +71,18 @@ def naming(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str,
     own = _of(network.state_dict())
     way = _whole(own, stored, network, partly=False) or _whole(combined(own)[0], stored, network, partly=False)
     return way.names if way is not None else {name: name for name in tensors}
+
+
+def known(source: Checkpoint) -> str | None:
+    """The name of the known network whose tensors `source` has, whatever stands before their names, or None."""
+    name = networks.match(source.state)
+    for candidate, factory in networks.REGISTRY.items() if name is None else ():
+        with torch.device("meta"):
+            network = factory()
+        with suppress(CheckpointError):  # several fit: the tensors alone do not say which
+            if networks.match(fitted(source, network).state) == candidate:
+                return candidate
+    return name
 
 
 def _of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Stored]:

@@ -176,3 +176,13 @@ def test_a_tied_tensor_that_save_model_left_out_is_there_again(tmp_path):
 
 def test_tied_tensors_of_a_pt_file_are_told(tmp_path):
     assert opened(tmp_path, Tied().state_dict()).found.tied == {"head.weight": "embed.weight"}
+
+
+def test_a_dictionary_that_holds_itself_is_looked_at_once(tmp_path):
+    content = {"model": STATE}
+    content |= {str(number): content for number in range(20)}
+    assert cases.equal(dict(opened(tmp_path, content).state), STATE)
+    loop = {"w": torch.ones(2, 2)}
+    loop |= {str(number): loop for number in range(20)}
+    with pytest.raises(CheckpointError, match="has more than 1,048,576 tensors"):
+        opened(tmp_path, loop)

@@ -10,7 +10,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from deepcompress.checkpoint import Checkpoint, open_checkpoint
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import CheckpointError, NetworkError
-from deepcompress.networks.names import fitted
+from deepcompress.networks import build
+from deepcompress.networks.names import fitted, known
 from deepcompress.reading.loader import fill, load, load_state_dict
 from deepcompress.recipe import Recipe
 
@@ -215,3 +216,10 @@ def test_a_dc_file_of_another_network_is_refused_as_before(tmp_path):
     compress_state(net().state_dict(), Recipe(prune=0.5, retrain=False), tmp_path / "m.dc")
     with pytest.raises(NetworkError, match=r"m.dc: has no tensor weight, which the network Linear needs"):
         load(tmp_path / "m.dc", into=nn.Linear(3, 2))
+
+
+def test_a_known_network_is_known_behind_any_prefix(tmp_path):
+    state = build("lenet-300-100").state_dict()
+    assert known(Checkpoint(state)) == known(Checkpoint(under("model.net.", state))) == "lenet-300-100"
+    assert known(Checkpoint({**under("a.", state), **under("b.", state)})) is None
+    assert known(Checkpoint({**state, "fc1.bias": torch.ones(3)})) is None
