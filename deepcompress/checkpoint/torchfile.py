@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import decimal
 import pickle
 import re
+import types
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -17,20 +20,37 @@ from deepcompress.checkpoint.archives import MAGIC, Archive
 from deepcompress.errors import CheckpointError
 
 #: What torch says of a pickle that wants to import or call something, and not of mere damage.
-_CODE_MARKS = ("GLOBAL", "whose module", "allowlisted", "unrecognized function")
+_CODE_MARKS = ("GLOBAL", "Can only", "whose module", "allowlisted", "unrecognized function")
 _NAMED = re.compile(r"GLOBAL ([\w.]+)")
 
 _SCALAR: Any = np.float64(0).__reduce__()[0]
 _ARRAY: Any = np.zeros(0).__reduce__()[0]
+_PATHS = ("pathlib", "pathlib._local")
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 
-#: Plain data that scripts keep beside the tensors: numpy's numbers and arrays, and the options of the command line.
+_CLASSES: list[Callable[..., Any]] = [argparse.Namespace, types.SimpleNamespace, frozenset, slice, list, tuple, dict]
+_CLASSES += [int, float, str, bool, decimal.Decimal, datetime.datetime, datetime.date, datetime.time]
+_CLASSES += [datetime.timedelta, datetime.timezone, np.ndarray, np.dtype]
+_CLASSES += {type(np.dtype(code)) for code in "?bhilqBHILQefdFDUS"}
+
+
+def _dictionary(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _list(*_: Any) -> list[Any]:
+    return []
+
+
+#: Plain data that scripts keep beside the tensors. To make one of these runs nothing, and takes no more than it holds.
 PLAIN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    argparse.Namespace,
-    np.ndarray,
-    np.dtype,
-    *{type(np.dtype(code)) for code in "?bhilqBHILQefdFD"},
+    *_CLASSES,
+    (_dictionary, "collections.defaultdict"),  # which torch makes, and then refuses to fill
+    (_list, "collections.deque"),
     *((function, f"{place}.{function.__name__}") for function in (_SCALAR, _ARRAY) for place in _NUMPY),
+    # A path of another system cannot be made here: what is only a name can.
+    *((PurePosixPath, f"{place}.{name}") for place in _PATHS for name in ("PosixPath", "PurePosixPath")),
+    *((PureWindowsPath, f"{place}.{name}") for place in _PATHS for name in ("WindowsPath", "PureWindowsPath")),
 ]
 
 

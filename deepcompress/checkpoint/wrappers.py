@@ -22,7 +22,7 @@ from deepcompress.errors import CheckpointError
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
 _DEEPEST = 16
 _LONGEST = 1024  # of a list that may hold state_dicts
-_MOST = 1 << 20  # tensors of one: a dictionary can hold itself
+_MOST = 1 << 18  # tensors of one: a dictionary can be in many places
 
 #: What only optimizers have: their settings, and the moments that they keep of a tensor.
 _OPTIMIZERS = {"param_groups", "exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"}
@@ -125,7 +125,7 @@ def _walk(
 def _part(tree: Tree, at: tuple[str, ...], path: Path) -> Part:
     tensors: dict[str, Stored] = {}
     others: list[str] = []
-    for count, (name, value) in enumerate(_flat(tree, "", 0)):
+    for count, (name, value) in enumerate(_flat(tree, "", (id(tree),))):
         if count > _MOST:
             raise CheckpointError(f"{path}: has more than {_MOST:,} tensors")
         if isinstance(value, np.ndarray) and _is_tensor(value):
@@ -139,13 +139,14 @@ def _part(tree: Tree, at: tuple[str, ...], path: Path) -> Part:
     return Part(at, tensors, others)
 
 
-def _flat(tree: Tree, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+def _flat(tree: Tree, prefix: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    """All values by name; a dictionary that holds itself is a value."""
     for name, value in tree.items():
-        inner = None if _is_tensor(value) else _tree(value)
-        if inner is None or not isinstance(name, str) or depth > _DEEPEST:
+        inner = None if _is_tensor(value) or id(value) in above else _tree(value)
+        if inner is None or not isinstance(name, str) or len(above) > _DEEPEST:
             yield f"{prefix}{name}", value
         else:
-            yield from _flat(inner, f"{prefix}{name}.", depth + 1)
+            yield from _flat(inner, f"{prefix}{name}.", (*above, id(value)))
 
 
 def _different(parts: Sequence[Part]) -> list[Part]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import collections
+import datetime
+import decimal
+import pathlib
 
 import cases
 import numpy as np
@@ -183,6 +187,35 @@ def test_a_dictionary_that_holds_itself_is_looked_at_once(tmp_path):
     content |= {str(number): content for number in range(20)}
     assert cases.equal(dict(opened(tmp_path, content).state), STATE)
     loop = {"w": torch.ones(2, 2)}
-    loop |= {str(number): loop for number in range(20)}
-    with pytest.raises(CheckpointError, match="has more than 1,048,576 tensors"):
-        opened(tmp_path, loop)
+    loop["again"] = loop
+    found = opened(tmp_path, loop)
+    assert list(found.state) == ["w"]
+    assert found.found.left_out == ("again",)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        collections.defaultdict(list, {"a": [1]}),
+        pathlib.PurePosixPath("runs/1"),
+        pathlib.Path("runs/1"),
+        datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
+        {"lr": decimal.Decimal("0.1"), "betas": frozenset([1]), "part": slice(1, 2)},
+        np.array(["a", "b"]),
+        np.random.RandomState(0).get_state(),
+        collections.deque([1.0], maxlen=9),
+    ],
+    ids=lambda plain: type(plain).__name__,
+)
+def test_plain_data_beside_the_tensors_is_no_code(plain, tmp_path):
+    assert cases.equal(dict(opened(tmp_path, {"model": STATE, "extra": plain}).state), STATE)
+
+
+def test_paths_of_another_system_and_numbers_of_an_older_numpy(tmp_path):
+    content = {"model": STATE, "path": pathlib.PurePosixPath("x"), "acc": np.float64(0.5)}
+    torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    raw = (tmp_path / "x.pt").read_bytes()
+    raw = raw.replace(b"cpathlib\nPurePosixPath\n", b"cpathlib\nWindowsPath\n")
+    (tmp_path / "x.pt").write_bytes(raw.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+    assert b"WindowsPath" in raw
+    assert cases.equal(dict(open_checkpoint(tmp_path / "x.pt").state), STATE)
