@@ -34,16 +34,17 @@ def read(path: Path, trust_pickle: bool, mapped: bool) -> Content:
     Raises:
         CheckpointError: it is missing, damaged, none of the known kinds, or needs code to be run.
     """
-    if path.is_dir():
-        return _folder(path, trust_pickle, mapped)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
     try:
-        kind = _kind(path)
+        if path.is_dir():
+            return _folder(path, trust_pickle, mapped)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
+        found = _READERS[_kind(path)](path, trust_pickle, mapped)
+        return replace(found, bytes=found.bytes + path.stat().st_size)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
-    found = _READERS[kind](path, trust_pickle, mapped)
-    return replace(found, bytes=found.bytes + path.stat().st_size)
+    except CheckpointError as error:
+        raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def _kind(path: Path) -> str:

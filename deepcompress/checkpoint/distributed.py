@@ -6,6 +6,7 @@ The metadata is a pickle: what it names becomes inert things (`pickles`). Each c
 from __future__ import annotations
 
 import io
+import math
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -88,10 +89,10 @@ def _tensor(folder: Path, name: str, kind: Thing, chunks: list[Chunk]) -> Stored
     sizes = {
         tuple(map(int, chunk.state["offsets"])): tuple(map(int, chunk.state["sizes"])) for chunk in kind.state["chunks"]
     }
-    elements = sum(torch.Size(size).numel() for size in sizes.values())
+    elements = sum(math.prod(size) for size in sizes.values())
     held = sum(length for _, _, _, length in chunks)
     if (
-        elements != torch.Size(shape).numel()
+        elements != math.prod(shape)
         or elements * dtype.itemsize > held
         or {start for start, *_ in chunks} != set(sizes)
     ):
@@ -102,10 +103,10 @@ def _tensor(folder: Path, name: str, kind: Thing, chunks: list[Chunk]) -> Stored
 def _assembled(folder: Path, name: str, shape: Shape, dtype: torch.dtype, chunks: list[Chunk]) -> torch.Tensor:
     whole = torch.empty(shape, dtype=dtype)
     for start, file, offset, length in chunks:
-        with file.open("rb") as stream:
-            stream.seek(offset)
-            raw = io.BytesIO(stream.read(length))
         try:
+            with file.open("rb") as stream:
+                stream.seek(offset)
+                raw = io.BytesIO(stream.read(length))
             part = torch.load(raw, map_location="cpu", weights_only=True)
             where = tuple(slice(begin, begin + size) for begin, size in zip(start, part.shape, strict=True))
             whole[where].copy_(part)

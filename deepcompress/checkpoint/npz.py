@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def _outline(archive: Archive, record: str, what: str) -> tuple[tuple[int, ...],
         raise CheckpointError(f"{what} is damaged ({error})") from None
     if dtype.hasobject:
         raise CheckpointError(f"{what} holds Python objects, which could run any code; save numbers only")
-    if torch.Size(shape).numel() * dtype.itemsize != size - begins:
+    if math.prod(shape) * dtype.itemsize != size - begins:
         raise CheckpointError(f"{what} has shape {shape}, and the file has more or fewer values")
     try:
         kind = torch.from_numpy(np.zeros(0, dtype.newbyteorder("="))).dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from deepcompress.errors import CheckpointError
 
 Shape = tuple[int, ...]
+_LONGEST = 1 << 48  # of a dimension
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,14 @@ class Stored:
     place: Hashable = None
     value: torch.Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if not all(0 <= size < _LONGEST for size in self.shape):  # also beside a 0, which makes all of it nothing
+            raise CheckpointError(f"a tensor has the impossible shape {self.shape}")
+
     @property
     def elements(self) -> int:
         """How many it has."""
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:

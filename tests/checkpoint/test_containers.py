@@ -283,6 +283,7 @@ def test_gguf_against_its_own_library(tmp_path):
         ({"parts": [("w", 0, (1 << 40, 1 << 40), bytes(8))]}, "beyond its end"),
         ({"parts": [("w", 0, (1,) * 9, bytes(8))]}, "9 dimensions"),
         ({"parts": [("w", 0, (1,), bytes(4)), ("w", 0, (1,), bytes(4))]}, "two tensors of one name"),
+        ({"parts": [("w", 0, (0, 1 << 60), b"")]}, "impossible shape"),
         ({"parts": []}, "no tensors"),
         ({"parts": [], "more": [struct.pack("<Q", 1 << 60)]}, "cut short"),
         ({"parts": [], "more": [struct.pack("<QcIIQ", 1, b"k", 9, 6, 1 << 62)]}, "cut short"),
