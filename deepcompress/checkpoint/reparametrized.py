@@ -6,7 +6,7 @@ A zero in such a tensor need not be a zero of the weight, and a mask is nothing 
   (Salimans and Kingma 2016, equation 2);
 * ``weight_orig``, ``weight_u``, ``weight_v`` and ``parametrizations.weight.original, 0._u, 0._v``: spectral_norm, with
   σ = uᵀWv of the vectors that are stored, as in evaluation (Miyato et al. 2018, equation 8);
-* ``weight_orig``, ``weight_mask``: torch.nn.utils.prune; ``binary_mask`` under hooks: NNCF.
+* ``weight_orig``, ``weight_mask``: torch.nn.utils.prune; ``binary_mask`` (or ``mask``, as scores) under hooks: NNCF.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ WEIGHT_NORM, SPECTRAL_NORM, MASK, NNCF = "weight_norm", "spectral_norm", "a prun
 _PARAMETRIZED = re.compile(
     r"(?P<owner>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)\.(?:(?P<index>\d+)\.)?(?P<part>[^.]+)"
 )
-_NNCF_HOOK = re.compile(r"(?P<owner>(?:.*\.)?)__nncf_hooks\.\w+_hooks\.(?P<weight>[^.]+)__\d+\.\d+\.binary_mask")
+_NNCF_HOOK = re.compile(
+    r"(?P<owner>(?:.*\.)?)__nncf_hooks\.\w+_hooks\.(?P<weight>[^.]+)__\d+\.\d+\.(?P<mask>(?:binary_)?mask)"
+)
 _NNCF_OLD = re.compile(r"(?P<owner>(?:.*\.)?)pre_ops\.\d+\.op\._?binary_mask")
 
 
@@ -137,14 +139,16 @@ def _step(
 
 def _nncf(tensors: Tensors) -> Iterator[_Weight]:
     for full in tensors:
+        mask = _mask
         if match := _NNCF_HOOK.fullmatch(full):
             name = match["owner"] + match["weight"].replace(":", ".")
+            mask = _mask if match["mask"] == "binary_mask" else _learned_mask
         elif match := _NNCF_OLD.fullmatch(full):
             name = f"{match['owner']}weight"
         else:
             continue
         if name in tensors and tensors[name].shape == tensors[full].shape:
-            yield _Weight(name, (name, full), NNCF, _masked(tensors[name], tensors[full]))
+            yield _Weight(name, (name, full), NNCF, _derived(tensors[name], mask, tensors[full]))
 
 
 # The formulas ----------------------------------------------------------------------------------------------
@@ -163,6 +167,11 @@ def _masked(weight: Stored, mask: Stored) -> Stored:
 
 def _mask(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return mask.to(weight.dtype) * weight
+
+
+def _learned_mask(weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """NNCF's pruning by regularization learns scores: what is kept has a sigmoid above one half."""
+    return _mask(weight, torch.sigmoid(scores) > 0.5)
 
 
 def _norm_dim(g: Shape, v: Shape, name: str) -> int | None:

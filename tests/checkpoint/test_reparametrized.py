@@ -163,6 +163,14 @@ def test_masks_of_nncf_are_in_the_weights(mask, weight, tmp_path):
     assert found.found.combined == {weight: "NNCF's pruning mask"}
 
 
+def test_a_mask_that_nncf_learns_is_of_scores(tmp_path):
+    state = {
+        "fc.weight": torch.tensor([[1.0, 2.0, 3.0]]),
+        "__nncf_hooks.post_hooks.fc:weight__0.0.mask": torch.tensor([[4.6, -0.1, 0.0]]),
+    }
+    assert opened(tmp_path, state).state["fc.weight"].tolist() == [[1, 0, 0]]
+
+
 def test_a_mask_in_a_parametrization(tmp_path):
     state = {
         "fc.parametrizations.weight.original": torch.tensor([[1.0, 2.0]]),
