@@ -139,16 +139,16 @@ def _step(
 
 def _nncf(tensors: Tensors) -> Iterator[_Weight]:
     for full in tensors:
-        mask = _mask
+        keeps: Callable[..., torch.Tensor] = _mask
         if match := _NNCF_HOOK.fullmatch(full):
             name = match["owner"] + match["weight"].replace(":", ".")
-            mask = _mask if match["mask"] == "binary_mask" else _learned_mask
+            keeps = _mask if match["mask"] == "binary_mask" else _learned_mask
         elif match := _NNCF_OLD.fullmatch(full):
             name = f"{match['owner']}weight"
         else:
             continue
         if name in tensors and tensors[name].shape == tensors[full].shape:
-            yield _Weight(name, (name, full), NNCF, _derived(tensors[name], mask, tensors[full]))
+            yield _Weight(name, (name, full), NNCF, _derived(tensors[name], keeps, tensors[full]))
 
 
 # The formulas ----------------------------------------------------------------------------------------------
