@@ -269,5 +269,6 @@ def check_plain(names: Iterable[str]) -> None:
         if ".parametrizations." in f".{name}":
             raise CheckpointError(
                 f"tensor {name}: a weight is computed from it (torch.nn.utils.parametrize), and how only the network "
-                "knows: name it (--network), or remove the parametrizations before saving (deepcompress.bake)"
+                "knows: name it (--network), or remove the parametrizations before saving (deepcompress.bake; of "
+                "torch.ao.pruning, whose masks are not in the file, sparsifier.squash_mask())"
             )

@@ -43,6 +43,24 @@ ORDER = [
 
 # Folders, from the bottom up: the same rule inside of each.
 INSIDE = {
+    "checkpoint": [
+        "stored",
+        "found",
+        "archives",
+        "pickles",
+        "safetensors",
+        "torchfile",
+        "torchscript",
+        "legacytar",
+        "distributed",
+        "npz",
+        "gguf",
+        "containers",
+        "wrappers",
+        "prefixes",
+        "reparametrized",
+        "saving",
+    ],
     "coding": [
         "bits",
         "huffman",
@@ -74,7 +92,18 @@ INSIDE = {
         "reader",
         "breakdown",
     ],
-    "networks": ["lenet", "resnet", "copies", "unmade", "adapt", "parametrized", "batchnorm", "inputs", "precision"],
+    "networks": [
+        "lenet",
+        "resnet",
+        "copies",
+        "unmade",
+        "adapt",
+        "parametrized",
+        "batchnorm",
+        "inputs",
+        "precision",
+        "names",
+    ],
     "sparse": ["kernels", "matrix", "modules", "bench"],
     "reading": [
         "arrays",

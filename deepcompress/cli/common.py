@@ -82,7 +82,7 @@ def is_packed(file: str) -> bool:
         return stream.read(len(MAGIC)) == MAGIC
 
 
-def load_any(file: str, trust_pickle: bool, max_bytes: int | None) -> Checkpoint:
+def load_any(file: str, trust_pickle: bool, max_bytes: int | None, key: str | None = None) -> Checkpoint:
     """A .dc file or a dense checkpoint as a Checkpoint."""
     from deepcompress.checkpoint import Checkpoint, load_checkpoint
     from deepcompress.container.extensions import says_smaller
@@ -91,7 +91,9 @@ def load_any(file: str, trust_pickle: bool, max_bytes: int | None) -> Checkpoint
     from deepcompress.reading.loader import load_state_dict
 
     if not is_packed(file):
-        return load_checkpoint(file, trust_pickle)
+        return load_checkpoint(file, trust_pickle, key)
+    if key is not None:
+        raise DeepCompressError(f"{file}: is a .dc file, which holds one network: leave out --key")
     with ModelFile(file) as opened:
         header = opened.header
     normalize = normalize_in(header.extensions)
@@ -118,28 +120,32 @@ def file_settings(file: str) -> dict[str, Any]:
     return settings_of(file)
 
 
-def known_buffers(name: str | None, source: Checkpoint, file: str) -> set[str]:
-    """Tensors that are no parameters of the network `name`, which is built without those of `source`.
-
-    Raises:
-        NetworkError: it has not the names and shapes of the tensors in `source`.
-    """
+def outline(name: str | None) -> nn.Module | None:
+    """The network `name` without its tensors: only names and shapes mean anything."""
     import torch
 
     from deepcompress import networks
-    from deepcompress.layers import buffers_of
-    from deepcompress.reading.fitting import make_fit
 
     if name is None:
-        return set()
+        return None
     if name.partition(":")[0].endswith(".py"):
-        network = networks.build(name)
-    else:
-        with torch.device("meta"):
-            network = networks.build_known(name)
+        return networks.build(name)
+    with torch.device("meta"):
+        return networks.build_known(name)
+
+
+def check_shapes(network: nn.Module, source: Checkpoint, name: str | None, file: str) -> None:
+    """Refuse tensors whose names and shapes are not those of `network`, an outline.
+
+    Raises:
+        NetworkError: naming the first of them.
+    """
+    import torch
+
+    from deepcompress.reading.fitting import make_fit
+
     outlines = {key: torch.empty(value.shape, device="meta") for key, value in source.state.items()}
     make_fit(network, outlines, file, smaller=is_smaller(source, name))
-    return buffers_of(network)
 
 
 def is_smaller(source: Checkpoint, name: str | None) -> bool:
@@ -152,15 +158,24 @@ def is_smaller(source: Checkpoint, name: str | None) -> bool:
 
 def network_name(source: Checkpoint) -> str | None:
     """The network that a file names, or that its tensors fit."""
-    from deepcompress import networks
+    from deepcompress.networks.names import known
 
-    return source.network or networks.match(source.state)
+    return source.network or known(source)
 
 
 def build_model(
     source: Checkpoint, name: str | None, file: str, purpose: str, strict: bool = True, quiet: bool = False
 ) -> nn.Module:
-    """The network `name` with the tensors of `source`.
+    """As `build_fitted`, which says what was done to names and values, and gives the network."""
+    model, source = build_fitted(source, name, file, purpose, strict, quiet)
+    tell_found(source)
+    return model
+
+
+def build_fitted(
+    source: Checkpoint, name: str | None, file: str, purpose: str, strict: bool = True, quiet: bool = False
+) -> tuple[nn.Module, Checkpoint]:
+    """The network `name` with the tensors of `source`, and these under its names.
 
     Without `strict`, what is missing and what is too much there is told on stderr, unless `quiet`, and the rest loaded.
 
@@ -169,6 +184,7 @@ def build_model(
     """
     from deepcompress import networks
     from deepcompress.errors import NetworkError
+    from deepcompress.networks.names import fitted
     from deepcompress.networks.precision import remember
     from deepcompress.reading.fitting import fill
 
@@ -177,14 +193,24 @@ def build_model(
             f"{file}: its tensors fit no known network, so it cannot be {purpose}: name it with --network "
             "(your own: --network file.py:factory), or compress it with --no-retrain"
         )
-    state = dict(source.state)
-    elements = sum(value.numel() for value in state.values())
+    elements = sum(tensor.elements for tensor in (source.stored or {}).values())
+    elements = elements or sum(value.numel() for value in source.state.values())
     model = networks.build(name) if source.network != name else networks.build_known(name, elements)
+    source = fitted(source, model)
+    state = dict(source.state)
     misfit = fill(model, state, file, smaller=is_smaller(source, name), strict=strict, extra=extra_state_of(file))
     for line in () if quiet else misfit.lines(file, type(model).__name__):
         click.echo(line, err=True)
     remember(model, state)
-    return model
+    return model, source
+
+
+def tell_found(source: Checkpoint) -> None:
+    """Say on stderr what was done to the names and values of a checkpoint, if anything was, and nobody said -q."""
+    context = click.get_current_context(silent=True)
+    if context is not None and not context.params.get("quiet"):  # another process has none
+        for line in source.found.news() if source.found else ():
+            click.echo(line, err=True)
 
 
 @contextmanager

@@ -87,6 +87,7 @@ def compare(
     recipe_file: str | None,
     layers: tuple[str, ...],
     trust_pickle: bool,
+    key: str | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
@@ -116,7 +117,7 @@ def compare(
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.studies import compare as library
 
-    model, samples = read_model_and_data(checkpoint, trust_pickle, network, asked)
+    model, samples = read_model_and_data(checkpoint, trust_pickle, key, network, asked)
     steps = library.SPARSITIES if sparsities is None else sparsities
     folder = output_folder(Path(output))
     found: list[Compared] = []

@@ -12,18 +12,20 @@ import click
 from deepcompress.cli.common import (
     SMALLER,
     build_model,
+    check_shapes,
     command_line,
     data_label,
     extra_state_of,
     file_settings,
     is_packed,
-    known_buffers,
     load_any,
     network_name,
+    outline,
     output_folder,
     resumable,
     show,
     storable,
+    tell_found,
     versions,
 )
 from deepcompress.cli.data import Asked, facts_of, model_and_data, said, tell
@@ -49,7 +51,9 @@ if TYPE_CHECKING:
 
 #: Headings of the help, and the options under them; all others come under the last.
 SECTIONS = {
-    "What, and where to": ("output", "resume", "network", "data", "data_dir", "device", "recipe_file", "trust_pickle"),
+    "What, and where to": (
+        "output", "resume", "network", "key", "data", "data_dir", "device", "recipe_file", "trust_pickle",
+    ),
     "What it is for, and how inputs are fed": ("task", "loss", "metric", "normalize"),
     "How small": (
         "target_size", "max_drop", "trials", "keep_trials", "low_rank", "prune", "bits", "conv_bits", "levels",
@@ -144,6 +148,7 @@ def compress(
     save_scores: str | None,
     rewind: str | None,
     trust_pickle: bool,
+    key: str | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
@@ -170,11 +175,15 @@ def compress(
         check_writable(output)
     elif not recipe.retrain:
         return  # what needs no training is the first process's alone
-    source = open_checkpoint(checkpoint, trust_pickle) if start is None else load_any(start, trust_pickle, None)
+    source = (
+        open_checkpoint(checkpoint, trust_pickle, key=key)
+        if start is None
+        else load_any(start, trust_pickle, None, key)
+    )
     name = network or network_name(source)
     more: dict[str, Any] = {}
     masks = files.read()
-    origin = load_checkpoint(str(rewind), trust_pickle).state if settings["rewind"] == "start" else None
+    origin = load_checkpoint(str(rewind), trust_pickle, key).state if settings["rewind"] == "start" else None
     with files.watch(quiet or not first) as watch:
         if searching:
             model, samples = model_and_data(source, checkpoint, name, asked)
@@ -302,9 +311,16 @@ def _compress_tensors(
 ) -> Result:
     """Without data and without the network: tensor by tensor."""
     from deepcompress.compression.tensors_only import compress_state
+    from deepcompress.layers import buffers_of
+    from deepcompress.networks.names import fitted
 
     if start is not None:  # whose batch norm is folded, if it is
         recipe = replace(recipe, batch_norm="keep")
+    network = outline(name)
+    source = source if network is None else fitted(source, network, plain=True)
+    tell_found(source)
+    if network is not None:
+        check_shapes(network, source, name, checkpoint)
     extra = extra_state_of(checkpoint)
     return compress_state(
         {**source.state, **extra} if extra else source.state,
@@ -313,7 +329,7 @@ def _compress_tensors(
         network=storable(name or ""),
         data=data_label(source.data),
         normalize=said(source) or "",
-        buffers=known_buffers(name, source, checkpoint),
+        buffers=set() if network is None else buffers_of(network),
         smaller=SMALLER in source.facts,
         watch=watch,
     )

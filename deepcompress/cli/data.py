@@ -149,11 +149,13 @@ def example_of_file(file: str, asked: Asked, shape: tuple[int, ...] | None, mode
     return example_input(Checkpoint({}, data=named), file, asked, shape, model)
 
 
-def read_model_and_data(file: str, trust_pickle: bool, network: str | None, asked: Asked) -> tuple[nn.Module, DataSet]:
+def read_model_and_data(
+    file: str, trust_pickle: bool, key: str | None, network: str | None, asked: Asked
+) -> tuple[nn.Module, DataSet]:
     """As `model_and_data`, from the checkpoint `file` on: other processes can call it."""
     from deepcompress.checkpoint import open_checkpoint
 
-    source = open_checkpoint(file, trust_pickle)
+    source = open_checkpoint(file, trust_pickle, key=key)
     return model_and_data(source, file, network or network_name(source), asked)
 
 

@@ -71,6 +71,7 @@ def eval_command(
     network: str | None,
     no_strict: bool,
     trust_pickle: bool,
+    key: str | None,
     max_bytes: int | None,
     as_json: bool,
     verbose: bool,
@@ -86,7 +87,7 @@ def eval_command(
     from deepcompress.training.loop import pick_device
 
     asked = Asked.taken_from(settings)
-    source = load_any(file, trust_pickle, max_bytes)
+    source = load_any(file, trust_pickle, max_bytes, key)
     target = pick_device(asked.device)
     name = network or network_name(source)
     model = build_model(source, name, file, "rebuilt", not no_strict, quiet).to(target)
@@ -94,7 +95,7 @@ def eval_command(
     task = samples.task
     found = evaluate(model, samples.test_loader(), task)
     tell(samples, quiet)
-    size = Path(file).stat().st_size
+    size = source.found.bytes if source.found else Path(file).stat().st_size
     ratio = dense_bytes(source.state) / size
     result = {
         "file": file, "accuracy": found.accuracy, "error": found.error,

@@ -99,9 +99,12 @@ strict_option = click.option(
     "--no-strict", is_flag=True,
     help="Load what fits: tensors that are missing, or that the network does not know, are told and left.",
 )  # fmt: skip
-trust_option = click.option(
-    "--trust-pickle", is_flag=True, help="Load a pickled module. It can run any code: only for files of your own."
-)
+trust_option = options(
+    click.option("--trust-pickle", is_flag=True,
+                 help="Load a pickled module. It can run any code: only for files of your own."),
+    click.option("--key", metavar="A.B",
+                 help="Where the state_dict is in a file that holds several, such as ema or model.ema."),
+)  # fmt: skip
 
 
 class Shape(click.ParamType):  # type: ignore[type-arg]  # a generic class in new versions of click only

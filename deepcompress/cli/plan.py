@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from deepcompress.cli.common import build_model, file_settings, is_packed, load_any, network_name, show
+from deepcompress.cli.common import build_fitted, file_settings, is_packed, load_any, network_name, show
 from deepcompress.cli.data import said
 from deepcompress.cli.options import (
     build_budgeted,
@@ -31,6 +31,7 @@ def plan(
     recipe_file: str | None,
     layers: tuple[str, ...],
     trust_pickle: bool,
+    key: str | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
@@ -46,20 +47,25 @@ def plan(
 
     from deepcompress.compression import plan
 
-    source = load_any(checkpoint, trust_pickle, None)
+    source = load_any(checkpoint, trust_pickle, None, key)
     name = network or network_name(source)
-    known = build_model(source, name, checkpoint, "planned for") if name is not None else None
+    known = None
+    if name is not None:
+        known, source = build_fitted(source, name, checkpoint, "planned for")
     found = plan.plan(known if known is not None else source.state, recipe, going_on=packed)
 
     def report() -> None:
         from deepcompress.report import tables
 
         console = tables.output()
+        for line in source.found.sentences() if source.found else ():
+            console.out(line, highlight=False)
         console.print(tables.plan_table(found, console.width))
         console.out(f"\n{tables.plan_line(found)}", highlight=False)
         normalized = [f"inputs are normalized: {said(source)}"] if said(source) else []
         for note in () if quiet else (*found.notes, *normalized):
             console.out(note, highlight=False)
 
-    facts = {"checkpoint": checkpoint, "network": name, "normalize": said(source)}
+    origin = source.found.as_dict() if source.found else None
+    facts = {"checkpoint": checkpoint, "network": name, "normalize": said(source), "found": origin}
     show(as_json, {**facts, "recipe": recipe.as_dict(), **found.as_dict()}, report)

@@ -43,6 +43,7 @@ def plot(
     patterns: tuple[str, ...],
     masks_file: str | None,
     trust_pickle: bool,
+    key: str | None,
     max_bytes: int | None,
     as_json: bool,
     verbose: bool,
@@ -62,7 +63,7 @@ def plot(
     elif masks_file is not None:
         raise click.UsageError(f"--masks goes with a file of scores, and {file} is none")
     else:
-        written = draw_packed(file, folder, before, patterns, trust_pickle, max_bytes)
+        written = draw_packed(file, folder, before, patterns, trust_pickle, key, max_bytes)
         if len(written) == 1 and not quiet:
             click.echo(f"{file}: no tensor is coded, so there are no weights to draw", err=True)
     result = {"file": file, "pictures": [str(path) for path in written]}
@@ -70,7 +71,13 @@ def plot(
 
 
 def draw_packed(
-    file: str, folder: Path, before: str | None, patterns: Sequence[str], trust_pickle: bool, max_bytes: int | None
+    file: str,
+    folder: Path,
+    before: str | None,
+    patterns: Sequence[str],
+    trust_pickle: bool,
+    key: str | None,
+    max_bytes: int | None,
 ) -> list[Path]:
     """Draw the bytes of a .dc file and, if there are any, the weights of its coded layers; the pictures' paths."""
     from deepcompress.container.breakdown import breakdown
@@ -82,7 +89,7 @@ def draw_packed(
         opened.check(max_bytes)
         found = breakdown(opened.header, file, opened.file_bytes)
         layers = _chosen(found, patterns)
-        pictures = _pictures(opened, layers, before, trust_pickle)
+        pictures = _pictures(opened, layers, before, trust_pickle, key)
     output_folder(folder)
     title = f"{short(Path(file).name)}: {found.file_bytes:,} bytes, {found.ratio:.1f}× smaller"
     written = [folder / "bytes.png"]
@@ -122,7 +129,7 @@ def _matching(file: str, what: str, sizes: Mapping[str, int], patterns: Sequence
 
 
 def _pictures(
-    opened: ModelFile, layers: Sequence[LayerBreakdown], before: str | None, trust_pickle: bool
+    opened: ModelFile, layers: Sequence[LayerBreakdown], before: str | None, trust_pickle: bool, key: str | None
 ) -> list[WeightPicture]:
     from deepcompress.report.plots import weight_picture
 
@@ -131,7 +138,7 @@ def _pictures(
 
     from deepcompress.checkpoint import open_checkpoint
 
-    dense = open_checkpoint(before, trust_pickle).state
+    dense = open_checkpoint(before, trust_pickle, key=key).state
     return [weight_picture(opened, layer.name, _dense_weights(dense, layer, before)) for layer in layers]
 
 

@@ -62,6 +62,7 @@ def sensitivity(
     network: str | None,
     recipe_file: str | None,
     trust_pickle: bool,
+    key: str | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
@@ -80,7 +81,7 @@ def sensitivity(
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.studies import sensitivity as library
 
-    model, samples = read_model_and_data(checkpoint, trust_pickle, network, asked)
+    model, samples = read_model_and_data(checkpoint, trust_pickle, key, network, asked)
     folder = output_folder(Path(output))
     check_writable(folder / "sensitivity.csv")
     train = samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)

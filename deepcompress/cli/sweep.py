@@ -61,6 +61,7 @@ def sweep(
     recipe_file: str | None,
     layers: tuple[str, ...],
     trust_pickle: bool,
+    key: str | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
@@ -95,11 +96,11 @@ def sweep(
     from deepcompress.studies import sweep as library
 
     points = library.grid(recipe, axes)
-    source = open_checkpoint(checkpoint, trust_pickle)
+    source = open_checkpoint(checkpoint, trust_pickle, key=key)
     name = network or network_name(source)
     label = storable(name or "")
     model, samples = model_and_data(source, checkpoint, name, asked)
-    make = partial(read_model_and_data, checkpoint, trust_pickle, network, asked)
+    make = partial(read_model_and_data, checkpoint, trust_pickle, key, network, asked)
     folder = output_folder(Path(output))
     place = output_folder(folder / "points")
     check_writable(folder / "sweep.csv")

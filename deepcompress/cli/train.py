@@ -65,6 +65,7 @@ def train(
     normalize: str | None,
     start: str | None,
     trust_pickle: bool,
+    key: str | None,
     output: str | None,
     resume: bool,
     keep: tuple[tuple[int, str], ...],
@@ -106,7 +107,7 @@ def train(
     more: dict[str, str | float] = {}
     seed_everything(dense.seed)
     if start:
-        model = build_model(load_checkpoint(start, trust_pickle), network, start, "trained")
+        model = build_model(load_checkpoint(start, trust_pickle, key), network, start, "trained")
     else:
         model = networks.build(network)
     samples = load_data(data, data_dir, normalize, partial(takes_input, model))

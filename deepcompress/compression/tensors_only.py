@@ -168,11 +168,12 @@ class _Content:
 def _look_through(
     state: Mapping[str, torch.Tensor], recipe: Recipe, buffers: Collection[str], watch: Progress
 ) -> _Content:
-    # A mapping that loads tensors anew each time has no two that are one.
+    # In a mapping that loads tensors anew each time no two are one: it says itself which are tied.
     if isinstance(state, dict):
         for name, value in state.items():
             check_tensor(name, value)
-    content, scales = _Content(tied_to(state) if isinstance(state, dict) else {}), Scales()
+    content = _Content(tied_to(state) if isinstance(state, dict) else dict(getattr(state, "tied", {})))
+    scales = Scales()
     possible: list[Layer] = []
     check_plain(state)
     for name in state:

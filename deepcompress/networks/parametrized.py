@@ -17,6 +17,8 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+_Mask = prune.BasePruningMethod
+
 
 def bake(network: nn.Module) -> list[str]:
     """Replace each computed weight of `network`, in place, by a plain parameter of its value in evaluation.
@@ -56,12 +58,13 @@ def _computed(network: nn.Module) -> Iterator[tuple[str, Callable[[], Any]]]:
                 yield prefix + name, partial(_remove_parametrizations, module, name)
         if hasattr(module, "make_dense"):  # it runs from the compressed form (`sparse.modules`)
             yield f"{prefix}weight", module.make_dense
-        for hook in module._forward_pre_hooks.values():
+        # A mask may be on a tensor that weight_norm computes from: it goes first.
+        for hook in sorted(module._forward_pre_hooks.values(), key=lambda hook: not isinstance(hook, _Mask)):
             if isinstance(hook, WeightNorm):
                 yield prefix + hook.name, partial(remove_weight_norm, module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 yield prefix + hook.name, partial(_remove_spectral_norm, module, hook.name)
-            elif isinstance(hook, prune.BasePruningMethod):
+            elif isinstance(hook, _Mask):
                 yield prefix + hook._tensor_name, partial(prune.remove, module, hook._tensor_name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from deepcompress.container.extensions import extra_state, says_smaller
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import NetworkError
 from deepcompress.networks.copies import unwrapped
+from deepcompress.networks.names import naming
 from deepcompress.reading.arrays import to_torch
 from deepcompress.reading.fitting import fill, make_fit, take
 from deepcompress.sparse.matrix import SparseMatrix, may_pay
@@ -106,13 +107,18 @@ def load(
         file.check(max_bytes)
         elements = sum(entry.info.size for entry in file.header.entries)
         network = networks.build_known(file.header.network, elements) if into is None else unwrapped(into)
+        outlines = _outlines(file)
+        names = naming(network, outlines)
         # Before files said so, a smaller network was known by naming the network that it came from.
         smaller = into is None or says_smaller(file.header)
-        misfit = make_fit(network, _outlines(file), str(path), smaller=smaller, strict=strict)
+        fitting = {own: outlines[name] for own, name in names.items()}
+        misfit = make_fit(network, fitting, str(path), smaller=smaller, strict=strict)
         extra = extra_state(file.header)
-        compressed = compress_layers(network, file, torch.get_num_threads()) if mode == "sparse" else set()
-        state = _decode(file, [name for name in file if name not in compressed], device, torch.get_num_threads())
-    take(network, state, str(path), misfit, extra)
+        workers = torch.get_num_threads()
+        compressed = compress_layers(network, file, workers, names) if mode == "sparse" else set()
+        dense = {own: name for own, name in names.items() if own not in compressed}
+        state = _decode(file, [name for name in file if name in dense.values()], device, workers)
+    take(network, {own: state[name] for own, name in dense.items()}, str(path), misfit, extra)
     for line in misfit.lines(str(path), type(network).__name__):
         warnings.warn(line, stacklevel=2)
     if mode == "sparse":
@@ -126,10 +132,13 @@ def _outlines(file: ModelFile) -> dict[str, torch.Tensor]:
     return {name: torch.empty(file.resolved(file.entry(name)).info.shape, device="meta") for name in file}
 
 
-def compress_layers(network: nn.Module, file: ModelFile, workers: int = 1) -> set[str]:
+def compress_layers(
+    network: nn.Module, file: ModelFile, workers: int = 1, called: Mapping[str, str] | None = None
+) -> set[str]:
     """Let those layers run from the compressed form for which it pays; gives the names of their weights.
 
-    Their dense weights are let go one by one. Weights that the network ties must be one in the file, too.
+    Their dense weights are let go one by one. Weights that the network ties must be one in the file, too. `called` has
+    the file's name of each tensor of the network, where they differ (`networks.names`).
 
     Raises:
         FormatError: as `ModelFile.read_survivors`.
@@ -137,7 +146,7 @@ def compress_layers(network: nn.Module, file: ModelFile, workers: int = 1) -> se
     matrices: dict[str, SparseMatrix] = {}  # by the name under which the file stores them
     done: set[str] = set()
     for names, layers in convertible(network):
-        stored = {file.stored(file.entry(name)).name for name in names}
+        stored = {file.stored(file.entry(called[name] if called else name)).name for name in names}
         source = min(stored)
         if len(stored) > 1 or not may_pay(file.entry(source).info):
             continue

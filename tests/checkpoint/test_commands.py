@@ -1,0 +1,136 @@
+"""What the commands say of a checkpoint, and that each takes --key."""
+
+from __future__ import annotations
+
+import json
+
+import cases
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from deepcompress import load_state_dict
+from deepcompress.cli import main
+
+NETWORK = """
+from torch import nn
+def make():
+    return nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NETWORK)
+
+
+def plain():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def under(prefix, state):
+    return {prefix + name: value for name, value in state.items()}
+
+
+def test_plan_says_what_was_found():
+    state = {"epoch": 1, "ema": {"module.n": torch.tensor(1), **under("module.", plain().state_dict())}}
+    torch.save(state, "x.pt")
+    result = run("plan", "x.pt")
+    assert result.stdout.startswith(
+        "This is a PyTorch checkpoint. It holds 5 tensors (4 float32, 1 int64), under the key 'ema'.\n"
+        "The prefix 'module.' was removed from the names.\n"
+    )
+    found = json.loads(run("plan", "x.pt", "--json").stdout)["found"]
+    assert (found["key"], found["prefix"], found["dtypes"]) == ("ema", "module.", {"float32": 4, "int64": 1})
+    assert found["container"] == "a PyTorch checkpoint"
+
+
+def test_plan_says_what_the_network_made_of_it():
+    torch.save({"state_dict": {**under("model.", plain().state_dict()), "loss.weight": torch.ones(3)}}, "x.ckpt")
+    said = run("plan", "x.ckpt", "--network", "net.py:make").stdout
+    assert "The prefix 'model.' was removed from the names.\n1 entry was left out: loss.weight.\n" in said
+    assert "0.weight" in said
+
+
+@pytest.mark.parametrize("write", cases.CONTAINERS.values(), ids=lambda write: write.__name__)
+def test_plan_knows_every_kind(write, tmp_path):
+    path = write(cases.small(), tmp_path)
+    found = json.loads(run("plan", path, "--json").stdout)["found"]
+    assert found["dtypes"] == {"float32": 2}
+    assert found["container"].startswith(("a ", "an "))
+
+
+def test_several_state_dicts_and_the_key_of_one():
+    torch.save({"model": plain().state_dict(), "ema": under("module.", plain().state_dict())}, "x.pt")
+    (line,) = run("compress", "x.pt", "--no-retrain", code=1).stderr.splitlines()
+    assert line.startswith("Error: x.pt: holds several state_dicts: model (4 tensors, 172 bytes), ema (4 tensors")
+    run("compress", "x.pt", "--no-retrain", "--key", "ema", "-o", "m.dc", "-q")
+    assert set(load_state_dict("m.dc")) == set(plain().state_dict())
+    (line,) = run("plan", "m.dc", "--key", "ema", code=1).stderr.splitlines()
+    assert line == "Error: m.dc: is a .dc file, which holds one network: leave out --key"
+
+
+@pytest.mark.parametrize("options", [[], ["--network", "net.py:make"]])
+def test_computed_weights_are_pruned_as_what_they_come_to(options):
+    torch.manual_seed(0)
+    first, last = parametrizations.weight_norm(nn.Linear(6, 4)), nn.utils.spectral_norm(nn.Linear(4, 3))
+    network = nn.Sequential(first, nn.ReLU(), last)
+    network(torch.ones(1, 6))
+    network.eval()
+    torch.save(network.state_dict(), "x.pt")
+    result = run("compress", "x.pt", "--no-retrain", "--prune", "0.5", "--bits", "none", "-o", "m.dc", *options)
+    assert "1 weight was computed by weight_norm: 0.weight." in result.stderr
+    assert "1 weight was computed by spectral_norm: 2.weight." in result.stderr
+    stored, expected = load_state_dict("m.dc"), network[0].weight
+    kept = stored["0.weight"] != 0
+    assert 0 < kept.sum() < 24
+    assert torch.equal(stored["0.weight"][kept], expected[kept])
+    assert set(stored) == set(plain().state_dict())
+
+
+def test_names_in_the_file_are_those_of_the_network():
+    torch.save(under("net.encoder.", plain().state_dict()), "x.pt")
+    result = run("compress", "x.pt", "--no-retrain", "--network", "net.py:make", "-o", "m.dc")
+    assert result.stderr.splitlines()[0] == "The prefix 'net.encoder.' was removed from the names."
+    assert set(load_state_dict("m.dc")) == set(plain().state_dict())
+    assert run("compress", "x.pt", "--no-retrain", "--network", "net.py:make", "-o", "m.dc", "-q").stderr == ""
+
+
+def test_tied_tensors_of_a_lazy_file_are_stored_once():
+    from safetensors.torch import save_model
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(50, 30), nn.Linear(30, 50, bias=False)
+            self.head.weight = self.embed.weight
+
+    save_model(Tied(), "x.safetensors")
+    run("compress", "x.safetensors", "--no-retrain", "-o", "m.dc")
+    stored = load_state_dict("m.dc")
+    assert stored["embed.weight"].data_ptr() == stored["head.weight"].data_ptr()
+
+
+def test_an_unknown_parametrization_says_how_to_go_on():
+    layer = parametrizations.orthogonal(nn.Linear(4, 4))
+    torch.save(layer.state_dict(), "x.pt")
+    (line,) = run("compress", "x.pt", "--no-retrain", code=1).stderr.splitlines()
+    assert "--network" in line
+    assert "squash_mask()" in line
+
+
+def test_every_command_that_reads_checkpoints_takes_a_key():
+    for name, command in main.commands.items():
+        options = {option for param in command.params if isinstance(param, click.Option) for option in param.opts}
+        assert ("--trust-pickle" in options) == ("--key" in options), name
