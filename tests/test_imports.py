@@ -21,7 +21,7 @@ ROOT = Path(deepcompress.__file__).parent
 # then each stage of the pipeline and what puts a file together, then the whole, and what people see of it.
 ORDER = [
     ["errors", "version"],
-    ["files"],
+    ["files", "usercode"],
     ["recipe"],
     ["layers"],
     ["checkpoint"],

@@ -11,14 +11,13 @@ A name is resolved in one of three ways (`build`):
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from deepcompress import usercode
 from deepcompress.errors import NetworkError
 from deepcompress.networks.lenet import LeNet5, LeNet300100
 from deepcompress.networks.resnet import ResNet20
@@ -71,22 +70,13 @@ def build(spec: str) -> nn.Module:
     Raises:
         NetworkError: the name is unknown, or the user's factory is missing or fails.
     """
-    path, colon, factory = spec.rpartition(":")
-    if not colon or not path.endswith(".py"):
+    if not usercode.names_code(spec):
         return build_known(spec)
-    if not Path(path).is_file():
-        raise NetworkError(f"--network {spec}: the file {path} does not exist")
-    try:
-        defined = runpy.run_path(path)
-        if not callable(defined.get(factory)):
-            raise NetworkError(f"--network {spec}: {path} defines no function named {factory!r}")
-        network = defined[factory]()
-    except NetworkError:
-        raise
-    except Exception as error:  # it is the user's code
-        raise NetworkError(f"--network {spec}: {path} fails with {type(error).__name__}: {error}") from error
+    factory = usercode.find(spec, "--network", NetworkError)
+    with usercode.blamed(f"--network {spec}", usercode.parse(spec).path.resolve(), NetworkError):
+        network = factory()
     if not isinstance(network, nn.Module):
-        raise NetworkError(f"--network {spec}: {factory}() returned {type(network).__name__}, not a torch.nn.Module")
+        raise NetworkError(f"--network {spec}: it returned {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
