@@ -59,7 +59,7 @@ INSIDE = {
         "encoder",
     ],
     "container": ["entries", "deflate", "version1", "version2", "format", "writer", "reader", "breakdown"],
-    "networks": ["lenet", "resnet", "adapt", "parametrized", "batchnorm", "inputs"],
+    "networks": ["zoo", "lenet", "resnet", "adapt", "parametrized", "batchnorm", "inputs"],
     "sparse": ["kernels", "matrix", "modules", "bench"],
     "reading": ["arrays", "loader", "tensorfile", "recode", "onnx"],
     "compression": [
@@ -130,6 +130,7 @@ INSIDE = {
     "cli": [
         "group",
         "options",
+        "naming",
         "common",
         "masking",
         "train",

@@ -49,16 +49,19 @@ def bench(
     """
     import torch
 
+    from deepcompress.container.reader import ModelFile
     from deepcompress.networks import build
-    from deepcompress.reading.loader import load
+    from deepcompress.reading.loader import load, outlines
     from deepcompress.reading.onnx import fitting_input
     from deepcompress.sparse.bench import bench as measure
 
+    with ModelFile(file) as opened:
+        tensors = outlines(opened)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         dense, sparse = (
-            load(file, into=build(network) if network else None, max_bytes=max_bytes, mode=mode)
+            load(file, into=build(network, tensors) if network else None, max_bytes=max_bytes, mode=mode)
             for mode in ("dense", "sparse")
         )
         example = fitting_input(dense, example_of_file(file, data, data_dir, input_shape))

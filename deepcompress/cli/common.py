@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.errors import DataError, DeepCompressError, OutputError
+from deepcompress.cli.naming import build_model, data_name, needed_network
+from deepcompress.errors import DeepCompressError, OutputError
 from deepcompress.files import write_atomic
 from deepcompress.version import __version__
 
@@ -50,16 +51,6 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], "deepcompress": __version__, **found}
 
 
-def storable(network: str) -> str:
-    """A network's name as it may stand in a file: that of the user's own code (file.py:factory) may not."""
-    return "" if ".py:" in network else network
-
-
-def data_label(named: str | None) -> str:
-    """The data that a checkpoint names as it may stand in a file: without the path of the user's own."""
-    return Path(named or "").stem
-
-
 def is_packed(file: str) -> bool:
     """Whether it is a .dc file, by its ending or else by its first bytes."""
     from deepcompress.container.entries import MAGIC
@@ -91,59 +82,15 @@ def file_settings(file: str) -> dict[str, Any]:
     return settings_of(file)
 
 
-def known_buffers(name: str | None, source: Checkpoint) -> set[str]:
-    """Tensors that are no parameters of the network `name`, as far as it can be built without its tensors."""
-    import torch
-
-    from deepcompress import networks
-    from deepcompress.layers import buffers_of
-
-    if name is None:
-        return set()
-    if name.partition(":")[0].endswith(".py"):
-        return buffers_of(networks.build(name))
-    with torch.device("meta"):
-        return buffers_of(networks.build_known(name))
-
-
-def network_name(source: Checkpoint) -> str | None:
-    """The network that a file names, or that its tensors fit."""
-    from deepcompress import networks
-
-    return source.network or networks.match(source.state)
-
-
-def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -> nn.Module:
-    """The network `name` with the tensors of `source`.
-
-    Raises:
-        NetworkError: nobody said which network it is, or the tensors do not fit.
-    """
-    from deepcompress import networks
-    from deepcompress.errors import NetworkError
-    from deepcompress.reading.loader import fill
-
-    if name is None:
-        raise NetworkError(
-            f"{file}: its tensors fit no known network, so it cannot be {purpose}: name it with --network "
-            "(your own: --network file.py:factory), or compress it with --no-retrain"
-        )
-    state = dict(source.state)
-    elements = sum(value.numel() for value in state.values())
-    model = networks.build(name) if source.network != name else networks.build_known(name, elements)
-    fill(model, state, file)
-    return model
-
-
 def model_and_data(
-    source: Checkpoint, file: str, name: str | None, data: str | None, data_dir: str | None, device: str
+    source: Checkpoint, file: str, name: str, data: str | None, data_dir: str | None, device: str
 ) -> tuple[nn.Module, DataSet]:
     """The network `name` with the tensors of `source`, and its data, on the device, found to fit each other."""
     from deepcompress.training.data import load_data
     from deepcompress.training.loop import check_fits, pick_device
 
-    model = build_model(source, name, file, "retrained")
-    samples = load_data(data_name(data, source.data, file), data_dir)
+    model = build_model(source, name, file)
+    samples = load_data(data_name(data, source.data, file, is_packed(file)), data_dir)
     target = pick_device(device)
     model, samples = model.to(target), samples.to(target)
     check_fits(model, samples.all_batches())
@@ -160,7 +107,7 @@ def example_input(
 
     if shape is not None:
         return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    return load_data(data_name(data, source.data, file), data_dir).x_val[:2]
+    return load_data(data_name(data, source.data, file, is_packed(file)), data_dir).x_val[:2]
 
 
 def example_of_file(file: str, data: str | None, data_dir: str | None, shape: tuple[int, ...] | None) -> torch.Tensor:
@@ -180,7 +127,8 @@ def read_model_and_data(
     from deepcompress.checkpoint import open_checkpoint
 
     source = open_checkpoint(file, trust_pickle)
-    return model_and_data(source, file, network or network_name(source), data, data_dir, device)
+    name = needed_network(network, source, file, "retrained")
+    return model_and_data(source, file, name, data, data_dir, device)
 
 
 @contextmanager
@@ -236,22 +184,3 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(path, text.getvalue().encode())
-
-
-def data_name(given: str | None, named: str | None, file: str) -> str:
-    """The data that a person named, else that which the file names.
-
-    A .dc file may come from anybody: what it names is looked for among the known data sets, and not on the disk.
-    """
-    from deepcompress.training.data import DATA_SETS
-
-    if given:
-        return given
-    if not named:
-        raise DeepCompressError(f"{file}: names no data set; say which with --data (digits, mnist, …, DIR, FILE.npz)")
-    if named in DATA_SETS or (Path(named).exists() and not is_packed(file)):
-        return named
-    raise DataError(
-        f"{file}: the file names the data {named!r}, which is a folder or .npz file of whoever made it: "
-        "give it with --data"
-    )

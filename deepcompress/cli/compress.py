@@ -10,22 +10,25 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from deepcompress.cli.common import (
-    build_model,
     command_line,
-    data_label,
     file_settings,
     is_packed,
-    known_buffers,
     load_any,
     model_and_data,
-    network_name,
     output_folder,
     resumable,
     show,
-    storable,
     versions,
 )
 from deepcompress.cli.masking import MaskFiles
+from deepcompress.cli.naming import (
+    build_model,
+    known_buffers,
+    needed_network,
+    network_name,
+    stored_data,
+    stored_network,
+)
 from deepcompress.cli.options import (
     budget_options,
     build_budgeted,
@@ -90,6 +93,10 @@ times, and keeps its trials in OUTPUT.search: there the same command goes on, wi
 
 The test data decides nothing: it is measured on for the table at the end.
 """
+
+
+#: What `_need` says where the data is needed, too.
+RETRAINED = "retrained (--no-retrain compresses without it)"
 
 
 class Sections(click.Command):
@@ -168,34 +175,43 @@ def compress(
     elif not recipe.retrain:
         return  # what needs no training is the first process's alone
     source = open_checkpoint(checkpoint, trust_pickle) if start is None else load_any(start, trust_pickle, None)
-    name = network or network_name(source)
+    need = _need(searching, recipe, data, files)
+    name = needed_network(network, source, checkpoint, need) if need else network_name(network, source, checkpoint)
     more: dict[str, Any] = {}
     masks = files.read()
     origin = load_checkpoint(str(rewind), trust_pickle).state if settings["rewind"] == "start" else None
     with files.watch(quiet or not first) as watch:
-        if searching:
+        if need == RETRAINED:
+            assert name is not None
             model, samples = model_and_data(source, checkpoint, name, data, data_dir, device)
-            result, more = _search(model, samples, name, recipe, output, trials, bool(keep_trials), watch)
-        elif recipe.retrain or data is not None or recipe.max_drop is not None:
-            model, samples = model_and_data(source, checkpoint, name, data, data_dir, device)
-            result = _compress_with_data(model, samples, name, recipe, output, resume, watch, masks, start, origin)
-        elif (
-            recipe.target_size is not None
-            or recipe.low_rank is not None
-            or files.need_network
-            or (start is not None and name is not None)
-        ):
-            result = _compress_without_data(source, checkpoint, name, recipe, output, watch, masks, start)
+            label = samples.name
+            if searching:
+                result, more = _search(model, samples, name, recipe, output, trials, bool(keep_trials), watch)
+            else:
+                result = _compress_with_data(model, samples, name, recipe, output, resume, watch, masks, start, origin)
         else:
-            result = _compress_tensors(source, name, recipe, output, watch, start)
+            label = stored_data(source, checkpoint, packed=start is not None)
+            if name is not None and (need or start is not None):
+                result = _compress_without_data(source, checkpoint, name, label, recipe, output, watch, masks, start)
+            else:
+                result = _compress_tensors(source, checkpoint, name, label, recipe, output, watch, start)
     distributed.stop()
     if not first:
         return
-    saved = files.write(result, watch, storable(name or ""), data_label(source.data))
+    saved = files.write(result, watch, stored_network(name), label)
     if more and not quiet:
         _show_trials(more["search"])
     facts = {**result.as_dict(), **more, "saved": saved, "command": command_line(), "versions": versions()}
     show(as_json, facts, lambda: _show_stages(result, saved, verbose))
+
+
+def _need(searching: bool, recipe: Recipe, data: str | None, files: MaskFiles) -> str:
+    """What the network is needed for, if it is."""
+    if searching or recipe.retrain or data is not None or recipe.max_drop is not None:
+        return RETRAINED
+    if recipe.target_size is not None or recipe.low_rank is not None or files.need_network:
+        return "compressed with --target-size, --low-rank, --masks or --save-scores, which look at it"
+    return ""
 
 
 def _together(recipe: Recipe, searching: bool, device: str) -> tuple[bool, Recipe]:
@@ -244,7 +260,7 @@ def _compress_with_data(
             recipe,
             output,
             test_loader=samples.test_loader(),
-            network=storable(name or ""),
+            network=stored_network(name),
             data=samples.name,
             watch=watch,
             resume=journal,
@@ -257,7 +273,8 @@ def _compress_with_data(
 def _compress_without_data(
     source: Checkpoint,
     checkpoint: str,
-    name: str | None,
+    name: str,
+    label: str,
     recipe: Recipe,
     output: str,
     watch: Any,
@@ -267,21 +284,15 @@ def _compress_without_data(
     """To a size, by masks, with scores, or on from a file: with the network, but neither trained nor measured."""
     from deepcompress.compression import pipeline
 
-    if name is None:
-        raise DeepCompressError(
-            f"{checkpoint}: its tensors fit no known network, which --target-size, --low-rank, --masks and "
-            "--save-scores need even with --no-retrain: name it with --network (your own: --network file.py:factory)"
-        )
-    model = build_model(source, name, checkpoint, "compressed")
-    label = storable(name)
+    model = build_model(source, name, checkpoint)
     return pipeline.compress(
         model,
         None,
         None,
         recipe,
         output,
-        network=label,
-        data=data_label(source.data),
+        network=stored_network(name),
+        data=label,
         watch=watch,
         masks=masks,
         start=start,
@@ -289,7 +300,14 @@ def _compress_without_data(
 
 
 def _compress_tensors(
-    source: Checkpoint, name: str | None, recipe: Recipe, output: str, watch: Any, start: str | None
+    source: Checkpoint,
+    checkpoint: str,
+    name: str | None,
+    label: str,
+    recipe: Recipe,
+    output: str,
+    watch: Any,
+    start: str | None,
 ) -> Result:
     """Without data and without the network: tensor by tensor."""
     from deepcompress.compression.tensors_only import compress_state
@@ -300,9 +318,9 @@ def _compress_tensors(
         source.state,
         recipe,
         output,
-        network=storable(name or ""),
-        data=data_label(source.data),
-        buffers=known_buffers(name, source),
+        network=stored_network(name),
+        data=label,
+        buffers=known_buffers(name, source, checkpoint),
         watch=watch,
     )
 
@@ -325,7 +343,7 @@ def _search(
             recipe.max_drop,
             folder,
             trials=trials or library.TRIALS,
-            network=storable(name or ""),
+            network=stored_network(name),
             threads=torch.get_num_threads(),
             watch=watch,
         )

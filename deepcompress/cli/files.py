@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.common import (
-    build_model,
-    data_name,
-    example_input,
-    load_any,
-    network_name,
-    show,
-    storable,
-)
+from deepcompress.cli.common import example_input, is_packed, load_any, show
+from deepcompress.cli.naming import build_model, data_name, needed_network, stored_network
 from deepcompress.cli.options import (
     common,
     data_options,
@@ -88,8 +81,8 @@ def eval_command(
 
     source = load_any(file, trust_pickle, max_bytes)
     target = pick_device(device)
-    model = build_model(source, network or network_name(source), file, "rebuilt").to(target)
-    samples = load_data(data_name(data, source.data, file), data_dir).to(target)
+    model = build_model(source, needed_network(network, source, file, "rebuilt"), file).to(target)
+    samples = load_data(data_name(data, source.data, file, is_packed(file)), data_dir).to(target)
     check_fits(model, samples.test_loader())
     found = evaluate(model, samples.test_loader())
     size = Path(file).stat().st_size
@@ -164,7 +157,7 @@ def _as_onnx(
     from deepcompress.reading.onnx import check_onnx, export_onnx
 
     check_onnx()
-    model = build_model(source, network or network_name(source), file, "exported as ONNX")
+    model = build_model(source, needed_network(network, source, file, "exported as ONNX"), file)
     return export_onnx(model, example_input(source, file, data, data_dir, input_shape), output).as_dict()
 
 
@@ -190,10 +183,10 @@ def _shrunk(
     """The smaller network as a checkpoint, and what JSON says of it."""
     from deepcompress.prune.shrink import shrink
 
-    name = network or network_name(source)
-    model = build_model(source, name, file, "shrunk")
+    name = needed_network(network, source, file, "shrunk")
+    model = build_model(source, name, file)
     found = shrink(model, example_input(source, file, data, data_dir, input_shape))
-    named = storable(name or "") or None
+    named = stored_network(name) or None
     return replace(source, state=found.network.state_dict(), network=named), found.as_dict()
 
 

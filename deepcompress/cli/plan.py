@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from deepcompress.cli.common import build_model, file_settings, is_packed, load_any, network_name, show
+from deepcompress.cli.common import file_settings, is_packed, load_any, show
+from deepcompress.cli.naming import build_model, network_name
 from deepcompress.cli.options import (
     build_budgeted,
     common,
@@ -46,8 +47,8 @@ def plan(
     from deepcompress.compression import plan
 
     source = load_any(checkpoint, trust_pickle, None)
-    name = network or network_name(source)
-    known = build_model(source, name, checkpoint, "planned for") if name is not None else None
+    name = network_name(network, source, checkpoint)
+    known = build_model(source, name, checkpoint) if name is not None else None
     found = plan.plan(known if known is not None else source.state, recipe, going_on=packed)
 
     def report() -> None:

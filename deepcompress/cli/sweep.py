@@ -13,14 +13,13 @@ import click
 from deepcompress.cli.common import (
     command_line,
     model_and_data,
-    network_name,
     output_folder,
     read_model_and_data,
     show,
-    storable,
     versions,
     write_csv,
 )
+from deepcompress.cli.naming import needed_network, stored_network
 from deepcompress.cli.options import (
     AXES,
     build_recipe,
@@ -101,8 +100,8 @@ def sweep(
 
     points = library.grid(recipe, axes)
     source = open_checkpoint(checkpoint, trust_pickle)
-    name = network or network_name(source)
-    label = storable(name or "")
+    name = needed_network(network, source, checkpoint, "retrained")
+    label = stored_network(name)
     model, samples = model_and_data(source, checkpoint, name, data, data_dir, device)
     make = partial(read_model_and_data, checkpoint, trust_pickle, network, data, data_dir, device)
     folder = output_folder(Path(output))

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from deepcompress.cli.common import build_model, command_line, resumable, show, storable, versions
+from deepcompress.cli.common import command_line, resumable, show, versions
+from deepcompress.cli.naming import build_model, stored_network
 from deepcompress.cli.options import (
     augmentation_options,
     common,
@@ -99,15 +100,12 @@ def train(
     dense = DenseSettings(**settings)
     more: dict[str, str | float] = {}
     seed_everything(dense.seed)
-    if start:
-        model = build_model(load_checkpoint(start, trust_pickle), network, start, "trained")
-    else:
-        model = networks.build(network)
+    model = build_model(load_checkpoint(start, trust_pickle), network, start) if start else networks.build(network)
     samples = load_data(data, data_dir)
     check_fits(model, samples.all_batches())
     journal, named = Path(f"{path}.resume"), {"network": network, "data": data, "keep": keep}
     about = about_run(model, {**settings, **sparse, **named}, {"samples": samples.all_batches()})
-    steps = {step: partial(_keep, file, step, dense.seed, storable(network), data) for step, file in keep}
+    steps = {step: partial(_keep, file, step, dense.seed, stored_network(network), data) for step, file in keep}
     with ConsoleProgress(quiet) as watch, resumable(journal, resume, watch), recording(Journal(journal, about)):
         if recipe is None:
             train_dense(model, samples, dense, pick_device(device), watch, keep=steps)
@@ -125,7 +123,7 @@ def train(
         "command": command_line(),
     }
     state = {name: value.cpu() for name, value in model.state_dict().items()}
-    save_checkpoint(path, Checkpoint(state, storable(network), data, facts))
+    save_checkpoint(path, Checkpoint(state, stored_network(network), data, facts))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {
         "file": str(path), "network": network, "data": data, "parameters": parameters,

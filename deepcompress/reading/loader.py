@@ -99,9 +99,9 @@ def load(
                 f"{path}: the file names no network; give yours with --network, or load(path, into=model)"
             )
         file.check(max_bytes)
-        elements = sum(entry.info.size for entry in file.header.entries)
-        network = networks.build_known(file.header.network, elements) if into is None else into
-        make_fit(network, _outlines(file), str(path))
+        tensors = outlines(file)
+        network = networks.build_known(file.header.network, tensors) if into is None else into
+        make_fit(network, tensors, str(path))
         compressed = compress_layers(network, file, torch.get_num_threads()) if mode == "sparse" else set()
         state = _decode(file, [name for name in file if name not in compressed], device, torch.get_num_threads())
     _take(network, state)
@@ -110,7 +110,7 @@ def load(
     return network.to(device).eval()
 
 
-def _outlines(file: ModelFile) -> dict[str, torch.Tensor]:
+def outlines(file: ModelFile) -> dict[str, torch.Tensor]:
     """The tensors of a file without their values."""
     return {name: torch.empty(file.resolved(file.entry(name)).info.shape, device="meta") for name in file}
 
