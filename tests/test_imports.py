@@ -131,6 +131,7 @@ INSIDE = {
         "group",
         "options",
         "naming",
+        "outputs",
         "common",
         "masking",
         "train",

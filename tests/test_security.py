@@ -119,7 +119,7 @@ def test_a_person_who_gives_the_very_name_is_obeyed(folder, kind):
 
 def test_python_runs_nothing_that_a_file_names(folder):
     written("dc", "stranger.py:make")
-    with pytest.raises(NetworkError, match="unknown network 'stranger.py:make'"):
+    with pytest.raises(NetworkError, match=r"unknown network 'stranger\.py:make'"):
         deepcompress.load("x.dc")
     deepcompress.load("x.dc", into=network())
     deepcompress.inspect("x.dc")

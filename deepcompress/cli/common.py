@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deepcompress.cli.naming import build_model, data_name, needed_network
+from deepcompress.cli.outputs import name_replaced
 from deepcompress.errors import DeepCompressError, OutputError
 from deepcompress.files import write_atomic
 from deepcompress.version import __version__
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 
 
 def show(as_json: bool, result: dict[str, Any], text: Callable[[], str | None]) -> None:
-    """Print the result on stdout: one JSON object, or what `text` returns or prints itself."""
+    """Print the result on stdout: one JSON object, or what `text` returns or prints itself.
+
+    That the result took the place of other files is said on stderr.
+    """
+    name_replaced()
     if as_json:
         click.echo(json.dumps(result, indent=2, allow_nan=False))
         return

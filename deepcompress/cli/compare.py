@@ -29,6 +29,7 @@ from deepcompress.cli.options import (
     recipe_options,
     trust_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import Recipe, read_toml
 
@@ -62,6 +63,7 @@ def pruning_options(command: Command) -> Command:
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="compare", show_default=True, metavar="FOLDER",
               help="Gets compare.csv and compare.png.")  # fmt: skip
+@force_option
 @click.option("--criteria", type=Several(click.STRING), default="magnitude,taylor2,woodfisher", show_default=True,
               metavar="NAME,…", help="What to compare. Your own: file.py:function.")  # fmt: skip
 @click.option("--prune", "sparsities", type=Several(click.FloatRange(0, 1, max_open=True)), metavar="F,F,…",
@@ -81,6 +83,7 @@ def pruning_options(command: Command) -> Command:
 def compare(
     checkpoint: str,
     output: str,
+    force: bool,
     criteria: tuple[str, ...],
     sparsities: tuple[float, ...] | None,
     seeds: tuple[int, ...],
@@ -120,6 +123,7 @@ def compare(
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.studies import compare as library
 
+    claim(output, *(Path(output) / name for name in ("compare.csv", "compare.png")), ending="")
     model, samples = read_model_and_data(checkpoint, trust_pickle, network, data, data_dir, device)
     steps = library.SPARSITIES if sparsities is None else sparsities
     folder = output_folder(Path(output))

@@ -40,6 +40,7 @@ from deepcompress.cli.options import (
     rewind_option,
     trust_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import SMALLEST, Recipe
 
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
 
 #: Headings of the help, and the options under them; all others come under the last.
 SECTIONS = {
-    "What, and where to": ("output", "resume", "network", "data", "data_dir", "device", "recipe_file", "trust_pickle"),
+    "What, and where to": (
+        "output", "force", "resume", "network", "data", "data_dir", "device", "recipe_file", "trust_pickle",
+    ),
     "How small": (
         "target_size", "max_drop", "trials", "keep_trials", "low_rank", "prune", "bits", "conv_bits", "levels",
         "layers",
@@ -123,6 +126,7 @@ class Sections(click.Command):
 @click.command(cls=Sections, help=HELP)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="model.dc", show_default=True, metavar="FILE")
+@force_option
 @click.option("--resume", is_flag=True, help="Go on with this command where it was interrupted, if it was.")
 @network_option
 @data_options()
@@ -135,6 +139,7 @@ class Sections(click.Command):
 def compress(
     checkpoint: str,
     output: str,
+    force: bool,
     resume: bool,
     network: str | None,
     data: str | None,
@@ -171,6 +176,7 @@ def compress(
 
     first, recipe = _together(recipe, searching, device)
     if first:
+        claim(output, *files.written, ending=".dc")
         check_writable(output)
     elif not recipe.retrain:
         return  # what needs no training is the first process's alone

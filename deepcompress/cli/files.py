@@ -19,6 +19,7 @@ from deepcompress.cli.options import (
     shape_options,
     trust_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 from deepcompress.recipe import CHOICES
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def eval_command(
 @click.command()
 @click.argument("file", metavar="MODEL.dc", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), metavar="FILE", help="x.pt, x.safetensors or x.onnx.")
+@force_option
 @click.option("--shrink", is_flag=True, help="Without the neurons, filters and channels that nothing reads any more.")
 @network_option
 @shape_options
@@ -109,6 +111,7 @@ def eval_command(
 def export(
     file: str,
     output: str,
+    force: bool,
     shrink: bool,
     network: str | None,
     data: str | None,
@@ -130,6 +133,7 @@ def export(
     from deepcompress.checkpoint import ENDINGS, check_ending, save_checkpoint
 
     check_ending(output, (*ENDINGS, ".onnx"))
+    claim(output)
     source = load_any(file, False, max_bytes)
     more: dict[str, Any] = {}
     if shrink:
@@ -208,11 +212,19 @@ def _cost_lines(more: dict[str, Any]) -> list[str]:
 @click.option(
     "-o", "--output", type=click.Path(), metavar="OUT.dc", help="The new file.  [default: in place of the old]"
 )
+@force_option
 @click.option("--coder", type=click.Choice(CHOICES["coder"]), default="auto", show_default=True, help="Entropy coder.")
 @max_bytes_option
 @common
 def recode(
-    file: str, output: str | None, coder: str, max_bytes: int | None, as_json: bool, verbose: bool, quiet: bool
+    file: str,
+    output: str | None,
+    force: bool,
+    coder: str,
+    max_bytes: int | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
 ) -> None:
     """Write the same tensors in fewer bytes.
 
@@ -220,6 +232,8 @@ def recode(
     """
     from deepcompress.reading.recode import recode
 
+    if output is not None:
+        claim(output, ending=".dc")
     found = recode(file, output, coder, max_bytes)
     change = 100 * (found.file_bytes / found.bytes_before - 1)
     show(as_json, found.as_dict(), lambda: (

@@ -30,6 +30,7 @@ from deepcompress.cli.options import (
     score_samples_option,
     trust_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 
 if TYPE_CHECKING:
     from deepcompress.studies.sensitivity import LayerPruned
@@ -41,6 +42,7 @@ COLUMNS = ("layer", "weights", "sparsity", "error", "loss")
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="sensitivity", show_default=True, metavar="FOLDER",
               help="Gets sensitivity.csv and sensitivity.png.")  # fmt: skip
+@force_option
 @click.option("--prune", "sparsities", type=Several(click.FloatRange(0, 1, max_open=True)), metavar="F,F,…",
               help="Fractions of a layer to remove.  [default: 0.3,0.5,0.7,0.8,0.9,0.95,0.98,0.99]")  # fmt: skip
 @click.option("--layer", "layers", multiple=True, metavar="PATTERN",
@@ -59,6 +61,7 @@ COLUMNS = ("layer", "weights", "sparsity", "error", "loss")
 def sensitivity(
     checkpoint: str,
     output: str,
+    force: bool,
     sparsities: tuple[float, ...] | None,
     layers: tuple[str, ...],
     epochs: int,
@@ -85,6 +88,7 @@ def sensitivity(
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.studies import sensitivity as library
 
+    claim(output, *(Path(output) / name for name in ("sensitivity.csv", "sensitivity.png")), ending="")
     model, samples = read_model_and_data(checkpoint, trust_pickle, network, data, data_dir, device)
     folder = output_folder(Path(output))
     check_writable(folder / "sensitivity.csv")

@@ -29,6 +29,7 @@ from deepcompress.cli.options import (
     recipe_options,
     trust_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import check_one_of
 
@@ -45,6 +46,7 @@ COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure")
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="sweep", show_default=True, metavar="FOLDER",
               help="Gets sweep.csv, sweep.png, and points/NAME.dc and .json.")  # fmt: skip
+@force_option
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Points to work on at a time, each in a process of its own. The files are the same.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
@@ -57,6 +59,7 @@ COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure")
 def sweep(
     checkpoint: str,
     output: str,
+    force: bool,
     jobs: int,
     threads: int,
     network: str | None,
@@ -99,6 +102,7 @@ def sweep(
     from deepcompress.studies import sweep as library
 
     points = library.grid(recipe, axes)
+    claim(output, *(Path(output) / name for name in ("sweep.csv", "sweep.png")), ending="")
     source = open_checkpoint(checkpoint, trust_pickle)
     name = needed_network(network, source, checkpoint, "retrained")
     label = stored_network(name)

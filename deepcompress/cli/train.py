@@ -19,6 +19,7 @@ from deepcompress.cli.options import (
     trust_option,
     warmup_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 from deepcompress.recipe import LayerRule, Recipe
 
 #: Learning rates of dense and of sparse networks: few weights of an initialization for many learn slowly, and that of
@@ -36,6 +37,7 @@ SPARSE = ("prune", "layers", "criterion", "score_samples", *REGROWTH, "penalty",
               help="Start from the weights of this checkpoint.  [default: random ones]")  # fmt: skip
 @trust_option
 @click.option("-o", "--output", type=click.Path(), metavar="FILE.pt", help="[default: NETWORK-DATA.pt]")
+@force_option
 @click.option("--resume", is_flag=True, help="Go on with this command where it was interrupted, if it was.")
 @click.option("--keep-step", "keep", type=(click.IntRange(min=0), click.Path()), multiple=True, metavar="K FILE.pt",
               help="Write the weights after K steps of the optimizer to a file of their own; 0: those at the start. "
@@ -63,6 +65,7 @@ def train(
     start: str | None,
     trust_pickle: bool,
     output: str | None,
+    force: bool,
     resume: bool,
     keep: tuple[tuple[int, str], ...],
     as_json: bool,
@@ -91,6 +94,7 @@ def train(
     from deepcompress.training.loop import check_fits, evaluate, pick_device, seed_everything
 
     path = Path(output or f"{network.replace(':', '-').replace('/', '-')}-{Path(data).absolute().stem}.pt")
+    claim(path, *(file for _, file in keep))
     for written in (path, *(Path(file) for _, file in keep)):
         check_ending(written)
         check_writable(written)
