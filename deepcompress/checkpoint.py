@@ -8,7 +8,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 
 from deepcompress.errors import CheckpointError
 from deepcompress.files import write_atomic
+from deepcompress.usercode import at_home
 
 #: Keys under which training scripts keep the tensors, in the order in which they are looked for.
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
@@ -147,7 +148,8 @@ def _load_pt(path: Path, trust_pickle: bool, mapped: bool) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # about odd pickles, beside the error that they end in
             mapped = mapped and zipfile.is_zipfile(path)  # the old format cannot be mapped
-            return torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=mapped)
+            with at_home([path.resolve().parent]) if trust_pickle else nullcontext():  # where its classes may lie
+                return torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=mapped)
     except pickle.UnpicklingError as error:
         if any(mark in str(error) for mark in _CODE_MARKS):
             raise CheckpointError(

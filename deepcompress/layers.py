@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
-from deepcompress.recipe import Recipe
+from deepcompress.recipe import Recipe, pattern_hint
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,9 @@ def check_rules(recipe: Recipe, layers: Iterable[Layer]) -> None:
     names = [layer.name for layer in layers]
     for rule in recipe.layers:
         if not any(rule.matches(name) for name in names):
-            raise RecipeError(f"layer pattern {rule.pattern!r} matches no layer; there are {', '.join(names)}")
+            raise RecipeError(
+                f"layer pattern {rule.pattern!r} matches no layer; there are {', '.join(names)}{pattern_hint(names)}"
+            )
 
 
 def check_choice(recipe: Recipe, possible: Sequence[Layer], chosen: Sequence[Layer]) -> None:

@@ -115,7 +115,7 @@ def find(text: str, what: str = "--network", error: type[DeepCompressError] = De
     with blamed(where, path, error):
         packages = _packages(path)
         folders = [path.parent, *(first.parent for first in packages[:1])]
-        with _at_home(folders):
+        with at_home(folders):
             module = _module(path, ".".join(folder.name for folder in packages), path.stat().st_mtime_ns)
     found: Any = module
     for part in code.function.split("."):
@@ -151,7 +151,7 @@ def blamed(where: str, path: Path, error: type[DeepCompressError]) -> Iterator[N
 def _bound(function: Callable[..., Any], folders: Sequence[Path], code: Code) -> Callable[..., Any]:
     @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
-        with _at_home(folders):
+        with at_home(folders):
             return function(*args, *code.args, **{**code.kwargs, **kwargs})
 
     return call
@@ -194,8 +194,11 @@ def _defined(module: ModuleType) -> str:
 
 
 @contextmanager
-def _at_home(folders: Sequence[Path]) -> Iterator[None]:
-    """Import paths and modules as the code of the first of `folders` expects them, and stdout for results alone."""
+def at_home(folders: Sequence[Path]) -> Iterator[None]:
+    """Import paths and modules as the code of the first of `folders` expects them, and stdout for results alone.
+
+    The current folder is the last on the import path.
+    """
     front = [str(folder) for folder in folders]
     last = [here] if (here := str(Path.cwd())) not in sys.path else []
     own = _NEIGHBOURS.setdefault(folders[0], {})

@@ -12,7 +12,7 @@ from deepcompress.cli.common import is_packed, output_folder, show
 from deepcompress.cli.options import common, max_bytes_option, trust_option
 from deepcompress.cli.outputs import claim, force_option
 from deepcompress.errors import CheckpointError, DeepCompressError
-from deepcompress.recipe import LayerRule
+from deepcompress.recipe import LayerRule, pattern_hint
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +119,9 @@ def _matching(file: str, what: str, sizes: Mapping[str, int], patterns: Sequence
         matching = {name for name in sizes if rule.matches(name)}
         if not matching:
             known = ", ".join(list(sizes)[:LARGEST]) + (", …" if len(sizes) > LARGEST else "")
-            raise DeepCompressError(f"{file}: --layer {rule.pattern!r} matches no {what}; there are {known or 'none'}")
+            raise DeepCompressError(
+                f"{file}: --layer {rule.pattern!r} matches no {what}; there are {known or 'none'}{pattern_hint(sizes)}"
+            )
         chosen |= matching
     if len(chosen) > MOST_PANELS:
         raise DeepCompressError(f"--layer matches {len(chosen)} layers; a picture has room for {MOST_PANELS}")
