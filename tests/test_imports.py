@@ -126,7 +126,7 @@ INSIDE = {
         "shrink",
     ],
     "quantize": ["kmeans", "rate", "grid", "choice", "sharing", "vectors", "latent"],
-    "report": ["console", "tables", "page", "charts", "masks", "plots"],
+    "report": ["console", "names", "tables", "page", "charts", "masks", "plots"],
     "cli": [
         "group",
         "options",

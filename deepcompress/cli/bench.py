@@ -76,11 +76,8 @@ def bench(
 
         console = tables.output()
         console.print(tables.bench_table(found, console.width))
-        smaller = found.total.dense_bytes / found.total.bytes
-        console.out(
-            f"\n{file}: {smaller:.1f}× less memory, {used} thread{'s' if used > 1 else ''}; outputs differ by "
-            f"{found.max_difference:.1e} of the largest",
-            highlight=False,
-        )
+        console.out(f"\n{tables.bench_line(found, file, used)}", highlight=False)
 
-    show(as_json, result, report)
+    from deepcompress.report.tables import bench_line
+
+    show(as_json, result, report, bench_line(found, file, used))

@@ -28,16 +28,18 @@ if TYPE_CHECKING:
     from deepcompress.training.progress import Progress
 
 
-def show(as_json: bool, result: dict[str, Any], text: Callable[[], str | None]) -> None:
+def show(as_json: bool, result: dict[str, Any], text: Callable[[], str | None], brief: str | None = None) -> None:
     """Print the result on stdout: one JSON object, or what `text` returns or prints itself.
 
-    That the result took the place of other files is said on stderr.
+    A command that was told to be quiet prints the line `brief` instead of tables, if there is one. That the result
+    took the place of other files is said on stderr.
     """
     name_replaced()
     if as_json:
         click.echo(json.dumps(result, indent=2, allow_nan=False))
         return
-    line = text()
+    quiet = click.get_current_context().params.get("quiet")
+    line = brief if quiet and brief is not None else text()
     if line is not None:
         click.echo(line)
 

@@ -172,7 +172,7 @@ def _deliver(found: Sequence[Compared], folder: Path, facts: dict[str, Any], as_
         "summary": [asdict(row) for row in summary], "rows": [asdict(row) for row in found], "files": files,
         "command": command_line(), "versions": versions(),
     }  # fmt: skip
-    show(as_json, result, _report(summary, scoring, dense, facts, files))
+    show(as_json, result, _report(summary, scoring, dense, facts, files), ", ".join(files))
 
 
 def _retraining(facts: dict[str, Any]) -> str:
@@ -205,7 +205,7 @@ def _report(
                 f"dense {dense.val_error:.2f}\n",
                 highlight=False,
             )
-            console.print(tables.compare_table(rows, None if retrained else scoring))
+            console.print(tables.compare_table(rows, None if retrained else scoring, console.width))
             console.out("", highlight=False)
         console.out(f"Spearman: with {facts['reference']}, in {facts['rank_layer']}\n", highlight=False)
         console.out(", ".join(files), highlight=False)

@@ -208,7 +208,7 @@ def compress(
     if more and not quiet:
         _show_trials(more["search"])
     facts = {**result.as_dict(), **more, "saved": saved, "command": command_line(), "versions": versions()}
-    show(as_json, facts, lambda: _show_stages(result, saved, verbose))
+    show(as_json, facts, lambda: _show_stages(result, saved, verbose), _line(result))
 
 
 def _need(searching: bool, recipe: Recipe, data: str | None, files: MaskFiles) -> str:
@@ -371,12 +371,18 @@ def _show_trials(trials: Sequence[dict[str, Any]]) -> None:
     console.print()
 
 
+def _line(result: Result) -> str:
+    error = "" if result.accuracy_after is None else f", error {100 - result.accuracy_after:.2f} %"
+    return f"{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller{error}"
+
+
 def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
     from deepcompress.report import tables
 
     console = tables.output()
     if verbose:
         console.print(tables.layers_table(result.breakdown, console.width))
+        console.out(f"\n{tables.layers_notes(result.breakdown)}", highlight=False)
         console.print()
     console.print(tables.stages_table(result))
     console.out(f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller", highlight=False)

@@ -47,10 +47,11 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
         console.out(tables.headline(found), highlight=False)
         console.print()
         console.print(tables.layers_table(found, console.width))
-        console.print()
+        console.out(f"\n{tables.layers_notes(found)}\n", highlight=False)
         console.print(tables.sections_table(found))
 
-    show(as_json, found.as_dict(), report)
+    brief = f"{file}: {found.file_bytes:,} bytes, {found.ratio:.2f}× smaller"
+    show(as_json, found.as_dict(), report, brief)
 
 
 @click.command("eval")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import os
 import sys
 from typing import Any
@@ -18,6 +20,7 @@ class OneLineErrors(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and exit with 0, 1 or 2."""
         kwargs["standalone_mode"] = False
+        _write_what_can_be_written()
         try:
             code = super().main(*args, **kwargs)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -38,6 +41,27 @@ class OneLineErrors(click.Group):
                 sys.exit(1)
             _fail(f"the output cannot be written: {error.strerror or error}", 1)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+#: What stands for characters that the encoding of a stream does not have.
+PLAIN = {
+    "→": "->", "×": "x", "≈": "~", "●": "*", "…": "...", "–": "-", "·": ".", "±": "+-", "−": "-",
+    "━": "-", "─": "-", "╸": "-", "╺": "-",
+}  # fmt: skip
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: similar ASCII characters, and ? where there are none."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+def _write_what_can_be_written() -> None:
+    """Let no character fail that the encoding of stdout or stderr lacks, as cp1252 does where Windows redirects."""
+    codecs.register_error("deepcompress.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="deepcompress.plain")
 
 
 def _fail(message: str, code: int) -> None:

@@ -39,7 +39,7 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 common = options(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there."),
     click.option("-v", "--verbose", is_flag=True, help="Say more."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress and no messages."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress, no messages, and one line instead of tables."),
 )
 
 

@@ -57,7 +57,10 @@ def plan(
         console = tables.output()
         console.print(tables.plan_table(found, console.width))
         console.out(f"\n{tables.plan_line(found)}", highlight=False)
-        for note in () if quiet else found.notes:
+        for note in found.notes:
             console.out(note, highlight=False)
 
-    show(as_json, {"checkpoint": checkpoint, "network": name, "recipe": recipe.as_dict(), **found.as_dict()}, report)
+    from deepcompress.report.tables import plan_line
+
+    result = {"checkpoint": checkpoint, "network": name, "recipe": recipe.as_dict(), **found.as_dict()}
+    show(as_json, result, report, plan_line(found))

@@ -134,7 +134,7 @@ def _deliver(found: Sequence[LayerPruned], folder: Path, facts: dict[str, Any], 
             f"dense {dense:.2f}\n",
             highlight=False,
         )
-        console.print(tables.sensitivity_table(found))
+        console.print(tables.sensitivity_table(found, console.width))
         console.out("\n" + ", ".join(files), highlight=False)
 
-    show(as_json, result, report)
+    show(as_json, result, report, ", ".join(files))

@@ -157,7 +157,7 @@ def _deliver(
                 console.out(f"\n{outcome.name} failed: {outcome.failure}", highlight=False)
         console.out("\n" + ", ".join(files), highlight=False)
 
-    show(as_json, result, report)
+    show(as_json, result, report, ", ".join(files))
 
 
 def _row(outcome: Outcome, on_front: bool) -> dict[str, Any]:

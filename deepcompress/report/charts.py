@@ -23,7 +23,7 @@ from deepcompress.report.page import (
     name_axes,
     page,
     plain,
-    short,
+    shorts,
 )
 
 if TYPE_CHECKING:
@@ -241,8 +241,8 @@ def draw_sensitivity(
 
 def _sensitivity(figure: Figure, curves: Mapping[str, Sequence[tuple[float, float]]], reference: float) -> None:
     lines = [
-        Curve(short(name), [x for x, _ in sorted(points)], [y for _, y in sorted(points)], color=index)
-        for index, (name, points) in enumerate(curves.items())
+        Curve(name, [x for x, _ in sorted(points)], [y for _, y in sorted(points)], color=index)
+        for index, (name, points) in enumerate(zip(shorts(list(curves)), curves.values(), strict=True))
     ]
     frame = _Frame("Sparsity of the layer (%)", "Validation error (%)", xpercent=True, reference=("dense", reference))
     if len(lines) <= MOST_CURVES:
