@@ -76,7 +76,7 @@ def bench(
 
         console = tables.output()
         console.print(tables.bench_table(found, console.width))
-        console.out(f"\n{tables.bench_line(found, file, used)}", highlight=False)
+        tables.say(console, f"\n{tables.bench_line(found, file, used)}")
 
     from deepcompress.report.tables import bench_line
 

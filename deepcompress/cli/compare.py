@@ -200,15 +200,15 @@ def _report(
             if not rows:
                 continue
             what = _retraining(facts) if retrained else "not retrained"
-            console.out(
+            tables.say(
+                console,
                 f"Error in percent on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
                 f"dense {dense.val_error:.2f}\n",
-                highlight=False,
             )
             console.print(tables.compare_table(rows, None if retrained else scoring, console.width))
-            console.out("", highlight=False)
-        console.out(f"Spearman: with {facts['reference']}, in {facts['rank_layer']}\n", highlight=False)
-        console.out(", ".join(files), highlight=False)
+            tables.say(console, "")
+        tables.say(console, f"Spearman: with {facts['reference']}, in {facts['rank_layer']}\n")
+        tables.say(console, ", ".join(files))
 
     return report
 

@@ -110,14 +110,16 @@ class Sections(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings."""
         known = {name for names in self.sections.values() for name in names}
+        written: set[str] = set()  # an option stands under the first heading that has it
         for heading, names in self.sections.items():
             rows = [
                 record
                 for param in self.get_params(ctx)
-                if (param.name in names if names else param.name not in known)
+                if (param.name in names and param.name not in written if names else param.name not in known)
                 and isinstance(param, click.Option)
                 and (record := param.get_help_record(ctx)) is not None
             ]
+            written |= set(names)
             if rows:
                 with formatter.section(heading):
                     formatter.write_dl(rows)
@@ -382,9 +384,9 @@ def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
     console = tables.output()
     if verbose:
         console.print(tables.layers_table(result.breakdown, console.width))
-        console.out(f"\n{tables.layers_notes(result.breakdown)}", highlight=False)
+        tables.say(console, f"\n{tables.layers_notes(result.breakdown)}")
         console.print()
     console.print(tables.stages_table(result))
-    console.out(f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller", highlight=False)
+    tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller")
     if saved:
-        console.out(", ".join(saved), highlight=False)
+        tables.say(console, ", ".join(saved))

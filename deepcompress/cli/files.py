@@ -44,10 +44,10 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
         from deepcompress.report import tables
 
         console = tables.output()
-        console.out(tables.headline(found), highlight=False)
+        tables.say(console, tables.headline(found))
         console.print()
         console.print(tables.layers_table(found, console.width))
-        console.out(f"\n{tables.layers_notes(found)}\n", highlight=False)
+        tables.say(console, f"\n{tables.layers_notes(found)}\n")
         console.print(tables.sections_table(found))
 
     brief = f"{file}: {found.file_bytes:,} bytes, {found.ratio:.2f}× smaller"

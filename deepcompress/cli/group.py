@@ -45,7 +45,7 @@ class OneLineErrors(click.Group):
 
 #: What stands for characters that the encoding of a stream does not have.
 PLAIN = {
-    "→": "->", "×": "x", "≈": "~", "●": "*", "…": "...", "–": "-", "·": ".", "±": "+-", "−": "-",
+    "→": "->", "×": "x", "≈": "~", "●": "*", "…": "...", "–": "-", "·": ".", "±": "+-", "²": "^2", "−": "-",
     "━": "-", "─": "-", "╸": "-", "╺": "-",
 }  # fmt: skip
 

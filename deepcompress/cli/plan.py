@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from deepcompress.cli.common import file_settings, is_packed, load_any, show
+from deepcompress.cli.compress import Sections
 from deepcompress.cli.naming import build_model, network_name
 from deepcompress.cli.options import (
     build_budgeted,
@@ -18,7 +19,7 @@ from deepcompress.cli.options import (
 )
 
 
-@click.command()
+@click.command(cls=Sections)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @network_option
 @target_size_option
@@ -56,9 +57,9 @@ def plan(
 
         console = tables.output()
         console.print(tables.plan_table(found, console.width))
-        console.out(f"\n{tables.plan_line(found)}", highlight=False)
+        tables.say(console, f"\n{tables.plan_line(found)}")
         for note in found.notes:
-            console.out(note, highlight=False)
+            tables.say(console, note)
 
     from deepcompress.report.tables import plan_line
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -18,6 +18,7 @@ from deepcompress.cli.common import (
     versions,
     write_csv,
 )
+from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.options import (
     Several,
     build_recipe,
@@ -38,7 +39,13 @@ if TYPE_CHECKING:
 COLUMNS = ("layer", "weights", "sparsity", "error", "loss")
 
 
-@click.command()
+class SensitivitySections(Sections):
+    """As `Sections`, but what is measured comes first."""
+
+    sections: ClassVar = {"What to measure": ("sparsities", "layers", "epochs"), **SECTIONS}
+
+
+@click.command(cls=SensitivitySections)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="sensitivity", show_default=True, metavar="FOLDER",
               help="Gets sensitivity.csv and sensitivity.png.")  # fmt: skip
@@ -129,12 +136,12 @@ def _deliver(found: Sequence[LayerPruned], folder: Path, facts: dict[str, Any], 
         from deepcompress.report import tables
 
         console = tables.output()
-        console.out(
+        tables.say(
+            console,
             f"Error in percent on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
             f"dense {dense:.2f}\n",
-            highlight=False,
         )
         console.print(tables.sensitivity_table(found, console.width))
-        console.out("\n" + ", ".join(files), highlight=False)
+        tables.say(console, "\n" + ", ".join(files))
 
     show(as_json, result, report, ", ".join(files))

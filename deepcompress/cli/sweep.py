@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -19,6 +19,7 @@ from deepcompress.cli.common import (
     versions,
     write_csv,
 )
+from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.naming import needed_network, stored_network
 from deepcompress.cli.options import (
     AXES,
@@ -42,7 +43,13 @@ SIZES = ("target_size", "prune")
 COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure")
 
 
-@click.command()
+class SweepSections(Sections):
+    """As `Sections`, and how many points are worked on at a time."""
+
+    sections: ClassVar = {"Processes": ("jobs", "threads"), **SECTIONS}
+
+
+@click.command(cls=SweepSections)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="sweep", show_default=True, metavar="FOLDER",
               help="Gets sweep.csv, sweep.png, and points/NAME.dc and .json.")  # fmt: skip
@@ -154,8 +161,8 @@ def _deliver(
         console.print(tables.sweep_table(rows, swept, console.width))
         for outcome in found:
             if outcome.failure:
-                console.out(f"\n{outcome.name} failed: {outcome.failure}", highlight=False)
-        console.out("\n" + ", ".join(files), highlight=False)
+                tables.say(console, f"\n{outcome.name} failed: {outcome.failure}")
+        tables.say(console, "\n" + ", ".join(files))
 
     show(as_json, result, report, ", ".join(files))
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-_LEAST = 3  # letters that a part of a name keeps
+_LEAST = (3, 1)  # letters that a part of a name keeps; the second where the first is too many
 
 
 def shorten(name: str, most: int) -> str:
     """A name of at most `most` characters. Its longest parts lose their ends first; numbers and the last part stay.
 
-    ``encoder.layer.0.intermediate.dense.weight`` becomes ``enco….layer.0.int….dense.weight``.
+    ``encoder.layer.0.intermediate.dense.weight`` becomes ``encoder.layer.0.interm….dense.weight``.
     """
-    parts = name.split(".")
-    while len(".".join(parts)) > most:
-        index = max(range(len(parts) - 1), key=lambda place: len(parts[place].rstrip("…")), default=0)
-        letters, excess = parts[index].rstrip("…"), len(".".join(parts)) - most
-        if len(parts) == 1 or len(letters) <= _LEAST + 1:
-            return _elided(name, most)
-        parts[index] = letters[: max(_LEAST, len(letters) - excess - 1)] + "…"
-    return ".".join(parts)
+    for least in _LEAST:
+        parts = name.split(".")
+        while (excess := len(".".join(parts)) - most) > 0:
+            letters = {place: len(part.rstrip("…")) for place, part in enumerate(parts[:-1])}
+            place = max(letters, key=letters.__getitem__, default=0)
+            if letters.get(place, 0) <= least + 1:
+                break
+            parts[place] = parts[place].rstrip("…")[: max(least, letters[place] - excess - 1)] + "…"
+        else:
+            return ".".join(parts)
+    return _elided(name, most)
 
 
 def labels(names: Sequence[str], most: int) -> list[str]:

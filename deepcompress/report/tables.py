@@ -31,6 +31,11 @@ def output(stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(highlight=False, width=UNLIMITED, stderr=stderr)
 
 
+def say(console: Console, text: str) -> None:
+    """Print a text as it is; in a terminal its lines break between words, elsewhere not at all."""
+    console.print(Text(text), soft_wrap=not console.is_terminal)
+
+
 def grid(columns: Sequence[tuple[str, str]], title: str | None = None) -> Table:
     """An empty table; `columns` are heading and justification (``left`` or ``right``)."""
     table = Table(
@@ -194,12 +199,12 @@ def layers_notes(breakdown: Breakdown) -> str:
     coded = [layer for layer in breakdown.layers if layer.kind == "coded"]
     if not coded:
         return ""
-    lines = ["Bits: width of a codebook index (Idx bits: of an offset) → bits a kept weight after entropy coding."]
+    lines = [
+        "Bits: width of a codebook index (Idx bits: of an offset) → bits of a kept weight after entropy coding. "
+        "Where zeros are stored, they are one more entry: 16 shared values (--bits 4) and zero need 5 bits."
+    ]
     if any(layer.fillers for layer in coded):
-        lines.append(
-            "Fillers: zeros that are stored between two kept weights, where the gap is longer than an offset can say. "
-            "They are one more codebook entry: 16 shared values (--bits 4) and the zero need 5 bits."
-        )
+        lines.append("Fillers: zeros stored between two kept weights whose gap is longer than an offset can say.")
     return "\n".join(lines)
 
 
@@ -215,13 +220,14 @@ def sections_table(breakdown: Breakdown) -> Table:
 def headline(breakdown: Breakdown) -> str:
     """A file in a few lines."""
     kept = 100 * breakdown.nonzeros / breakdown.weights if breakdown.weights else 100.0
-    stages = " → ".join(f"{name} {ratio:.1f}×" for name, ratio in breakdown.stages.items())
+    stages = " → ".join(f"{name} {ratio:.2f}×" for name, ratio in breakdown.stages.items())
     return (
         f"{breakdown.file}: {size(breakdown.file_bytes)} bytes, {breakdown.ratio:.2f}× smaller than "
         f"{size(breakdown.dense_bytes)} bytes of dense fp32\n"
         f"format {breakdown.format_version}, network {breakdown.network or 'not named'}, data "
         f"{breakdown.data or 'not named'}\n"
-        f"{kept:.2f} % of {size(breakdown.weights)} weights kept; {stages}"
+        f"{kept:.2f} % of {size(breakdown.weights)} weights kept\n"
+        f"after each stage, with the offset widths of this file: {stages}"
     )
 
 
@@ -355,7 +361,7 @@ def bench_line(found: Bench, file: str, threads: int) -> str:
             f"the times are those of the dense network, {used}"
         )
     total = found.total
-    faster = ", ".join(f"{time.speedup:.2f}× faster at batch {time.batch}" for time in total.times)
+    faster = ", ".join(f"{time.speedup:.2f}× the dense speed at batch {time.batch}" for time in total.times)
     return (
         f"{file}: {total.dense_bytes / total.bytes:.1f}× less memory, {faster}, {used}; outputs differ by "
         f"{found.max_difference:.1e} of the largest"
