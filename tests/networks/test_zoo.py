@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torchvision import models
 
+from deepcompress import inspect, load
+from deepcompress.cli import main
 from deepcompress.errors import NetworkError
 from deepcompress.networks import build, build_known, is_known, zoo
 
@@ -65,3 +68,21 @@ def test_arguments_that_are_none(spec, reason):
 def test_tensors_of_no_such_network_leave_the_classes_as_they_are():
     assert zoo._classes("resnet18", {"fc.weight": torch.empty(10, 512), "fc.bias": torch.empty(11)}, {}) == {}
     assert zoo._classes("raft_small", {"w": torch.empty(3)}, {}) == {}
+
+
+def test_a_file_of_a_network_with_another_head_loads_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    network = models.get_model("squeezenet1_1", weights=None, num_classes=10)
+    torch.save(network.state_dict(), "s.pt")
+    for spec in ("torchvision:squeezenet1_1", "torchvision:squeezenet1_1(num_classes=10)"):
+        options = ["--no-retrain", "--prune", "0", "--bits", "none", "-o", "s.dc", "-q"]
+        done = CliRunner().invoke(main, ["compress", "s.pt", "--network", spec, *options])
+        assert done.exit_code == 0, done.stderr
+        assert inspect("s.dc").network == "torchvision:squeezenet1_1"
+    assert load("s.dc").classifier[1].out_channels == 10
+    done = CliRunner().invoke(
+        main, ["compress", "s.pt", "--network", "torchvision:squeezenet1_1(num_classes=9)", *options]
+    )
+    assert done.exit_code == 1
+    assert "tensor classifier.1.weight has shape (10, 512, 1, 1)" in done.stderr
