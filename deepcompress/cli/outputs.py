@@ -51,6 +51,8 @@ def claim(*paths: str | Path, ending: str | None = None) -> None:
             _check_unread(path, params)
             if any(_same(path, Path(other)) for other in paths[:index]):
                 raise OutputError(f"{path}: two options of this command write it; give each a file of its own")
+    if ending == "":  # in a folder of its own, a command replaces what it wrote there before
+        return
     there = [f"{path} ({path.stat().st_size:,} bytes)" for path in map(Path, paths) if path.is_file()]
     context.meta[_REPLACED] = [*context.meta.get(_REPLACED, ()), *there]
 
