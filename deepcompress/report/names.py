@@ -11,18 +11,18 @@ _LEAST = (3, 1)  # letters that a part of a name keeps; the second where the fir
 def shorten(name: str, most: int) -> str:
     """A name of at most `most` characters. Its longest parts lose their ends first; numbers and the last part stay.
 
-    ``encoder.layer.0.intermediate.dense.weight`` becomes ``encoder.layer.0.interm….dense.weight``.
+    ``encoder.layer.0.intermediate.dense.weight`` becomes ``encoder.layer.0.interme…dense.weight`` in 36.
     """
     for least in _LEAST:
         parts = name.split(".")
-        while (excess := len(".".join(parts)) - most) > 0:
-            letters = {place: len(part.rstrip("…")) for place, part in enumerate(parts[:-1])}
+        while (excess := len(_joined(parts)) - most) > 0:
+            letters = {place: len(part.rstrip("…")) for place, part in enumerate(parts[:-1]) if not part.isdigit()}
             place = max(letters, key=letters.__getitem__, default=0)
-            if letters.get(place, 0) <= least + 1:
+            if letters.get(place, 0) <= least:
                 break
-            parts[place] = parts[place].rstrip("…")[: max(least, letters[place] - excess - 1)] + "…"
+            parts[place] = parts[place].rstrip("…")[: max(least, letters[place] - excess)] + "…"
         else:
-            return ".".join(parts)
+            return _joined(parts)
     return _elided(name, most)
 
 
@@ -31,6 +31,10 @@ def labels(names: Sequence[str], most: int) -> list[str]:
     short = [shorten(name, most) for name in names]
     count = Counter(short)
     return [_elided(name, most) if count[label] > 1 else label for name, label in zip(names, short, strict=True)]
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return ".".join(parts).replace("….", "…")
 
 
 def _elided(name: str, most: int) -> str:
