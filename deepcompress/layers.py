@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
-from deepcompress.recipe import Recipe
+from deepcompress.recipe import Recipe, pattern_hint
 
 #: Floating-point types whose elements may be weights: they have a zero, and one element is one number.
 WIDE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -235,7 +235,9 @@ def check_rules(recipe: Recipe, layers: Iterable[Layer]) -> None:
     for rule in recipe.layers:
         found = any(map(rule.matches, names)) if rule.name is None else rule.name in known
         if not found:
-            raise RecipeError(f"layer pattern {rule.pattern!r} matches no layer; there are {', '.join(names)}")
+            raise RecipeError(
+                f"layer pattern {rule.pattern!r} matches no layer; there are {', '.join(names)}{pattern_hint(names)}"
+            )
 
 
 def check_choice(recipe: Recipe, possible: Sequence[Layer], chosen: Sequence[Layer]) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import tomllib
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -72,6 +72,14 @@ BITS_OR_LEVELS = "bits and levels are two ways to say how many values are shared
 
 
 _SPECIAL, _ESCAPED = re.compile(r"[*?\[]"), re.compile(r"\[([*?\[])\]")  # of shell patterns
+_SETTINGS = re.compile(r"(?P<pattern>.*):(?P<settings>\s*(keep|\w+\s*=).*)", re.DOTALL)
+
+
+def pattern_hint(names: Iterable[str]) -> str:
+    """How to write a pattern for `names`, where one has a character that means something else in a pattern."""
+    if any(set(name) & set("[*?") for name in names):
+        return " (write [[], [*] or [?] for such a character of a name in a pattern, or the whole name)"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,8 @@ class LayerRule:
     """Settings for the layers whose name matches `pattern` (as in a shell: ``*``, ``?``, ``[...]``).
 
     `pattern` is held against the fully qualified name of the tensor (``conv1.weight``) and of its module
-    (``conv1``). A setting that is None is left to the recipe.
+    (``conv1``). A name that is written out in full always matches itself; in a pattern, ``[[]`` is a bracket that
+    stands in the name. A setting that is None is left to the recipe.
 
     Attributes:
         prune: fraction of the layer's weights to remove, 0 <= prune < 1.
@@ -117,8 +126,12 @@ class LayerRule:
 
     @classmethod
     def parse(cls, text: str) -> LayerRule:
-        """Read ``PATTERN:prune=F,bits=B,group=NAME`` (or ``levels=K``) or ``PATTERN:keep``, as ``--layer`` does."""
-        pattern, colon, settings = text.partition(":")
+        """Read ``PATTERN:prune=F,bits=B,group=NAME`` (or ``levels=K``) or ``PATTERN:keep``, as ``--layer`` does.
+
+        The settings begin after the last colon that a setting follows: names may have colons themselves.
+        """
+        found = _SETTINGS.fullmatch(text)
+        pattern, colon, settings = (found["pattern"], ":", found["settings"]) if found else text.partition(":")
         if not colon or not settings:
             raise RecipeError(f"--layer {text!r}: write PATTERN:prune=F,bits=B, for example 'conv*:prune=0.6,bits=8'")
         values: dict[str, Any] = {}
@@ -142,7 +155,7 @@ class LayerRule:
 
     def matches(self, name: str) -> bool:
         """Whether the rule is about the tensor called `name`."""
-        return fnmatchcase(name, self.pattern) or fnmatchcase(name.rpartition(".")[0], self.pattern)
+        return any(own == self.pattern or fnmatchcase(own, self.pattern) for own in (name, name.rpartition(".")[0]))
 
 
 class Rules(tuple[LayerRule, ...]):

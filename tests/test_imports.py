@@ -21,7 +21,7 @@ ROOT = Path(deepcompress.__file__).parent
 # then each stage of the pipeline and what puts a file together, then the whole, and what people see of it.
 ORDER = [
     ["errors", "version"],
-    ["files"],
+    ["files", "usercode"],
     ["recipe"],
     ["layers"],
     ["checkpoint"],
@@ -93,6 +93,7 @@ INSIDE = {
         "breakdown",
     ],
     "networks": [
+        "zoo",
         "lenet",
         "resnet",
         "copies",
@@ -189,10 +190,12 @@ INSIDE = {
         "shrink",
     ],
     "quantize": ["kmeans", "rate", "grid", "choice", "sharing", "vectors", "latent"],
-    "report": ["console", "tables", "page", "charts", "masks", "plots", "view"],
+    "report": ["console", "names", "tables", "page", "charts", "masks", "plots", "view"],
     "cli": [
         "group",
         "options",
+        "naming",
+        "outputs",
         "common",
         "data",
         "masking",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcompress.errors import DeepCompressError, RecipeError
-from deepcompress.recipe import CHOICES, MAX_BITS, LayerRule, Recipe, read_toml
+from deepcompress.recipe import CHOICES, MAX_BITS, LayerRule, Recipe, pattern_hint, read_toml
 
 # TOML has no lone surrogates, as it is UTF-8.
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
@@ -318,3 +318,26 @@ def test_rules_that_keep():
         LayerRule("fc", keep=True, prune=0.0)
     with pytest.raises(RecipeError, match="keep is 'no'"):
         LayerRule.parse("fc:keep=no")
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("blocks:0.weight:prune=0.5", "blocks:0.weight"),
+        ("a:b:c:keep", "a:b:c"),
+        ("a:bits=3,group=x:y", "a"),
+        ("layers[0].weight:bits=3", "layers[0].weight"),
+    ],
+)
+def test_names_with_colons_and_brackets(text, pattern):
+    assert LayerRule.parse(text).pattern == pattern
+
+
+def test_a_whole_name_matches_itself_and_brackets_can_be_written():
+    assert LayerRule("layers[0].weight").matches("layers[0].weight")
+    assert LayerRule("layers[0]").matches("layers[0].weight")
+    assert LayerRule("layers[[]*].weight").matches("layers[0].weight")
+    assert not LayerRule("layers[[]1].weight").matches("layers[0].weight")
+    assert LayerRule("conv[12]").matches("conv2.weight")
+    assert pattern_hint(["conv1.weight"]) == ""
+    assert "[[]" in pattern_hint(["layers[0].weight"])

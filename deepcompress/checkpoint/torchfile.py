@@ -10,6 +10,7 @@ import re
 import types
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 
 from deepcompress.checkpoint.archives import MAGIC, Archive
 from deepcompress.errors import CheckpointError
+from deepcompress.usercode import at_home
 
 #: What torch says of a pickle that wants to import or call something, and not of mere damage.
 _CODE_MARKS = ("GLOBAL", "Can only", "whose module", "allowlisted", "unrecognized function")
@@ -61,7 +63,9 @@ def read(path: Path, trust_pickle: bool, mapped: bool) -> Any:
         CheckpointError: it is damaged, or needs code (and nobody said `trust_pickle`).
     """
     try:
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(PLAIN):  # about odd pickles
+        home = at_home([path.resolve().parent]) if trust_pickle else nullcontext()  # where its classes may lie
+        # Warnings are about odd pickles.
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(PLAIN), home:
             # torch goes by the ending .safetensors, and only a name can be mapped.
             if mapped and path.suffix != ".safetensors" and _can_be_mapped(path):
                 return torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=True)

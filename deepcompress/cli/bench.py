@@ -54,18 +54,27 @@ def bench(
     """
     import torch
 
+    from deepcompress.container.reader import ModelFile
     from deepcompress.networks import build
-    from deepcompress.reading.loader import load
+    from deepcompress.reading.loader import load, outlines
     from deepcompress.reading.onnx import fitting_input
     from deepcompress.sparse.bench import bench as measure
 
+    with ModelFile(file) as opened:
+        tensors = outlines(opened)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         with warnings.catch_warnings(record=True) as told:  # what is missing, or too much
             warnings.simplefilter("always")
             dense, sparse = (
-                load(file, build(network) if network else None, max_bytes=max_bytes, mode=mode, strict=not no_strict)
+                load(
+                    file,
+                    build(network, tensors) if network else None,
+                    max_bytes=max_bytes,
+                    mode=mode,
+                    strict=not no_strict,
+                )
                 for mode in ("dense", "sparse")
             )
         for line in () if quiet else dict.fromkeys(str(warning.message) for warning in told):
@@ -82,11 +91,8 @@ def bench(
 
         console = tables.output()
         console.print(tables.bench_table(found, console.width))
-        smaller = found.total.dense_bytes / found.total.bytes
-        console.out(
-            f"\n{file}: {smaller:.1f}× less memory, {used} thread{'s' if used > 1 else ''}; outputs differ by "
-            f"{found.max_difference:.1e} of the largest",
-            highlight=False,
-        )
+        tables.say(console, f"\n{tables.bench_line(found, file, used)}")
 
-    show(as_json, result, report)
+    from deepcompress.report.tables import bench_line
+
+    show(as_json, result, report, bench_line(found, file, used))

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepcompress.cli.outputs import name_replaced
 from deepcompress.errors import DeepCompressError, OutputError
 from deepcompress.files import write_atomic
 from deepcompress.version import __version__
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from deepcompress.checkpoint import Checkpoint
     from deepcompress.training.progress import Progress
 
@@ -28,12 +27,18 @@ if TYPE_CHECKING:
 SMALLER = "smaller"
 
 
-def show(as_json: bool, result: dict[str, Any], text: Callable[[], str | None]) -> None:
-    """Print the result on stdout: one JSON object, or what `text` returns or prints itself."""
+def show(as_json: bool, result: dict[str, Any], text: Callable[[], str | None], brief: str | None = None) -> None:
+    """Print the result on stdout: one JSON object, or what `text` returns or prints itself.
+
+    A command that was told to be quiet prints the line `brief` instead of tables, if there is one. That the result
+    took the place of other files is said on stderr.
+    """
+    name_replaced()
     if as_json:
         click.echo(json.dumps(_numbers(result), indent=2, allow_nan=False))
         return
-    line = text()
+    quiet = click.get_current_context().params.get("quiet")
+    line = brief if quiet and brief is not None else text()
     if line is not None:
         click.echo(line)
 
@@ -59,16 +64,6 @@ def versions() -> dict[str, str]:
     packages = ("torch", "torchvision", "numpy", "scikit-learn", "bitarray")
     found = {name: version(name) for name in packages}
     return {"python": sys.version.split()[0], "deepcompress": __version__, **found}
-
-
-def storable(network: str) -> str:
-    """A network's name as it may stand in a file: that of the user's own code (file.py:factory) may not."""
-    return "" if ".py:" in network else network
-
-
-def data_label(named: str | None) -> str:
-    """The data that a checkpoint names as it may stand in a file: without the path of the user's own."""
-    return Path(named or "").stem
 
 
 def is_packed(file: str) -> bool:
@@ -118,99 +113,6 @@ def file_settings(file: str) -> dict[str, Any]:
     from deepcompress.compression.from_file import settings_of
 
     return settings_of(file)
-
-
-def outline(name: str | None) -> nn.Module | None:
-    """The network `name` without its tensors: only names and shapes mean anything."""
-    import torch
-
-    from deepcompress import networks
-
-    if name is None:
-        return None
-    if name.partition(":")[0].endswith(".py"):
-        return networks.build(name)
-    with torch.device("meta"):
-        return networks.build_known(name)
-
-
-def check_shapes(network: nn.Module, source: Checkpoint, name: str | None, file: str) -> None:
-    """Refuse tensors whose names and shapes are not those of `network`, an outline.
-
-    Raises:
-        NetworkError: naming the first of them.
-    """
-    import torch
-
-    from deepcompress.reading.fitting import make_fit
-
-    outlines = {key: torch.empty(value.shape, device="meta") for key, value in source.state.items()}
-    make_fit(network, outlines, file, smaller=is_smaller(source, name))
-
-
-def is_smaller(source: Checkpoint, name: str | None) -> bool:
-    """Whether tensors may be smaller than those of the network `name`: the file says so, or names it itself.
-
-    Before files said so, a smaller network was known by naming the network that it came from.
-    """
-    return SMALLER in source.facts or (name is not None and source.network == name)
-
-
-def network_name(source: Checkpoint) -> str | None:
-    """The network that a file names, or that its tensors fit."""
-    from deepcompress.networks.names import known
-
-    return source.network or known(source)
-
-
-def build_model(
-    source: Checkpoint, name: str | None, file: str, purpose: str, strict: bool = True, quiet: bool = False
-) -> nn.Module:
-    """As `build_fitted`, which says what was done to names and values, and gives the network."""
-    model, source = build_fitted(source, name, file, purpose, strict, quiet)
-    tell_found(source)
-    return model
-
-
-def build_fitted(
-    source: Checkpoint, name: str | None, file: str, purpose: str, strict: bool = True, quiet: bool = False
-) -> tuple[nn.Module, Checkpoint]:
-    """The network `name` with the tensors of `source`, and these under its names.
-
-    Without `strict`, what is missing and what is too much there is told on stderr, unless `quiet`, and the rest loaded.
-
-    Raises:
-        NetworkError: nobody said which network it is, or the tensors do not fit.
-    """
-    from deepcompress import networks
-    from deepcompress.errors import NetworkError
-    from deepcompress.networks.names import fitted
-    from deepcompress.networks.precision import remember
-    from deepcompress.reading.fitting import fill
-
-    if name is None:
-        raise NetworkError(
-            f"{file}: its tensors fit no known network, so it cannot be {purpose}: name it with --network "
-            "(your own: --network file.py:factory), or compress it with --no-retrain"
-        )
-    elements = sum(tensor.elements for tensor in (source.stored or {}).values())
-    elements = elements or sum(value.numel() for value in source.state.values())
-    model = networks.build(name) if source.network != name else networks.build_known(name, elements)
-    source = fitted(source, model)
-    state = dict(source.state)
-    misfit = fill(model, state, file, smaller=is_smaller(source, name), strict=strict, extra=extra_state_of(file))
-    for line in () if quiet else misfit.lines(file, type(model).__name__):
-        click.echo(line, err=True)
-    remember(model, state)
-    return model, source
-
-
-def tell_found(source: Checkpoint) -> None:
-    """Say on stderr what was done to the names and values of a checkpoint, if anything was, and nobody said -q."""
-    context = click.get_current_context(silent=True)
-    if context is not None and not context.params.get("quiet"):  # another process has none
-        for line in source.found.news() if source.found else ():
-            click.echo(line, err=True)
 
 
 @contextmanager

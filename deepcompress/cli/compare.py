@@ -25,6 +25,7 @@ from deepcompress.cli.options import (
     task_options,
     trust_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import Recipe, read_toml
 
@@ -59,6 +60,7 @@ def pruning_options(command: Command) -> Command:
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="compare", show_default=True, metavar="FOLDER",
               help="Gets compare.csv and compare.png.")  # fmt: skip
+@force_option
 @click.option("--criteria", type=Several(click.STRING), default="magnitude,taylor2,woodfisher", show_default=True,
               metavar="NAME,…", help="What to compare. Your own: file.py:function.")  # fmt: skip
 @click.option("--prune", "sparsities", type=Several(click.FloatRange(0, 1, max_open=True)), metavar="F,F,…",
@@ -79,6 +81,7 @@ def pruning_options(command: Command) -> Command:
 def compare(
     checkpoint: str,
     output: str,
+    force: bool,
     criteria: tuple[str, ...],
     sparsities: tuple[float, ...] | None,
     seeds: tuple[int, ...],
@@ -117,6 +120,7 @@ def compare(
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.studies import compare as library
 
+    claim(output, *(Path(output) / name for name in ("compare.csv", "compare.png")), ending="")
     model, samples = read_model_and_data(checkpoint, trust_pickle, key, network, asked)
     steps = library.SPARSITIES if sparsities is None else sparsities
     folder = output_folder(Path(output))
@@ -168,7 +172,7 @@ def _deliver(found: Sequence[Compared], folder: Path, facts: dict[str, Any], tas
         "summary": [asdict(row) for row in summary], "rows": [asdict(row) for row in found], "files": files,
         "command": command_line(), "versions": versions(),
     }  # fmt: skip
-    show(as_json, result, _report(summary, scoring, dense, facts, files, task))
+    show(as_json, result, _report(summary, scoring, dense, facts, files, task), ", ".join(files))
 
 
 def _retraining(facts: dict[str, Any]) -> str:
@@ -197,15 +201,15 @@ def _report(
             if not rows:
                 continue
             what = _retraining(facts) if retrained else "not retrained"
-            console.out(
+            tables.say(
+                console,
                 f"{task.titled} on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
                 f"dense {tables.number(dense.val_value or 0.0, task.unit)}\n",
-                highlight=False,
             )
-            console.print(tables.compare_table(rows, None if retrained else scoring, task.unit))
-            console.out("", highlight=False)
-        console.out(f"Spearman: with {facts['reference']}, in {facts['rank_layer']}\n", highlight=False)
-        console.out(", ".join(files), highlight=False)
+            console.print(tables.compare_table(rows, None if retrained else scoring, task.unit, console.width))
+            tables.say(console, "")
+        tables.say(console, f"Spearman: with {facts['reference']}, in {facts['rank_layer']}\n")
+        tables.say(console, ", ".join(files))
 
     return report
 

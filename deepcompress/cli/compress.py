@@ -9,27 +9,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from deepcompress.cli.building import build_model, check_shapes, extra_state_of, outline, tell_found
 from deepcompress.cli.common import (
     SMALLER,
-    build_model,
-    check_shapes,
     command_line,
-    data_label,
-    extra_state_of,
     file_settings,
     is_packed,
     load_any,
-    network_name,
-    outline,
     output_folder,
     resumable,
     show,
-    storable,
-    tell_found,
     versions,
 )
 from deepcompress.cli.data import Asked, facts_of, model_and_data, said, tell
 from deepcompress.cli.masking import MaskFiles
+from deepcompress.cli.naming import needed_network, network_name, stored_data, stored_network
 from deepcompress.cli.options import (
     budget_options,
     build_budgeted,
@@ -42,6 +36,7 @@ from deepcompress.cli.options import (
     task_options,
     trust_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import SMALLEST, Recipe
 
@@ -52,7 +47,7 @@ if TYPE_CHECKING:
 #: Headings of the help, and the options under them; all others come under the last.
 SECTIONS = {
     "What, and where to": (
-        "output", "resume", "network", "key", "data", "data_dir", "device", "recipe_file", "trust_pickle",
+        "output", "force", "resume", "network", "key", "data", "data_dir", "device", "recipe_file", "trust_pickle",
     ),
     "What it is for, and how inputs are fed": ("task", "loss", "metric", "normalize"),
     "How small": (
@@ -100,6 +95,10 @@ The test data decides nothing: it is measured on for the table at the end.
 """
 
 
+#: What `_need` says where the data is needed, too.
+RETRAINED = "retrained (--no-retrain compresses without it)"
+
+
 class Sections(click.Command):
     """A command with so many options that its help needs headings."""
 
@@ -108,14 +107,16 @@ class Sections(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings."""
         known = {name for names in self.sections.values() for name in names}
+        written: set[str] = set()  # an option stands under the first heading that has it
         for heading, names in self.sections.items():
             rows = [
                 record
                 for param in self.get_params(ctx)
-                if (param.name in names if names else param.name not in known)
+                if (param.name in names and param.name not in written if names else param.name not in known)
                 and isinstance(param, click.Option)
                 and (record := param.get_help_record(ctx)) is not None
             ]
+            written |= set(names)
             if rows:
                 with formatter.section(heading):
                     formatter.write_dl(rows)
@@ -124,6 +125,7 @@ class Sections(click.Command):
 @click.command(cls=Sections, help=HELP)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="model.dc", show_default=True, metavar="FILE")
+@force_option
 @click.option("--resume", is_flag=True, help="Go on with this command where it was interrupted, if it was.")
 @network_option
 @data_options()
@@ -137,6 +139,7 @@ class Sections(click.Command):
 def compress(
     checkpoint: str,
     output: str,
+    force: bool,
     resume: bool,
     network: str | None,
     trials: int | None,
@@ -172,6 +175,7 @@ def compress(
 
     first, recipe = _together(recipe, searching, asked.device)
     if first:
+        claim(output, *files.written, ending=".dc")
         check_writable(output)
     elif not recipe.retrain:
         return  # what needs no training is the first process's alone
@@ -180,37 +184,45 @@ def compress(
         if start is None
         else load_any(start, trust_pickle, None, key)
     )
-    name = network or network_name(source)
+    need = _need(searching, recipe, asked.data, files)
+    name = needed_network(network, source, checkpoint, need) if need else network_name(network, source, checkpoint)
     more: dict[str, Any] = {}
     masks = files.read()
     origin = load_checkpoint(str(rewind), trust_pickle, key).state if settings["rewind"] == "start" else None
     with files.watch(quiet or not first) as watch:
-        if searching:
+        if need == RETRAINED:
+            assert name is not None
             model, samples = model_and_data(source, checkpoint, name, asked)
-            result, more = _search(model, samples, name, recipe, output, trials, bool(keep_trials), watch)
-            tell(samples, quiet)
-        elif recipe.retrain or asked.data is not None or recipe.max_drop is not None:
-            model, samples = model_and_data(source, checkpoint, name, asked)
-            result = _compress_with_data(model, samples, name, recipe, output, resume, watch, masks, start, origin)
-            more = facts_of(samples)
+            label = samples.name
+            if searching:
+                result, more = _search(model, samples, name, recipe, output, trials, bool(keep_trials), watch)
+            else:
+                result = _compress_with_data(model, samples, name, recipe, output, resume, watch, masks, start, origin)
+                more = facts_of(samples)
             tell(samples, quiet or not first)
-        elif (
-            recipe.target_size is not None
-            or recipe.low_rank is not None
-            or files.need_network
-            or (start is not None and name is not None)
-        ):
-            result = _compress_without_data(source, checkpoint, name, recipe, output, watch, masks, start)
         else:
-            result = _compress_tensors(source, checkpoint, name, recipe, output, watch, start)
+            label = stored_data(source, checkpoint, packed=start is not None)
+            if name is not None and (need or start is not None):
+                result = _compress_without_data(source, checkpoint, name, label, recipe, output, watch, masks, start)
+            else:
+                result = _compress_tensors(source, checkpoint, name, label, recipe, output, watch, start)
     distributed.stop()
     if not first:
         return
-    saved = files.write(result, watch, storable(name or ""), data_label(source.data))
+    saved = files.write(result, watch, stored_network(name), label)
     if searching and not quiet:
         _show_trials(more["search"], result)
     facts = {**result.as_dict(), **more, "saved": saved, "command": command_line(), "versions": versions()}
-    show(as_json, facts, lambda: _show_stages(result, saved, verbose))
+    show(as_json, facts, lambda: _show_stages(result, saved, verbose), _line(result))
+
+
+def _need(searching: bool, recipe: Recipe, data: str | None, files: MaskFiles) -> str:
+    """What the network is needed for, if it is."""
+    if searching or recipe.retrain or data is not None or recipe.max_drop is not None:
+        return RETRAINED
+    if recipe.target_size is not None or recipe.low_rank is not None or files.need_network:
+        return "compressed with --target-size, --low-rank, --masks or --save-scores, which look at it"
+    return ""
 
 
 def _together(recipe: Recipe, searching: bool, device: str) -> tuple[bool, Recipe]:
@@ -259,7 +271,7 @@ def _compress_with_data(
             recipe,
             output,
             test_loader=samples.test_loader(),
-            network=storable(name or ""),
+            network=stored_network(name),
             data=samples.name,
             normalize=samples.normalize,
             task=samples.task,
@@ -274,7 +286,8 @@ def _compress_with_data(
 def _compress_without_data(
     source: Checkpoint,
     checkpoint: str,
-    name: str | None,
+    name: str,
+    label: str,
     recipe: Recipe,
     output: str,
     watch: Any,
@@ -284,21 +297,15 @@ def _compress_without_data(
     """To a size, by masks, with scores, or on from a file: with the network, but neither trained nor measured."""
     from deepcompress.compression import pipeline
 
-    if name is None:
-        raise DeepCompressError(
-            f"{checkpoint}: its tensors fit no known network, which --target-size, --low-rank, --masks and "
-            "--save-scores need even with --no-retrain: name it with --network (your own: --network file.py:factory)"
-        )
-    model = build_model(source, name, checkpoint, "compressed")
-    label = storable(name)
+    model = build_model(source, name, checkpoint)
     return pipeline.compress(
         model,
         None,
         None,
         recipe,
         output,
-        network=label,
-        data=data_label(source.data),
+        network=stored_network(name),
+        data=label,
         normalize=said(source) or "",
         watch=watch,
         masks=masks,
@@ -307,7 +314,14 @@ def _compress_without_data(
 
 
 def _compress_tensors(
-    source: Checkpoint, checkpoint: str, name: str | None, recipe: Recipe, output: str, watch: Any, start: str | None
+    source: Checkpoint,
+    checkpoint: str,
+    name: str | None,
+    label: str,
+    recipe: Recipe,
+    output: str,
+    watch: Any,
+    start: str | None,
 ) -> Result:
     """Without data and without the network: tensor by tensor."""
     from deepcompress.compression.tensors_only import compress_state
@@ -316,7 +330,7 @@ def _compress_tensors(
 
     if start is not None:  # whose batch norm is folded, if it is
         recipe = replace(recipe, batch_norm="keep")
-    network = outline(name)
+    network = outline(name, source)
     source = source if network is None else fitted(source, network, plain=True)
     tell_found(source)
     if network is not None:
@@ -326,8 +340,8 @@ def _compress_tensors(
         {**source.state, **extra} if extra else source.state,
         recipe,
         output,
-        network=storable(name or ""),
-        data=data_label(source.data),
+        network=stored_network(name),
+        data=label,
         normalize=said(source) or "",
         buffers=set() if network is None else buffers_of(network),
         smaller=SMALLER in source.facts,
@@ -353,7 +367,7 @@ def _search(
             recipe.max_drop,
             folder,
             trials=trials or library.TRIALS,
-            network=storable(name or ""),
+            network=stored_network(name),
             threads=torch.get_num_threads(),
             watch=watch,
         )
@@ -375,14 +389,20 @@ def _show_trials(trials: Sequence[dict[str, Any]], result: Result) -> None:
     console.print()
 
 
+def _line(result: Result) -> str:
+    error = "" if result.accuracy_after is None else f", error {100 - result.accuracy_after:.2f} %"
+    return f"{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller{error}"
+
+
 def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
     from deepcompress.report import tables
 
     console = tables.output()
     if verbose:
         console.print(tables.layers_table(result.breakdown, console.width))
+        tables.say(console, f"\n{tables.layers_notes(result.breakdown)}")
         console.print()
     console.print(tables.stages_table(result))
-    console.out(f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller", highlight=False)
+    tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller")
     if saved:
-        console.out(", ".join(saved), highlight=False)
+        tables.say(console, ", ".join(saved))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.common import build_model, is_packed, network_name
-from deepcompress.errors import DataError, DeepCompressError, RecipeError
+from deepcompress import usercode
+from deepcompress.cli.building import build_model
+from deepcompress.cli.common import is_packed
+from deepcompress.cli.naming import data_name, needed_network
+from deepcompress.errors import RecipeError
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +47,12 @@ class Asked:
         from deepcompress.training.data import load_data
 
         takes = None if model is None else partial(takes_input, model)
-        return load_data(data_name(self.data, source.data, file), self.data_dir, self.normalize or said(source), takes)
+        return load_data(
+            data_name(self.data, source.data, file, is_packed(file)),
+            self.data_dir,
+            self.normalize or said(source),
+            takes,
+        )
 
     def settled(self, model: nn.Module, samples: DataSet, test_only: bool = False) -> DataSet:
         """The data with its task, found to suit the network."""
@@ -76,23 +83,7 @@ def function_of(spec: str | None, option: str) -> Callable[..., Any] | None:
     Raises:
         RecipeError: there is no such file or function, or the file fails.
     """
-    import runpy
-
-    if spec is None:
-        return None
-    path, _, name = spec.rpartition(":")
-    if not path.endswith(".py"):
-        raise RecipeError(f"{option} {spec}: write file.py:function")
-    if not Path(path).is_file():
-        raise RecipeError(f"{option} {spec}: the file {path} does not exist")
-    try:
-        found = runpy.run_path(path).get(name)
-    except Exception as error:  # it is the user's code
-        raise RecipeError(f"{option} {spec}: {path} fails with {type(error).__name__}: {error}") from error
-    if not callable(found):
-        raise RecipeError(f"{option} {spec}: {path} defines no function named {name!r}")
-    function: Callable[..., Any] = found
-    return function
+    return None if spec is None else usercode.find(spec, option, RecipeError)
 
 
 def tell(samples: DataSet, quiet: bool) -> None:
@@ -119,11 +110,11 @@ def axis_of(task: Task) -> str:
     return f"Validation {task.metric.lower() if task.metric in ('Error', 'Loss') else task.metric}{unit}"
 
 
-def model_and_data(source: Checkpoint, file: str, name: str | None, asked: Asked) -> tuple[nn.Module, DataSet]:
+def model_and_data(source: Checkpoint, file: str, name: str, asked: Asked) -> tuple[nn.Module, DataSet]:
     """The network `name` with the tensors of `source`, and its data, on the device, found to fit each other."""
     from deepcompress.training.loop import pick_device
 
-    model = build_model(source, name, file, "retrained").to(pick_device(asked.device))
+    model = build_model(source, name, file).to(pick_device(asked.device))
     samples = asked.samples(source, file, model).to(next(model.parameters()).device)
     return model, asked.settled(model, samples)
 
@@ -156,23 +147,4 @@ def read_model_and_data(
     from deepcompress.checkpoint import open_checkpoint
 
     source = open_checkpoint(file, trust_pickle, key=key)
-    return model_and_data(source, file, network or network_name(source), asked)
-
-
-def data_name(given: str | None, named: str | None, file: str) -> str:
-    """The data that a person named, else that which the file names.
-
-    A .dc file may come from anybody: what it names is looked for among the known data sets, and not on the disk.
-    """
-    from deepcompress.training.data import DATA_SETS
-
-    if given:
-        return given
-    if not named:
-        raise DeepCompressError(f"{file}: names no data set; say which with --data (digits, mnist, …, DIR, FILE.npz)")
-    if named in DATA_SETS or (Path(named).exists() and not is_packed(file)):
-        return named
-    raise DataError(
-        f"{file}: the file names the data {named!r}, which is a folder or .npz file of whoever made it: "
-        "give it with --data"
-    )
+    return model_and_data(source, file, needed_network(network, source, file, "retrained"), asked)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.common import SMALLER, build_model, is_packed, load_any, network_name, show, storable
+from deepcompress.cli.building import build_model
+from deepcompress.cli.common import SMALLER, is_packed, load_any, show
 from deepcompress.cli.data import Asked, example_input, facts_of, tell
+from deepcompress.cli.naming import needed_network, stored_network
 from deepcompress.cli.options import (
     common,
     data_options,
@@ -21,6 +23,7 @@ from deepcompress.cli.options import (
     task_options,
     trust_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 from deepcompress.recipe import CHOICES
 
 if TYPE_CHECKING:
@@ -48,13 +51,14 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
         from deepcompress.report import tables
 
         console = tables.output()
-        console.out(tables.headline(found), highlight=False)
+        tables.say(console, tables.headline(found))
         console.print()
         console.print(tables.layers_table(found, console.width))
-        console.print()
+        tables.say(console, f"\n{tables.layers_notes(found)}\n")
         console.print(tables.sections_table(found))
 
-    show(as_json, found.as_dict(), report)
+    brief = f"{file}: {found.file_bytes:,} bytes, {found.ratio:.2f}× smaller"
+    show(as_json, found.as_dict(), report, brief)
 
 
 @click.command("eval")
@@ -89,8 +93,8 @@ def eval_command(
     asked = Asked.taken_from(settings)
     source = load_any(file, trust_pickle, max_bytes, key)
     target = pick_device(asked.device)
-    name = network or network_name(source)
-    model = build_model(source, name, file, "rebuilt", not no_strict, quiet).to(target)
+    name = needed_network(network, source, file, "rebuilt")
+    model = build_model(source, name, file, not no_strict, quiet).to(target)
     samples = asked.settled(model, asked.samples(source, file, model).to(target), test_only=True)
     task = samples.task
     found = evaluate(model, samples.test_loader(), task)
@@ -119,6 +123,7 @@ def eval_command(
     metavar="FILE",
     help="x.pt, x.safetensors, x.npz, x.onnx or x.h.",
 )
+@force_option
 @click.option("--shrink", is_flag=True, help="Without the neurons, filters and channels that nothing reads any more.")
 @network_option
 @strict_option
@@ -128,6 +133,7 @@ def eval_command(
 def export(
     file: str,
     output: str,
+    force: bool,
     shrink: bool,
     network: str | None,
     no_strict: bool,
@@ -150,6 +156,7 @@ def export(
     With --shrink they are smaller: what structured pruning emptied is taken out, and the outputs stay. That needs the
     network, and one input: samples of the data that the file names, or of --data, or any of --input-shape.
     """
+    claim(output)
     if Path(output).suffix in _WITHOUT_TORCH and is_packed(file) and not shrink:
         _show_export(as_json, output, _WITHOUT_TORCH[Path(output).suffix](file, output, max_bytes), {})
         return
@@ -162,13 +169,14 @@ def export(
     source = load_any(file, False, max_bytes)
     more: dict[str, Any] = {}
     if shrink:
-        name = network or network_name(source)
-        model = build_model(source, name, file, "shrunk", not no_strict, quiet)
+        name = needed_network(network, source, file, "shrunk")
+        model = build_model(source, name, file, not no_strict, quiet)
         example = example_input(source, file, Asked(data, data_dir), input_shape, model)
         source, more = _shrunk(model, source, name, example)
     if Path(output).suffix == ".onnx":
         check_onnx()
-        model = build_model(source, network or network_name(source), file, "exported as ONNX", not no_strict, quiet)
+        name = needed_network(network, source, file, "exported as ONNX")
+        model = build_model(source, name, file, not no_strict, quiet)
         example = example_input(source, file, Asked(data, data_dir), input_shape, model)
         more |= export_onnx(model, example, output).as_dict()
     elif Path(output).suffix == ".npz":
@@ -221,7 +229,7 @@ def _onnx_lines(more: dict[str, Any]) -> list[str]:
 
 
 def _shrunk(
-    model: nn.Module, source: Checkpoint, name: str | None, example: torch.Tensor
+    model: nn.Module, source: Checkpoint, name: str, example: torch.Tensor
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The smaller network as a checkpoint, and what JSON says of it."""
     from deepcompress.layers import tensors_of
@@ -230,7 +238,7 @@ def _shrunk(
 
     found = shrink(model, example)
     facts = {**source.facts, SMALLER: 1} if is_smaller(found.network) else source.facts
-    named = storable(name or "") or None
+    named = stored_network(name) or None
     return replace(source, state=tensors_of(found.network), network=named, facts=facts), found.as_dict()
 
 
@@ -252,11 +260,19 @@ def _cost_lines(more: dict[str, Any]) -> list[str]:
 @click.option(
     "-o", "--output", type=click.Path(), metavar="OUT.dc", help="The new file.  [default: in place of the old]"
 )
+@force_option
 @click.option("--coder", type=click.Choice(CHOICES["coder"]), default="auto", show_default=True, help="Entropy coder.")
 @max_bytes_option
 @common
 def recode(
-    file: str, output: str | None, coder: str, max_bytes: int | None, as_json: bool, verbose: bool, quiet: bool
+    file: str,
+    output: str | None,
+    force: bool,
+    coder: str,
+    max_bytes: int | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
 ) -> None:
     """Write the same tensors in fewer bytes.
 
@@ -264,6 +280,8 @@ def recode(
     """
     from deepcompress.reading.recode import recode
 
+    if output is not None:
+        claim(output, ending=".dc")
     found = recode(file, output, coder, max_bytes)
     change = 100 * (found.file_bytes / found.bytes_before - 1)
     show(as_json, found.as_dict(), lambda: (

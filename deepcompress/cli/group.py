@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import os
 import sys
 import traceback
@@ -19,6 +21,7 @@ class OneLineErrors(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and exit with 0, 1 or 2."""
         kwargs["standalone_mode"] = False
+        _write_what_can_be_written()
         try:
             code = super().main(*args, **kwargs)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -47,6 +50,27 @@ def _trace(error: Exception) -> None:
     """With -v, what the user's own code raised, and where, before the line that sums it up."""
     if error.__cause__ is not None and {"-v", "--verbose"} & set(sys.argv[1:]):
         traceback.print_exception(error.__cause__)
+
+
+#: What stands for characters that the encoding of a stream does not have.
+PLAIN = {
+    "→": "->", "×": "x", "≈": "~", "●": "*", "…": "...", "–": "-", "·": ".", "±": "+-", "²": "^2", "−": "-",
+    "━": "-", "─": "-", "╸": "-", "╺": "-",
+}  # fmt: skip
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: similar ASCII characters, and ? where there are none."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+def _write_what_can_be_written() -> None:
+    """Let no character fail that the encoding of stdout or stderr lacks, as cp1252 does where Windows redirects."""
+    codecs.register_error("deepcompress.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="deepcompress.plain")
 
 
 def _fail(message: str, code: int) -> None:

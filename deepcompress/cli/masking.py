@@ -45,9 +45,14 @@ class MaskFiles:
         from deepcompress.checkpoint import check_ending
         from deepcompress.files import check_writable
 
-        for path in filter(None, (self.save_masks, self.save_scores)):
+        for path in self.written:
             check_ending(path)
             check_writable(path)
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The files that will be written."""
+        return tuple(filter(None, (self.save_masks, self.save_scores)))
 
     @property
     def need_network(self) -> bool:

@@ -40,7 +40,7 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 common = options(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there."),
     click.option("-v", "--verbose", is_flag=True, help="Say more."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress and no messages."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress, no messages, and one line instead of tables."),
 )
 
 
@@ -93,7 +93,8 @@ augmentation_options = options(
 )  # fmt: skip
 network_option = click.option(
     "--network", metavar="NAME",
-    help="lenet5, lenet-300-100, resnet20, torchvision:resnet18, or your own: file.py:factory.",
+    help="lenet5, lenet-300-100, resnet20, torchvision:resnet18, or your own: file.py:function, by choice with "
+    "arguments: 'net.py:make(classes=10)'.",
 )  # fmt: skip
 strict_option = click.option(
     "--no-strict", is_flag=True,
@@ -333,8 +334,9 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
         _choice("--scope", "scope", "Spread the fraction over the layers, or one threshold for the network.  "
                 "[default: the criterion's own]"),
         score_samples_option,
-        _choice("--distribution", "distribution", "How it is spread: lamp (sensitive layers keep more), uniform, "
-                "or std (Han's quality × standard deviation)."),
+        _choice("--distribution", "distribution", "How the fraction is spread over the layers. lamp (layer-adaptive "
+                "magnitude pruning): layers whose weights are hard to replace keep more. uniform: each loses the same "
+                "part. std: the threshold of a layer is --quality times its standard deviation."),
         click.option("--quality", type=click.FloatRange(min=0), metavar="Q",
                      help="With --distribution std: the threshold in standard deviations, in place of --prune."),
         criterion_option,
@@ -355,7 +357,8 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
         _choice("--quantizer", "quantizer", "Shared values: as k-means finds them, or multiples of one step."),
         regrow_options,
         click.option("--init", type=kind(click.Choice(CHOICES["init"])), help=_shown("init", "Where k-means starts.")),
-        _choice("--weighting", "weighting", "fisher: the error of a weight counts by its mean squared gradient."),
+        _choice("--weighting", "weighting", "How much the error of a weight counts in k-means. none: all alike. "
+                "fisher: by the weight's mean squared gradient, an estimate of how much the loss depends on it."),
         click.option("--rate", type=click.FloatRange(min=0), metavar="L",
                      help=_shown("rate", "Trade error for bytes: a bit counts L mean squared weights. Try 0.03.")),
         _choice("--codebook-dtype", "codebook_dtype", "Precision of the shared values."),
@@ -365,7 +368,8 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
                      help=_shown("finetune_lr", "Highest learning rate of centroid tuning (SGD).")),
         _choice("--coder", "coder", "Entropy coder of offsets and indices."),
         click.option("--index-bits", type=click.IntRange(1, MAX_BITS), metavar="B",
-                     help="Width of the offsets between weights.  [default: the best for each layer]"),
+                     help="Bits of the offset from one kept weight to the next. A longer gap needs a filler (a stored "
+                     "zero).  [default: the best for each layer]"),
         click.option("--low-rank", type=click.FloatRange(0, 1, min_open=True), metavar="F",
                      help="First make layers products of two thin ones, where that is smaller: F of the "
                      "energy (squared singular values) is kept, such as 0.95."),

@@ -6,8 +6,11 @@ from typing import Any
 
 import click
 
-from deepcompress.cli.common import build_fitted, file_settings, is_packed, load_any, network_name, show
+from deepcompress.cli.building import build_fitted
+from deepcompress.cli.common import file_settings, is_packed, load_any, show
+from deepcompress.cli.compress import Sections
 from deepcompress.cli.data import said
+from deepcompress.cli.naming import network_name
 from deepcompress.cli.options import (
     build_budgeted,
     common,
@@ -18,7 +21,7 @@ from deepcompress.cli.options import (
 )
 
 
-@click.command()
+@click.command(cls=Sections)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @network_option
 @target_size_option
@@ -48,10 +51,10 @@ def plan(
     from deepcompress.compression import plan
 
     source = load_any(checkpoint, trust_pickle, None, key)
-    name = network or network_name(source)
+    name = network_name(network, source, checkpoint)
     known = None
     if name is not None:
-        known, source = build_fitted(source, name, checkpoint, "planned for")
+        known, source = build_fitted(source, name, checkpoint)
     found = plan.plan(known if known is not None else source.state, recipe, going_on=packed)
 
     def report() -> None:
@@ -59,13 +62,15 @@ def plan(
 
         console = tables.output()
         for line in source.found.sentences() if source.found else ():
-            console.out(line, highlight=False)
+            tables.say(console, line)
         console.print(tables.plan_table(found, console.width))
-        console.out(f"\n{tables.plan_line(found)}", highlight=False)
+        tables.say(console, f"\n{tables.plan_line(found)}")
         normalized = [f"inputs are normalized: {said(source)}"] if said(source) else []
-        for note in () if quiet else (*found.notes, *normalized):
-            console.out(note, highlight=False)
+        for note in (*found.notes, *normalized):
+            tables.say(console, note)
+
+    from deepcompress.report.tables import plan_line
 
     origin = source.found.as_dict() if source.found else None
     facts = {"checkpoint": checkpoint, "network": name, "normalize": said(source), "found": origin}
-    show(as_json, {**facts, "recipe": recipe.as_dict(), **found.as_dict()}, report)
+    show(as_json, {**facts, "recipe": recipe.as_dict(), **found.as_dict()}, report, plan_line(found))

@@ -10,8 +10,9 @@ import click
 
 from deepcompress.cli.common import is_packed, output_folder, show
 from deepcompress.cli.options import common, max_bytes_option, trust_option
+from deepcompress.cli.outputs import claim, force_option
 from deepcompress.errors import CheckpointError, DeepCompressError
-from deepcompress.recipe import LayerRule
+from deepcompress.recipe import LayerRule, pattern_hint
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ MOST_PANELS = 24  # more would not fit on a sheet, and the time to lay them out 
 @click.command()
 @click.argument("file", metavar="FILE", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), metavar="FOLDER", help="[default: FILE-plots, in this folder]")
+@force_option
 @click.option("--before", type=click.Path(), metavar="CKPT", help="Draw the weights of this dense checkpoint behind.")
 @click.option("--layer", "patterns", multiple=True, metavar="PATTERN",
               help=f"Draw the weights of matching layers; repeatable.  [default: the {LARGEST} largest]")  # fmt: skip
@@ -39,6 +41,7 @@ MOST_PANELS = 24  # more would not fit on a sheet, and the time to lay them out 
 def plot(
     file: str,
     output: str | None,
+    force: bool,
     before: str | None,
     patterns: tuple[str, ...],
     masks_file: str | None,
@@ -58,6 +61,8 @@ def plot(
     and FOLDER/scores.png has a histogram of each layer.
     """
     folder, kind = Path(output or f"{Path(file).stem}-plots"), kind_of(file)
+    pictures = (f"{kind}.png",) if kind is not None else ("bytes.png", "weights.png")
+    claim(folder, *(folder / name for name in pictures), ending="")
     if kind is not None:
         written = [draw_saved(file, kind, folder, patterns, masks_file)]
     elif masks_file is not None:
@@ -121,7 +126,9 @@ def _matching(file: str, what: str, sizes: Mapping[str, int], patterns: Sequence
         matching = {name for name in sizes if rule.matches(name)}
         if not matching:
             known = ", ".join(list(sizes)[:LARGEST]) + (", …" if len(sizes) > LARGEST else "")
-            raise DeepCompressError(f"{file}: --layer {rule.pattern!r} matches no {what}; there are {known or 'none'}")
+            raise DeepCompressError(
+                f"{file}: --layer {rule.pattern!r} matches no {what}; there are {known or 'none'}{pattern_hint(sizes)}"
+            )
         chosen |= matching
     if len(chosen) > MOST_PANELS:
         raise DeepCompressError(f"--layer matches {len(chosen)} layers; a picture has room for {MOST_PANELS}")

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
+from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import Asked, axis_of, facts_of, read_model_and_data, tell
 from deepcompress.cli.options import (
     Several,
@@ -25,6 +26,7 @@ from deepcompress.cli.options import (
     task_options,
     trust_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 
 if TYPE_CHECKING:
     from deepcompress.studies.sensitivity import LayerPruned
@@ -33,10 +35,17 @@ if TYPE_CHECKING:
 COLUMNS = ("layer", "weights", "sparsity", "error", "loss", "value")
 
 
-@click.command()
+class SensitivitySections(Sections):
+    """As `Sections`, but what is measured comes first."""
+
+    sections: ClassVar = {"What to measure": ("sparsities", "layers", "epochs"), **SECTIONS}
+
+
+@click.command(cls=SensitivitySections)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="sensitivity", show_default=True, metavar="FOLDER",
               help="Gets sensitivity.csv and sensitivity.png.")  # fmt: skip
+@force_option
 @click.option("--prune", "sparsities", type=Several(click.FloatRange(0, 1, max_open=True)), metavar="F,F,…",
               help="Fractions of a layer to remove.  [default: 0.3,0.5,0.7,0.8,0.9,0.95,0.98,0.99]")  # fmt: skip
 @click.option("--layer", "layers", multiple=True, metavar="PATTERN",
@@ -56,6 +65,7 @@ COLUMNS = ("layer", "weights", "sparsity", "error", "loss", "value")
 def sensitivity(
     checkpoint: str,
     output: str,
+    force: bool,
     sparsities: tuple[float, ...] | None,
     layers: tuple[str, ...],
     epochs: int,
@@ -81,6 +91,7 @@ def sensitivity(
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.studies import sensitivity as library
 
+    claim(output, *(Path(output) / name for name in ("sensitivity.csv", "sensitivity.png")), ending="")
     model, samples = read_model_and_data(checkpoint, trust_pickle, key, network, asked)
     folder = output_folder(Path(output))
     check_writable(folder / "sensitivity.csv")
@@ -128,12 +139,12 @@ def _deliver(found: Sequence[LayerPruned], folder: Path, facts: dict[str, Any], 
         from deepcompress.report import tables
 
         console = tables.output()
-        console.out(
+        tables.say(
+            console,
             f"{task.titled} on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
             f"dense {tables.number(dense, task.unit)}\n",
-            highlight=False,
         )
-        console.print(tables.sensitivity_table(found, task.unit))
-        console.out("\n" + ", ".join(files), highlight=False)
+        console.print(tables.sensitivity_table(found, task.unit, console.width))
+        tables.say(console, "\n" + ", ".join(files))
 
-    show(as_json, result, report)
+    show(as_json, result, report, ", ".join(files))

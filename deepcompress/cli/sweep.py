@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from deepcompress.cli.common import command_line, network_name, output_folder, show, storable, versions, write_csv
+from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
+from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import Asked, axis_of, facts_of, model_and_data, read_model_and_data, tell
+from deepcompress.cli.naming import needed_network, stored_network
 from deepcompress.cli.options import (
     AXES,
     build_recipe,
@@ -23,6 +25,7 @@ from deepcompress.cli.options import (
     task_options,
     trust_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import check_one_of
 
@@ -38,10 +41,17 @@ SIZES = ("target_size", "prune")
 COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure", *METRIC)
 
 
-@click.command()
+class SweepSections(Sections):
+    """As `Sections`, and how many points are worked on at a time."""
+
+    sections: ClassVar = {"Processes": ("jobs", "threads"), **SECTIONS}
+
+
+@click.command(cls=SweepSections)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="sweep", show_default=True, metavar="FOLDER",
               help="Gets sweep.csv, sweep.png, and points/NAME.dc and .json.")  # fmt: skip
+@force_option
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Points to work on at a time, each in a process of its own. The files are the same.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
@@ -55,6 +65,7 @@ COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure", *METRIC)
 def sweep(
     checkpoint: str,
     output: str,
+    force: bool,
     jobs: int,
     threads: int,
     network: str | None,
@@ -96,9 +107,10 @@ def sweep(
     from deepcompress.studies import sweep as library
 
     points = library.grid(recipe, axes)
+    claim(output, *(Path(output) / name for name in ("sweep.csv", "sweep.png")), ending="")
     source = open_checkpoint(checkpoint, trust_pickle, key=key)
-    name = network or network_name(source)
-    label = storable(name or "")
+    name = needed_network(network, source, checkpoint, "retrained")
+    label = stored_network(name)
     model, samples = model_and_data(source, checkpoint, name, asked)
     make = partial(read_model_and_data, checkpoint, trust_pickle, key, network, asked)
     folder = output_folder(Path(output))
@@ -149,10 +161,10 @@ def _deliver(
         console.print(tables.sweep_table(rows, swept, console.width, task.metric, task.unit))
         for outcome in found:
             if outcome.failure:
-                console.out(f"\n{outcome.name} failed: {outcome.failure}", highlight=False)
-        console.out("\n" + ", ".join(files), highlight=False)
+                tables.say(console, f"\n{outcome.name} failed: {outcome.failure}")
+        tables.say(console, "\n" + ", ".join(files))
 
-    show(as_json, result, report)
+    show(as_json, result, report, ", ".join(files))
 
 
 def _row(outcome: Outcome, on_front: bool) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
-from deepcompress.cli.common import build_model, command_line, resumable, show, storable, versions
+from deepcompress.cli.building import build_model
+from deepcompress.cli.common import command_line, resumable, show, versions
 from deepcompress.cli.data import tell
+from deepcompress.cli.naming import stored_network
 from deepcompress.cli.options import (
     augmentation_options,
     common,
@@ -20,6 +22,7 @@ from deepcompress.cli.options import (
     trust_option,
     warmup_option,
 )
+from deepcompress.cli.outputs import claim, force_option
 from deepcompress.recipe import LayerRule, Recipe
 
 #: Learning rates of dense and of sparse networks: few weights of an initialization for many learn slowly, and that of
@@ -38,6 +41,7 @@ SPARSE = ("prune", "layers", "criterion", "score_samples", *REGROWTH, "penalty",
               help="Start from the weights of this checkpoint.  [default: random ones]")  # fmt: skip
 @trust_option
 @click.option("-o", "--output", type=click.Path(), metavar="FILE.pt", help="[default: NETWORK-DATA.pt]")
+@force_option
 @click.option("--resume", is_flag=True, help="Go on with this command where it was interrupted, if it was.")
 @click.option("--keep-step", "keep", type=(click.IntRange(min=0), click.Path()), multiple=True, metavar="K FILE.pt",
               help="Write the weights after K steps of the optimizer to a file of their own; 0: those at the start. "
@@ -67,6 +71,7 @@ def train(
     trust_pickle: bool,
     key: str | None,
     output: str | None,
+    force: bool,
     resume: bool,
     keep: tuple[tuple[int, str], ...],
     as_json: bool,
@@ -97,6 +102,7 @@ def train(
     from deepcompress.training.loop import pick_device, seed_everything
 
     path = Path(output or f"{network.replace(':', '-').replace('/', '-')}-{Path(data).absolute().stem}.pt")
+    claim(path, *(file for _, file in keep))
     for written in (path, *(Path(file) for _, file in keep)):
         check_ending(written)
         check_writable(written)
@@ -106,15 +112,12 @@ def train(
     dense = DenseSettings(**settings)
     more: dict[str, str | float] = {}
     seed_everything(dense.seed)
-    if start:
-        model = build_model(load_checkpoint(start, trust_pickle, key), network, start, "trained")
-    else:
-        model = networks.build(network)
+    model = build_model(load_checkpoint(start, trust_pickle, key), network, start) if start else networks.build(network)
     samples = load_data(data, data_dir, normalize, partial(takes_input, model))
     settle(model, [samples.all_batches()], "classification")
     journal, named = Path(f"{path}.resume"), {"network": network, "data": data, "keep": keep}
     about = about_run(model, {**settings, **sparse, **named}, {"samples": samples.all_batches()})
-    steps = {step: partial(_keep, file, step, dense.seed, storable(network), data) for step, file in keep}
+    steps = {step: partial(_keep, file, step, dense.seed, stored_network(network), data) for step, file in keep}
     with ConsoleProgress(quiet) as watch, resumable(journal, resume, watch), recording(Journal(journal, about)):
         if recipe is None:
             train_dense(model, samples, dense, pick_device(device), watch, keep=steps)
@@ -134,7 +137,7 @@ def train(
         "command": command_line(),
     }
     state = {name: value.cpu() for name, value in model.state_dict().items()}
-    save_checkpoint(path, Checkpoint(state, storable(network), data, facts))
+    save_checkpoint(path, Checkpoint(state, stored_network(network), data, facts))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {
         "file": str(path), "network": network, "data": data, "parameters": parameters,

@@ -4,22 +4,22 @@ A name is resolved in one of three ways (`build`):
 
 * a name in `REGISTRY`, such as ``lenet5``;
 * ``torchvision:NAME``, a model of torchvision's own registry, without weights;
-* ``file.py:factory``, a function in the user's own file. Only a person may name such a
-  file (on the command line or in Python): a name that was read *from* a file goes through
-  `build_known`, which never imports anything.
+* ``file.py:factory``, a function in the user's own file (`usercode`). Only a person may name
+  such a file, on the command line or in Python: a name that was read *from* a file goes through
+  `is_known` or `build_known`, which never import anything that it asks for.
 """
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from deepcompress import usercode
 from deepcompress.errors import NetworkError
+from deepcompress.networks import zoo
 from deepcompress.networks.lenet import LeNet5, LeNet300100
 from deepcompress.networks.resnet import ResNet20
 
@@ -29,64 +29,66 @@ REGISTRY: dict[str, Callable[[], nn.Module]] = {
     "resnet20": ResNet20,
 }
 
-#: A network whose tensors are smaller than its own (`networks.adapt`) is built whole, and then adapted to them.
-SHRUNK = 64
+
+def is_known(name: str) -> bool:
+    """Whether `name` is in the tables: the registry, or torchvision's. Only such a name is believed from a file."""
+    return name in REGISTRY or zoo.is_known(name)
 
 
-def build_known(name: str, elements: int | None = None) -> nn.Module:
+def build_known(name: str, tensors: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
     """Build a network that the registry or torchvision knows by `name`.
 
-    Safe for names that come from a file: nothing is imported that the name asks for.
+    Safe for names that come from a file: nothing is imported that the name asks for, and nothing is downloaded.
 
     Args:
         name: of the network.
-        elements: how many the tensors for it have; then a network of torchvision's that needs more than `SHRUNK`
-            times as many is not even built. The largest takes gigabytes, and a small file can name it.
+        tensors: those that the network is for, if they are there: see `zoo.build`.
 
     Raises:
-        NetworkError: the name is unknown, with the known ones; or the network needs more elements.
+        NetworkError: the name is unknown, with the known ones; or the network needs many more elements.
     """
     if name in REGISTRY:
         return REGISTRY[name]()
-    if name.startswith("torchvision:"):
-        from torchvision import models
-
-        model = name.removeprefix("torchvision:")
-        if model in models.list_models():
-            needed = min((int(w.meta["num_params"]) for w in models.get_model_weights(model)), default=0)
-            if elements is not None and elements * SHRUNK < needed:
-                raise NetworkError(f"the network {name} has {needed:,} weights, but there are only {elements:,} for it")
-            network: nn.Module = models.get_model(model, weights=None)
-            return network
-        raise NetworkError(f"torchvision has no model named {model!r}; see torchvision.models.list_models()")
+    if name.startswith(zoo.PREFIX):
+        return zoo.build(name, tensors)
     raise NetworkError(
         f"unknown network {name!r}; known: {', '.join(sorted(REGISTRY))}, torchvision:NAME, "
         "or your own with --network file.py:factory"
     )
 
 
-def build(spec: str) -> nn.Module:
-    """Build the network that a *person* named: a known name, or ``file.py:factory``.
+def build(spec: str, tensors: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
+    """Build the network that a *person* named: a known name, or ``file.py:factory``; by choice with arguments.
+
+    Args:
+        spec: such as ``torchvision:resnet18(num_classes=10)`` or ``net.py:make(10)``.
+        tensors: as in `build_known`.
 
     Raises:
         NetworkError: the name is unknown, or the user's factory is missing or fails.
     """
-    path, colon, factory = spec.rpartition(":")
-    if not colon or not path.endswith(".py"):
-        return build_known(spec)
-    if not Path(path).is_file():
-        raise NetworkError(f"--network {spec}: the file {path} does not exist")
+    if usercode.names_code(spec):
+        return _from_code(spec)
+    name, parenthesis, rest = spec.partition("(")
+    if not parenthesis or not is_known(name):
+        return build_known(spec, tensors)
+    if not zoo.is_known(name):
+        raise NetworkError(f"--network {spec}: {name} takes no arguments")
     try:
-        defined = runpy.run_path(path)
-        if not callable(defined.get(factory)):
-            raise NetworkError(f"--network {spec}: {path} defines no function named {factory!r}")
-        network = defined[factory]()
-    except NetworkError:
-        raise
-    except Exception as error:  # it is the user's code
-        raise NetworkError(f"--network {spec}: {path} fails with {type(error).__name__}: {error}") from error
+        _, args, kwargs = usercode.parse_call(f"f({rest}")
+    except ValueError:
+        args, kwargs = ("no call",), {}
+    if args:
+        raise NetworkError(f"--network {spec}: write each argument by its name, as in {name}(num_classes=10)")
+    return zoo.build(name, tensors, **kwargs)
+
+
+def _from_code(spec: str) -> nn.Module:
+    factory = usercode.find(spec, "--network", NetworkError)
+    with usercode.blamed(f"--network {spec}", usercode.parse(spec).path.resolve(), NetworkError):
+        network = factory()
     if not isinstance(network, nn.Module):
-        raise NetworkError(f"--network {spec}: {factory}() returned {type(network).__name__}, not a torch.nn.Module")
+        raise NetworkError(f"--network {spec}: it returned {type(network).__name__}, not a torch.nn.Module")
     return network
 
 

@@ -105,13 +105,12 @@ def load(
                 f"{path}: the file names no network; give yours with --network, or load(path, into=model)"
             )
         file.check(max_bytes)
-        elements = sum(entry.info.size for entry in file.header.entries)
-        network = networks.build_known(file.header.network, elements) if into is None else unwrapped(into)
-        outlines = _outlines(file)
-        names = naming(network, outlines)
+        tensors = outlines(file)
+        network = networks.build_known(file.header.network, tensors) if into is None else unwrapped(into)
+        names = naming(network, tensors)
         # Before files said so, a smaller network was known by naming the network that it came from.
         smaller = into is None or says_smaller(file.header)
-        fitting = {own: outlines[name] for own, name in names.items()}
+        fitting = {own: tensors[name] for own, name in names.items()}
         misfit = make_fit(network, fitting, str(path), smaller=smaller, strict=strict)
         extra = extra_state(file.header)
         workers = torch.get_num_threads()
@@ -127,7 +126,7 @@ def load(
     return whole.to(device).eval()
 
 
-def _outlines(file: ModelFile) -> dict[str, torch.Tensor]:
+def outlines(file: ModelFile) -> dict[str, torch.Tensor]:
     """The tensors of a file without their values."""
     return {name: torch.empty(file.resolved(file.entry(name)).info.shape, device="meta") for name in file}
 

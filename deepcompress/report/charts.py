@@ -23,7 +23,7 @@ from deepcompress.report.page import (
     name_axes,
     page,
     plain,
-    short,
+    shorts,
 )
 
 if TYPE_CHECKING:
@@ -249,8 +249,8 @@ def _sensitivity(
     figure: Figure, curves: Mapping[str, Sequence[tuple[float, float]]], reference: float, ylabel: str
 ) -> None:
     lines = [
-        Curve(short(name), [x for x, _ in sorted(points)], [y for _, y in sorted(points)], color=index)
-        for index, (name, points) in enumerate(curves.items())
+        Curve(name, [x for x, _ in sorted(points)], [y for _, y in sorted(points)], color=index)
+        for index, (name, points) in enumerate(zip(shorts(list(curves)), curves.values(), strict=True))
     ]
     frame = _Frame("Sparsity of the layer (%)", plain(ylabel), xpercent=True, reference=("dense", reference))
     if len(lines) <= MOST_CURVES:

@@ -7,11 +7,13 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from deepcompress.training import progress
 
 SECONDS_BETWEEN_LINES = 10
+BAR, CLOCK, FEW = 16, 5, 20  # columns of a terminal
 
 
 class ConsoleProgress(progress.Progress):
@@ -21,13 +23,14 @@ class ConsoleProgress(progress.Progress):
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._live = self._console.is_terminal and not quiet
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=FEW, overflow="ellipsis")),
+            BarColumn(bar_width=BAR, table_column=Column(no_wrap=True, min_width=BAR)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=CLOCK)),
+            TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
+            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True, ratio=1, overflow="ellipsis")),
             console=self._console,
             disable=not self._live,
+            expand=True,  # so that the last column gives way where the line is too long
         )
         self._task: TaskID | None = None
         self._started, self._epochs, self._stage, self._said = 0.0, 0, "", 0.0

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepcompress.files import write_atomic
+from deepcompress.report.names import labels, shorten
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -93,9 +94,13 @@ def plain(text: str) -> str:
 
 
 def short(name: str, most: int = 32) -> str:
-    """A name from a file; one of more than `most` characters loses some before its end, where names differ most."""
-    name, start = _drawable(name), most // 4
-    return name if len(name) <= most else f"{name[:start]}…{name[start + 1 - most :]}"
+    """A name from a file, as it can be drawn, of at most `most` characters: see `names.shorten`."""
+    return shorten(_drawable(name), most)
+
+
+def shorts(names: Sequence[str], most: int = 32) -> list[str]:
+    """As `short`, of several names that stay apart."""
+    return labels([_drawable(name) for name in names], most)
 
 
 def _drawable(text: str) -> str:

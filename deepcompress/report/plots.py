@@ -22,7 +22,19 @@ from deepcompress.coding.streams import Coder
 from deepcompress.container.breakdown import PARTS, Breakdown
 from deepcompress.container.reader import ModelFile
 from deepcompress.report.charts import Curve, draw_curves, draw_front, draw_panels, draw_sensitivity
-from deepcompress.report.page import PALETTE, Array, grid_of, legend, limits, log_ticks, name_axes, page, plain, short
+from deepcompress.report.page import (
+    PALETTE,
+    Array,
+    grid_of,
+    legend,
+    limits,
+    log_ticks,
+    name_axes,
+    page,
+    plain,
+    short,
+    shorts,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -208,7 +220,8 @@ def _rows(breakdown: Breakdown) -> list[tuple[str, dict[str, int]]]:
     """Name and bytes by part of the largest tensors, in the order of the file, and of all others together."""
     stored = [layer for layer in breakdown.layers if layer.bytes]
     largest = sorted(stored, key=lambda layer: -layer.bytes)[:MOST_BARS]
-    rows = [(short(layer.name), layer.parts) for layer in stored if layer in largest]
+    chosen = [layer for layer in stored if layer in largest]
+    rows = [(name, layer.parts) for name, layer in zip(shorts([one.name for one in chosen]), chosen, strict=True)]
     others = [layer for layer in stored if layer not in largest]
     if others:
         parts = {part: sum(layer.parts.get(part, 0) for layer in others) for part in PARTS}

@@ -11,6 +11,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from deepcompress.report.names import labels
+
 if TYPE_CHECKING:
     from deepcompress.compression.plan import Plan, TensorPlan
     from deepcompress.compression.result import Result
@@ -19,12 +21,19 @@ if TYPE_CHECKING:
     from deepcompress.studies.sensitivity import LayerPruned
 
 UNLIMITED = 1000  # columns of a file or a pipe
+NAME = 32  # characters of a name, where a table is too wide
+LEAST_NAME = 12
 
 
 def output(stderr: bool = False) -> Console:
     """The console of results: stdout (or stderr), as wide as any table where it is not a terminal."""
     console = Console(highlight=False, stderr=stderr)
     return console if console.is_terminal else Console(highlight=False, width=UNLIMITED, stderr=stderr)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a text as it is; in a terminal its lines break between words, elsewhere not at all."""
+    console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def grid(columns: Sequence[tuple[str, str]], title: str | None = None) -> Table:
@@ -140,17 +149,35 @@ def layers_table(breakdown: Breakdown, width: int = UNLIMITED) -> Table:
 
 
 def _fitting(columns: Sequence[tuple[str, str, int]], rows: Sequence[Sequence[Text | str]], width: int) -> Table:
-    """A table of `columns` (as `LAYER_COLUMNS`), without as many as it takes to fit into `width`."""
-    last = max(rank for _, _, rank in columns)
-    for dropped in range(last + 1):
+    """A table of `columns` (as `LAYER_COLUMNS`), without as many as it takes to fit into `width`.
+
+    Names in the first column are shortened before a column goes, and further when none is left to go.
+    """
+    names = [str(row[0]) for row in rows]
+    for dropped in range(max(rank for _, _, rank in columns) + 1):
         shown = [index for index, (_, _, rank) in enumerate(columns) if not 0 < rank <= dropped]
-        table = grid([columns[index][:2] for index in shown])
-        for row in rows:
-            table.add_row(*(row[index] for index in shown))
-        console = Console(width=UNLIMITED)
-        if Measurement.get(console, console.options, table).maximum <= width:
-            break
+        for most in (UNLIMITED, NAME):
+            table = _built(columns, rows, shown, labels(names, most))
+            if (excess := _width(table) - width) <= 0:
+                return table
+    longest = max(map(len, labels(names, NAME)), default=0)
+    return _built(columns, rows, shown, labels(names, max(LEAST_NAME, longest - excess)))
+
+
+def _built(
+    columns: Sequence[tuple[str, str, int]], rows: Sequence[Sequence[Text | str]], shown: Sequence[int],
+    names: Sequence[str],
+) -> Table:  # fmt: skip
+    table = grid([columns[index][:2] for index in shown])
+    for row, name in zip(rows, names, strict=True):
+        first = row[0] if str(row[0]) == name else Text(name)
+        table.add_row(*(first if index == 0 else row[index] for index in shown))
     return table
+
+
+def _width(table: Table) -> int:
+    console = Console(width=UNLIMITED)
+    return Measurement.get(console, console.options, table).maximum
 
 
 def _layer_row(layer: LayerBreakdown) -> list[Text | str]:
@@ -178,6 +205,20 @@ def _layer_row(layer: LayerBreakdown) -> list[Text | str]:
     ]
 
 
+def layers_notes(breakdown: Breakdown) -> str:
+    """What the columns of `layers_table` mean, as far as this file needs it; "" where it does not."""
+    coded = [layer for layer in breakdown.layers if layer.kind == "coded"]
+    if not coded:
+        return ""
+    lines = [
+        "Bits: width of a codebook index (Idx bits: of an offset) → bits of a kept weight after entropy coding. "
+        "Where zeros are stored, they are one more entry: 16 shared values (--bits 4) and zero need 5 bits."
+    ]
+    if any(layer.fillers for layer in coded):
+        lines.append("Fillers: zeros stored between two kept weights whose gap is longer than an offset can say.")
+    return "\n".join(lines)
+
+
 def sections_table(breakdown: Breakdown) -> Table:
     """Bytes by section; the last row is the size on disk."""
     table = grid([("Section", "left"), ("Bytes", "right"), ("of file", "right")])
@@ -191,17 +232,18 @@ def headline(breakdown: Breakdown) -> str:
     """A file in a few lines."""
     kept = 100 * breakdown.nonzeros / breakdown.weights if breakdown.weights else 100.0
     normalized = f", inputs normalized: {breakdown.normalize}" if breakdown.normalize else ""
-    stages = " → ".join(f"{name} {ratio:.1f}×" for name, ratio in breakdown.stages.items())
+    stages = " → ".join(f"{name} {ratio:.2f}×" for name, ratio in breakdown.stages.items())
     return (
         f"{breakdown.file}: {size(breakdown.file_bytes)} bytes, {breakdown.ratio:.2f}× smaller than "
         f"{size(breakdown.dense_bytes)} bytes of dense fp32\n"
         f"format {breakdown.format_version}, network {breakdown.network or 'not named'}, data "
         f"{breakdown.data or 'not named'}{normalized}\n"
-        f"{kept:.2f} % of {size(breakdown.weights)} weights kept; {stages}"
+        f"{kept:.2f} % of {size(breakdown.weights)} weights kept\n"
+        f"after each stage, with the offset widths of this file: {stages}"
     )
 
 
-def sensitivity_table(rows: Sequence[LayerPruned], unit: str = " %") -> Table:
+def sensitivity_table(rows: Sequence[LayerPruned], unit: str = " %", width: int = UNLIMITED) -> Table:
     """Values of the metric, a line for each layer and a column for each sparsity above 0, in the order of `rows`.
 
     All layers have the same sparsities but for rounding: the columns are called by those of the largest layer.
@@ -211,16 +253,19 @@ def sensitivity_table(rows: Sequence[LayerPruned], unit: str = " %") -> Table:
         layers.setdefault(row.layer, []).append(row)
     largest = max(layers.values(), key=lambda found: found[0].weights)
     headings = [f"{100 * row.sparsity:.3g} %" for row in largest[1:]]
-    table = grid([("Layer", "left"), ("Weights", "right"), *((heading, "right") for heading in headings)])
-    for name, found in layers.items():
-        table.add_row(Text(name), size(found[0].weights), *(number(row.value, unit) for row in found[1:]))
-    return table
+    columns = [("Layer", "left", 0), ("Weights", "right", 1), *((heading, "right", 0) for heading in headings)]
+    cells: list[list[Text | str]] = [
+        [Text(name), size(found[0].weights), *(number(row.value, unit) for row in found[1:])]
+        for name, found in layers.items()
+    ]
+    return _fitting(columns, cells, width)
 
 
 def compare_table(
     summary: Sequence[Mapping[str, Any]],
     scoring: Mapping[str, tuple[float, float | None]] | None = None,
     unit: str = " %",
+    width: int = UNLIMITED,
 ) -> Table:
     """Mean values of the metric, a line for each criterion and a column for each sparsity; the Pareto front is marked.
 
@@ -228,10 +273,12 @@ def compare_table(
         summary: as dictionaries of `compare.Summary`, all retrained or none.
         scoring: seconds that a criterion takes, and its rank correlation with the reference, to be shown beside.
         unit: of the metric.
+        width: names are shortened, and columns left out, until the table fits into it.
     """
     sparsities = sorted({row["prune"] for row in summary})
-    beside = [] if scoring is None else [("Seconds", "right"), ("Spearman", "right")]
-    table = grid([("Criterion", "left"), *beside, *((f"{100 * sparsity:.4g} %  ", "right") for sparsity in sparsities)])
+    beside = [] if scoring is None else [("Seconds", "right", 1), ("Spearman", "right", 2)]
+    errors = [(f"{100 * sparsity:.4g} %  ", "right", 0) for sparsity in sparsities]
+    rows: list[list[Text | str]] = []
     cells: dict[str, dict[float, str]] = {}
     for row in summary:
         spread = f" ± {number(row['val_error_deviation'], unit)}" if row["seeds"] > 1 else ""
@@ -240,8 +287,8 @@ def compare_table(
     for name, found in cells.items():
         seconds, rho = (scoring or {}).get(name, (0.0, None))
         facts = [] if scoring is None else [f"{seconds:.2f}", "–" if rho is None else f"{rho:.2f}"]
-        table.add_row(Text(name), *facts, *(found.get(sparsity, "–  ") for sparsity in sparsities))
-    return table
+        rows.append([Text(name), *facts, *(found.get(sparsity, "–  ") for sparsity in sparsities)])
+    return _fitting([("Criterion", "left", 0), *beside, *errors], rows, width)
 
 
 def search_table(trials: Sequence[Mapping[str, Any]], name: str = "Error", unit: str = " %") -> Table:
@@ -323,19 +370,42 @@ def _sweep_row(row: Mapping[str, Any], swept: Sequence[str], unit: str) -> list[
 def bench_table(found: Bench, width: int = UNLIMITED) -> Table:
     """Bytes in memory and median milliseconds, of each layer and of the network, dense and as `mode="sparse"` runs it.
 
-    A layer that stays dense has a dash. Shapes and densities are left out where they do not fit into `width`.
+    A layer that stays dense has a dash. Where all do, there are the dense columns only. Columns are left out where they
+    do not fit into `width`.
     """
-    columns = [("Layer", "left", 0), ("Shape", "left", 1), ("Kept", "right", 2), ("Dense bytes", "right", 0),
-               ("Bytes", "right", 0)]  # fmt: skip
+    rows = (*found.layers, found.total)
+    compressed = found.total.is_sparse
+    columns = [("Layer", "left", 0), ("Shape", "left", 1), ("Kept", "right", 2), ("Dense bytes", "right", 4)]
+    columns += [("Bytes", "right", 0)] if compressed else []
     for measured in found.total.times:
-        columns += [(f"Dense ms, batch {measured.batch}", "right", 0), ("ms", "right", 0), ("faster", "right", 0)]
-    return _fitting(columns, [_bench_row(row) for row in (*found.layers, found.total)], width)
+        batch = f"batch {measured.batch}"
+        columns.append((f"Dense ms\n{batch}", "right", 3 if compressed else 0))
+        columns += [(f"ms\n{batch}", "right", 0), (f"faster\n{batch}", "right", 0)] if compressed else []
+    return _fitting(columns, [_bench_row(row, compressed) for row in rows], width)
 
 
-def _bench_row(row: Row) -> list[Text | str]:
+def bench_line(found: Bench, file: str, threads: int) -> str:
+    """What a bench came to, in a line."""
+    used = f"{threads} thread{'s' if threads > 1 else ''}"
+    if not found.total.is_sparse:
+        return (
+            f"{file}: no layer runs compressed, because that pays for none (docs/sparse.md says when it does); "
+            f"the times are those of the dense network, {used}"
+        )
+    total = found.total
+    faster = ", ".join(f"{time.speedup:.2f}× the dense speed at batch {time.batch}" for time in total.times)
+    return (
+        f"{file}: {total.dense_bytes / total.bytes:.1f}× less memory, {faster}, {used}; outputs differ by "
+        f"{found.max_difference:.1e} of the largest"
+    )
+
+
+def _bench_row(row: Row, compressed: bool) -> list[Text | str]:
     cells: list[Text | str] = [Text(row.name), "×".join(map(str, row.shape)), percent(100 * row.density, 1)]
-    cells += [size(row.dense_bytes), size(row.bytes)]
+    cells += [size(row.dense_bytes), *([size(row.bytes)] if compressed else [])]
     for found in row.times:
         cells.append(f"{found.dense_ms:.3f}")
+        if not compressed:
+            continue
         cells += ["–", "–"] if found.sparse_ms is None else [f"{found.sparse_ms:.3f}", f"{found.speedup:.2f}×"]
     return cells

@@ -25,7 +25,7 @@ from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, wit
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
 from deepcompress.prune.stage import prune_by, retrain_under
-from deepcompress.recipe import LayerRule, Recipe
+from deepcompress.recipe import LayerRule, Recipe, pattern_hint
 from deepcompress.studies.sensitivity import ascending
 from deepcompress.studies.sweep import ForPoint, pareto
 from deepcompress.training.data import DataSet
@@ -168,7 +168,8 @@ def _ranked(layers: Sequence[Layer], pattern: str | None) -> Layer:
     for layer in layers:
         if LayerRule(pattern).matches(layer.name):
             return layer
-    raise RecipeError(f"{pattern!r} matches no layer; there are {', '.join(layer.name for layer in layers)}")
+    names = [layer.name for layer in layers]
+    raise RecipeError(f"{pattern!r} matches no layer; there are {', '.join(names)}{pattern_hint(names)}")
 
 
 def _rows(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 import random
+import subprocess
+import sys
 from collections import OrderedDict
 
 import pytest
@@ -211,3 +213,18 @@ def test_a_folder_that_is_not_there(tmp_path, suffix):
     with pytest.raises(OutputError, match="does not exist") as caught:
         save_checkpoint(tmp_path / "no" / f"x{suffix}", Checkpoint(STATE))
     assert isinstance(caught.value, DeepCompressError)
+
+
+def test_a_pickled_module_finds_its_class_beside_it(tmp_path):
+    (tmp_path / "its_own_file.py").write_text(
+        "import torch\nimport beside_it\n"
+        "class Net(torch.nn.Linear):\n    def __init__(self): super().__init__(beside_it.SIZE, 2)\n"
+    )
+    (tmp_path / "beside_it.py").write_text("SIZE = 3\n")
+    code = "import sys, torch; sys.path.insert(0, '.'); from its_own_file import Net; torch.save(Net(), 'x.pt')"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    before = list(sys.path)
+    assert load_checkpoint(tmp_path / "x.pt", trust_pickle=True).state["weight"].shape == (2, 3)
+    assert sys.path == before
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "x.pt")

@@ -128,7 +128,7 @@ def test_torchvision():
         build_known("torchvision:nothing")
 
 
-@pytest.mark.parametrize("name", ["lenet", "", "LeNet5", "os:system", "file.py"])
+@pytest.mark.parametrize("name", ["lenet", "", "LeNet5", "os:system", "file.txt"])
 def test_unknown_names_list_the_known_ones(name):
     for function in (build, build_known):
         with pytest.raises(NetworkError, match=r"unknown network .*known: lenet-300-100, lenet5"):
@@ -145,7 +145,7 @@ def test_a_file_of_the_user(network_file):
     [
         ("missing", "defines no function named 'missing'"),
         ("not_callable", "defines no function named 'not_callable'"),
-        ("", "defines no function named ''"),
+        ("", "write FILE.py:FUNCTION"),
         ("broken", "fails with RuntimeError: no luck"),
         ("text", "returned str, not a torch.nn.Module"),
         ("nn", "defines no function named 'nn'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from deepcompress import load
 from deepcompress.cli import main
 from deepcompress.compression.tensors_only import compress_state
+from deepcompress.networks.lenet import LeNet300100
 from deepcompress.recipe import Recipe
 from deepcompress.sparse import bench as module
 from deepcompress.sparse import modules
@@ -118,8 +120,19 @@ def test_the_command(packed):
     assert [[time["batch"] for time in layer["times"]] for layer in (*found["layers"], found["total"])] == 5 * [[1, 3]]
     assert torch.get_num_threads() == threads
     text = command(packed, *options).stdout
-    assert "Dense ms, batch 3" in text
-    assert "× less memory, 1 thread; outputs differ by" in text
+    assert text.splitlines()[1].split().count("batch") == 6
+    assert re.search(r"× less memory, \d+\.\d\d× the dense speed at batch 1, .* 1 thread; outputs differ by", text)
+    assert command(packed, *options, "-q").stdout.count("\n") == 1
+
+
+def test_a_network_in_which_nothing_runs_compressed(tmp_path):
+    compress_state(
+        LeNet300100().state_dict(), Recipe(prune=0.1, retrain=False), tmp_path / "d.dc", network="lenet-300-100"
+    )
+    text = command(tmp_path / "d.dc", "--input-shape", "1,28,28", "--batch", "2").stdout
+    assert "d.dc: no layer runs compressed, because that pays for none" in text
+    assert "–" not in text
+    assert "faster" not in text
 
 
 def test_a_network_of_whole_numbers(packed):

@@ -7,16 +7,14 @@ to the file, is the same for all.
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from deepcompress import usercode
 from deepcompress.errors import DataError, PruneError, RecipeError
 from deepcompress.networks.inputs import Batches, count_samples, rows, to_device
 from deepcompress.prune.blocks import blocks
@@ -125,28 +123,14 @@ def find(name: str) -> Criterion:
     Raises:
         RecipeError: there is none, or the user's file is missing or fails.
     """
-    path, colon, function = name.rpartition(":")
-    if not colon or not path.endswith(".py"):
+    if not usercode.names_code(name):
         if name not in CRITERIA:
             known = ", ".join(CRITERIA)
             raise RecipeError(f"criterion is {name!r}; allowed are {known}, or your own: file.py:function")
         return CRITERIA[name]
-    if not Path(path).is_file():
-        raise RecipeError(f"criterion {name}: the file {path} does not exist")
-    try:
-        judge = _functions(Path(path).resolve(), Path(path).stat().st_mtime_ns).get(function)
-    except Exception as error:  # it is the user's code
-        raise RecipeError(f"criterion {name}: {path} fails with {type(error).__name__}: {error}") from error
-    if not callable(judge):
-        raise RecipeError(f"criterion {name}: {path} defines no function named {function!r}")
-    registered = (known for known in CRITERIA.values() if known.judge is judge)
-    return next(registered, Criterion(judge, "global"))
-
-
-@cache
-def _functions(path: Path, changed: int) -> dict[str, Any]:
-    """What a file defines; it runs once, however often a cut asks, until it has `changed` (a time)."""
-    return runpy.run_path(str(path))
+    judge = usercode.find(name, "criterion", RecipeError)
+    registered = (known for known in CRITERIA.values() if known.judge is usercode.original(judge))
+    return replace(next(registered, Criterion(judge, "global")), judge=judge)
 
 
 def judge(evidence: Evidence) -> Verdict:
