@@ -186,9 +186,9 @@ def _checked(state: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor: not a state_dict")
-        if value.layout is not torch.strided or value.is_quantized or value.is_complex():
+        if value.is_nested or value.layout is not torch.strided or value.is_quantized:
             raise CheckpointError(
-                f"{path}: tensor {name} is sparse, quantized or complex; only dense real tensors are supported"
+                f"{path}: tensor {name} is sparse, nested or quantized; only dense ones are supported"
             )
         tensors[name] = value.detach()
     if not tensors:
@@ -238,4 +238,13 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         metadata = {**names, **{key: str(value) for key, value in checkpoint.facts.items()}}
         # Tied tensors are written twice here: the format has no way to say that two are one.
         state = {name: value.contiguous().clone() for name, value in checkpoint.state.items()}
-        write_atomic(path, save(state, metadata))
+        try:
+            packed = save(state, metadata)
+        except KeyError as error:
+            name = next((name for name, value in state.items() if value.dtype == error.args[0]), None)
+            if name is None:
+                raise
+            raise CheckpointError(
+                f"{path}: tensor {name} is of {state[name].dtype}, which .safetensors does not have; write a .pt file"
+            ) from None
+        write_atomic(path, packed)

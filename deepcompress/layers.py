@@ -2,8 +2,9 @@
 
 The rule knows no names and no architectures: a floating-point tensor with two or more dimensions holds the
 weights of a layer; vectors (biases, batch norm), scalars and integers do not. Nor do buffers, where the network says
-which they are: a mask or a table of positions is nothing that was learned. A recipe has the last word, by patterns: a
-rule ``keep`` leaves a tensor alone, and one that prunes or shares a buffer makes it a layer.
+which they are: a mask or a table of positions is nothing that was learned. Nor do the scales of weights that are
+quantized already (`scales_of`). A recipe has the last word, by patterns: a rule ``keep`` leaves a tensor alone, and one
+that prunes or shares a buffer or a scale makes it a layer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.recipe import Recipe
+
+#: Floating-point types whose elements may be weights: they have a zero, and one element is one number.
+WIDE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_NARROW = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
+
+#: Types in which others store quantized weights, several to an element or one. Not int64, the type of indices.
+_QUANTIZED = (
+    *(torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32),
+    *_NARROW,
+    torch.float4_e2m1fn_x2,
+)
+_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -63,16 +76,85 @@ def compressible(
         buffers: names of those that are no parameters, where that is known.
     """
     tied = tied_to(state)
+    exact = buffers if recipe is None else {*buffers, *scales_of(state)}
     return [
         Layer(name, tuple(value.shape))
         for name, value in state.items()
-        if is_layer(value) and name not in tied and not is_kept(name, recipe, name in buffers)
+        if is_layer(value) and name not in tied and not is_kept(name, recipe, name in exact)
     ]
 
 
 def is_layer(value: torch.Tensor) -> bool:
     """Whether a tensor that is not tied to an earlier one may be a layer, by its shape and type."""
-    return value.is_floating_point() and value.ndim >= 2 and value.numel() > 0
+    return value.dtype in (*WIDE, *_NARROW) and value.ndim >= 2 and value.numel() > 0
+
+
+def is_narrow(dtype: torch.dtype) -> bool:
+    """Whether torch stores this type but hardly computes with it: float8, which float32 holds exactly."""
+    return dtype in _NARROW
+
+
+def in_numbers(value: torch.Tensor) -> torch.Tensor:
+    """A tensor in a type that torch computes with: float8 as float32, which holds it exactly."""
+    return value.float() if is_narrow(value.dtype) else value
+
+
+class Scales:
+    """Finds what belongs to weights that are quantized already, one tensor after the other: `look` at each.
+
+    Such weights are integers (or float8) of two dimensions or more, with more than two distinct values. In their
+    module, or under their own name, a floating-point tensor with at most an element for two of their bytes is a scale
+    or zero point. So is a vector or scalar beside integers of its own shape, its zero points. No name of any format is
+    looked for.
+    """
+
+    def __init__(self) -> None:
+        self._bytes: dict[str, int] = {}
+        self._points: set[tuple[str, torch.Size]] = set()
+        self._floats: dict[str, torch.Size] = {}
+
+    def look(self, name: str, value: torch.Tensor) -> None:
+        """Take a tensor into account."""
+        module = name.rpartition(".")[0]
+        if value.dtype in _QUANTIZED and value.ndim >= 2 and _many_values(value):
+            for place in (module, name):
+                self._bytes[place] = max(self._bytes.get(place, 0), value.numel() * value.element_size())
+        if value.dtype in _INTEGERS and value.ndim < 2:
+            self._points.add((module, value.shape))
+        if value.is_floating_point():
+            self._floats[name] = value.shape
+
+    @property
+    def found(self) -> set[str]:
+        """Names of the scales and zero points among the tensors so far."""
+        return {name for name, shape in self._floats.items() if self._is_scale(name.rpartition(".")[0], shape)}
+
+    def _is_scale(self, module: str, shape: torch.Size) -> bool:
+        return 2 * shape.numel() <= self._bytes.get(module, 0) or (len(shape) < 2 and (module, shape) in self._points)
+
+
+def _many_values(value: torch.Tensor) -> bool:
+    """Whether a tensor has more than two distinct values, so that it is no mask."""
+    if value.dtype not in _INTEGERS:
+        return True
+    return value.numel() > 2 and int(value.max()) - int(value.min()) > 1
+
+
+def scales_of(state: Mapping[str, torch.Tensor]) -> set[str]:
+    """Names of the scales and zero points of weights that are quantized already (see `Scales`)."""
+    scales = Scales()
+    for name, value in state.items():
+        scales.look(name, value)
+    return scales.found
+
+
+def scales_line(names: Collection[str]) -> str:
+    """What to say of tensors that are left alone because they belong to quantized weights."""
+    some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+    return (
+        f"{len(names)} tensors are scales or zero points of weights that are quantized already ({some}): they and the "
+        "integers are stored exactly"
+    )
 
 
 def is_kept(name: str, recipe: Recipe | None, buffer: bool = False) -> bool:
@@ -91,20 +173,20 @@ def buffers_of(model: nn.Module) -> set[str]:
     return {name for name, _ in model.named_buffers(remove_duplicate=False)}
 
 
-def check_finite(state: Mapping[str, torch.Tensor]) -> None:
-    """Refuse NaN and infinite values.
+def check_finite(state: Mapping[str, torch.Tensor], layers: Iterable[Layer]) -> None:
+    """Refuse NaN and infinite values of weights that are to be compressed; all else is stored as it is.
 
     Raises:
         CheckpointError: naming the first such tensor.
     """
-    for name, value in state.items():
-        if not value.is_floating_point():
-            continue
-        parts = value.detach().reshape(-1).split(1 << 20)  # type: ignore[no-untyped-call]
+    for layer in layers:
+        value = in_numbers(state[layer.name].detach())
+        parts = value.reshape(-1).split(1 << 20)  # type: ignore[no-untyped-call]
         bad = sum(int((~torch.isfinite(part)).sum()) for part in parts)
         if bad:
             raise CheckpointError(
-                f"tensor {name}: {bad} of {value.numel()} values are NaN or infinite; it cannot be compressed"
+                f"tensor {layer.name}: {bad} of {value.numel()} values are NaN or infinite; it cannot be compressed, "
+                f"only kept as it is (--layer '{layer.name}:keep')"
             )
 
 
@@ -115,8 +197,10 @@ def check_rules(recipe: Recipe, layers: Iterable[Layer]) -> None:
         RecipeError: naming the pattern and the layers there are.
     """
     names = [layer.name for layer in layers]
+    known = {*names, *(name.rpartition(".")[0] for name in names)}
     for rule in recipe.layers:
-        if not any(rule.matches(name) for name in names):
+        found = any(map(rule.matches, names)) if rule.name is None else rule.name in known
+        if not found:
             raise RecipeError(f"layer pattern {rule.pattern!r} matches no layer; there are {', '.join(names)}")
 
 

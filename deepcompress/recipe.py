@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tomllib
 from collections.abc import Container
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +66,9 @@ SMALLEST: dict[str, Any] = {
 }
 
 BITS_OR_LEVELS = "bits and levels are two ways to say how many values are shared: give one of them"
+
+
+_SPECIAL, _ESCAPED = re.compile(r"[*?\[]"), re.compile(r"\[([*?\[])\]")  # of shell patterns
 
 
 @dataclass(frozen=True)
@@ -126,9 +131,38 @@ class LayerRule:
         """Whether the rule prunes or shares a layer; without that, it makes none of what else is left alone."""
         return bool(self.prune) or self.bits not in (None, "none") or self.levels is not None
 
+    @property
+    def name(self) -> str | None:
+        """The one name that the pattern matches; None if it may match others. ``[*]`` is a ``*``."""
+        plain = _ESCAPED.sub(r"\1", self.pattern)
+        return None if _SPECIAL.search(_ESCAPED.sub("", self.pattern)) else plain
+
     def matches(self, name: str) -> bool:
         """Whether the rule is about the tensor called `name`."""
         return fnmatchcase(name, self.pattern) or fnmatchcase(name.rpartition(".")[0], self.pattern)
+
+
+class Rules(tuple[LayerRule, ...]):
+    """Layer rules in their order, found by name: there may be one for each of thousands of layers."""
+
+    def about(self, name: str) -> list[LayerRule]:
+        """Those about the tensor `name`."""
+        plain, patterns = self._places
+        places = {*plain.get(name, ()), *plain.get(name.rpartition(".")[0], ())}
+        places.update(place for place in patterns if self[place].matches(name))
+        return [self[place] for place in sorted(places)]
+
+    @cached_property
+    def _places(self) -> tuple[dict[str, list[int]], list[int]]:
+        """Of rules whose pattern is a name, by that name; and of the others."""
+        plain: dict[str, list[int]] = {}
+        patterns = []
+        for place, rule in enumerate(self):
+            if rule.name is None:
+                patterns.append(place)
+            else:
+                plain.setdefault(rule.name, []).append(place)
+        return plain, patterns
 
 
 @dataclass(frozen=True)
@@ -263,6 +297,7 @@ class Recipe:
     layers: tuple[LayerRule, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", Rules(self.layers))
         if self.bits is None:  # one way to say it, or a recipe written to TOML would come back with the default
             object.__setattr__(self, "bits", "none")
         if self.levels is not None and self.bits != Recipe.bits:
@@ -405,6 +440,11 @@ class Recipe:
         return self.penalty_weight if self.penalty == "l2" else 0.0
 
     @property
+    def _rules(self) -> Rules:
+        assert isinstance(self.layers, Rules)
+        return self.layers
+
+    @property
     def prunes(self) -> bool:
         """Whether any weight is removed, from the network or from one layer."""
         return bool(self.prune or any(rule.prune for rule in self.layers))
@@ -419,8 +459,8 @@ class Recipe:
         bits, levels = self.bits, self.levels
         if is_conv and self.conv_bits is not None:
             bits, levels = self.conv_bits, None
-        for rule in self.layers:
-            if rule.matches(name) and (rule.bits, rule.levels) != (None, None):
+        for rule in self._rules.about(name):
+            if (rule.bits, rule.levels) != (None, None):
                 bits, levels = rule.bits, rule.levels
         if levels is not None:
             return levels
@@ -428,17 +468,17 @@ class Recipe:
 
     def prune_of(self, name: str) -> float | None:
         """The fraction set for the tensor `name` itself; None where the distribution decides."""
-        fractions = [rule.prune for rule in self.layers if rule.prune is not None and rule.matches(name)]
+        fractions = [rule.prune for rule in self._rules.about(name) if rule.prune is not None]
         return fractions[-1] if fractions else None
 
     def keeps(self, name: str) -> bool | None:
         """Whether the tensor `name` is left alone by the last rule that says so or not; None where none does."""
-        told = [rule for rule in self.layers if (rule.keep is not None or rule.compresses) and rule.matches(name)]
+        told = [rule for rule in self._rules.about(name) if rule.keep is not None or rule.compresses]
         return bool(told[-1].keep) if told else None
 
     def group_of(self, name: str) -> str | None:
         """The codebook group of the tensor `name`; None for a codebook of its own."""
-        groups = [rule.group for rule in self.layers if rule.group is not None and rule.matches(name)]
+        groups = [rule.group for rule in self._rules.about(name) if rule.group is not None]
         return groups[-1] if groups else None
 
     def as_dict(self) -> dict[str, Any]:

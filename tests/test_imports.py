@@ -61,7 +61,7 @@ INSIDE = {
         "encoder",
     ],
     "container": ["entries", "deflate", "version1", "version2", "version3", "format", "writer", "reader", "breakdown"],
-    "networks": ["lenet", "resnet", "adapt", "parametrized", "batchnorm", "inputs"],
+    "networks": ["lenet", "resnet", "adapt", "parametrized", "batchnorm", "inputs", "precision"],
     "sparse": ["kernels", "matrix", "modules", "bench"],
     "reading": ["arrays", "loader", "frameworks", "tensorfile", "recode", "onnx", "npz", "cheader"],
     "compression": [

@@ -58,9 +58,10 @@ def test_empty_tensors_are_not_tied():
 def test_values_that_are_not_finite_are_named_and_counted(value, dtype):
     bias = torch.zeros(10, dtype=dtype)
     bias[3:5] = value
-    with pytest.raises(CheckpointError, match=r"tensor fc.bias: 2 of 10 values are NaN or infinite"):
-        check_finite({"fc.weight": torch.ones(3, 3), "n": torch.tensor(1), "fc.bias": bias})
-    check_finite({"fc.weight": torch.ones(3, 3), "n": torch.tensor(1)})
+    state, layers = {"mask": bias.clone(), "fc.weight": bias.reshape(2, 5)}, [Layer("fc.weight", (2, 5))]
+    with pytest.raises(CheckpointError, match=r"fc.weight: 2 of 10 values are NaN or infinite.*'fc.weight:keep'"):
+        check_finite(state, layers)
+    check_finite({**state, "fc.weight": torch.ones(2, 5)}, layers)
 
 
 def test_a_rule_about_no_layer_is_refused():

@@ -121,6 +121,7 @@ def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -
     """
     from deepcompress import networks
     from deepcompress.errors import NetworkError
+    from deepcompress.networks.precision import remember
     from deepcompress.reading.loader import fill
 
     if name is None:
@@ -132,6 +133,7 @@ def build_model(source: Checkpoint, name: str | None, file: str, purpose: str) -
     elements = sum(value.numel() for value in state.values())
     model = networks.build(name) if source.network != name else networks.build_known(name, elements)
     fill(model, state, file)
+    remember(model, state)
     return model
 
 

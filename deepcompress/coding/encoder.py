@@ -159,6 +159,12 @@ def plan_plain(found: Bytes, compact: bool = False) -> TensorInfo:
     return replace(raw, weights=raw.nbytes)
 
 
+def least_plain(found: Bytes) -> int:
+    """Bytes that neither RAW nor byte planes go below."""
+    size = found.dtype.storage.itemsize
+    return min(math.prod(found.shape) * size, sum(2 + streams.least(counts) for counts in found.planes))
+
+
 def plan_literal(found: Survey, allow_huffman: bool = True, index_bits: int | None = None) -> TensorInfo:
     """As offsets and the surviving values themselves: a layer that is pruned but not shared."""
     info = _with_offsets(found.info, found, allow_huffman, index_bits)

@@ -31,12 +31,15 @@ def best_width(gaps: Array, counts: Array, allow_huffman: bool = True) -> tuple[
 
     `gaps` are the distinct ones, and `counts` how often each occurs.
     """
-    sizes = []
-    for bits in range(1, MAX_BITS + 1):
-        size = streams.choose(symbol_counts(gaps, counts, bits), allow_huffman)[2]
-        sizes.append((size, bits))
-    size, bits = min(sizes)
-    return bits, size
+    widths = [(bits, symbol_counts(gaps, counts, bits)) for bits in range(1, MAX_BITS + 1)]
+    bounds = sorted(((streams.least(symbols), bits, symbols) for bits, symbols in widths), key=lambda bound: bound[:2])
+    best: tuple[int, int] | None = None
+    for least, bits, symbols in bounds:
+        if best is None or least <= best[0]:  # the codes of most widths need not be made
+            found = (streams.choose(symbols, allow_huffman)[2], bits)
+            best = found if best is None else min(best, found)
+    assert best is not None
+    return best[1], best[0]
 
 
 def symbol_counts(gaps: Array, counts: Array, bits: int) -> Array:

@@ -77,6 +77,16 @@ def choose(counts: Array, allow_huffman: bool = True) -> tuple[Coder, list[int],
     return (Coder.HUFFMAN, lengths, size) if size < fixed else (Coder.FIXED, [], fixed)
 
 
+def least(counts: Array) -> int:
+    """Bytes that no coder of `choose` goes below: those of the entropy, or of a fixed width."""
+    total = int(counts.sum())
+    if total == 0:
+        return 0
+    shares = counts[counts > 0] / total
+    entropy = float(-(shares * np.log2(shares)).sum())
+    return min(-(-total * fixed_width(len(counts)) // 8), int(total * entropy / 8 * (1 - 1e-9)))
+
+
 def count(symbols: Array, alphabet: int) -> Array:
     """How often each symbol below `alphabet` occurs, int64."""
     compiled = lanes.kernels() if len(symbols) >= lanes.LANES_FROM and symbols.dtype in (np.uint8, np.uint16) else None

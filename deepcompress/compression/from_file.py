@@ -6,6 +6,7 @@ file exactly, so that tuning goes on where it ended, and compressing again witho
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,7 @@ import torch
 
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import MAX_CODEBOOK, Encoding
-from deepcompress.container.entries import Entry
+from deepcompress.coding.tensors import MAX_CODEBOOK, Encoding, TensorInfo
 from deepcompress.container.reader import ModelFile
 from deepcompress.layers import Layer
 from deepcompress.prune.masks import share_out
@@ -44,18 +44,20 @@ def restore(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> list[Codeb
         FormatError: the file is missing or damaged.
     """
     with ModelFile(path) as file:
-        entries = [file.entry(name) for name in file if name in tensors]
+        stored = {name: info for name, info in _stored(file).items() if name in tensors}
         tables: dict[int | str, Table] = {}
         members: dict[int | str, list[str]] = {}
-        for entry in entries:
-            if _is_shared(entry):
-                owner = _owner(file, entry)
-                members.setdefault(owner, []).append(entry.name)
-                tables[owner] = _table(*file.codebook(owner))
-    for entry in entries:
-        table = _own_table(entry, tensors[entry.name])
+        for name, info in stored.items():
+            if not info.is_shared:
+                continue
+            owner, source = _owner(file, name)
+            if owner not in tables:
+                tables[owner] = _table(*file.codebook(source))
+            members.setdefault(owner, []).append(name)
+    for name, info in stored.items():
+        table = _own_table(info, tensors[name])
         if table is not None:
-            members[entry.name], tables[entry.name] = [entry.name], table
+            members[name], tables[name] = [name], table
     found = [_book(tables[key], names, tensors) for key, names in members.items()]
     return [book for book in found if book is not None and unmoved(book, tensors) is not None]
 
@@ -112,46 +114,61 @@ def settings_of(path: str | Path) -> dict[str, Any]:
         FormatError: the file is missing or damaged.
     """
     with ModelFile(path) as file:
-        entries = [entry for entry in map(file.entry, file) if entry.info.encoding is not Encoding.ALIAS]
-        layers = [entry for entry in entries if entry.info.dtype.is_float and len(entry.info.shape) > 1]
-        rules = [_rule(file, entry, layers) for entry in layers]
+        stored = _stored(file)
+        layers = {name: info for name, info in stored.items() if _is_layer(info)}
+        owners = {name: _owner(file, name)[0] for name, info in layers.items() if info.is_shared}
+        sharing = Counter(owners.values())
+        rules = []
+        for name, info in layers.items():
+            together = sharing[owners[name]] > 1 if info.is_shared else False
+            rules.append(_rule(name, info, file.header.entries[owners[name]].name if together else None))
         compact = file.header.version > 1
     found: dict[str, Any] = {"prune": 0.0, "epochs": 0, "finetune_epochs": 0, "layer": rules}
-    adaptive = all(entry.info.weight_coder is Coder.ANS for entry in entries if _is_shared(entry))
+    adaptive = all(info.weight_coder is Coder.ANS for info in stored.values() if info.is_shared)
     found["coder"] = ("ans" if adaptive else "auto") if compact else "huffman"
-    small = [entry.info for entry in entries if len(entry.info.shape) < 2]
+    small = [info for info in stored.values() if len(info.shape) < 2]
     most = max((info.codebook_size for info in small if info.encoding is Encoding.CODED), default=None)
     if most is not None:
         found["small_bits"] = max(most.bit_length(), 1)
     types = {info.dtype for info in small}
-    if DType.FLOAT16 in types and DType.FLOAT32 not in types and DType.FLOAT32 in {e.info.dtype for e in layers}:
+    if (
+        DType.FLOAT16 in types
+        and DType.FLOAT32 not in types
+        and DType.FLOAT32 in {info.dtype for info in layers.values()}
+    ):
         found["small_dtype"] = "float16"
-    names = {entry.name.rpartition(".")[2] for entry in entries}
+    names = {name.rpartition(".")[2] for name in stored}
     if "running_mean" in names and "num_batches_tracked" not in names:
         found["batch_norm"] = "fold"
     return found
 
 
-def _is_shared(entry: Entry) -> bool:
-    return entry.info.encoding is Encoding.CODED and entry.info.weight_coder is not Coder.LITERAL
+def _stored(file: ModelFile) -> dict[str, TensorInfo]:
+    """Of each tensor that is not tied to an earlier one: how its values are stored, there or where it is a copy of."""
+    entries = (entry for entry in file.header.entries if entry.info.encoding is not Encoding.ALIAS)
+    return {entry.name: file.stored(entry).info for entry in entries}
 
 
-def _owner(file: ModelFile, entry: Entry) -> int:
-    """The number of the tensor that stores the codebook of `entry`."""
-    target = entry.info.target
-    return file.header.entries.index(entry) if target is None else target
+def _is_layer(info: TensorInfo) -> bool:
+    """Whether a tensor may be a layer (as `layers.is_layer`)."""
+    return info.dtype.is_float and len(info.shape) > 1 and info.size > 0
 
 
-def _rule(file: ModelFile, entry: Entry, layers: Sequence[Entry]) -> dict[str, Any]:
+def _owner(file: ModelFile, name: str) -> tuple[int, int]:
+    """The tensor whose codebook a tensor has, by its number, and the one that stores it: another one for a copy."""
+    source = file.stored(file.entry(name))
+    if source.info.target is not None:
+        return source.info.target, source.info.target
+    return file.number(name), file.number(source.name)
+
+
+def _rule(name: str, info: TensorInfo, group: str | None) -> dict[str, Any]:
     """The layer rule for one tensor, whose name may hold what is special in a pattern."""
-    pattern = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in entry.name)
-    if not _is_shared(entry):
+    pattern = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+    if not info.is_shared:
         return {"pattern": pattern, "bits": "none"}
-    rule: dict[str, Any] = {"pattern": pattern, "levels": max(entry.info.codebook_size, 1)}
-    owner = _owner(file, entry)
-    if sum(_is_shared(other) and _owner(file, other) == owner for other in layers) > 1:
-        rule["group"] = file.header.entries[owner].name
-    return rule
+    rule: dict[str, Any] = {"pattern": pattern, "levels": max(info.codebook_size, 1)}
+    return rule if group is None else rule | {"group": group}
 
 
 def _table(values: Array, dtype: DType) -> Table:
@@ -161,10 +178,10 @@ def _table(values: Array, dtype: DType) -> Table:
     return found_grid(centroids) or Table(centroids)
 
 
-def _own_table(entry: Entry, vector: torch.Tensor) -> Table | None:
+def _own_table(info: TensorInfo, vector: torch.Tensor) -> Table | None:
     """The values of a float32 vector that is stored as it is, as if it shared them; None if they are too many."""
-    plain = entry.info.encoding in (Encoding.RAW, Encoding.PLANES, Encoding.CONSTANT) and len(entry.info.shape) == 1
-    if not plain or entry.info.dtype is not DType.FLOAT32 or vector.dtype is not torch.float32:
+    plain = info.encoding in (Encoding.RAW, Encoding.PLANES, Encoding.CONSTANT) and len(info.shape) == 1
+    if not plain or info.dtype is not DType.FLOAT32 or vector.dtype is not torch.float32:
         return None
     values = torch.unique(vector.detach().cpu())
     values = values[values != 0]

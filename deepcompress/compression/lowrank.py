@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from deepcompress.layers import check_finite
+from deepcompress.layers import buffers_of, check_finite, compressible
 from deepcompress.networks.adapt import is_factorable, replace, thin
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -43,7 +43,8 @@ def factorize(model: nn.Module, energy: float) -> list[Factored]:
     Raises:
         CheckpointError: a weight is NaN or infinite.
     """
-    check_finite(model.state_dict())
+    state = model.state_dict()
+    check_finite(state, compressible(state, None, buffers_of(model)))
     owners = Counter(id(value) for _, value in model.named_parameters(remove_duplicate=False))
     found, modules = [], {}
     for name, module in model.named_modules():

@@ -14,6 +14,7 @@ from deepcompress.coding.encoder import (
     alias,
     encode_coded,
     encode_plain,
+    least_plain,
     plan_literal,
     plan_plain,
     plan_shared,
@@ -21,7 +22,8 @@ from deepcompress.coding.encoder import (
 )
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container.writer import pack
-from deepcompress.layers import Layer, is_layer, tied_to
+from deepcompress.layers import Layer, is_layer, scales_of, tied_to
+from deepcompress.networks.precision import Stored
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.reading.arrays import Array, check_dtype, to_array
 from deepcompress.recipe import Recipe
@@ -44,11 +46,11 @@ class Packer:
         self._order[name] = len(self._order)
         return alias(tuple(value.shape), check_dtype(name, value), self._order[first])
 
-    def small(self, name: str, value: torch.Tensor) -> EncodedTensor:
-        """A tensor that is stored exactly (fp32 vectors and scalars as `small_dtype`, where they fit)."""
+    def small(self, name: str, value: torch.Tensor, exact: bool = False) -> EncodedTensor:
+        """A tensor that is stored exactly; fp32 vectors and scalars as `small_dtype`, if they fit and not `exact`."""
         self._order[name] = len(self._order)
         values, dtype = to_array(name, value)
-        if self.small_dtype == "float16" and dtype is DType.FLOAT32 and not is_layer(value):
+        if not exact and self.small_dtype == "float16" and dtype is DType.FLOAT32 and not is_layer(value):
             with np.errstate(over="ignore"):
                 halves = values.astype(np.float16)
             if np.isfinite(halves).all():
@@ -75,11 +77,13 @@ class Packer:
         """The facts of `layer` if all streams had fixed widths, without the encoding."""
         values, dtype, entries = _parts(name, value, centroids)
         found = survey(values, dtype, entries)
-        plain = plan_plain(found)
         if entries is None:
             coded = plan_literal(found, allow_huffman=False, index_bits=self.index_bits)
         else:
             coded = plan_shared(found, False, self._owner(book, dtype), self.index_bits)
+        if coded.section < least_plain(found):
+            return coded
+        plain = plan_plain(found)
         return coded if coded.section < plain.section else plain
 
     def _owner(self, book: Hashable, dtype: DType) -> int | None:
@@ -94,6 +98,7 @@ def pack_state(
     network: str = "",
     data: str = "",
     coder: str | None = None,
+    stored: Stored | None = None,
 ) -> bytes:
     """A whole .dc file in memory.
 
@@ -106,8 +111,9 @@ def pack_state(
         codebooks: those of the tensors that are shared, as `quantize.sharing.share` left them; vectors may be among
             them.
         coder: instead of the recipe's: "fixed" for the paper's stages 1 and 2, where streams have fixed widths.
+        stored: the types of the tensors in the file, where they differ.
     """
-    return pack(encode_state(state, layers, codebooks, recipe, coder), network, data)
+    return pack(encode_state(state, layers, codebooks, recipe, coder, stored), network, data)
 
 
 def encode_state(
@@ -116,18 +122,20 @@ def encode_state(
     codebooks: Sequence[Codebook],
     recipe: Recipe,
     coder: str | None = None,
+    stored: Stored | None = None,
 ) -> Iterator[tuple[str, EncodedTensor]]:
     """The tensors of `pack_state`, in their order; arguments as there."""
-    packer = Packer(recipe.small_dtype, coder or recipe.coder, recipe.index_bits)
-    tied = tied_to(state)
+    packer, stored = Packer(recipe.small_dtype, coder or recipe.coder, recipe.index_bits), stored or Stored()
+    tied, scales = tied_to(state), scales_of(state)
     book_of = {member.name: codebook for codebook in codebooks for member in codebook.members}
     coded = {layer.name for layer in layers} | set(book_of)
     for name, value in state.items():
         book = book_of.get(name)
+        value = stored.cast(tied.get(name, name), value, shared=book is not None)
         if name in tied:
             encoded = packer.tied(name, value, tied[name])
         elif name not in coded:
-            encoded = packer.small(name, value)
+            encoded = packer.small(name, value, exact=name in scales)
         elif book is None:
             encoded = packer.layer(name, value)
         else:
@@ -137,8 +145,8 @@ def encode_state(
 
 def codebook_entries(centroids: torch.Tensor, dtype: torch.dtype) -> Array:
     """The centroids in the storage type of `dtype`: sorted, distinct, and none of them zero."""
-    rounded = centroids.detach().to(dtype).cpu()
-    distinct = torch.unique(rounded[rounded != 0].double()).to(dtype)
+    rounded = centroids.detach().to(dtype).cpu().double()
+    distinct = torch.unique(rounded[rounded != 0]).to(dtype)
     return to_array("codebook", distinct)[0]
 
 
@@ -150,7 +158,9 @@ def _parts(name: str, value: torch.Tensor, centroids: torch.Tensor | None) -> tu
 
 def _without_negative_zero(values: Array, dtype: DType) -> Array:
     """Pruned is pruned: a zero of either sign becomes +0, so that only surviving weights are stored."""
-    sign = np.array(1 << (8 * dtype.bits.itemsize - 1), dtype=dtype.bits)
+    if dtype.negative_zero is None:
+        return values
+    sign = np.array(dtype.negative_zero, dtype=dtype.bits)
     flat = np.ascontiguousarray(values).reshape(-1).view(dtype.bits)
     parts = [flat[start : start + CHUNK] for start in range(0, len(flat), CHUNK)]
     if not any((part == sign).any() for part in parts):  # the usual case, for which no copy is made

@@ -19,7 +19,18 @@ from deepcompress.compression.from_file import asks_for_more
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.stages import ByFraction, BySize, Job
 from deepcompress.compression.writing import Delivery, contiguous_state, layers_of
-from deepcompress.layers import Layer, buffers_of, check_choice, check_finite, check_plain, compressible, tied_to
+from deepcompress.layers import (
+    Layer,
+    buffers_of,
+    check_choice,
+    check_finite,
+    check_plain,
+    compressible,
+    in_numbers,
+    scales_line,
+    scales_of,
+    tied_to,
+)
 from deepcompress.networks.parametrized import bake, copied
 from deepcompress.prune.costs import mask_bits
 from deepcompress.prune.masks import Masks, keep_mask, share_out
@@ -28,7 +39,7 @@ from deepcompress.quantize.choice import Demand, choose
 from deepcompress.quantize.rate import Part
 from deepcompress.quantize.sharing import groups, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector
-from deepcompress.reading.arrays import check_dtype, dense_bytes
+from deepcompress.reading.arrays import check_tensor, dense_bytes
 from deepcompress.recipe import Recipe
 from deepcompress.training.objective import cross_entropy
 from deepcompress.training.progress import Progress
@@ -108,14 +119,14 @@ def plan(
     check_plain(source)
     state = {name: value.detach() for name, value in source.items()}
     for name, value in state.items():
-        check_dtype(name, value)
-    check_finite(state)
+        check_tensor(name, value)
     layers = compressible(state, recipe)
+    check_finite(state, layers)
     check_choice(recipe, compressible(state), layers)
     profiles = {layer.name: profile(state[layer.name]) for layer in layers}
     losses, _ = share_out(profiles, recipe)
     masks = Masks({name: keep_mask(state[name], lost) for name, lost in losses.items()})
-    return _described(state, layers, masks, recipe, {}, (), _notes(recipe))
+    return _described(state, layers, masks, recipe, {}, (), _notes(recipe, state))
 
 
 def _of_network(model: nn.Module, recipe: Recipe, going_on: bool) -> Plan:
@@ -142,12 +153,15 @@ def _of_network(model: nn.Module, recipe: Recipe, going_on: bool) -> Plan:
     route = ByFraction(job) if recipe.target_size is None else BySize(job, delivery.fixed_bytes)
     if not going_on or asks_for_more(weights, bare):
         route.prune()
-    found = _described(state, layers, route.masks, recipe, kinds_of(work), buffers_of(work), notes + _notes(recipe))
+    found = _described(
+        state, layers, route.masks, recipe, kinds_of(work), buffers_of(work), notes + _notes(recipe, state)
+    )
     return replace(found, dense_bytes=dense, ratio=dense / found.file_bytes)
 
 
-def _notes(recipe: Recipe) -> list[str]:
-    notes = []
+def _notes(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> list[str]:
+    scales = scales_of(state)
+    notes = [scales_line(scales)] if scales else []
     if recipe.criterion != Recipe.criterion:
         notes.append(
             f"how much each layer loses is estimated by magnitude: criterion {recipe.criterion} needs the data"
@@ -211,7 +225,7 @@ def _value_bits(
     state: Mapping[str, torch.Tensor], masks: Masks, names: Sequence[str], levels: int, recipe: Recipe
 ) -> float:
     """Entropy of the indices of a codebook in bits a weight, from a sample of the weights that are kept."""
-    kept = [survivors(state[name].detach() * masks.keep[name]) for name in names]
+    kept = [survivors(in_numbers(state[name].detach()) * masks.keep[name]) for name in names]
     parts = []
     for values in kept:
         part = values[:: max(len(values) * len(kept) // SAMPLES, 1)]
@@ -266,5 +280,5 @@ _KINDS: dict[str, tuple[type[nn.Module], ...]] = {
 
 def _by_shape(value: torch.Tensor) -> str:
     if not value.is_floating_point():
-        return "integers"
+        return "complex numbers" if value.is_complex() else "integers"
     return ("scalar", "vector", "matrix")[value.ndim] if value.ndim < 3 else "convolution"

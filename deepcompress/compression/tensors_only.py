@@ -21,14 +21,26 @@ from deepcompress.container.breakdown import inspect
 from deepcompress.container.writer import planned_size, save
 from deepcompress.errors import RecipeError
 from deepcompress.files import check_writable
-from deepcompress.layers import Layer, check_choice, check_finite, check_plain, is_kept, is_layer, tied_to
+from deepcompress.layers import (
+    Layer,
+    Scales,
+    check_choice,
+    check_finite,
+    check_plain,
+    check_rules,
+    is_kept,
+    is_layer,
+    is_narrow,
+    scales_line,
+    tied_to,
+)
 from deepcompress.prune.masks import prune_in_place, share_out
 from deepcompress.prune.scores import Profile, profile
 from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded, table_of
 from deepcompress.quantize.rate import Part
 from deepcompress.quantize.sharing import groups, place, snap, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector, vector_table
-from deepcompress.reading.arrays import Array, check_dtype, dense_bytes
+from deepcompress.reading.arrays import Array, check_tensor, dense_bytes
 from deepcompress.recipe import Recipe
 from deepcompress.training.progress import Progress
 
@@ -76,12 +88,17 @@ def compress_state(
     check_writable(path)
     started = time.perf_counter()
     content = _look_through(state, recipe, buffers, watch)
+    if content.scales:
+        watch.message(scales_line(content.scales))
     losses, floored = share_out(content.profiles, recipe)
     for name in floored:
         watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
     kept = {name: 1 - losses[name] / layer.weights for name, layer in content.profiles.items()}
     total = sum(layer.weights for layer in content.profiles.values())
-    watch.message(kept_line(kept, sum(losses.values()) / total))
+    if total:
+        watch.message(kept_line(kept, sum(losses.values()) / total))
+    else:
+        watch.message("no tensor is pruned or shared: all are stored exactly")
     stream = _Stream(state, content, losses, recipe, watch)
     pruned = time.perf_counter()
     save(path, stream, network, data)
@@ -113,11 +130,13 @@ def compress_state(
 
 @dataclass
 class _Content:
-    """What the first pass found: layers and their profiles, tied names, and sizes."""
+    """What the first pass found: layers, their profiles and types, tied names, scales, and sizes."""
 
     tied: dict[str, str]
     layers: list[Layer] = field(default_factory=list)
     profiles: dict[str, Profile] = field(default_factory=dict)
+    dtypes: dict[str, torch.dtype] = field(default_factory=dict)
+    scales: set[str] = field(default_factory=set)
     dense_bytes: int = 0
     elements: int = 0
 
@@ -126,7 +145,10 @@ def _look_through(
     state: Mapping[str, torch.Tensor], recipe: Recipe, buffers: Collection[str], watch: Progress
 ) -> _Content:
     # A mapping that loads tensors anew each time has no two that are one.
-    content = _Content(tied_to(state) if isinstance(state, dict) else {})
+    if isinstance(state, dict):
+        for name, value in state.items():
+            check_tensor(name, value)
+    content, scales = _Content(tied_to(state) if isinstance(state, dict) else {}), Scales()
     possible: list[Layer] = []
     check_plain(state)
     for name in state:
@@ -134,8 +156,8 @@ def _look_through(
             continue
         value = state[name].detach()
         watch.work("look", content.elements, 0, name)
-        check_dtype(name, value)
-        check_finite({name: value})
+        check_tensor(name, value)
+        scales.look(name, value)
         content.elements += value.numel()
         content.dense_bytes += dense_bytes({name: value})
         if not is_layer(value):
@@ -144,8 +166,18 @@ def _look_through(
         possible.append(layer)
         if not is_kept(name, recipe, name in buffers):
             content.layers.append(layer)
+            content.dtypes[name] = value.dtype
             content.profiles[name] = profile(value)
-    check_choice(recipe, possible, content.layers)
+    content.scales = {name for name in scales.found if is_kept(name, recipe, True)}
+    content.layers = [layer for layer in content.layers if layer.name not in content.scales]
+    content.profiles = {layer.name: content.profiles[layer.name] for layer in content.layers}
+    for layer in content.layers:
+        if not np.isfinite(content.profiles[layer.name].levels).all():
+            check_finite(state, [layer])
+    if scales.found or any(rule.keep for rule in recipe.layers):
+        check_rules(recipe, possible)
+    else:
+        check_choice(recipe, possible, content.layers)
     return content
 
 
@@ -194,11 +226,11 @@ class _Stream:
             yield name, encoded
 
     def _layer(self, name: str) -> EncodedTensor:
-        weight = self._pruned(name)
-        self.pruned[name] = self._packer.plan_fixed(name, weight)
+        weight, dtype = self._pruned(name), self.content.dtypes[name]
+        self.pruned[name] = self._packer.plan_fixed(name, weight.to(dtype))
         if name not in self._groups:
             self.shared[name] = self.pruned[name]
-            return self._packer.layer(name, weight)
+            return self._packer.layer(name, weight.to(dtype))
         started = time.perf_counter()
         members, levels = self._groups[name]
         table = self._shared_values(tuple(members), levels, name, weight)
@@ -209,18 +241,19 @@ class _Stream:
             self.kept[name] = int(torch.count_nonzero(weight)) / weight.numel()
         book: Hashable = tuple(members) if len(members) > 1 else None
         values = torch.from_numpy(table.values)
+        weight = weight.to(dtype)
         self.shared[name] = self._packer.plan_fixed(name, weight, values, book)
         self.sharing_seconds += time.perf_counter() - started
         return self._packer.layer(name, weight, values, book)
 
     def _small(self, name: str, value: torch.Tensor) -> EncodedTensor:
         """A tensor that is no layer: as it is, or on a grid if it is a vector and the recipe says so."""
-        bits = self.recipe.small_bits
+        bits, exact = self.recipe.small_bits, name in self.content.scales
         table = None
-        if bits is not None and is_vector(value) and not is_statistic(name):
+        if bits is not None and not exact and is_vector(value) and not is_statistic(name):
             table, _, choice = vector_table(value, bits)
         if table is None or not len(table.centroids):
-            plain = self._packer.small(name, value)
+            plain = self._packer.small(name, value, exact)
             self.pruned[name] = self.shared[name] = plain.info
             return plain
         vector, values = value.cpu().clone(), torch.from_numpy(table.centroids)
@@ -231,7 +264,9 @@ class _Stream:
 
     def _pruned(self, name: str) -> torch.Tensor:
         weight = self.state[name].detach()
-        if isinstance(self.state, dict) or not weight.is_contiguous() or weight.device.type != "cpu":
+        if is_narrow(weight.dtype):
+            weight = weight.to("cpu", torch.float32).contiguous()
+        elif isinstance(self.state, dict) or not weight.is_contiguous() or weight.device.type != "cpu":
             weight = weight.cpu().clone(memory_format=torch.contiguous_format)
         prune_in_place(weight, self.losses[name])
         return weight
@@ -246,8 +281,8 @@ class _Stream:
     def _find(self, members: Sequence[str], levels: int, tensors: Iterable[torch.Tensor]) -> _Table:
         recipe, limit = self.recipe, float("inf")
         parts = []
-        for tensor in tensors:
-            limit = min(limit, torch.finfo(tensor.dtype).max)
+        for name, tensor in zip(members, tensors, strict=True):
+            limit = min(limit, torch.finfo(self.content.dtypes[name]).max)
             where = np.flatnonzero(tensor.reshape(-1) != 0) if recipe.rate else np.zeros(0, dtype=np.int64)
             parts.append(Part(tuple(tensor.shape), where, survivors(tensor)))
         demand = Demand(recipe, levels, limit, price_of(recipe.rate, parts))

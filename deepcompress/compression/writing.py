@@ -17,13 +17,14 @@ from deepcompress.compression.result import Result, StageResult
 from deepcompress.container.breakdown import inspect
 from deepcompress.errors import CheckpointError
 from deepcompress.files import write_atomic
-from deepcompress.layers import Layer, buffers_of, check_choice, check_finite, compressible, tied_to
+from deepcompress.layers import Layer, buffers_of, check_choice, check_finite, compressible, scales_of, tied_to
 from deepcompress.networks.batchnorm import fold_statistics
+from deepcompress.networks.precision import stored_of
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections, silence
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.quantize.vectors import is_vector, share_vectors
-from deepcompress.reading.arrays import check_dtype
+from deepcompress.reading.arrays import check_tensor
 from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
@@ -52,7 +53,8 @@ class Delivery:
 
     def packed(self, codebooks: Sequence[Codebook], coder: str | None = None) -> bytes:
         """The file as it would be now, with the recipe's coder or another."""
-        return pack_state(self.state, self.layers, codebooks, self.recipe, self.network, self.data, coder)
+        stored = stored_of(self.model)
+        return pack_state(self.state, self.layers, codebooks, self.recipe, self.network, self.data, coder, stored)
 
     def fixed_bytes(self) -> int:
         """Bytes of the file if the layers took none."""
@@ -62,7 +64,8 @@ class Delivery:
         vectors = finish_small(bare, state, self.recipe)
         for layer in layers:
             state[layer.name].zero_()
-        return len(pack_state(state, layers, vectors, self.recipe, self.network, self.data))
+        stored = stored_of(self.model)
+        return len(pack_state(state, layers, vectors, self.recipe, self.network, self.data, stored=stored))
 
     def write(
         self, path: Path, codebooks: Sequence[Codebook], masks: Masks, stages: Stages, held: Sequence[str] = ()
@@ -76,7 +79,8 @@ class Delivery:
         content = self.packed(codebooks)
         write_atomic(path, content)
         distributed.check_same(content)
-        fill(self.model, load_state_dict(path, max_bytes=sum(value.nbytes for value in self.state.values())), str(path))
+        most = 2 * sum(value.nbytes for value in self.state.values())  # float64 in the file is float32 here
+        fill(self.model, load_state_dict(path, max_bytes=most), str(path))
         breakdown = inspect(path)
         stages.finish("encode", breakdown.file_bytes)
         return Result(
@@ -161,9 +165,9 @@ def finish_small(
 
 def _vectors(work: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the vectors that are parameters, each once; buffers such as running variances are left alone."""
-    tied = tied_to(state)
     parameters = dict(work.named_parameters(remove_duplicate=False))
-    return [name for name, value in state.items() if name in parameters and name not in tied and is_vector(value)]
+    left = {*tied_to(state), *scales_of(state)}
+    return [name for name, value in state.items() if name in parameters and name not in left and is_vector(value)]
 
 
 def layers_of(model: nn.Module, state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Layer]:
@@ -174,8 +178,8 @@ def layers_of(model: nn.Module, state: Mapping[str, torch.Tensor], recipe: Recip
         RecipeError: a layer rule is about no tensor.
     """
     for name, value in state.items():
-        check_dtype(name, value)
-    check_finite(state)
+        check_tensor(name, value)
     layers = compressible(state, recipe, buffers_of(model))
+    check_finite(state, layers)
     check_choice(recipe, compressible(state), layers)
     return layers

@@ -72,6 +72,7 @@ class ModelFile:
             self._stream.close()
             raise FormatError(f"{self.path}: {error}") from None
         self._by_name = {entry.name: entry for entry in self.header.entries}
+        self._numbers = {entry.name: number for number, entry in enumerate(self.header.entries)}
         self._codebooks: dict[int, Array] = {}
         self._max_bytes = default_max_bytes(self.file_bytes) if max_bytes is None else max_bytes
         self._position = Lock()  # held from going to a section until it is read
@@ -120,6 +121,14 @@ class ModelFile:
             KeyError: there is no tensor of that name.
         """
         return self._by_name[name]
+
+    def number(self, name: str) -> int:
+        """The place of a tensor in the file, from 0, by which others refer to it.
+
+        Raises:
+            KeyError: there is no tensor of that name.
+        """
+        return self._numbers[name]
 
     def resolved(self, entry: Entry) -> Entry:
         """The entry whose memory this tensor has: itself, or the one that it is an alias of (tied weights)."""

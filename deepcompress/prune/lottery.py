@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import RecipeError
-from deepcompress.layers import check_finite
+from deepcompress.layers import buffers_of, check_finite, compressible
 from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import bake, copied
 from deepcompress.prune.criteria.base import Evidence
@@ -131,7 +131,7 @@ def origin_of(model: nn.Module, recipe: Recipe, state: State | None) -> State | 
         )
     if state is None:
         return None
-    check_finite(state)
+    check_finite(state, compressible(state, recipe, buffers_of(model)))
     start = copied(model)
     fill(start, dict(state), "the start to rewind to")
     bake(start)

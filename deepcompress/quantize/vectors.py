@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 
+from deepcompress.layers import WIDE
 from deepcompress.quantize.choice import Table, found_grid, grid_table
 from deepcompress.quantize.grid import fit_step, multiples_of
 from deepcompress.quantize.kmeans import condense
@@ -19,8 +20,8 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def is_vector(value: torch.Tensor) -> bool:
-    """Whether a tensor is one-dimensional, of floating point, and not empty."""
-    return value.is_floating_point() and value.ndim == 1 and value.numel() > 0
+    """Whether a tensor is one-dimensional, not empty, and all of it are numbers that can be rounded."""
+    return value.dtype in WIDE and value.ndim == 1 and value.numel() > 0 and bool(torch.isfinite(value).all())
 
 
 def is_statistic(name: str) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from deepcompress.coding.dtypes import DType
+from deepcompress.container.entries import MAX_DIMENSIONS, MAX_NAME
 from deepcompress.errors import CheckpointError
 from deepcompress.layers import tied_to
 
@@ -59,6 +60,32 @@ def check_dtype(name: str, value: torch.Tensor) -> DType:
     return _FILE_DTYPES[value.dtype]
 
 
+def check_tensor(name: str, value: torch.Tensor) -> None:
+    """Refuse what a file cannot hold: a name, a shape, a type, or something that has no elements of its own.
+
+    Raises:
+        CheckpointError: naming the tensor, what it is, and what is allowed.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise CheckpointError(f"entry {name!a} is a {type(value).__name__}; only torch tensors can be stored")
+    size = len(name.encode("utf-8", errors="surrogateescape"))
+    if not 0 < size <= MAX_NAME or not name.isprintable():
+        raise CheckpointError(
+            f"tensor name {name[:80]!a} cannot be stored: allowed are 1 to {MAX_NAME} bytes of characters that can be "
+            f"printed, and it has {size}; rename it"
+        )
+    if value.is_nested or value.layout is not torch.strided or value.is_quantized:
+        kind = "nested" if value.is_nested else "quantized" if value.is_quantized else str(value.layout)
+        raise CheckpointError(f"tensor {name}: it is {kind}; only dense tensors can be stored")
+    if value.device.type == "meta":
+        raise CheckpointError(f"tensor {name}: it is on the meta device, and has no values; load them first")
+    if value.ndim > MAX_DIMENSIONS:
+        raise CheckpointError(
+            f"tensor {name}: it has {value.ndim} dimensions; at most {MAX_DIMENSIONS} can be stored: reshape it"
+        )
+    check_dtype(name, value)
+
+
 def to_array(name: str, value: torch.Tensor) -> tuple[Array, DType]:
     """The values of `value` in the storage type of its dtype (bfloat16 and others that numpy
     does not know as their bits), on the CPU, and the dtype.
@@ -82,7 +109,13 @@ def to_torch(values: Array, dtype: DType) -> torch.Tensor:
 
 
 def dense_bytes(state: Mapping[str, torch.Tensor]) -> int:
-    """As `container.breakdown.dense_bytes`, of tensors: 4 for a floating-point element (fp32), tied ones once."""
+    """As `container.breakdown.dense_bytes`, of tensors: 4 for a floating-point element (fp32), tied ones once.
+
+    Raises:
+        CheckpointError: as `check_tensor`.
+    """
+    for name, value in state.items():
+        check_tensor(name, value)
     tied = tied_to(state)
     return sum(
         value.numel() * (4 if check_dtype(name, value).is_float else value.element_size())

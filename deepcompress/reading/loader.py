@@ -126,7 +126,7 @@ def compress_layers(network: nn.Module, file: ModelFile, workers: int = 1) -> se
     matrices: dict[str, SparseMatrix] = {}  # by the name under which the file stores them
     done: set[str] = set()
     for names, layers in convertible(network):
-        stored = {file.resolved(file.entry(name)).name for name in names}
+        stored = {file.stored(file.entry(name)).name for name in names}
         source = min(stored)
         if len(stored) > 1 or not may_pay(file.entry(source).info):
             continue

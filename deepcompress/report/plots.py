@@ -121,6 +121,11 @@ def _shared(survivors: Array) -> tuple[Array, Array]:
 def _as_numbers(bits: Array, dtype: DType) -> Array:
     if dtype is DType.BFLOAT16:
         return (bits.astype(np.uint32) << 16).view(np.float32)
+    if dtype.storage.itemsize == 1:  # float8
+        from deepcompress.reading.arrays import to_torch
+
+        numbers: Array = to_torch(bits, dtype).float().numpy()
+        return numbers
     return bits.view(dtype.storage)
 
 

@@ -21,7 +21,7 @@ from deepcompress.compression.result import Result, StageResult
 from deepcompress.container.breakdown import Breakdown, inspect
 from deepcompress.errors import DeepCompressError, OutputError, PruneError, RecipeError
 from deepcompress.files import check_writable, write_atomic
-from deepcompress.layers import check_finite, check_rules, compressible
+from deepcompress.layers import buffers_of, check_finite, check_rules, compressible
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.recipe import Recipe, check_number
 from deepcompress.studies.sweep import (
@@ -358,7 +358,7 @@ def _checked(model: nn.Module, recipe: Recipe, max_drop: float, trials: int) -> 
     if trials < 1:
         raise RecipeError(f"trials is {trials}; there must be at least 1")
     state = model.state_dict()
-    check_finite(state)
+    check_finite(state, compressible(state, recipe, buffers_of(model)))
     check_rules(recipe, compressible(state))
     return replace(recipe, target_size=None, max_drop=None)
 

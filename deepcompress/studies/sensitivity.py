@@ -74,8 +74,8 @@ def sensitivity(
     recipe, watch = recipe or Recipe(), watch or Progress()
     steps = ascending(sparsities)
     state = model.state_dict()
-    check_finite(state)
     chosen = _chosen(compressible(state), layers)
+    check_finite(state, chosen)
     rewind = _rewinder(train_loader)
     dense = evaluate(model, val_loader)
     rows = []

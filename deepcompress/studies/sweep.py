@@ -30,7 +30,7 @@ from deepcompress.compression.pipeline import compress
 from deepcompress.compression.result import Result
 from deepcompress.errors import DeepCompressError, RecipeError, ResumeError
 from deepcompress.files import write_atomic
-from deepcompress.layers import check_finite, check_rules, compressible
+from deepcompress.layers import buffers_of, check_finite, check_rules, compressible
 from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training.data import DataSet
@@ -266,9 +266,9 @@ def sweep(
     """
     folder, watch = Path(folder), watch or Progress()
     state = model.state_dict()
-    check_finite(state)
     for point in points:
         check_rules(point.recipe, compressible(state))
+        check_finite(state, compressible(state, point.recipe, buffers_of(model)))
     if jobs > 1 and make is None:
         raise RecipeError("more than one job needs `make`, which gives each process the network and the data")
     origin = origin_of(model, data, network, threads)

@@ -49,7 +49,7 @@ def test_the_plain_reader_agrees(small_file, load):
     assert (facts.network, facts.data) == ("net", "digits")
     assert (header.network, header.data) == ("net", "digits")
     for entry, tensor in zip(header.entries, facts.tensors.values(), strict=True):
-        assert (entry.name, entry.start, entry.info.section) == (tensor.name, tensor.start, tensor.length)
+        assert (entry.name, entry.start, entry.info.section) == (tensor.name, tensor.start, sum(tensor.parts))
         if entry.info.encoding is Encoding.CODED:
             assert (entry.info.nonzeros, entry.info.offset_bits) == (tensor.n, tensor.b)
 
