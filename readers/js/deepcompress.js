@@ -640,9 +640,9 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
   };
   /**
    * A model that mixes the logits of a slot of each table, and of what else is in `logits`, and learns. `step` is 1 for
-   * the rate 32, and 3 for 96.
+   * the rate 32, and 3 for 96; the first four tables learn with `limit`, and those after them with `later`.
    */
-  const newModel = (tables, step, limitOf, weights) => {
+  const newModel = (tables, step, limit, later, weights) => {
     const logits = new Int32Array(weights.length);
     const at = new Int32Array(tables.length);
     weights = Float64Array.from(weights);
@@ -671,7 +671,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
         refill();
         const error = ((bit ? 65535 : 0) - probability) * step;
         for (let i = 0; i < weights.length; i++) weights[i] += Math.imul(error, logits[i]) >> 17;
-        for (let i = 0; i < at.length; i++) learn(tables[i], at[i], bit, limitOf(i));
+        for (let i = 0; i < at.length; i++) learn(tables[i], at[i], bit, i < 4 ? limit : later);
         return bit;
       },
     };
@@ -686,7 +686,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     return table < 4 ? slots.map((_, i) => (i & 1 ? confidence : density)) : slots;
   });
   // The logits are S1, S2, S4 to S9, S0, S3.
-  const presence = newModel(tables, 1, (i) => (i < 4 ? 588 : 4000), [
+  const presence = newModel(tables, 1, 588, 4000, [
     11469, 5243, -1311, 4588, 15729, 13107, 10813, 2621, -17695, 11141,
   ]);
   const s = presence.logits;
@@ -704,18 +704,20 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
   };
   const is = (left, up, bit) => (beside(left, up) ? bit : 0);
   const level = (i, unit, middle) => clamp(floor((s[i] - base) / unit) + middle, 0, 2 * middle);
-  const look = (i, at) => presence.look(i, at, squash[s[8] + LIMIT] << 14, confidence);
+  let fresh; // the value of a slot that has none
+  const look = (i, at) => presence.look(i, at, fresh, confidence);
   const isWeight = (share, gap) => {
     const near = is(1, 0, 1) | is(0, 1, 2);
     const before = (row && symbols[index - columns] ? 1 : 0) | (plane && symbols[index - planeSize] ? 2 : 0);
     s[8] = stretch[share];
+    fresh = squash[s[8] + LIMIT] << 14;
     look(0, row & 65535);
     look(1, column & 65535);
     look(2, plane & 65535);
     look(3, place & 65535);
     look(4, near | is(1, 1, 4) | is(-1, 1, 8) | is(2, 0, 16) | is(0, 2, 32));
     look(5, before | (near << 2));
-    look(6, gap && floor(Math.log2(gap)) + 1);
+    look(6, gap < 2 ** 31 ? 32 - Math.clz32(gap) : floor(Math.log2(gap)) + 1);
     s[9] = around();
     look(7, (11 * level(0, 128, 5) + level(1, 128, 5)) * 5 + level(9, 192, 2));
     return presence.decide();
@@ -727,7 +729,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     return symbol && (j < 0 ? 1 + floor((3 * (-1 - j)) / negative) : 4 + floor((3 * j) / (k - negative)));
   });
   const slots = [1, 7, 7, 49, 9, 9].map((contexts) => new Int32Array(2 * k * contexts));
-  const entry = newModel(slots, 3, () => 250, [-23593, 7209, 3277, 47841, 8847, 7864]);
+  const entry = newModel(slots, 3, 250, 250, [-23593, 7209, 3277, 47841, 8847, 7864]);
   // Of each row, and then of each column: the class of the last weight, the magnitude, and the balance less 4
   const memory = new Int8Array(6 * 65536);
   const remember = (first, found) => {
