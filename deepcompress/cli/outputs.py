@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,19 @@ def _read(params: Mapping[str, Any]) -> Iterator[Path]:
         for text in _texts(value) if name not in WRITTEN else ():
             try:
                 path = parse(text).path if names_code(text) else Path(text)
-                if path.is_file():
-                    yield path
-            except (OSError, ValueError):  # not the name of a file
+                yield from _files_of(path)
+            except (OSError, ValueError, AttributeError, TypeError):  # not the name of a file, or no index
                 continue
+
+
+def _files_of(path: Path) -> Iterator[Path]:
+    """A file, and the shards beside an index of some."""
+    if not path.is_file():
+        return
+    yield path
+    if path.name.endswith(".index.json"):
+        shards = json.loads(path.read_text(encoding="utf-8")).get("weight_map", {})
+        yield from (path.parent / str(name) for name in sorted(set(shards.values())))
 
 
 def _texts(value: Any) -> Iterator[str]:

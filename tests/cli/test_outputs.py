@@ -103,6 +103,13 @@ def test_an_ending_that_says_another_format(arguments, line):
     assert not list(Path().glob("new.*"))
 
 
+def test_a_shard_of_what_is_read_is_not_written_over():
+    save_checkpoint("one.safetensors", Checkpoint({"w": torch.ones(3, 3)}))
+    Path("m.index.json").write_text('{"weight_map": {"w": "one.safetensors"}}')
+    line = fail("compress", "m.index.json", "--no-retrain", "--save-masks", "./one.safetensors")
+    assert "one.safetensors: this command reads it" in line
+
+
 def test_two_outputs_are_two_files():
     line = fail("compress", "x.pt", "--no-retrain", "--prune", "0.5", "--save-masks", "m.pt", "--save-scores", "./m.pt")
     assert "two options of this command write it" in line
