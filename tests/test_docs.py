@@ -25,7 +25,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 def test_hex_dump_of_the_format_is_what_the_writer_makes():
     text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
-    parts = text.split("## 9.")
+    parts = re.split("## 9[.]|## 13[.]", text)[:2]  # version 3 has its own test
     first, second = ("".join(re.findall(r"^[0-9a-f]{4}  ([0-9a-f ]+)$", part, re.MULTILINE)) for part in parts)
     weight = np.zeros((16, 16), dtype=np.float32)
     for i in range(64):
