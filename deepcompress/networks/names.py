@@ -111,7 +111,8 @@ def _whole(
 ) -> Way | None:
     """The way that gives the network all its tensors: by the names as they are, or else the one there is.
 
-    If it may leave a part of the file (`partly`), it takes more: any small network fits somewhere in a large one.
+    Under other names it may leave a part of the file (`partly`). Under the same ones, tensors that the network does not
+    know are an error, as in torch.
     """
     if not own:
         return None
@@ -120,11 +121,10 @@ def _whole(
     ways: list[Way] = []
     for names, prefix in _candidates(list(shapes), list(stored), spare):
         way = _way(names, prefix, shapes, stored, ties, spare)
-        left, taken = (sum(stored[name].elements for name in names) for names in (way.unused, way.used))
-        enough = left <= taken if partly else not way.unused
+        enough = not way.unused or (partly and _is_most(way, shapes, stored))
         if not way.missing and enough and not any(way.names == other.names for other in ways):
             ways.append(way)
-        if not way.missing and not prefix and way.fits == len(way.names):
+        if not (way.missing or way.unused or prefix) and way.fits == len(way.names):
             return way
     if not ways:
         return None
@@ -134,6 +134,13 @@ def _whole(
         listed = ", ".join(repr(way.prefix.rstrip(".")) for way in same)
         raise CheckpointError(f"the network fits several parts of the file, {listed}; say which with --key")
     return same[0]
+
+
+def _is_most(way: Way, own: Mapping[str, Shape], stored: Mapping[str, Stored]) -> bool:
+    """Whether a way that renames tensors takes more than it leaves: any small network fits somewhere in a large one."""
+    taken = {name: full for name, full in way.names.items() if name in own}
+    left, kept = (sum(stored[name].elements for name in names) for names in (way.unused, set(taken.values())))
+    return way.fits == len(taken) and left <= kept and any(name != full for name, full in taken.items())
 
 
 def _candidates(own: list[str], stored: list[str], spare: Collection[str]) -> Iterator[tuple[dict[str, str], str]]:
