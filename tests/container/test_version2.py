@@ -138,7 +138,7 @@ def test_version_1_is_written_where_it_suffices():
 # Damage ----------------------------------------------------------------------------------------------------
 
 
-def test_every_truncation_and_every_flipped_bit_is_found(load, save):
+def test_every_truncation_and_every_flipped_bit_is_found(load):
     file = GOLDEN.read_bytes()
     for end in range(len(file)):
         with pytest.raises(FormatError):
@@ -149,7 +149,7 @@ def test_every_truncation_and_every_flipped_bit_is_found(load, save):
         changed = bytearray(file)
         changed[bit >> 3] ^= 1 << (bit & 7)
         with pytest.raises(FormatError):
-            ModelFile(save(bytes(changed)))
+            ModelFile(bytes(changed))
 
 
 def test_flips_with_the_checksum_made_right_are_tensors_or_errors(load):
