@@ -128,6 +128,7 @@ def test_force_writes_all_the_same(files):
 def test_any_other_ending_is_fine():
     for name in ("model", "model.dcx", "model.v2"):
         succeed("compress", "x.pt", "--no-retrain", "-o", name)
+        succeed("verify", name)
 
 
 def test_a_file_that_is_replaced_is_named(files):

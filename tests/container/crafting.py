@@ -1,5 +1,6 @@
 """Whole .dc files from parts that the package would never write, with all checksums right."""
 
+import os
 import zlib
 from dataclasses import replace
 
@@ -81,11 +82,8 @@ def around(header, sections=b"", version=1):
 def front_coded(names):
     """(bytes shared with the name before, the other bytes) of each name."""
     previous = b""
-    for name in names:
-        name = name.encode()
-        shared = 0
-        while shared < min(len(name), len(previous)) and name[shared] == previous[shared]:
-            shared += 1
+    for name in map(str.encode, names):
+        shared = len(os.path.commonprefix([previous, name]))
         yield shared, name[shared:]
         previous = name
 
