@@ -1,6 +1,5 @@
 """Whole .dc files from parts that the package would never write, with all checksums right."""
 
-import os
 import zlib
 from dataclasses import replace
 
@@ -83,7 +82,8 @@ def front_coded(names):
     """(bytes shared with the name before, the other bytes) of each name."""
     previous = b""
     for name in map(str.encode, names):
-        shared = len(os.path.commonprefix([previous, name]))
+        differ = (at for at, (a, b) in enumerate(zip(previous, name, strict=False)) if a != b)
+        shared = next(differ, min(len(previous), len(name)))
         yield shared, name[shared:]
         previous = name
 
