@@ -213,7 +213,7 @@ def test_help_of_every_command_names_every_option_of_the_contract():
     for command in ("train", "compress", "inspect", "eval", "export", "verify"):
         assert command in text
         assert "--json" in succeed(command, "--help").stdout
-    text = succeed("compress", "--help").stdout
+    text = succeed("compress", "--help-all").stdout
     for option in (
         "--network", "--prune", "--bits", "--conv-bits", "--layer", "--recipe", "--scope", "--schedule", "--iterations",
         "--epochs", "--finetune-epochs", "--init", "--criterion", "--coder", "--no-retrain", "--output", "--data",

@@ -430,7 +430,7 @@ def test_wrong_usage(work, options, named):
 
 
 def test_help_has_its_headings():
-    text = succeed("compress", "--help").stdout
+    text = succeed("compress", "--help-all").stdout
     for heading in ("How small:", "Pruning:", "Shared values:", "File:", "Retraining:", "Other:"):
         assert f"\n{heading}\n" in text
     assert "--bits 3" in text

@@ -528,7 +528,7 @@ def test_what_is_not_there(work, tmp_path):
 
 
 def test_help_has_the_options_of_compress():
-    text = " ".join(succeed("sweep", "--help").stdout.split())
+    text = " ".join(succeed("sweep", "--help-all").stdout.split())
     for option in ("--prune F,…", "--bits B,…", "--conv-bits B,…", "[linear|random|density],…", "--seed N,…", "--lr"):
         assert option in text
     assert "test data decides nothing" in text
