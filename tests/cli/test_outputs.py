@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import fail, run, succeed
+from commands import fail, run, succeed
 
 from deepcompress.checkpoint import Checkpoint, save_checkpoint
 from deepcompress.cli import main

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import succeed
 from rich.console import Console
-from test_cli import succeed
 
 from deepcompress.checkpoint import Checkpoint, save_checkpoint
 from deepcompress.cli import main

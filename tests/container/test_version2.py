@@ -2,6 +2,7 @@
 
 import hashlib
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,7 @@ def test_the_golden_file_has_what_is_new():
     assert {info.encoding for info in infos} == {Encoding.CODED, Encoding.CONSTANT, Encoding.ALIAS, Encoding.RAW}
 
 
+@cache
 def large():
     values = spread((1000, 1900), GRID, 6)
     return {"w": (values, DType.FLOAT32, encode_coded(values, DType.FLOAT32, GRID, "ans"))}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 import pytest
+from commands import fail, from_json, run, succeed
 from samples import blobs, network_and_data
-from test_cli import fail, from_json, run, succeed
 
 from deepcompress.cli import main
 from deepcompress.cli.options import Size, build_budgeted

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import fail, from_json, run, succeed
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from samples import CLASSES, Mlp, blobs, network_and_data
-from test_cli import fail, from_json, run, succeed
 
 from deepcompress import load_state_dict
 from deepcompress.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
