@@ -44,6 +44,7 @@ ORDER = [
 
 # Folders, from the bottom up: the same rule inside of each.
 INSIDE = {
+    "recipe": ["kinds", "setting", "rules", "stages", "ways", "conflicts", "smallest", "tables"],
     "checkpoint": [
         "stored",
         "found",
@@ -194,6 +195,7 @@ INSIDE = {
     "report": ["console", "names", "tables", "page", "charts", "masks", "plots", "view"],
     "cli": [
         "group",
+        "settings",
         "options",
         "naming",
         "outputs",

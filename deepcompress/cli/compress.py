@@ -26,17 +26,16 @@ from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.naming import needed_network, network_name, stored_data, stored_network
 from deepcompress.cli.options import (
     budget_options,
-    build_budgeted,
     common,
     data_options,
     mask_options,
     network_option,
-    recipe_options,
     rewind_option,
     task_options,
     trust_option,
 )
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.settings import HEADINGS, build_budgeted, recipe_options
 from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import SMALLEST, Recipe
 
@@ -44,29 +43,18 @@ if TYPE_CHECKING:
     from deepcompress.checkpoint import Checkpoint
     from deepcompress.compression.result import Result
 
+#: Options that stand under a heading beside its settings.
+MORE = {
+    "How small": ("trials", "keep_trials", "layers"),
+    "Pruning": ("masks_file", "save_masks", "save_scores"),
+}
 #: Headings of the help, and the options under them; all others come under the last.
 SECTIONS = {
     "What, and where to": (
         "output", "force", "resume", "network", "key", "data", "data_dir", "device", "recipe_file", "trust_pickle",
     ),
     "What it is for, and how inputs are fed": ("task", "loss", "metric", "normalize"),
-    "How small": (
-        "target_size", "max_drop", "trials", "keep_trials", "low_rank", "prune", "bits", "conv_bits", "levels",
-        "layers",
-    ),
-    "Pruning": (
-        "scope", "distribution", "quality", "criterion", "score_samples", "schedule", "iterations", "prune_step", "gap",
-        "reload", "rewind", "regrow", "regrow_fraction", "regrow_every", "deepr_alpha", "deepr_temperature",
-        "masks_file", "save_masks", "save_scores",
-    ),
-    "Shared values": (
-        "quantizer", "init", "weighting", "rate", "codebook_dtype", "small_bits", "finetune_epochs", "finetune_lr",
-    ),
-    "File": ("coder", "index_bits", "batch_norm", "small_dtype"),
-    "Retraining": (
-        "retrain", "epochs", "optimizer", "lr", "lr_schedule", "warmup", "batch_size", "penalty", "penalty_weight",
-        "label_smoothing", "distill", "temperature", "precision", "shift", "flip", "seed",
-    ),
+    **{heading: (*names, *MORE.get(heading, ())) for heading, names in HEADINGS.items()},
     "Other": (),
 }  # fmt: skip
 

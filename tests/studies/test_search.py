@@ -15,7 +15,7 @@ from commands import fail, from_json, run, succeed
 from samples import blobs, network_and_data
 
 from deepcompress.cli import main
-from deepcompress.cli.options import Size, build_budgeted
+from deepcompress.cli.settings import Size, build_budgeted
 from deepcompress.compression.pipeline import compress
 from deepcompress.errors import OutputError, PruneError, RecipeError
 from deepcompress.recipe import SMALLEST, Recipe
