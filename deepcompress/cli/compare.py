@@ -15,17 +15,24 @@ from deepcompress.cli.common import command_line, output_folder, show, versions,
 from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import Asked, axis_of, facts_of, read_model_and_data, tell
 from deepcompress.cli.options import (
-    Command,
-    Several,
-    build_recipe,
     common,
     data_options,
     network_option,
-    recipe_options,
     task_options,
     trust_option,
 )
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.settings import (
+    APART,
+    HEADINGS,
+    Several,
+    build_recipe,
+    help_of,
+    layers_option,
+    options,
+    recipe_file_option,
+    setting_option,
+)
 from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import Recipe, read_toml
 
@@ -43,17 +50,14 @@ class ComparingSections(Sections):
     sections: ClassVar = {"What to compare": ("criteria", "sparsities", "seeds", "rank_layer"), **SECTIONS}
 
 
-def pruning_options(command: Command) -> Command:
-    """The options of a recipe that are about pruning and retraining; the schedule has another default here."""
-    kept = {"recipe_file", "layers", *SECTIONS["Pruning"], *SECTIONS["Retraining"]} - LEFT_OUT
-    before = list(getattr(command, "__click_params__", []))
-    decorated = recipe_options()(command)
-    params = decorated.__click_params__  # type: ignore[attr-defined]
-    params[:] = [param for param in params if param in before or param.name in kept]
-    for param in params:
-        if param.name == "schedule":
-            param.help = param.help.replace(f"[default: {Recipe.schedule}]", "[default: one-shot]")
-    return decorated
+#: The options of a recipe that are about pruning and retraining; the schedule has another default here.
+pruning_options = options(
+    recipe_file_option,
+    *(setting_option(name) for name in (*HEADINGS["Pruning"], *HEADINGS["Retraining"])
+      if name not in {*LEFT_OUT, *APART, "schedule"}),
+    setting_option("schedule", help=help_of("schedule", "one-shot")),
+    layers_option,
+)  # fmt: skip
 
 
 @click.command(cls=ComparingSections)
@@ -69,9 +73,8 @@ def pruning_options(command: Command) -> Command:
               help="All is done once with each; the table has means and deviations.")  # fmt: skip
 @click.option("--rank-layer", metavar="LAYER",
               help="Where scores are held against the empirical ones.  [default: the smallest layer]")  # fmt: skip
-@click.option("--max-drop", type=click.FloatRange(0, 100), metavar="POINTS",
-              help="With retraining: most points of validation accuracy to lose; layers that cost more are rolled "
-              "back.")  # fmt: skip
+@setting_option("max_drop", help="With retraining: most points of validation accuracy to lose; layers that cost more "
+                "are rolled back.")  # fmt: skip
 @network_option
 @data_options()
 @task_options

@@ -26,17 +26,16 @@ from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.naming import needed_network, network_name, stored_data, stored_network
 from deepcompress.cli.options import (
     budget_options,
-    build_budgeted,
     common,
     data_options,
     mask_options,
     network_option,
-    recipe_options,
     rewind_option,
     task_options,
     trust_option,
 )
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.settings import HEADINGS, build_budgeted, recipe_options
 from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import SMALLEST, Recipe
 
@@ -44,30 +43,25 @@ if TYPE_CHECKING:
     from deepcompress.checkpoint import Checkpoint
     from deepcompress.compression.result import Result
 
+#: Options that stand under a heading beside its settings.
+MORE = {
+    "How small": ("trials", "keep_trials", "layers"),
+    "Pruning": ("masks_file", "save_masks", "save_scores"),
+}
 #: Headings of the help, and the options under them; all others come under the last.
 SECTIONS = {
     "What, and where to": (
         "output", "force", "resume", "network", "key", "data", "data_dir", "device", "recipe_file", "trust_pickle",
     ),
     "What it is for, and how inputs are fed": ("task", "loss", "metric", "normalize"),
-    "How small": (
-        "target_size", "max_drop", "trials", "keep_trials", "low_rank", "prune", "bits", "conv_bits", "levels",
-        "layers",
-    ),
-    "Pruning": (
-        "scope", "distribution", "quality", "criterion", "score_samples", "schedule", "iterations", "prune_step", "gap",
-        "reload", "rewind", "regrow", "regrow_fraction", "regrow_every", "deepr_alpha", "deepr_temperature",
-        "masks_file", "save_masks", "save_scores",
-    ),
-    "Shared values": (
-        "quantizer", "init", "weighting", "rate", "codebook_dtype", "small_bits", "finetune_epochs", "finetune_lr",
-    ),
-    "File": ("coder", "index_bits", "batch_norm", "small_dtype"),
-    "Retraining": (
-        "retrain", "epochs", "optimizer", "lr", "lr_schedule", "warmup", "batch_size", "penalty", "penalty_weight",
-        "label_smoothing", "distill", "temperature", "precision", "shift", "flip", "seed",
-    ),
+    **{heading: (*names, *MORE.get(heading, ())) for heading, names in HEADINGS.items()},
     "Other": (),
+}  # fmt: skip
+
+#: The options that `--help` shows: with them most networks are compressed. `--help-all` shows the others, too.
+ESSENTIAL = {
+    "output", "resume", "network", "data", "recipe_file", "target_size", "max_drop", "prune", "bits", "layers",
+    "criteria", "sparsities", "seeds", "jobs", "retrain", "epochs", "as_json", "quiet",
 }  # fmt: skip
 
 
@@ -99,13 +93,28 @@ The test data decides nothing: it is measured on for the table at the end.
 RETRAINED = "retrained (--no-retrain compresses without it)"
 
 
+def _show_all(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        context.meta["help_all"] = True
+        click.echo(context.get_help())
+        context.exit()
+
+
 class Sections(click.Command):
-    """A command with so many options that its help needs headings."""
+    """A command with so many options that its help needs headings, and shows the essential ones only."""
 
     sections: ClassVar[dict[str, tuple[str, ...]]] = SECTIONS
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        help_all = click.Option(
+            ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_show_all,
+            help="Show all options and exit.",
+        )  # fmt: skip
+        self.params.append(help_all)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options under their headings."""
+        """Write the options under their headings; all of them if `--help-all` asked for them."""
         known = {name for names in self.sections.values() for name in names}
         written: set[str] = set()  # an option stands under the first heading that has it
         for heading, names in self.sections.items():
@@ -114,6 +123,7 @@ class Sections(click.Command):
                 for param in self.get_params(ctx)
                 if (param.name in names and param.name not in written if names else param.name not in known)
                 and isinstance(param, click.Option)
+                and (param.name in ESSENTIAL or param.is_eager or "help_all" in ctx.meta)  # help itself is eager
                 and (record := param.get_help_record(ctx)) is not None
             ]
             written |= set(names)

@@ -11,20 +11,14 @@ from deepcompress.cli.common import file_settings, is_packed, load_any, show
 from deepcompress.cli.compress import Sections
 from deepcompress.cli.data import said
 from deepcompress.cli.naming import network_name
-from deepcompress.cli.options import (
-    build_budgeted,
-    common,
-    network_option,
-    recipe_options,
-    target_size_option,
-    trust_option,
-)
+from deepcompress.cli.options import common, network_option, trust_option
+from deepcompress.cli.settings import build_budgeted, recipe_options, setting_option
 
 
 @click.command(cls=Sections)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @network_option
-@target_size_option
+@setting_option("target_size")
 @recipe_options()
 @trust_option
 @common

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,18 +15,15 @@ from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import Asked, axis_of, facts_of, model_and_data, read_model_and_data, tell
 from deepcompress.cli.naming import needed_network, stored_network
 from deepcompress.cli.options import (
-    AXES,
-    build_recipe,
     common,
     data_options,
     network_option,
-    recipe_options,
     task_options,
     trust_option,
 )
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.settings import AXES, build_recipe, recipe_options
 from deepcompress.errors import DeepCompressError
-from deepcompress.recipe import check_one_of
 
 if TYPE_CHECKING:
     from deepcompress.studies.sweep import Outcome
@@ -95,11 +91,8 @@ def sweep(
     asked = Asked.taken_from(settings)
     axes = {axis: settings.pop(axis) for axis in AXES}
     axes = {axis: values for axis, values in axes.items() if values is not None}
-    check_one_of({*axes, *(key for key, value in settings.items() if value is not None)}, "options")
-    # The first size stands for all of them: settings that suit small files are the same for each.
-    recipe = build_recipe(recipe_file, layers, settings | {axis: axes[axis][0] for axis in SIZES if axis in axes})
-    if "bits" in axes:  # in place of what the recipe file says
-        recipe = replace(recipe, levels=None)
+    # The first value stands for all of them: settings that suit small files are the same for each size.
+    recipe = build_recipe(recipe_file, layers, settings | {axis: values[0] for axis, values in axes.items()})
 
     from deepcompress.checkpoint import open_checkpoint
     from deepcompress.files import check_writable

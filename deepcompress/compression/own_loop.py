@@ -26,6 +26,7 @@ from deepcompress.quantize.sharing import Codebook, TuningHooks, finish, still_k
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
+from deepcompress.recipe.conflicts import check_own_loop
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
 from deepcompress.training.loop import LR_SCHEDULES
@@ -81,7 +82,8 @@ class Compressor:
             NetworkError: a weight is computed from other tensors.
         """
         self.model, self.recipe, self.watch = unwrapped(model), recipe or Recipe(), watch or Progress()
-        _check(self.recipe, self.model)
+        check_own_loop(self.recipe)
+        _check(self.model)
         state = contiguous_state(self.model)
         layers = layers_of(self.model, state, self.recipe)
         tensors = live_tensors(self.model, state)
@@ -417,19 +419,8 @@ class _Tuning:
         self.hooks.after_step()
 
 
-def _check(recipe: Recipe, model: nn.Module) -> None:
-    """Refuse what needs a training loop of deepcompress's own."""
-    if recipe.target_size is not None or recipe.max_drop is not None or recipe.schedule in ("circular", "gap"):
-        raise RecipeError(
-            "target_size, max_drop and the schedules circular and gap decide while they train, in a loop of their own: "
-            "use compress() for them, or set prune"
-        )
-    if recipe.low_rank is not None:
-        raise RecipeError("low_rank replaces layers by others, which your optimizer would not know: use compress()")
-    if recipe.keeps_count or recipe.reload or recipe.rewind != "none":
-        raise RecipeError(
-            "reload, rewind, and regrow other than surgery, need a training loop of their own: use compress()"
-        )
+def _check(model: nn.Module) -> None:
+    """Refuse a network that a loop of the user's cannot train in place."""
     for name, value in model.named_parameters():
         if not is_lazy(value) and value.is_inference():
             raise NetworkError(

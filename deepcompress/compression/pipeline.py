@@ -22,7 +22,6 @@ from deepcompress.compression.writing import (
     layers_of,
     refresh,
 )
-from deepcompress.errors import RecipeError
 from deepcompress.files import check_writable
 from deepcompress.layers import live_tensors, tensors_of
 from deepcompress.networks.copies import copied, unwrapped
@@ -34,6 +33,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict
 from deepcompress.recipe import Recipe
+from deepcompress.recipe.conflicts import check_data
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
@@ -171,16 +171,6 @@ class _Order:
             settings["rewind_to"] = fingerprint(self.rewind_to)
         return about_run(self.model, settings, {"training data": self.train_loader, "validation data": self.val_loader})
 
-    def check(self) -> None:
-        """Refuse a recipe that needs data which is not there."""
-        recipe = self.recipe
-        if recipe.retrain and self.train_loader is None:
-            raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
-        if recipe.weighting != "none" and not recipe.retrain:
-            raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and retrain=False uses none")
-        if recipe.max_drop is not None and self.val_loader is None:
-            raise RecipeError("max_drop needs validation data to measure on: pass val_loader")
-
     def networks(self) -> tuple[nn.Module, nn.Module]:
         """The network as it was given, and the copy to work on; one and the same, unless layers become thin."""
         work = copied(self.model)
@@ -222,8 +212,8 @@ class _Order:
 
 
 def _compress(order: _Order) -> Result:
-    order.check()
     recipe, watch = order.recipe, order.watch
+    check_data(recipe, order.train_loader is not None, order.val_loader is not None)
     origin = origin_of(order.model, recipe, order.rewind_to)
     dense, work = order.networks()
     state = contiguous_state(work)

@@ -27,6 +27,7 @@ from deepcompress.prune.stage import prune, prune_and_retrain, prune_to_bits, re
 from deepcompress.quantize.latent import FittingHooks, train_shared
 from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
 from deepcompress.recipe import Recipe
+from deepcompress.recipe.conflicts import check_masks
 from deepcompress.training.loop import count_batches
 from deepcompress.training.objective import Objective
 from deepcompress.training.progress import Progress
@@ -140,11 +141,7 @@ class ByMasks(ByFraction):
             CheckpointError: they are for others.
         """
         super().__init__(job)
-        for setting in ("target_size", "max_drop", "quality"):
-            if getattr(job.recipe, setting) is not None:
-                raise RecipeError(f"masks say what is pruned, and so does {setting}: give one of them")
-        if job.recipe.regrow != "none":
-            raise RecipeError(f"masks say what is pruned, and regrow {job.recipe.regrow!r} would change it: choose one")
+        check_masks(job.recipe)
         self.masks = fitted(masks, job.weights)
 
     def prune(self) -> None:

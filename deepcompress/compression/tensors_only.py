@@ -22,7 +22,7 @@ from deepcompress.container.breakdown import inspect
 from deepcompress.container.extensions import SMALLER, pack_extra_state
 from deepcompress.container.normalize import pack_normalize
 from deepcompress.container.writer import planned_size, save
-from deepcompress.errors import CheckpointError, RecipeError
+from deepcompress.errors import CheckpointError
 from deepcompress.files import check_writable
 from deepcompress.layers import (
     Layer,
@@ -45,6 +45,7 @@ from deepcompress.quantize.sharing import groups, place, snap, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector, vector_table
 from deepcompress.reading.arrays import Array, check_tensor, dense_bytes
 from deepcompress.recipe import Recipe
+from deepcompress.recipe.conflicts import check_tensors_only
 from deepcompress.training.progress import Progress
 
 
@@ -81,19 +82,7 @@ def compress_state(
         OutputError: `path` cannot be written.
     """
     recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
-    if recipe.batch_norm == "fold":  # eps is the network's, and no tensor
-        raise RecipeError("batch_norm 'fold' needs the network, not only its tensors: name it and its data")
-    if recipe.low_rank is not None:
-        raise RecipeError("low_rank needs the network, not only its tensors: name it")
-    if recipe.target_size is not None or recipe.max_drop is not None:
-        raise RecipeError("target_size and max_drop need the network, not only its tensors: name it")
-    if recipe.criterion != "magnitude":
-        raise RecipeError(
-            f"criterion {recipe.criterion!r} needs the network and data, and without retraining only tensors are "
-            "looked at: set epochs and finetune_epochs to 0 instead (--epochs 0 --finetune-epochs 0)"
-        )
-    if recipe.weighting != "none":
-        raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
+    check_tensors_only(recipe)
     check_writable(path)
     state, extra = _apart(state)
     extensions = (*([SMALLER] if smaller else []), *pack_extra_state(extra), *pack_normalize(normalize))

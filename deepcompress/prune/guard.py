@@ -56,8 +56,7 @@ def prune_guarded(
         The masks, and the names of the layers that were held back, in the order in which that happened.
 
     Raises:
-        RecipeError: pruned weights shall regrow, which a roll-back would undo; or there is no validation data for a
-            `max_drop`.
+        RecipeError: there is no validation data for a `max_drop`.
     """
     evidence = Evidence(model, weights, Masks.nonzero(weights), recipe, batches, objective)
     guard = Guard(evidence, val_batches, watch or Progress())
@@ -81,8 +80,6 @@ class Guard:
 
     def __init__(self, evidence: Evidence, val_batches: Batches | None, watch: Progress) -> None:
         self.model, self.weights, self.recipe = evidence.model, evidence.weights, evidence.recipe
-        if self.recipe.regrow != "none":
-            raise RecipeError("max_drop rolls back what was pruned, and regrow brings it back by itself: choose one")
         if self.recipe.max_drop is not None and val_batches is None:
             raise RecipeError("max_drop needs validation data to measure on")
         self.val_batches, self.watch = val_batches, watch

@@ -15,7 +15,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -32,7 +32,7 @@ from deepcompress.files import write_atomic
 from deepcompress.layers import buffers_of, check_finite, check_rules, compressible, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.reading.loader import fill_from
-from deepcompress.recipe import Recipe
+from deepcompress.recipe import SETTINGS, Recipe
 from deepcompress.training.data import DataSet
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.journal import discard, fingerprint
@@ -111,10 +111,9 @@ def grid(recipe: Recipe, axes: Mapping[str, Sequence[Any]]) -> list[Point]:
     Raises:
         RecipeError: a setting is unknown or a value not allowed.
     """
-    known = {entry.name for entry in fields(Recipe)} - {"layers"}
     for axis in axes:
-        if axis not in known:
-            raise RecipeError(f"{axis!r} is no setting that can be swept; known are {', '.join(sorted(known))}")
+        if axis not in SETTINGS:
+            raise RecipeError(f"{axis!r} is no setting that can be swept; known are {', '.join(sorted(SETTINGS))}")
     points = {}
     for values in itertools.product(*axes.values()):
         settings = replace(recipe, **dict(zip(axes, values, strict=True)))

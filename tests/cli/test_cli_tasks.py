@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cli import fail, from_json, run, succeed
+from commands import fail, from_json, run, succeed
 from torch import nn
 
 from deepcompress.checkpoint import Checkpoint, save_checkpoint

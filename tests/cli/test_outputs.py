@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import fail, run, succeed
+from commands import fail, run, succeed
 
 from deepcompress.checkpoint import Checkpoint, save_checkpoint
 from deepcompress.cli import main
@@ -129,6 +129,7 @@ def test_force_writes_all_the_same(files):
 def test_any_other_ending_is_fine():
     for name in ("model", "model.dcx", "model.v2"):
         succeed("compress", "x.pt", "--no-retrain", "-o", name)
+        succeed("verify", name)
 
 
 def test_a_file_that_is_replaced_is_named(files):

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import fail, from_json, run, succeed
 from samples import blobs, network_and_data
-from test_cli import fail, from_json, run, succeed
 
 from deepcompress.errors import RecipeError
 from deepcompress.prune.criteria.base import CRITERIA, Criterion, Verdict
