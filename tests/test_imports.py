@@ -197,6 +197,7 @@ INSIDE = {
         "naming",
         "outputs",
         "common",
+        "building",
         "data",
         "masking",
         "train",

@@ -58,6 +58,7 @@ def compress_state(
     normalize: str = "",
     buffers: Collection[str] = (),
     smaller: bool = False,
+    extra: Mapping[str, Any] | None = None,
     watch: Progress | None = None,
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
@@ -73,6 +74,7 @@ def compress_state(
         buffers: names of the tensors that are known to be no parameters: they are left alone.
         smaller: whether units were taken out of the network (`prune.shrink`): then the file says that its tensors may
             be smaller than those of the network that takes them.
+        extra: extra states of modules that are not in `state`.
         watch: told what happens.
 
     Raises:
@@ -95,8 +97,12 @@ def compress_state(
     if recipe.weighting != "none":
         raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
     check_writable(path)
-    state, extra = _apart(state)
-    extensions = (*([SMALLER] if smaller else []), *pack_extra_state(extra), *pack_normalize(normalize))
+    state, beside = _apart(state)
+    extensions = (
+        *([SMALLER] if smaller else []),
+        *pack_extra_state({**beside, **(extra or {})}),
+        *pack_normalize(normalize),
+    )
     started = time.perf_counter()
     content = _look_through(state, recipe, buffers, watch)
     if content.scales:
