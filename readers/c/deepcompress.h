@@ -81,7 +81,7 @@ typedef struct {
   const uint8_t *bytes;
   struct dc_lane *lanes;
   const uint16_t *sorted;
-  uint16_t *lookup;
+  uint32_t *lookup;
   size_t mask, turn;
   uint32_t alphabet, constant;
   uint16_t limit[16], base[16];

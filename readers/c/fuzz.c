@@ -49,7 +49,7 @@ static void read_all(dc_file *file, uint8_t *bytes) {
     size = tensor.count * tensor.size;
     memory = malloc(needed);
     out = malloc(size + 1);
-    if (dc_read(file, i, out, size, memory, needed) >> 8 == DC_MEMORY) abort();
+    if (dc_code(dc_read(file, i, out, size, memory, needed)) == DC_MEMORY) abort();
     dc_begin(&cursor, file, i, memory, needed);
     while (dc_next(&cursor)) {
       if (cursor.position >= tensor.count || (cursor.codebook && cursor.index >= cursor.tensor.entries)) abort();
@@ -63,14 +63,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   uint8_t *bytes = malloc(size + 1), *memory;
   size_t needed = 0;
   dc_file file;
+  dc_status status;
   memcpy(bytes, data, size);
   repair(bytes, size);
   if (!dc_open_memory(bytes, size, &needed) && needed < 64 * LIMIT) {
     memory = malloc(needed);
-    if (dc_open(&file, bytes, size, LIMIT, memory, needed) >> 8 == DC_MEMORY) abort();
-    if (file.count && !file.about && file.memory_used) {
-      if (!dc_open(&file, bytes, size, LIMIT, memory, needed)) read_all(&file, bytes);
-    }
+    status = dc_open(&file, bytes, size, LIMIT, memory, needed);
+    if (dc_code(status) == DC_MEMORY) abort();
+    if (!status) read_all(&file, bytes);
     free(memory);
   }
   free(bytes);
