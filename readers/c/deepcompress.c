@@ -1231,6 +1231,16 @@ static void begin_coded(dc_cursor *cursor, arena *from, input *in) {
   input tables, stream;
   cursor->codebook = read_codebook(cursor, from, in, 0);
   bytes(in, own);
+#if !DC_SMALL
+  if (!tensor->offset_bits) { /* with a zero in front, so that each symbol has its value */
+    uint8_t *values = take(from, (tensor->entries + 1) * tensor->size, in);
+    if (values) {
+      memset(values, 0, tensor->size);
+      memcpy(values + tensor->size, cursor->codebook, tensor->entries * tensor->size);
+      cursor->codebook = values + tensor->size;
+    }
+  }
+#endif
   cursor->streams = streams = take(from, 2 * sizeof *streams, in);
   if (in->status) return;
   if (!streams) streams = counted;
@@ -1314,46 +1324,82 @@ static inline int step_symbols(dc_cursor *cursor) {
 #if !DC_SMALL
 /* ---- Section 4 at once: many symbols at a time, which is several times as fast ---- */
 
-enum { BATCH = 512 };
+enum { BATCH = 4096 };
 
-/* Symbols of a stream, each below its alphabet; 0 if there are not so many. */
-static int next_symbols(dc_symbols *symbols, uint16_t *out, size_t count) {
-  const uint8_t *const stream = symbols->bytes;
-  const size_t mask = symbols->mask, turn = symbols->turn;
-  size_t i, at, end;
-  uint32_t symbol, length;
-  if (symbols->coder == HUFFMAN && mask) {
-    struct dc_lane *lane = &symbols->lanes[turn & mask], *const behind = symbols->lanes + mask + 1;
-    for (i = 0; i < count; i++) {
-      at = lane->at;
-      out[i] = (uint16_t)word(symbols, peek(stream, at) >> 17, &length);
-      if (length > lane->end - at) return 0;
-      lane->at = at + length;
-      if (++lane == behind) lane = symbols->lanes;
-    }
-  } else if (symbols->coder == HUFFMAN) {
-    at = symbols->lanes->at;
-    end = symbols->lanes->end;
-    for (i = 0; i < count; i++) {
-      out[i] = (uint16_t)word(symbols, peek(stream, at) >> 17, &length);
-      if (length > end - at) return 0;
-      at += length;
-    }
-    symbols->lanes->at = at;
-  } else {
-    for (i = 0; i < count; i++) {
-      symbol = next_symbol(symbols);
-      if (symbol >= symbols->alphabet) return 0;
-      out[i] = (uint16_t)symbol;
-    }
-    return 1;
-  }
-  symbols->turn = turn + count;
+static inline uint64_t be64(const uint8_t *at) { return (uint64_t)be32(at) << 32 | be32(at + 4); }
+
+static int one_word(const dc_symbols *symbols, struct dc_lane *lane, uint16_t *out) {
+  uint32_t length;
+  *out = (uint16_t)word(symbols, peek(symbols->bytes, lane->at) >> 17, &length);
+  if (length > lane->end - lane->at) return 0;
+  lane->at += length;
   return 1;
 }
 
+/* Three symbols of each lane: they have 45 bits at most, which are read at once. */
+static int three_rounds(const dc_symbols *symbols, uint16_t *out) {
+  const size_t lanes = symbols->mask + 1;
+  const uint8_t *const stream = symbols->bytes;
+  struct dc_lane *lane = symbols->lanes;
+  uint16_t *const end = out + lanes;
+  for (; out < end; out++, lane++) {
+    size_t at = lane->at;
+    uint32_t length;
+    uint64_t bits;
+    if (lane->end - at < 45) {
+      if (!one_word(symbols, lane, out) || !one_word(symbols, lane, out + lanes) || !one_word(symbols, lane, out + 2 * lanes)) {
+        return 0;
+      }
+      continue;
+    }
+    bits = be64(stream + (at >> 3)) << (at & 7);
+    out[0] = (uint16_t)word(symbols, (uint32_t)(bits >> 49), &length);
+    bits <<= length;
+    at += length;
+    out[lanes] = (uint16_t)word(symbols, (uint32_t)(bits >> 49), &length);
+    bits <<= length;
+    at += length;
+    out[2 * lanes] = (uint16_t)word(symbols, (uint32_t)(bits >> 49), &length);
+    lane->at = at + length;
+  }
+  return 1;
+}
+
+static int next_words(dc_symbols *symbols, uint16_t *out, size_t count) {
+  const size_t lanes = symbols->mask + 1;
+  size_t i = 0;
+  while (i < count) {
+    size_t lane = symbols->turn & symbols->mask;
+    size_t step = !lane && count - i >= 3 * lanes ? 3 * lanes : 1;
+    if (step == 1 ? !one_word(symbols, &symbols->lanes[lane], out + i) : !three_rounds(symbols, out + i)) return 0;
+    symbols->turn += step;
+    i += step;
+  }
+  return 1;
+}
+
+/* Symbols of a stream, each below its alphabet; 0 if there are not so many. */
+static int next_symbols(dc_symbols *symbols, uint16_t *out, size_t count) {
+  struct dc_lane lane;
+  uint32_t symbol;
+  int enough = 1;
+  if (symbols->coder == HUFFMAN && symbols->mask) return next_words(symbols, out, count);
+  if (symbols->coder == HUFFMAN) {
+    lane = *symbols->lanes;
+    while (count-- && enough) enough = one_word(symbols, &lane, out++);
+    *symbols->lanes = lane;
+    return enough;
+  }
+  while (count-- && enough) {
+    symbol = next_symbol(symbols);
+    enough = symbol < symbols->alphabet;
+    *out++ = (uint16_t)symbol;
+  }
+  return enough;
+}
+
 static inline void put(uint8_t *to, const uint8_t *from, size_t size) {
-  if (size == 4) memcpy(to, from, 4);
+  if (size == 4) memcpy(to, from, 4); /* which a compiler makes one instruction of */
   else memcpy(to, from, size);
 }
 
@@ -1362,20 +1408,22 @@ static void read_offsets(dc_cursor *cursor, uint8_t *out) {
   const dc_tensor *tensor = &cursor->tensor;
   const size_t size = tensor->size, filler = ((size_t)1 << tensor->offset_bits) - 1;
   uint16_t symbols[BATCH];
-  size_t positions[BATCH], todo = tensor->weights + tensor->fillers, at = 0, count, found, i, last = 0;
+  uint32_t ahead[BATCH]; /* of `from`: how far the weight is */
+  size_t todo = tensor->weights + tensor->fillers, at = 0, from, count, found, i, last = 0;
   for (; todo; todo -= count) {
     count = todo < BATCH ? todo : BATCH;
     if (!next_symbols(&cursor->streams[0], symbols, count)) break;
+    from = at;
     for (i = found = 0; i < count; i++) {
       last = symbols[i] != filler;
-      positions[found] = at + symbols[i];
+      ahead[found] = (uint32_t)(at - from) + symbols[i];
       found += last;
       at += symbols[i] + last;
     }
     if (found > cursor->left || at > tensor->count) break;
     cursor->left -= found;
     if (!next_symbols(&cursor->streams[1], symbols, found)) break;
-    for (i = 0; i < found; i++) put(out + positions[i] * size, cursor->codebook + symbols[i] * size, size);
+    for (i = 0; i < found; i++) put(out + (from + ahead[i]) * size, cursor->codebook + symbols[i] * size, size);
   }
   cursor->skipped = 0;
   if (todo || (tensor->weights && !last)) stop(cursor, DC_INVALID, 4);
@@ -1384,18 +1432,16 @@ static void read_offsets(dc_cursor *cursor, uint8_t *out) {
 
 /* All elements by a symbol for each. */
 static void read_symbols(dc_cursor *cursor, uint8_t *out) {
-  static const uint8_t zero[8];
   const dc_tensor *tensor = &cursor->tensor;
   const size_t size = tensor->size;
+  const uint8_t *values = cursor->codebook - size;
   uint16_t symbols[BATCH];
   size_t todo = tensor->count, weights = 0, count, i;
   for (; todo; todo -= count) {
     count = todo < BATCH ? todo : BATCH;
     if (!next_symbols(&cursor->streams[1], symbols, count)) break;
-    for (i = 0; i < count; i++, out += size) {
-      weights += symbols[i] != 0;
-      put(out, symbols[i] ? cursor->codebook + (symbols[i] - 1) * size : zero, size);
-    }
+    for (i = 0; i < count; i++) weights += symbols[i] != 0;
+    for (i = 0; i < count; i++, out += size) put(out, values + symbols[i] * size, size);
   }
   cursor->left = 0;
   if (todo || weights != tensor->weights) stop(cursor, DC_INVALID, 4);
