@@ -1398,9 +1398,18 @@ static int next_symbols(dc_symbols *symbols, uint16_t *out, size_t count) {
   return enough;
 }
 
-static inline void put(uint8_t *to, const uint8_t *from, size_t size) {
-  if (size == 4) memcpy(to, from, 4); /* which a compiler makes one instruction of */
-  else memcpy(to, from, size);
+/* The values of symbols, at `ahead` or one after the other. With `size` as a constant this is several times as fast. */
+static inline void put(uint8_t *out, const uint32_t *ahead, const uint8_t *values, const uint16_t *symbols, size_t count,
+                       size_t size) {
+  size_t i;
+  for (i = 0; i < count; i++) memcpy(out + (ahead ? ahead[i] : i) * size, values + symbols[i] * size, size);
+}
+
+static void put_all(uint8_t *out, const uint32_t *ahead, const uint8_t *values, const uint16_t *symbols, size_t count,
+                    size_t size) {
+  if (size != 4) put(out, ahead, values, symbols, count, size);
+  else if (ahead) put(out, ahead, values, symbols, count, 4);
+  else put(out, NULL, values, symbols, count, 4);
 }
 
 /* All weights by offsets, into zeros. */
@@ -1423,7 +1432,7 @@ static void read_offsets(dc_cursor *cursor, uint8_t *out) {
     if (found > cursor->left || at > tensor->count) break;
     cursor->left -= found;
     if (!next_symbols(&cursor->streams[1], symbols, found)) break;
-    for (i = 0; i < found; i++) put(out + (from + ahead[i]) * size, cursor->codebook + symbols[i] * size, size);
+    put_all(out + from * size, ahead, cursor->codebook, symbols, found, size);
   }
   cursor->skipped = 0;
   if (todo || (tensor->weights && !last)) stop(cursor, DC_INVALID, 4);
@@ -1441,7 +1450,8 @@ static void read_symbols(dc_cursor *cursor, uint8_t *out) {
     count = todo < BATCH ? todo : BATCH;
     if (!next_symbols(&cursor->streams[1], symbols, count)) break;
     for (i = 0; i < count; i++) weights += symbols[i] != 0;
-    for (i = 0; i < count; i++, out += size) put(out, values + symbols[i] * size, size);
+    put_all(out, NULL, values, symbols, count, size);
+    out += count * size;
   }
   cursor->left = 0;
   if (todo || weights != tensor->weights) stop(cursor, DC_INVALID, 4);
