@@ -27,6 +27,15 @@ enum { LOOKUP_BITS = 0 };
 enum { LOOKUP_BITS = 10 };
 #endif
 
+/* What a reader of version 1 alone need not ask. */
+#if DC_HUFFMAN_ONLY
+#define VERSION(file) ((void)(file), 1)
+#define HAS_CHECKSUMS(file) 1
+#else
+#define VERSION(file) ((file)->version)
+#define HAS_CHECKSUMS(file) ((file)->checksums)
+#endif
+
 static const uint8_t sizes[] = {4, 2, 2, 8, 1, 1, 2, 4, 8, 1, 1, 1, 1, 1, 1, 1, 2, 4, 8, 4, 8, 16};
 
 struct dc_entry {
@@ -240,31 +249,31 @@ static void extensions(dc_file *file, input *in) {
 /* ---- Sections 3, 4, 9, 10 and 13: what the header says of a tensor ---- */
 
 static int takes_weights(const dc_file *file, const dc_tensor *tensor) {
-  return tensor->dtype < 4 || (file->version == 3 && tensor->dtype >= FIRST_FLOAT8 && tensor->dtype <= LAST_FLOAT8);
+  return tensor->dtype < 4 || (VERSION(file) == 3 && tensor->dtype >= FIRST_FLOAT8 && tensor->dtype <= LAST_FLOAT8);
 }
 
 static void kind(const dc_file *file, input *in, dc_tensor *tensor) {
   unsigned first = byte(in), dtypes = BOOL + 1;
   tensor->dtype = first & 15;
   tensor->layout = (uint8_t)(first >> 4);
-  if (file->version == 1) {
+  if (VERSION(file) == 1) {
     tensor->rank = at_most(in, 8);
     if (tensor->layout > ALIAS) fail(in, DC_INVALID);
 #if !DC_HUFFMAN_ONLY
   } else {
     tensor->rank = first >> 4;
-    in->section = file->version == 2 ? 9 : 13;
-    if (file->version == 3) dtypes = DTYPES;
-    if (file->version == 3 && tensor->dtype == 15 && (tensor->dtype = (uint8_t)byte(in)) < 15) fail(in, DC_INVALID);
+    in->section = VERSION(file) == 2 ? 9 : 13;
+    if (VERSION(file) == 3) dtypes = DTYPES;
+    if (VERSION(file) == 3 && tensor->dtype == 15 && (tensor->dtype = (uint8_t)byte(in)) < 15) fail(in, DC_INVALID);
     first = byte(in);
     tensor->layout = first & 15;
     tensor->flags = (uint8_t)(first >> 4);
     if (tensor->rank > 8) fail(in, DC_INVALID);
-    if (tensor->layout > (file->version == 2 ? ADAPTIVE : COPY)) fail(in, file->version == 2 ? DC_INVALID : DC_UNSUPPORTED);
+    if (tensor->layout > (VERSION(file) == 2 ? ADAPTIVE : COPY)) fail(in, VERSION(file) == 2 ? DC_INVALID : DC_UNSUPPORTED);
     if (tensor->flags > (tensor->layout == ADAPTIVE ? BY_COLUMN + SQUARE : 0)) fail(in, DC_INVALID);
 #endif
   }
-  if (tensor->dtype >= dtypes) fail(in, file->version == 3 ? DC_UNSUPPORTED : DC_INVALID);
+  if (tensor->dtype >= dtypes) fail(in, VERSION(file) == 3 ? DC_UNSUPPORTED : DC_INVALID);
 }
 
 static void dimensions(input *in, dc_tensor *tensor) {
@@ -282,6 +291,7 @@ static void dimensions(input *in, dc_tensor *tensor) {
   tensor->count *= product;
 }
 
+#if !DC_HUFFMAN_ONLY
 /* How many numbers a grid has from the lowest to the highest, and how many of them are not 0. */
 static size_t grid_span(const dc_tensor *tensor, size_t *not_zero) {
   size_t span = (size_t)(tensor->highest - tensor->lowest) + 1;
@@ -289,7 +299,6 @@ static size_t grid_span(const dc_tensor *tensor, size_t *not_zero) {
   return span;
 }
 
-#if !DC_HUFFMAN_ONLY
 static int32_t signed_bound(input *in) {
   int32_t folded = (int32_t)at_most(in, 65536);
   return folded & 1 ? -(folded >> 1) - 1 : folded >> 1;
@@ -298,14 +307,17 @@ static int32_t signed_bound(input *in) {
 
 /* The codebook's bytes in this tensor's section; its owner, number + 1, is checked by `refer`. */
 static size_t codebook_fields(const dc_file *file, input *in, dc_tensor *tensor) {
-  size_t owner, span, not_zero;
+  size_t owner;
+#if !DC_HUFFMAN_ONLY
+  size_t span, not_zero;
+#endif
   tensor->entries = at_most(in, MOST_ENTRIES);
   owner = varint(in);
   tensor->form = SHARED;
-  if (file->version > 1 && owner < SHARED) {
+  if (VERSION(file) > 1 && owner < SHARED) {
     if (owner >= OWN_FORMS) fail(in, DC_INVALID);
     tensor->form = (uint32_t)owner;
-  } else if (file->version > 1) {
+  } else if (VERSION(file) > 1) {
     tensor->owner = owner - SHARED;
   } else if (owner) {
     tensor->owner = owner - 1;
@@ -315,7 +327,6 @@ static size_t codebook_fields(const dc_file *file, input *in, dc_tensor *tensor)
   if (tensor->form == SHARED) return 0;
   if (tensor->form == 0) return tensor->entries * tensor->size;
 #if DC_HUFFMAN_ONLY
-  (void)span, (void)not_zero;
   return 0;
 #else
   if (tensor->dtype != FLOAT32) fail(in, DC_INVALID);
@@ -377,10 +388,13 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   in->section = 3;
   tensor->size = sizes[tensor->dtype];
   dimensions(in, tensor);
-  if (file->version > 1) in->section = 9;
+  if (VERSION(file) > 1) in->section = 9;
   switch (tensor->layout) {
     case RAW: tensor->section_bytes = tensor->count * tensor->size; break;
     case PLANES: part(file, in, tensor, varint(in)); break;
+#if DC_HUFFMAN_ONLY
+    case ALIAS: tensor->source = varint(in); break;
+#else
     case ALIAS:
     case COPY: tensor->source = varint(in); break;
     case CONSTANT:
@@ -392,9 +406,10 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
       if (tensor->rank < 2 || !tensor->count) fail(in, DC_INVALID);
       part(file, in, tensor, varint(in));
       break;
+#endif
     default:
       if (!takes_weights(file, tensor)) fail(in, DC_INVALID);
-      in->section = file->version > 1 ? 10 : 4;
+      in->section = VERSION(file) > 1 ? 10 : 4;
       part(file, in, tensor, codebook_fields(file, in, tensor));
       in->section = tensor->layout == CODED ? 4 : 9;
       tensor->weights = at_most(in, tensor->count);
@@ -409,7 +424,7 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   }
   in->section = 3;
   if (tensor->section_bytes > tensor->count * tensor->size) fail(in, DC_INVALID);
-  if (file->checksums && tensor->layout != ALIAS && tensor->layout != COPY) {
+  if (HAS_CHECKSUMS(file) && tensor->layout != ALIAS && tensor->layout != COPY) {
     const uint8_t *stored = bytes(in, 4);
     if (stored) tensor->checksum = le32(stored);
   }
@@ -440,7 +455,7 @@ static void refer(const dc_file *file, size_t number, const dc_tensor *tensor, i
   dc_tensor earlier;
   input at;
   if (!repeats && tensor->form != SHARED) return;
-  in->section = repeats ? tensor->layout == COPY ? 13 : 3 : file->version > 1 ? 10 : 4;
+  in->section = repeats ? tensor->layout == COPY ? 13 : 3 : VERSION(file) > 1 ? 10 : 4;
   if (other >= number) {
     fail(in, DC_INVALID);
     return;
@@ -546,7 +561,7 @@ static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, 
   file->order = take(from, file->count * sizeof *file->order, in);
   in->section = 3;
 #if !DC_HUFFMAN_ONLY
-  for (i = 0; i < file->count && file->version > 1 && !in->status; i++) {
+  for (i = 0; i < file->count && VERSION(file) > 1 && !in->status; i++) {
     if (file->plain_names) name = name_to_line_end(in, &name_bytes);
     else name = name_with_prefix(in, from, name, &name_bytes);
     if (!file->entries) continue;
@@ -556,7 +571,7 @@ static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, 
 #endif
   for (i = 0; i < file->count && !in->status; i++) {
     in->section = 3;
-    if (file->version == 1) {
+    if (VERSION(file) == 1) {
       name = name_with_prefix(in, from, name, &name_bytes);
       if (file->entries) file->entries[i].name = name, file->entries[i].name_bytes = (uint32_t)name_bytes;
       if (in->status) return;
@@ -625,18 +640,18 @@ static dc_status open_file(dc_file *file, const uint8_t *data, size_t size, size
   in.at = data + 4;
   in.end = data + size - 4;
   in.status = DC_OK;
-  in.section = file->version == 1 ? 1 : 9;
-  if (file->version > 1) flags = byte(&in);
+  in.section = VERSION(file) == 1 ? 1 : 9;
+  if (VERSION(file) > 1) flags = byte(&in);
   if (flags > 3) fail(&in, DC_INVALID);
   file->checksums = flags >> 1 & 1;
-  file->plain_names = file->version == 2 || (file->version == 3 && flags & 1);
+  file->plain_names = VERSION(file) == 2 || (VERSION(file) == 3 && flags & 1);
   stored = at_most(&in, (size_t)1 << 26);
   if (flags & 1) {
     inflated = at_most(&in, 4096);
     if (!inflated) fail(&in, DC_INVALID);
   }
   header = bytes(&in, stored);
-  if (file->checksums) {
+  if (HAS_CHECKSUMS(file)) {
     sections = bytes(&in, 4);
     if (!in.status && dc_crc32(data, (size_t)(sections - data)) != le32(sections)) fail(&in, DC_DAMAGED);
   } else {
@@ -956,57 +971,55 @@ static void fill_lookup(dc_symbols *symbols) {
 }
 
 /* Where each lane of a stream begins and ends; most streams are one lane. */
-static void find_lanes(arena *from, dc_symbols *symbols, input *stream, size_t count) {
-  size_t lanes = 1, i, at, here;
-  const uint8_t *lengths;
+static void find_lanes(arena *from, dc_symbols *symbols, input *in, size_t length, size_t count) {
+  size_t lanes = 1, i, at = 0, here = length;
   if (symbols->coder == HUFFMAN && count >= (size_t)1 << 17) {
     while (lanes * 2 <= count / 2048) lanes *= 2;
+    at = 2 * lanes;
   }
-  symbols->bytes = stream->at;
   symbols->mask = lanes - 1;
-  at = lanes == 1 ? 0 : 2 * lanes;
-  lengths = bytes(stream, at);
-  if (stream->status) return;
-  symbols->lanes = take(from, lanes * sizeof *symbols->lanes, stream);
+  if (at > length) fail(in, DC_INVALID);
+  if (in->status) return;
+  symbols->lanes = take(from, lanes * sizeof *symbols->lanes, in);
   if (!symbols->lanes) return;
   for (i = 0; i < lanes; i++) {
-    here = lanes == 1 ? left(stream) : (size_t)lengths[2 * i] | (size_t)lengths[2 * i + 1] << 8;
-    if (!bytes(stream, here)) return;
+    if (lanes > 1) here = (size_t)symbols->bytes[2 * i] | (size_t)symbols->bytes[2 * i + 1] << 8;
     symbols->lanes[i].at = at * 8;
     at += here;
+    if (at > length) fail(in, DC_INVALID);
     symbols->lanes[i].end = at * 8;
   }
-  if (left(stream)) fail(stream, DC_INVALID);
+  if (at != length) fail(in, DC_INVALID);
 }
 
-/* Makes a stream of `count` symbols ready. `table` gives its table, and `stream` is the stream whole: or both are one input, of
-   the table and then the stream. */
-static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size_t alphabet, size_t count, input *table,
-                          input *stream) {
+/* Makes a stream of `count` symbols ready. `in` gives its table; the stream is `length` bytes from `stream` on, or the rest of
+   `in` if that is NULL. */
+static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size_t alphabet, size_t count, input *in,
+                          const uint8_t *stream, size_t length) {
   size_t used;
   uint16_t *sorted;
   memset(symbols, 0, sizeof *symbols);
   symbols->coder = (uint8_t)coder;
   symbols->alphabet = (uint32_t)alphabet;
-  table->section = stream->section = 5;
-  if (coder > HUFFMAN || (coder == NO_SYMBOLS && count)) fail(table, DC_INVALID);
+  in->section = 5;
+  if (coder > HUFFMAN || (coder == NO_SYMBOLS && count)) fail(in, DC_INVALID);
   if (coder == SAME) {
-    symbols->constant = (uint32_t)varint(table);
-    if (symbols->constant >= alphabet) fail(table, DC_INVALID);
+    symbols->constant = (uint32_t)varint(in);
+    if (symbols->constant >= alphabet) fail(in, DC_INVALID);
   } else if (coder == FIXED) {
     for (symbols->width = 1; alphabet && (alphabet - 1) >> symbols->width;) symbols->width++;
   } else if (coder == HUFFMAN) {
-    used = at_most(table, alphabet);
-    sorted = take(from, used * sizeof *sorted, table);
+    used = at_most(in, alphabet);
+    sorted = take(from, used * sizeof *sorted, in);
     symbols->sorted = sorted;
-    if (!table->status) code_lengths(table, symbols, sorted, used);
-    if (LOOKUP_BITS) symbols->lookup = take(from, sizeof(uint32_t) << LOOKUP_BITS, table);
-    if (symbols->lookup && !table->status) fill_lookup(symbols);
+    if (!in->status) code_lengths(in, symbols, sorted, used);
+    if (LOOKUP_BITS) symbols->lookup = take(from, sizeof(uint32_t) << LOOKUP_BITS, in);
+    if (symbols->lookup && !in->status) fill_lookup(symbols);
   }
-  if (table->status) return;
-  if ((coder < FIXED || !count) && left(stream)) fail(stream, DC_INVALID);
-  if (stream->status) return;
-  find_lanes(from, symbols, stream, count);
+  symbols->bytes = stream ? stream : in->at;
+  if (!stream) length = left(in);
+  if ((coder < FIXED || !count) && length) fail(in, DC_INVALID);
+  find_lanes(from, symbols, in, length, count);
 }
 
 #define NO_SYMBOL 0xffffffffu /* is in no alphabet */
@@ -1056,18 +1069,20 @@ static int stop(dc_cursor *cursor, int code, int section) {
 static void begin_plane(arena *from, dc_symbols *symbols, input *in, size_t count, size_t alphabet) {
   unsigned coder = byte(in);
   size_t length = varint(in);
-  input inside = *in;
+  const uint8_t *end = in->end;
   if (!bytes(in, length)) return;
-  inside.end = in->at;
-  begin_symbols(from, symbols, coder, alphabet, count, &inside, &inside);
-  if (inside.status) in->status = inside.status, in->at = in->end;
+  in->end = in->at;
+  in->at -= length;
+  begin_symbols(from, symbols, coder, alphabet, count, in, NULL, 0);
+  in->at = in->end;
+  in->end = end;
 }
 
 static void begin_planes(dc_cursor *cursor, arena *from, input *in, size_t count) {
+  dc_symbols counted;
   unsigned k;
   cursor->streams = take(from, cursor->tensor.size * sizeof(dc_symbols), in);
   for (k = 0; k < cursor->tensor.size && !in->status; k++) {
-    dc_symbols counted;
     begin_plane(from, cursor->streams ? &cursor->streams[k] : &counted, in, count, 256);
   }
 }
@@ -1187,9 +1202,9 @@ static const uint8_t *read_codebook(dc_cursor *cursor, arena *from, input *in, i
   size_t i, mark;
   if (own->form == SHARED) {
     fill(cursor->file, own->owner, &owner, &fields);
-    if (cursor->file->checksums && dc_crc32(owner.section, owner.section_bytes) != owner.checksum) fail(in, DC_DAMAGED);
+    if (HAS_CHECKSUMS(cursor->file) && dc_crc32(owner.section, owner.section_bytes) != owner.checksum) fail(in, DC_DAMAGED);
   }
-  in->section = cursor->file->version > 1 ? 10 : 4;
+  in->section = VERSION(cursor->file) > 1 ? 10 : 4;
   book.entries = owner.section;
   book.size = owner.size;
 #if !DC_HUFFMAN_ONLY
@@ -1224,13 +1239,10 @@ static const uint8_t *read_codebook(dc_cursor *cursor, arena *from, input *in, i
 
 static void begin_coded(dc_cursor *cursor, arena *from, input *in) {
   const dc_tensor *tensor = &cursor->tensor;
-  size_t offsets = tensor->offset_bits ? tensor->weights + tensor->fillers : 0;
-  size_t weights = tensor->offset_bits ? tensor->weights : tensor->count;
-  size_t own = tensor->section_bytes - tensor->table_bytes - tensor->offset_bytes - tensor->weight_bytes;
-  dc_symbols counted[2], *streams;
-  input tables, stream;
+  size_t symbols = tensor->offset_bits ? tensor->weights : tensor->count;
+  dc_symbols counted, *streams;
+  const uint8_t *weights = in->end - tensor->weight_bytes, *offsets = weights - tensor->offset_bytes;
   cursor->codebook = read_codebook(cursor, from, in, 0);
-  bytes(in, own);
 #if !DC_SMALL
   if (!tensor->offset_bits) { /* with a zero in front, so that each symbol has its value */
     uint8_t *values = take(from, (tensor->entries + 1) * tensor->size, in);
@@ -1241,29 +1253,23 @@ static void begin_coded(dc_cursor *cursor, arena *from, input *in) {
     }
   }
 #endif
-  cursor->streams = streams = take(from, 2 * sizeof *streams, in);
+  streams = cursor->streams = take(from, 2 * sizeof *streams, in);
   if (in->status) return;
-  if (!streams) streams = counted;
-  tables = *in;
-  tables.end = tables.at + tensor->table_bytes;
-  stream = *in;
-  stream.at = tables.end;
-  stream.end = stream.at + tensor->offset_bytes;
-  begin_symbols(from, &streams[0], tensor->offset_coder, (size_t)1 << tensor->offset_bits, offsets, &tables, &stream);
-  if (!tables.status) tables.status = stream.status;
-  cursor->at = stream.at = in->end - tensor->weight_bytes;
-  stream.end = in->end;
-  if (tensor->weight_coder == LITERAL) {
-    cursor->codebook = NULL;
-    if (tensor->weight_bytes != tensor->weights * tensor->size) tables.status = STATUS(DC_INVALID, 4);
-  } else if (!tables.status) {
-    begin_symbols(from, &streams[1], tensor->weight_coder, tensor->entries + !tensor->offset_bits, weights, &tables, &stream);
-    if (!tables.status) tables.status = stream.status;
-  }
-  if (left(&tables)) fail(&tables, DC_INVALID);
   cursor->left = tensor->weights;
   cursor->skipped = tensor->fillers;
-  in->status = tables.status;
+  in->end = offsets;
+  in->at = offsets - tensor->table_bytes;
+  begin_symbols(from, streams ? &streams[0] : &counted, tensor->offset_coder, (size_t)1 << tensor->offset_bits,
+                tensor->offset_bits ? tensor->weights + tensor->fillers : 0, in, offsets, tensor->offset_bytes);
+  if (tensor->weight_coder == LITERAL) {
+    cursor->codebook = NULL;
+    cursor->at = weights;
+    if (tensor->weight_bytes != tensor->weights * tensor->size) fail(in, DC_INVALID);
+  } else if (!in->status) {
+    begin_symbols(from, streams ? &streams[1] : &counted, tensor->weight_coder, tensor->entries + !tensor->offset_bits, symbols,
+                  in, weights, tensor->weight_bytes);
+  }
+  if (left(in)) fail(in, DC_INVALID);
 }
 
 static int coded_read(dc_cursor *cursor) {
@@ -2002,7 +2008,7 @@ static void begin(dc_cursor *cursor, arena *from, input *in) {
   in->at = tensor->section;
   in->end = in->at + tensor->section_bytes;
   in->section = 1;
-  if (cursor->file->checksums && dc_crc32(tensor->section, tensor->section_bytes) != tensor->checksum) fail(in, DC_DAMAGED);
+  if (HAS_CHECKSUMS(cursor->file) && dc_crc32(tensor->section, tensor->section_bytes) != tensor->checksum) fail(in, DC_DAMAGED);
   if (in->status) return;
   in->section = 6;
   cursor->value = tensor->section;
@@ -2111,6 +2117,11 @@ dc_status dc_read(const dc_file *file, size_t number, void *out, size_t out_byte
 
 /* ---- Names ---- */
 
+int dc_code(dc_status status) { return status >> 8; }
+
+int dc_section(dc_status status) { return status & 255; }
+
+#if !DC_SMALL
 const char *dc_dtype_name(unsigned dtype) {
   static const char *const names[] = {
       "float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool",
@@ -2122,10 +2133,6 @@ const char *dc_dtype_name(unsigned dtype) {
   return dtype < DTYPES ? names[dtype] : NULL;
 }
 
-int dc_code(dc_status status) { return status >> 8; }
-
-int dc_section(dc_status status) { return status & 255; }
-
 const char *dc_message(dc_status status) {
   static const char *const messages[] = {"no error",
                                          "the file breaks a rule",
@@ -2136,3 +2143,4 @@ const char *dc_message(dc_status status) {
                                          "there is no such tensor, or its bytes do not fit"};
   return dc_code(status) <= DC_USAGE ? messages[dc_code(status)] : messages[DC_USAGE];
 }
+#endif

@@ -136,10 +136,12 @@ dc_status dc_read(const dc_file *file, size_t number, void *out, size_t out_byte
 dc_status dc_begin(dc_cursor *cursor, const dc_file *file, size_t number, void *memory, size_t memory_bytes);
 int dc_next(dc_cursor *cursor);
 
-const char *dc_dtype_name(unsigned dtype); /* as in section 3; NULL if there is none */
 int dc_code(dc_status status);
 int dc_section(dc_status status);
+#if !DC_SMALL
 const char *dc_message(dc_status status);
+const char *dc_dtype_name(unsigned dtype); /* as in section 3; NULL if there is none */
+#endif
 uint32_t dc_crc32(const uint8_t *bytes, size_t count);
 
 #ifdef __cplusplus
