@@ -1571,14 +1571,20 @@ struct dc_model {
   int32_t density_logit;
   uint32_t entry_count, negative;       /* k and z */
   int32_t weights[INPUTS], entry_weights[ENTRY_INPUTS];
-  struct slot tables[TABLES];
+  struct slot *tables;
+  uint16_t *squash;
 #if DC_SMALL
-  uint16_t squash[LARGEST + 1], least[LARGEST]; /* of t = 0 and up; the largest p whose stretch is less */
+  uint16_t *least; /* of t = 0 and up: the largest p whose stretch is less */
 #else
-  uint16_t squash[2 * LARGEST + 1];
-  int16_t stretch[65536];
+  int16_t *stretch;
 #endif
 };
+
+#if DC_SMALL
+enum { SQUASHED = LARGEST + 1 }; /* of t = 0 and up */
+#else
+enum { SQUASHED = 2 * LARGEST + 1, STRETCHED = 65536 };
+#endif
 
 /* 2^63 / (2^46 + e / 2^16) is twice a probability, where e is 2^62 * e^(-j / 512): j counts half logits. */
 static void fill_tables(struct dc_model *model) {
@@ -1587,7 +1593,6 @@ static void fill_tables(struct dc_model *model) {
   unsigned j, logit;
 #if !DC_SMALL
   uint32_t p = 32768;
-  memset(model->stretch, 0, sizeof model->stretch);
 #endif
   for (j = 0; j <= 2 * LARGEST; j++) {
     twice = ((uint64_t)1 << 63) / (((uint64_t)1 << 46) + (power >> 16));
@@ -1949,7 +1954,7 @@ static void begin_model(dc_cursor *cursor, arena *from, input *in) {
   static const int32_t first[INPUTS] = {-17695, 11469, 5243, 11141, -1311, 4588, 15729, 13107, 10813, 2621};
   static const int32_t first_entry[ENTRY_INPUTS] = {-23593, 7209, 3277, 47841, 8847, 7864};
   const dc_tensor *tensor = &cursor->tensor;
-  struct dc_model matrix, *model;
+  struct dc_model counted, *model;
   codebook book;
   size_t seen, entry_slots;
   uint32_t density;
@@ -1960,8 +1965,8 @@ static void begin_model(dc_cursor *cursor, arena *from, input *in) {
   model = cursor->model = take(from, tensor->count ? sizeof *model : 0, in);
   if (!tensor->count && left(in)) fail(in, DC_INVALID);
   if (!tensor->count || in->status) return;
-  if (model) memset(model, 0, sizeof *model);
-  else model = &matrix; /* not all of it: the rest is not touched when memory is counted */
+  if (!model) model = &counted;
+  memset(model, 0, sizeof *model);
   set_matrix(tensor, model);
   density = density_of(tensor->weights, tensor->count);
   model->density = density;
@@ -1978,9 +1983,17 @@ static void begin_model(dc_cursor *cursor, arena *from, input *in) {
   entry_slots = tensor->entries > 1 ? (tensor->entries - 1) * ENTRY_SLOTS * sizeof(struct slot) : 0;
   model->seen = take(from, tensor->weights ? seen : 0, in);
   model->entries = take(from, entry_slots, in);
+  model->tables = take(from, TABLES * sizeof(struct slot), in);
+  model->squash = take(from, SQUASHED * sizeof *model->squash, in);
+#if DC_SMALL
+  model->least = take(from, LARGEST * sizeof *model->least, in);
+#else
+  model->stretch = take(from, STRETCHED * sizeof *model->stretch, in);
+#endif
   if (in->status || from->counting) return;
   if (tensor->weights) memset(model->seen, 0, seen);
   memset(model->entries, 0, entry_slots);
+  memset(model->tables, 0, TABLES * sizeof(struct slot));
   memcpy(model->weights, first, sizeof first);
   memcpy(model->entry_weights, first_entry, sizeof first_entry);
   fill_tables(model);
@@ -2121,7 +2134,7 @@ int dc_code(dc_status status) { return status >> 8; }
 
 int dc_section(dc_status status) { return status & 255; }
 
-#if !DC_SMALL
+#if DC_TEXTS
 const char *dc_dtype_name(unsigned dtype) {
   static const char *const names[] = {
       "float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool",

@@ -14,9 +14,14 @@
 #define DC_HUFFMAN_ONLY 0
 #endif
 
-/* 1 saves memory: code words are found length by length, and the adaptive model uses 11 kB of tables instead of 139. */
+/* 1 saves memory: code words are found length by length, and the adaptive model uses 12 kB of tables instead of 143. */
 #ifndef DC_SMALL
 #define DC_SMALL 0
+#endif
+
+/* 1 has the texts of errors and dtypes. */
+#ifndef DC_TEXTS
+#define DC_TEXTS !DC_SMALL
 #endif
 
 #ifdef __cplusplus
@@ -138,7 +143,7 @@ int dc_next(dc_cursor *cursor);
 
 int dc_code(dc_status status);
 int dc_section(dc_status status);
-#if !DC_SMALL
+#if DC_TEXTS
 const char *dc_message(dc_status status);
 const char *dc_dtype_name(unsigned dtype); /* as in section 3; NULL if there is none */
 #endif
