@@ -10,6 +10,13 @@ extern void *memcpy(void *, const void *, size_t);
 extern void *memset(void *, int, size_t);
 extern int memcmp(const void *, const void *, size_t);
 
+/* What is called often, and larger than a call. */
+#if DC_SMALL && defined(__GNUC__)
+#define CALLED static __attribute__((noinline))
+#else
+#define CALLED static inline
+#endif
+
 #define STATUS(code, section) ((code) << 8 | (section))
 #define MOST_TENSORS ((size_t)1 << 18)
 #define MOST_ENTRIES 4096u
@@ -61,12 +68,14 @@ static void fail(input *in, int code) {
   in->at = in->end;
 }
 
+static void invalid(input *in) { fail(in, DC_INVALID); }
+
 static size_t left(const input *in) { return (size_t)(in->end - in->at); }
 
 static const uint8_t *bytes(input *in, size_t count) {
   const uint8_t *start = in->at;
   if (count > left(in)) {
-    fail(in, DC_INVALID);
+    invalid(in);
     return NULL;
   }
   in->at += count;
@@ -75,7 +84,7 @@ static const uint8_t *bytes(input *in, size_t count) {
 
 static unsigned byte(input *in) {
   if (in->at < in->end) return *in->at++;
-  fail(in, DC_INVALID);
+  invalid(in);
   return 0;
 }
 
@@ -92,14 +101,14 @@ static size_t varint(input *in) {
     fail(in, DC_TOO_LARGE);
     return 0;
   }
-  fail(in, DC_INVALID);
+  invalid(in);
   return 0;
 }
 
 static size_t at_most(input *in, size_t most) {
   size_t value = varint(in);
   if (value <= most) return value;
-  fail(in, DC_INVALID);
+  invalid(in);
   return 0;
 }
 
@@ -227,7 +236,7 @@ static const char *text(input *in, size_t *count) {
   const uint8_t *start;
   *count = at_most(in, 255);
   start = bytes(in, *count);
-  if (start && !is_text(start, *count)) fail(in, DC_INVALID);
+  if (start && !is_text(start, *count)) invalid(in);
   return (const char *)start;
 }
 
@@ -258,19 +267,19 @@ static void kind(const dc_file *file, input *in, dc_tensor *tensor) {
   tensor->layout = (uint8_t)(first >> 4);
   if (VERSION(file) == 1) {
     tensor->rank = at_most(in, 8);
-    if (tensor->layout > ALIAS) fail(in, DC_INVALID);
+    if (tensor->layout > ALIAS) invalid(in);
 #if !DC_HUFFMAN_ONLY
   } else {
     tensor->rank = first >> 4;
     in->section = VERSION(file) == 2 ? 9 : 13;
     if (VERSION(file) == 3) dtypes = DTYPES;
-    if (VERSION(file) == 3 && tensor->dtype == 15 && (tensor->dtype = (uint8_t)byte(in)) < 15) fail(in, DC_INVALID);
+    if (VERSION(file) == 3 && tensor->dtype == 15 && (tensor->dtype = (uint8_t)byte(in)) < 15) invalid(in);
     first = byte(in);
     tensor->layout = first & 15;
     tensor->flags = (uint8_t)(first >> 4);
-    if (tensor->rank > 8) fail(in, DC_INVALID);
+    if (tensor->rank > 8) invalid(in);
     if (tensor->layout > (VERSION(file) == 2 ? ADAPTIVE : COPY)) fail(in, VERSION(file) == 2 ? DC_INVALID : DC_UNSUPPORTED);
-    if (tensor->flags > (tensor->layout == ADAPTIVE ? BY_COLUMN + SQUARE : 0)) fail(in, DC_INVALID);
+    if (tensor->flags > (tensor->layout == ADAPTIVE ? BY_COLUMN + SQUARE : 0)) invalid(in);
 #endif
   }
   if (tensor->dtype >= dtypes) fail(in, VERSION(file) == 3 ? DC_UNSUPPORTED : DC_INVALID);
@@ -315,7 +324,7 @@ static size_t codebook_fields(const dc_file *file, input *in, dc_tensor *tensor)
   owner = varint(in);
   tensor->form = SHARED;
   if (VERSION(file) > 1 && owner < SHARED) {
-    if (owner >= OWN_FORMS) fail(in, DC_INVALID);
+    if (owner >= OWN_FORMS) invalid(in);
     tensor->form = (uint32_t)owner;
   } else if (VERSION(file) > 1) {
     tensor->owner = owner - SHARED;
@@ -329,14 +338,14 @@ static size_t codebook_fields(const dc_file *file, input *in, dc_tensor *tensor)
 #if DC_HUFFMAN_ONLY
   return 0;
 #else
-  if (tensor->dtype != FLOAT32) fail(in, DC_INVALID);
+  if (tensor->dtype != FLOAT32) invalid(in);
   if (tensor->form == 1) return tensor->entries * 2;
   tensor->lowest = signed_bound(in);
   tensor->highest = signed_bound(in);
-  if (tensor->lowest < -32768 || tensor->highest < tensor->lowest || !tensor->entries) fail(in, DC_INVALID);
+  if (tensor->lowest < -32768 || tensor->highest < tensor->lowest || !tensor->entries) invalid(in);
   if (in->status) return 0;
   span = grid_span(tensor, &not_zero);
-  if (not_zero < tensor->entries) fail(in, DC_INVALID);
+  if (not_zero < tensor->entries) invalid(in);
   return (tensor->form == 2 ? 4 : 2) + (not_zero == tensor->entries ? 0 : (span + 7) / 8);
 #endif
 }
@@ -349,24 +358,24 @@ static void coded_fields(input *in, dc_tensor *tensor) {
   tensor->weight_coder = coders & 15;
   tensor->table_bytes = varint(in);
   tensor->weight_bytes = varint(in);
-  if (tensor->offset_bits > 12 || tensor->offset_coder > HUFFMAN || tensor->weight_coder > LITERAL) fail(in, DC_INVALID);
-  if (tensor->weight_coder == LITERAL && (!tensor->offset_bits || tensor->entries)) fail(in, DC_INVALID);
-  if (!tensor->offset_bits && tensor->offset_coder) fail(in, DC_INVALID);
+  if (tensor->offset_bits > 12 || tensor->offset_coder > HUFFMAN || tensor->weight_coder > LITERAL) invalid(in);
+  if (tensor->weight_coder == LITERAL && (!tensor->offset_bits || tensor->entries)) invalid(in);
+  if (!tensor->offset_bits && tensor->offset_coder) invalid(in);
   if (in->status || !tensor->offset_bits) return;
   tensor->fillers = at_most(in, (tensor->count - tensor->weights) / ((1u << tensor->offset_bits) - 1));
-  if (tensor->fillers && !tensor->weights) fail(in, DC_INVALID);
+  if (tensor->fillers && !tensor->weights) invalid(in);
   tensor->offset_bytes = varint(in);
 }
 
 #if !DC_HUFFMAN_ONLY
 static void adaptive_fields(input *in, dc_tensor *tensor) {
   size_t columns = tensor->rank && tensor->shape[0] ? tensor->count / tensor->shape[0] : 0;
-  if (tensor->flags && tensor->rank < 2) fail(in, DC_INVALID);
-  if (tensor->weights && !tensor->entries) fail(in, DC_INVALID);
+  if (tensor->flags && tensor->rank < 2) invalid(in);
+  if (tensor->weights && !tensor->entries) invalid(in);
   if (tensor->flags & SQUARE) {
     tensor->side = at_most(in, (size_t)1 << 20);
     if (tensor->side < 2 || !columns || tensor->side > columns / tensor->side || columns % (tensor->side * tensor->side)) {
-      fail(in, DC_INVALID);
+      invalid(in);
     }
   }
   tensor->weight_bytes = varint(in);
@@ -375,9 +384,9 @@ static void adaptive_fields(input *in, dc_tensor *tensor) {
 
 /* A part of a section, which cannot be longer than the file: so that the sum does not overflow. */
 static void part(const dc_file *file, input *in, dc_tensor *tensor, size_t count) {
-  if (count > file->size) fail(in, DC_INVALID);
+  if (count > file->size) invalid(in);
   else tensor->section_bytes += count;
-  if (tensor->section_bytes > file->size) fail(in, DC_INVALID);
+  if (tensor->section_bytes > file->size) invalid(in);
 }
 
 /* Reads the fields of a tensor, from kind to checksum. What they say of other tensors is not checked here. */
@@ -398,17 +407,17 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
     case ALIAS:
     case COPY: tensor->source = varint(in); break;
     case CONSTANT:
-      if (tensor->count < 2) fail(in, DC_INVALID);
+      if (tensor->count < 2) invalid(in);
       tensor->section_bytes = tensor->size;
       break;
     case ROWS:
       in->section = 13;
-      if (tensor->rank < 2 || !tensor->count) fail(in, DC_INVALID);
+      if (tensor->rank < 2 || !tensor->count) invalid(in);
       part(file, in, tensor, varint(in));
       break;
 #endif
     default:
-      if (!takes_weights(file, tensor)) fail(in, DC_INVALID);
+      if (!takes_weights(file, tensor)) invalid(in);
       in->section = VERSION(file) > 1 ? 10 : 4;
       part(file, in, tensor, codebook_fields(file, in, tensor));
       in->section = tensor->layout == CODED ? 4 : 9;
@@ -423,7 +432,7 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
       part(file, in, tensor, tensor->offset_bytes);
   }
   in->section = 3;
-  if (tensor->section_bytes > tensor->count * tensor->size) fail(in, DC_INVALID);
+  if (tensor->section_bytes > tensor->count * tensor->size) invalid(in);
   if (HAS_CHECKSUMS(file) && tensor->layout != ALIAS && tensor->layout != COPY) {
     const uint8_t *stored = bytes(in, 4);
     if (stored) tensor->checksum = le32(stored);
@@ -457,7 +466,7 @@ static void refer(const dc_file *file, size_t number, const dc_tensor *tensor, i
   if (!repeats && tensor->form != SHARED) return;
   in->section = repeats ? tensor->layout == COPY ? 13 : 3 : VERSION(file) > 1 ? 10 : 4;
   if (other >= number) {
-    fail(in, DC_INVALID);
+    invalid(in);
     return;
   }
   fill(file, other, &earlier, &at);
@@ -467,7 +476,7 @@ static void refer(const dc_file *file, size_t number, const dc_tensor *tensor, i
     fits = (earlier.layout == CODED || earlier.layout == ADAPTIVE) && earlier.form != SHARED &&
            earlier.dtype == tensor->dtype && earlier.entries == tensor->entries;
   }
-  if (!fits) fail(in, DC_INVALID);
+  if (!fits) invalid(in);
 }
 
 /* ---- Names ---- */
@@ -484,7 +493,7 @@ static int name_after(const void *context, uint32_t a, uint32_t b) {
 }
 
 static void check_name(input *in, const char *name, size_t count) {
-  if (count < 1 || count > 512 || !is_text((const uint8_t *)name, count)) fail(in, DC_INVALID);
+  if (count < 1 || count > 512 || !is_text((const uint8_t *)name, count)) invalid(in);
 }
 
 /* Memory for names and tables, handed out from the front. Without memory it is only counted. */
@@ -515,7 +524,7 @@ static const char *name_with_prefix(input *in, arena *from, const char *before, 
   const uint8_t *start = bytes(in, rest);
   char *name;
   if (in->status) return NULL;
-  if (shared + rest > 512 || shared + rest == 0) fail(in, DC_INVALID);
+  if (shared + rest > 512 || shared + rest == 0) invalid(in);
   from->used += shared + rest;
   if (from->counting) {
     *count = shared + rest;
@@ -524,7 +533,7 @@ static const char *name_with_prefix(input *in, arena *from, const char *before, 
   if (from->used > from->size) fail(in, DC_MEMORY);
   if (in->status) return NULL;
   name = (char *)from->memory + from->used - shared - rest;
-  if (shared < *count && rest && before[shared] == (char)start[0]) fail(in, DC_INVALID);
+  if (shared < *count && rest && before[shared] == (char)start[0]) invalid(in);
   if (shared) memcpy(name, before, shared);
   if (rest) memcpy(name + shared, start, rest);
   *count = shared + rest;
@@ -555,7 +564,7 @@ static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, 
   file->data = text(in, &file->data_bytes);
   extensions(file, in);
   file->count = at_most(in, MOST_TENSORS);
-  if (file->count > left(in) / 4) fail(in, DC_INVALID); /* each takes 4 bytes or more */
+  if (file->count > left(in) / 4) invalid(in); /* each takes 4 bytes or more */
   if (in->status) return;
   file->entries = take(from, file->count * sizeof *file->entries, in);
   file->order = take(from, file->count * sizeof *file->order, in);
@@ -586,7 +595,7 @@ static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, 
     tensor_fields(file, in, &tensor);
     if (in->status) return;
     if (file->entries) refer(file, i, &tensor, in);
-    if (tensor.section_bytes > room) fail(in, DC_INVALID);
+    if (tensor.section_bytes > room) invalid(in);
     if (in->status) return;
     section += tensor.section_bytes;
     room -= tensor.section_bytes;
@@ -598,9 +607,9 @@ static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, 
   if (in->status) return;
   file->about = NULL;
   in->section = 2;
-  if (left(in)) fail(in, DC_INVALID);
+  if (left(in)) invalid(in);
   in->section = 1;
-  if (room) fail(in, DC_INVALID);
+  if (room) invalid(in);
 }
 
 static void find_twins(dc_file *file, input *in) {
@@ -614,7 +623,7 @@ static void find_twins(dc_file *file, input *in) {
     file->about = here->name;
     file->about_bytes = here->name_bytes;
     in->section = 3;
-    fail(in, DC_INVALID);
+    invalid(in);
     return;
   }
 }
@@ -642,20 +651,20 @@ static dc_status open_file(dc_file *file, const uint8_t *data, size_t size, size
   in.status = DC_OK;
   in.section = VERSION(file) == 1 ? 1 : 9;
   if (VERSION(file) > 1) flags = byte(&in);
-  if (flags > 3) fail(&in, DC_INVALID);
+  if (flags > 3) invalid(&in);
   file->checksums = flags >> 1 & 1;
   file->plain_names = VERSION(file) == 2 || (VERSION(file) == 3 && flags & 1);
   stored = at_most(&in, (size_t)1 << 26);
   if (flags & 1) {
     inflated = at_most(&in, 4096);
-    if (!inflated) fail(&in, DC_INVALID);
+    if (!inflated) invalid(&in);
   }
   header = bytes(&in, stored);
   if (HAS_CHECKSUMS(file)) {
     sections = bytes(&in, 4);
     if (!in.status && dc_crc32(data, (size_t)(sections - data)) != le32(sections)) fail(&in, DC_DAMAGED);
   } else {
-    if (size > 65536) fail(&in, DC_INVALID);
+    if (size > 65536) invalid(&in);
     if (!in.status && dc_check(file)) fail(&in, DC_DAMAGED);
   }
   if (in.status) return in.status;
@@ -778,7 +787,7 @@ static void deflate_table(deflate_code *code, const uint8_t *lengths, unsigned c
     if (k < 15) next[k + 1] = used;
   }
   if (room < 0 || (room && used > 1) || (room && used == 1 && code->counts[1] != 1)) {
-    fail(in, DC_INVALID);
+    invalid(in);
     return;
   }
   for (k = 0; k < count; k++) {
@@ -795,7 +804,7 @@ static unsigned deflate_symbol(deflate_bits *from, const deflate_code *code) {
     first = (first + code->counts[k]) << 1;
     word <<= 1;
   }
-  fail(from->in, DC_INVALID);
+  invalid(from->in);
   return 256;
 }
 
@@ -809,7 +818,7 @@ static void dynamic_codes(deflate_bits *from, deflate_code *literals, deflate_co
   for (k = 0; k < count; k++) lengths[order[k]] = (uint8_t)take_bits(from, 3);
   deflate_table(literals, lengths, 19, from->in);
   count = literal_count + distance_count;
-  if (literal_count > 286 || distance_count > DISTANCES) fail(from->in, DC_INVALID);
+  if (literal_count > 286 || distance_count > DISTANCES) invalid(from->in);
   for (k = 0; k < count && !from->in->status;) {
     symbol = deflate_symbol(from, literals);
     if (symbol < 16) {
@@ -817,17 +826,17 @@ static void dynamic_codes(deflate_bits *from, deflate_code *literals, deflate_co
       continue;
     }
     last = 0;
-    if (symbol == 16 && k == 0) fail(from->in, DC_INVALID);
+    if (symbol == 16 && k == 0) invalid(from->in);
     if (symbol == 16 && k) last = lengths[k - 1];
     repeat = symbol == 16 ? 3 + take_bits(from, 2) : symbol == 17 ? 3 + take_bits(from, 3) : 11 + take_bits(from, 7);
     if (repeat > count - k) {
-      fail(from->in, DC_INVALID);
+      invalid(from->in);
       return;
     }
     while (repeat--) lengths[k++] = (uint8_t)last;
   }
   if (from->in->status) return;
-  if (!lengths[256]) fail(from->in, DC_INVALID);
+  if (!lengths[256]) invalid(from->in);
   deflate_table(literals, lengths, literal_count, from->in);
   deflate_table(distances, lengths + literal_count, distance_count, from->in);
 }
@@ -856,17 +865,17 @@ static size_t inflate_block(deflate_bits *from, const deflate_code *literals, co
   unsigned symbol, length, distance;
   while (!from->in->status && (symbol = deflate_symbol(from, literals)) != 256) {
     if (symbol < 256) {
-      if (at == count) fail(from->in, DC_INVALID);
+      if (at == count) invalid(from->in);
       else out[at++] = (uint8_t)symbol;
       continue;
     }
     symbol -= 257;
     length = symbol == 28 ? 258 : 3 + deflate_number(from, symbol, 4);
     distance = deflate_symbol(from, distances);
-    if (symbol > 28 || distance >= DISTANCES) fail(from->in, DC_INVALID);
+    if (symbol > 28 || distance >= DISTANCES) invalid(from->in);
     if (from->in->status) break;
     distance = 1 + deflate_number(from, distance, 2);
-    if (distance > at + DICTIONARY || length > count - at) fail(from->in, DC_INVALID);
+    if (distance > at + DICTIONARY || length > count - at) invalid(from->in);
     if (from->in->status) break;
     for (; length; length--, at++) out[at] = distance > at ? (uint8_t)dictionary[DICTIONARY + at - distance] : out[at - distance];
   }
@@ -879,7 +888,7 @@ static size_t stored_block(deflate_bits *from, uint8_t *out, size_t at, size_t c
   from->bits = 0;
   from->held = 0;
   length = take_bits(from, 16);
-  if ((take_bits(from, 16) ^ length) != 0xffff || length > count - at) fail(from->in, DC_INVALID);
+  if ((take_bits(from, 16) ^ length) != 0xffff || length > count - at) invalid(from->in);
   start = bytes(from->in, length);
   if (from->in->status) return at;
   memcpy(out + at, start, length);
@@ -903,10 +912,10 @@ static void inflate(input *in, uint8_t *out, size_t count) {
     }
     if (type == 1) fixed_codes(&literals, &distances, in);
     else if (type == 2) dynamic_codes(&from, &literals, &distances);
-    else fail(in, DC_INVALID);
+    else invalid(in);
     if (!in->status) at = inflate_block(&from, &literals, &distances, out, at, count);
   }
-  if (at != count || left(in)) fail(in, DC_INVALID);
+  if (at != count || left(in)) invalid(in);
 }
 #endif
 
@@ -922,7 +931,7 @@ static void code_lengths(input *table, dc_symbols *symbols, uint16_t *sorted, si
     memset(counts, 0, sizeof counts);
     for (i = at = length = 0; i < used; i++) {
       unsigned before = length;
-      if (at >= bits) goto invalid;
+      if (at >= bits) goto wrong;
       word = peek(table->at, at);
       if (word >> 31 == 0) at += 1;
       else if (word >> 30 == 2) at += 2, length++;
@@ -930,9 +939,9 @@ static void code_lengths(input *table, dc_symbols *symbols, uint16_t *sorted, si
       else {
         at += 7;
         length = word >> 25 & 15;
-        if (length + 1 == before || length == before || length == before + 1) goto invalid;
+        if (length + 1 == before || length == before || length == before + 1) goto wrong;
       }
-      if (length > 15 || at > bits) goto invalid;
+      if (length > 15 || at > bits) goto wrong;
       counts[length]++;
       if (pass && sorted && length) sorted[next[length]++] = (uint16_t)i;
     }
@@ -942,18 +951,18 @@ static void code_lengths(input *table, dc_symbols *symbols, uint16_t *sorted, si
       next[k] = (uint16_t)index;
       symbols->base[k] = (uint16_t)(index - (code >> (15 - k)));
       code += (uint32_t)counts[k] << (15 - k);
-      if (code > 32768) goto invalid;
+      if (code > 32768) goto wrong;
       symbols->limit[k] = (uint16_t)code;
       index += counts[k];
     }
-    if (code != 32768) goto invalid;
+    if (code != 32768) goto wrong;
   }
   if (length && ends(table->at, at, (at + 7) & ~(size_t)7)) {
     table->at += (at + 7) / 8;
     return;
   }
-invalid:
-  fail(table, DC_INVALID);
+wrong:
+  invalid(table);
 }
 
 /* The symbols of up to LOOKUP_BITS bits, and their lengths, by the bits that come. */
@@ -978,7 +987,7 @@ static void find_lanes(arena *from, dc_symbols *symbols, input *in, size_t lengt
     at = 2 * lanes;
   }
   symbols->mask = lanes - 1;
-  if (at > length) fail(in, DC_INVALID);
+  if (at > length) invalid(in);
   if (in->status) return;
   symbols->lanes = take(from, lanes * sizeof *symbols->lanes, in);
   if (!symbols->lanes) return;
@@ -986,10 +995,10 @@ static void find_lanes(arena *from, dc_symbols *symbols, input *in, size_t lengt
     if (lanes > 1) here = (size_t)symbols->bytes[2 * i] | (size_t)symbols->bytes[2 * i + 1] << 8;
     symbols->lanes[i].at = at * 8;
     at += here;
-    if (at > length) fail(in, DC_INVALID);
+    if (at > length) invalid(in);
     symbols->lanes[i].end = at * 8;
   }
-  if (at != length) fail(in, DC_INVALID);
+  if (at != length) invalid(in);
 }
 
 /* Makes a stream of `count` symbols ready. `in` gives its table; the stream is `length` bytes from `stream` on, or the rest of
@@ -1002,10 +1011,10 @@ static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size
   symbols->coder = (uint8_t)coder;
   symbols->alphabet = (uint32_t)alphabet;
   in->section = 5;
-  if (coder > HUFFMAN || (coder == NO_SYMBOLS && count)) fail(in, DC_INVALID);
+  if (coder > HUFFMAN || (coder == NO_SYMBOLS && count)) invalid(in);
   if (coder == SAME) {
     symbols->constant = (uint32_t)varint(in);
-    if (symbols->constant >= alphabet) fail(in, DC_INVALID);
+    if (symbols->constant >= alphabet) invalid(in);
   } else if (coder == FIXED) {
     for (symbols->width = 1; alphabet && (alphabet - 1) >> symbols->width;) symbols->width++;
   } else if (coder == HUFFMAN) {
@@ -1018,7 +1027,7 @@ static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size
   }
   symbols->bytes = stream ? stream : in->at;
   if (!stream) length = left(in);
-  if ((coder < FIXED || !count) && length) fail(in, DC_INVALID);
+  if ((coder < FIXED || !count) && length) invalid(in);
   find_lanes(from, symbols, in, length, count);
 }
 
@@ -1166,26 +1175,26 @@ static void expand_grid(const dc_tensor *tensor, input *in, uint8_t *out) {
   float scale, value;
   if (tensor->form == 3) scale = half(scale_bytes);
   else scale = float_of(tensor->form == 2 ? le32(scale_bytes) : ((uint32_t)scale_bytes[0] | (uint32_t)scale_bytes[1] << 8) << 16);
-  if (!(scale > 0)) fail(in, DC_INVALID);
+  if (!(scale > 0)) invalid(in);
   if (!all && !bytes(in, (span + 7) / 8)) return;
   for (i = 0; i < span && !in->status; i++) {
     chosen = all ? tensor->lowest + (int32_t)i != 0 : mask[i >> 3] >> (7 - (i & 7)) & 1;
     if (!chosen) continue;
     value = (float)(scale * (float)(tensor->lowest + (int32_t)i));
     if (found == tensor->entries || !(value >= -3.40282347e38f && value <= 3.40282347e38f)) {
-      fail(in, DC_INVALID);
+      invalid(in);
     } else {
       put_float(out + 4 * found++, value); /* that of j = 0 is zero, and refused as such */
     }
   }
-  if (found != tensor->entries || (!all && !ends(mask, span, (span + 7) / 8 * 8))) fail(in, DC_INVALID);
+  if (found != tensor->entries || (!all && !ends(mask, span, (span + 7) / 8 * 8))) invalid(in);
 }
 
 static void expand_halves(const dc_tensor *tensor, input *in, uint8_t *out) {
   size_t i;
   const uint8_t *halves = bytes(in, tensor->entries * 2);
   for (i = 0; i < tensor->entries; i++) {
-    if ((halves[2 * i + 1] & 0x7c) == 0x7c) fail(in, DC_INVALID);
+    if ((halves[2 * i + 1] & 0x7c) == 0x7c) invalid(in);
     put_float(out + 4 * i, half(halves + 2 * i));
   }
 }
@@ -1215,7 +1224,7 @@ static const uint8_t *read_codebook(dc_cursor *cursor, arena *from, input *in, i
     out = take(from, owner.entries * 4, in);
     if (out && owner.form == 1) expand_halves(&owner, &at, out);
     else if (out) expand_grid(&owner, &at, out);
-    if (at.status) fail(in, DC_INVALID);
+    if (at.status) invalid(in);
     book.entries = out;
   }
   if (sorted) out = take(from, owner.entries * owner.size, in);
@@ -1228,7 +1237,7 @@ static const uint8_t *read_codebook(dc_cursor *cursor, arena *from, input *in, i
   if (in->status || !order) return book.entries;
   sort(order, owner.entries, entry_after, &book);
   for (i = 0; i < owner.entries; i++) {
-    if (!bits_of(&book, order[i]) || (i && rank_of(&book, order[i]) == rank_of(&book, order[i - 1]))) fail(in, DC_INVALID);
+    if (!bits_of(&book, order[i]) || (i && rank_of(&book, order[i]) == rank_of(&book, order[i - 1]))) invalid(in);
   }
   if (!sorted) return book.entries;
   for (i = 0; i < owner.entries; i++) memcpy(out + i * owner.size, book.entries + (size_t)order[i] * owner.size, owner.size);
@@ -1264,12 +1273,12 @@ static void begin_coded(dc_cursor *cursor, arena *from, input *in) {
   if (tensor->weight_coder == LITERAL) {
     cursor->codebook = NULL;
     cursor->at = weights;
-    if (tensor->weight_bytes != tensor->weights * tensor->size) fail(in, DC_INVALID);
+    if (tensor->weight_bytes != tensor->weights * tensor->size) invalid(in);
   } else if (!in->status) {
     begin_symbols(from, streams ? &streams[1] : &counted, tensor->weight_coder, tensor->entries + !tensor->offset_bits, symbols,
                   in, weights, tensor->weight_bytes);
   }
-  if (left(in)) fail(in, DC_INVALID);
+  if (left(in)) invalid(in);
 }
 
 static int coded_read(dc_cursor *cursor) {
@@ -1499,10 +1508,10 @@ static void begin_rows(dc_cursor *cursor, arena *from, input *in) {
   }
   for (i = 0; i < tensor->shape[0] && !in->status; i++) {
     kind = next_symbol(&cursor->kinds);
-    if (kind > 15) fail(in, DC_INVALID);
+    if (kind > 15) invalid(in);
     else cursor->rows[kind]++;
   }
-  if (!in->status && !all_read(&cursor->kinds)) fail(in, DC_INVALID);
+  if (!in->status && !all_read(&cursor->kinds)) invalid(in);
   cursor->kind = 16; /* and so the first kind follows */
 }
 
@@ -1632,7 +1641,7 @@ static inline uint32_t squash(const struct dc_model *model, int32_t logit) {
 #endif
 }
 
-static inline int32_t stretch(const struct dc_model *model, uint32_t p) {
+CALLED int32_t stretch(const struct dc_model *model, uint32_t p) {
 #if DC_SMALL
   uint32_t high = p > 32768 ? p : 65536 - p;
   int32_t found = 0, step;
@@ -1712,7 +1721,7 @@ static int model_read(dc_cursor *cursor, struct dc_model *model) {
 }
 
 /* The class of the element that is `distance` columns back, in the row that `row_at` says. */
-static inline unsigned class_at(const struct dc_model *model, int there, size_t distance, size_t row_at) {
+CALLED unsigned class_at(const struct dc_model *model, int there, size_t distance, size_t row_at) {
   size_t slot = model->ring_slot - distance;
   if (!there) return 0;
   if (model->ring_slot < distance) slot += model->ring;
@@ -1963,7 +1972,7 @@ static void begin_model(dc_cursor *cursor, arena *from, input *in) {
   bytes(in, tensor->section_bytes - tensor->weight_bytes);
   cursor->left = tensor->weights;
   model = cursor->model = take(from, tensor->count ? sizeof *model : 0, in);
-  if (!tensor->count && left(in)) fail(in, DC_INVALID);
+  if (!tensor->count && left(in)) invalid(in);
   if (!tensor->count || in->status) return;
   if (!model) model = &counted;
   memset(model, 0, sizeof *model);
@@ -2028,7 +2037,7 @@ static void begin(dc_cursor *cursor, arena *from, input *in) {
   switch (tensor->layout) {
     case PLANES:
       begin_planes(cursor, from, in, tensor->count);
-      if (left(in)) fail(in, DC_INVALID);
+      if (left(in)) invalid(in);
       cursor->value = cursor->element;
       break;
     case CODED: begin_coded(cursor, from, in); break;
