@@ -138,17 +138,19 @@ static uint32_t crc_of_byte(uint32_t crc) {
 }
 
 #if !DC_SMALL
-/* Four bytes a step, by tables for which many bytes pay. */
-static uint32_t crc_of_many(uint32_t crc, const uint8_t *data, size_t words) {
-  uint32_t tables[4][256];
+/* Eight bytes a step, by tables for which many bytes pay. */
+static uint32_t crc_of_many(uint32_t crc, const uint8_t *data, size_t steps) {
+  uint32_t tables[8][256], high;
   unsigned i, k;
   for (i = 0; i < 256; i++) tables[0][i] = crc_of_byte(i);
-  for (k = 1; k < 4; k++) {
+  for (k = 1; k < 8; k++) {
     for (i = 0; i < 256; i++) tables[k][i] = tables[k - 1][i] >> 8 ^ tables[0][tables[k - 1][i] & 255];
   }
-  for (; words; words--, data += 4) {
+  for (; steps; steps--, data += 8) {
     crc ^= le32(data);
-    crc = tables[3][crc & 255] ^ tables[2][crc >> 8 & 255] ^ tables[1][crc >> 16 & 255] ^ tables[0][crc >> 24];
+    high = le32(data + 4);
+    crc = tables[7][crc & 255] ^ tables[6][crc >> 8 & 255] ^ tables[5][crc >> 16 & 255] ^ tables[4][crc >> 24] ^
+          tables[3][high & 255] ^ tables[2][high >> 8 & 255] ^ tables[1][high >> 16 & 255] ^ tables[0][high >> 24];
   }
   return crc;
 }
@@ -157,10 +159,10 @@ static uint32_t crc_of_many(uint32_t crc, const uint8_t *data, size_t words) {
 uint32_t dc_crc32(const uint8_t *data, size_t count) {
   uint32_t crc = 0xffffffff;
 #if !DC_SMALL
-  if (count > 4096) {
-    crc = crc_of_many(crc, data, count / 4);
-    data += count & ~(size_t)3;
-    count &= 3;
+  if (count > 8192) {
+    crc = crc_of_many(crc, data, count / 8);
+    data += count & ~(size_t)7;
+    count &= 7;
   }
 #endif
   while (count--) crc = crc_of_byte(crc ^ *data++);
@@ -921,6 +923,8 @@ static void inflate(input *in, uint8_t *out, size_t count) {
 
 /* ---- Section 5: streams of symbols ---- */
 
+#define LONGER 0x80000000u /* an entry of a lookup: the word is longer than LOOKUP_BITS */
+
 /* Reads code lengths twice: first to count them, then to sort the symbols by (length, symbol). */
 static void code_lengths(input *table, dc_symbols *symbols, uint16_t *sorted, size_t used) {
   uint16_t counts[16], next[16];
@@ -965,18 +969,18 @@ wrong:
   invalid(table);
 }
 
-/* The symbols of up to LOOKUP_BITS bits, and their lengths, by the bits that come. */
+/* Fills the symbols of up to LOOKUP_BITS bits, and their lengths, by the bits that come. */
 static void fill_lookup(dc_symbols *symbols) {
-  uint32_t *entry = symbols->lookup;
-  unsigned length, word, index, copies;
-  memset(entry, 0, sizeof *entry << LOOKUP_BITS);
+  uint32_t *entry = symbols->lookup, *end = entry + ((size_t)1 << LOOKUP_BITS);
+  unsigned length, first, index, copies;
   for (length = 1; length <= LOOKUP_BITS; length++) {
-    word = symbols->limit[length - 1] >> (15 - length);
-    for (; word < (unsigned)symbols->limit[length] >> (15 - length); word++) {
-      index = (word + symbols->base[length]) & 0xffff;
-      for (copies = 1u << (LOOKUP_BITS - length); copies; copies--) *entry++ = (uint32_t)symbols->sorted[index] << 4 | length;
+    first = symbols->limit[length - 1] >> (15 - length);
+    for (; first < (unsigned)symbols->limit[length] >> (15 - length); first++) {
+      index = (first + symbols->base[length]) & 0xffff;
+      for (copies = 1u << (LOOKUP_BITS - length); copies; copies--) *entry++ = (uint32_t)symbols->sorted[index] << 6 | length;
     }
   }
+  while (entry < end) *entry++ = LONGER;
 }
 
 /* Where each lane of a stream begins and ends; most streams are one lane. */
@@ -1035,10 +1039,10 @@ static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size
 
 /* The symbol of the word that 15 bits begin with, and its length. */
 static inline uint32_t word(const dc_symbols *symbols, uint32_t bits, uint32_t *length) {
-  uint32_t found = LOOKUP_BITS ? symbols->lookup[bits >> (15 - LOOKUP_BITS)] : 0;
-  if (found) {
-    *length = found & 15;
-    return found >> 4;
+  uint32_t found = LOOKUP_BITS ? symbols->lookup[bits >> (15 - LOOKUP_BITS)] : LONGER;
+  if (found != LONGER) {
+    *length = found & 63;
+    return found >> 6;
   }
   for (found = LOOKUP_BITS + 1; bits >= symbols->limit[found];) found++;
   *length = found;
@@ -1339,7 +1343,7 @@ static inline int step_symbols(dc_cursor *cursor) {
 #if !DC_SMALL
 /* ---- Section 4 at once: many symbols at a time, which is several times as fast ---- */
 
-enum { BATCH = 4096 };
+enum { BATCH = 8192 };
 
 static inline uint64_t be64(const uint8_t *at) { return (uint64_t)be32(at) << 32 | be32(at + 4); }
 
@@ -1351,31 +1355,37 @@ static int one_word(const dc_symbols *symbols, struct dc_lane *lane, uint16_t *o
   return 1;
 }
 
-/* Three symbols of each lane: they have 45 bits at most, which are read at once. */
-static int three_rounds(const dc_symbols *symbols, uint16_t *out) {
+/* Four symbols of each lane, whose bits are read at once. An entry of a lookup has the length in its low 6 bits, which is what a
+   shift looks at, and a sum of four lengths of up to LOOKUP_BITS bits stays there. */
+static int four_rounds(const dc_symbols *symbols, uint16_t *out) {
   const size_t lanes = symbols->mask + 1;
   const uint8_t *const stream = symbols->bytes;
+  const uint32_t *const lookup = symbols->lookup;
   struct dc_lane *lane = symbols->lanes;
   uint16_t *const end = out + lanes;
   for (; out < end; out++, lane++) {
-    size_t at = lane->at;
-    uint32_t length;
+    uint32_t a, b, c, d;
     uint64_t bits;
-    if (lane->end - at < 45) {
-      if (!one_word(symbols, lane, out) || !one_word(symbols, lane, out + lanes) || !one_word(symbols, lane, out + 2 * lanes)) {
-        return 0;
+    if (lane->end - lane->at >= 4 * LOOKUP_BITS) {
+      bits = be64(stream + (lane->at >> 3)) << (lane->at & 7);
+      a = lookup[bits >> (64 - LOOKUP_BITS)];
+      bits <<= a & 63;
+      b = lookup[bits >> (64 - LOOKUP_BITS)];
+      bits <<= b & 63;
+      c = lookup[bits >> (64 - LOOKUP_BITS)];
+      bits <<= c & 63;
+      d = lookup[bits >> (64 - LOOKUP_BITS)];
+      if (!((a | b | c | d) & LONGER)) {
+        out[0] = (uint16_t)(a >> 6);
+        out[lanes] = (uint16_t)(b >> 6);
+        out[2 * lanes] = (uint16_t)(c >> 6);
+        out[3 * lanes] = (uint16_t)(d >> 6);
+        lane->at += (a + b + c + d) & 63;
+        continue;
       }
-      continue;
     }
-    bits = be64(stream + (at >> 3)) << (at & 7);
-    out[0] = (uint16_t)word(symbols, (uint32_t)(bits >> 49), &length);
-    bits <<= length;
-    at += length;
-    out[lanes] = (uint16_t)word(symbols, (uint32_t)(bits >> 49), &length);
-    bits <<= length;
-    at += length;
-    out[2 * lanes] = (uint16_t)word(symbols, (uint32_t)(bits >> 49), &length);
-    lane->at = at + length;
+    if (!one_word(symbols, lane, out) || !one_word(symbols, lane, out + lanes)) return 0;
+    if (!one_word(symbols, lane, out + 2 * lanes) || !one_word(symbols, lane, out + 3 * lanes)) return 0;
   }
   return 1;
 }
@@ -1385,8 +1395,8 @@ static int next_words(dc_symbols *symbols, uint16_t *out, size_t count) {
   size_t i = 0;
   while (i < count) {
     size_t lane = symbols->turn & symbols->mask;
-    size_t step = !lane && count - i >= 3 * lanes ? 3 * lanes : 1;
-    if (step == 1 ? !one_word(symbols, &symbols->lanes[lane], out + i) : !three_rounds(symbols, out + i)) return 0;
+    size_t step = !lane && count - i >= 4 * lanes ? 4 * lanes : 1;
+    if (step == 1 ? !one_word(symbols, &symbols->lanes[lane], out + i) : !four_rounds(symbols, out + i)) return 0;
     symbols->turn += step;
     i += step;
   }
