@@ -154,7 +154,7 @@ class Compressor:
         Args:
             epochs: how many the loop will run, calling `epoch` before each; None takes the recipe's.
             steps: in place of epochs, how many optimizer steps; `step` then prunes by itself, and here already.
-            done: how many of those epochs or steps were trained before, in a run that goes on from its checkpoint.
+            done: how many of those epochs or steps were trained before, in a run that is resumed from its checkpoint.
             batches: training data for a criterion that looks at it.
             loss: ``loss(output, target)`` for such a criterion.
             task: what the network is for, as in `compress`, in place of a loss; with neither, the batches tell.
@@ -319,7 +319,7 @@ class Compressor:
 
     def _check_open(self) -> None:
         if self._finished:
-            raise DeepCompressError("finalize() was called: go on with Compressor.from_file")
+            raise DeepCompressError("finalize() was called: continue with Compressor.from_file")
 
 
 class _Pruning:
