@@ -200,6 +200,7 @@ INSIDE = {
         "naming",
         "outputs",
         "common",
+        "building",
         "data",
         "masking",
         "train",

@@ -391,7 +391,6 @@ CONTRADICTIONS = [
     ({"target_size": 1000, "max_drop": 1.0}, "two budgets"),
     ({"target_size": 1000, "criterion": "magnitude"}, "target_size has a saliency of its own"),
     ({"target_size": 1000, "scope": "layer"}, "scope is for prune"),
-    ({"target_size": 1000, "iterations": 3}, "iterations is for prune"),
     ({"target_size": 1000, "layers": (LayerRule("fc", prune=0.5),)}, "layer 'fc': prune"),
     ({"gap": 1.0}, "gap is only for schedule gap, and schedule is 'cubic'"),
     ({"gap": 2.0, "schedule": "circular", "max_drop": 1.0}, "gap is only for schedule gap"),
@@ -403,7 +402,6 @@ CONTRADICTIONS = [
     ({"regrow_fraction": 0.3, "regrow": "deepr"}, "regrow_fraction is only for regrow set or dsr"),
     ({"regrow_every": 3, "regrow": "surgery"}, "regrow_every is only for regrow set or dsr"),
     ({"init": "linear", "quantizer": "uniform"}, "init is only for quantizer kmeans"),
-    ({"penalty_weight": 0.1, "penalty": "none"}, "penalty_weight is only for another penalty than none"),
     ({"temperature": 2.0}, "temperature is only for another distill than 0"),
     ({"regrow": "surgery", "max_drop": 1.0}, "max_drop rolls back"),
 ]
@@ -428,10 +426,17 @@ def test_what_is_given_is_known_and_kept_in_copies():
     assert copy.deepcopy(recipe).given == pickle.loads(pickle.dumps(recipe)).given == recipe.given
     assert vars(copy.copy(recipe)) == vars(recipe)
     assert Recipe(0.5).given == {"prune"}
-    with pytest.raises(RecipeError, match="target_size and prune"):
-        dataclasses.replace(recipe, target_size=1000)
     with pytest.raises(RecipeError, match="gap is only for"):
         dataclasses.replace(Recipe(), gap=3.0)
+
+
+def test_changes_win_in_a_copy():
+    recipe = Recipe(prune=0.5, bits=4)
+    assert dataclasses.replace(recipe, target_size=1000, seed=3) == Recipe(target_size=1000, bits=4, seed=3)
+    changed = dataclasses.replace(recipe, levels=3)
+    assert (changed.levels, changed.bits, changed.given) == (3, Recipe().bits, {"levels", "prune"})
+    with pytest.raises(RecipeError, match="target_size and prune"):
+        dataclasses.replace(Recipe(), target_size=1000, prune=0.5)
 
 
 def test_a_copy_drops_what_has_no_effect_any_more():
@@ -469,7 +474,8 @@ def test_alternatives_are_types_with_their_own_settings():
 
 def test_settings_on_top_of_others_win():
     assert on_top({"levels": 3}, {"bits": 4, "lr": 0.1}) == {"levels": 3, "lr": 0.1}
-    assert on_top({"target_size": 9}, {"prune": 0.5, "iterations": 3, "seed": 1}) == {"target_size": 9, "seed": 1}
+    left = {"target_size": 9, "iterations": 3, "seed": 1}
+    assert on_top({"target_size": 9}, {"prune": 0.5, "iterations": 3, "seed": 1}) == left
     assert on_top({"schedule": "linear"}, {"schedule": "gap", "gap": 2.0}) == {"schedule": "linear"}
     assert on_top({"prune": 0.5}, {"gap": 2.0}) == {"prune": 0.5, "gap": 2.0}  # a fault of the others' own is shown
     assert "temperature" not in Recipe.smallest(distill=0).given

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from deepcompress.cli.building import build_model, check_shapes, extra_state_of, outline, tell_found
+from deepcompress.cli.building import build_model, check_shapes, outline, tell_found
 from deepcompress.cli.common import (
     SMALLER,
     command_line,
@@ -345,9 +345,8 @@ def _compress_tensors(
     tell_found(source)
     if network is not None:
         check_shapes(network, source, name, checkpoint)
-    extra = extra_state_of(checkpoint)
     return compress_state(
-        {**source.state, **extra} if extra else source.state,
+        source.state,
         recipe,
         output,
         network=stored_network(name),
@@ -355,6 +354,7 @@ def _compress_tensors(
         normalize=said(source) or "",
         buffers=set() if network is None else buffers_of(network),
         smaller=SMALLER in source.facts,
+        extra=source.extra,
         watch=watch,
     )
 

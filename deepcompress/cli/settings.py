@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import click
 
+from deepcompress.errors import RecipeError
 from deepcompress.recipe import (
     DEFAULTS,
     LARGEST,
@@ -137,6 +138,11 @@ def type_of(kind: Kind) -> click.ParamType[Any]:
     return plain[type(kind)]
 
 
+def flag_of(name: str) -> str:
+    """The option of a setting."""
+    return SETTINGS[name].flag or f"--{name.replace('_', '-')}"
+
+
 def setting_option(name: str, *, several: bool = False, **changes: Any) -> Callable[[Command], Command]:
     """The option of a setting; with `several` it takes a comma-separated list.
 
@@ -144,7 +150,7 @@ def setting_option(name: str, *, several: bool = False, **changes: Any) -> Calla
         changes: what is different for one command: its `default`, and arguments of ``click.option``.
     """
     known, default = SETTINGS[name], changes.get("default", DEFAULTS[name])
-    flag = known.flag or f"--{name.replace('_', '-')}"
+    flag = flag_of(name)
     changes = {"default": None, "help": help_of(name, default), **changes}
     if isinstance(known.kind, Switch):
         only: dict[str, Any] = {} if "/" in flag else {"is_flag": True, "flag_value": not flag.startswith("--no-")}
@@ -209,7 +215,12 @@ def build_budgeted(
     its own is taken as it stands. `base` are the settings of a compressed file to go on from.
     """
     given = {key: value for key, value in settings.items() if value is not None}
-    check_one_of(given, given)
+    try:
+        check_one_of(given, given)
+    except RecipeError as error:
+        raise click.UsageError(
+            re.sub(r"\w+", lambda word: flag_of(word[0]) if word[0] in given else word[0], str(error))
+        ) from None
     where = f"recipe {path}" if path else "options"
     values = on_top(given, chosen(read_toml(path)) if path else {})
     searching = isinstance(Recipe.from_dict(values, where).amount, Drop)

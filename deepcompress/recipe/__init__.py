@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from deepcompress.errors import RecipeError
-from deepcompress.recipe.conflicts import DEFAULTS, SETTINGS, check_one_of, check_together, check_used, unused
+from deepcompress.recipe.conflicts import (
+    DEFAULTS,
+    SETTINGS,
+    check_one_of,
+    check_together,
+    check_used,
+    instead_of,
+    unused,
+)
 from deepcompress.recipe.kinds import (
     LARGEST,
     MAX_BITS,
@@ -61,8 +69,8 @@ class Recipe(Retraining, File, Sharing, Pruning, HowSmall):
     """All settings of one compression. Defaults are chosen so that ``Recipe(prune=0.92, bits=5)`` is enough.
 
     It is the settings of all stages (`recipe.stages`), and what takes one stage's can be given a recipe. Settings that
-    exclude each other, or that have no effect beside the others, are refused where they are given; a copy
-    (`dataclasses.replace`) sets those that lose their effect to their defaults.
+    exclude each other, or that have no effect beside the others, are refused where they are given. In a copy
+    (`dataclasses.replace`) the changes win: what they exclude, or take the effect from, goes back to its default.
 
     Attributes:
         layers: rules for single layers; a later rule wins.
@@ -93,13 +101,16 @@ class Recipe(Retraining, File, Sharing, Pruning, HowSmall):
         check_together(self)
 
     def _note(self, told: set[str], values: dict[str, Any]) -> None:
-        """Keep what was given, and refuse what it excludes; all is told to a copy, of which the changes count."""
-        new = told if self.given is None else {name for name in values if values[name] != DEFAULTS[name]} - self.given
-        given = {name for name in {*new, *(self.given or ())} if values.get(name) is not None}
-        check_one_of(new, given)
-        check_used(new & given, values)
-        for name in unused(values):
+        """Keep what was given, and refuse what it excludes. In a copy the changes win over what was given before."""
+        before = self.given or frozenset()
+        new = told if self.given is None else {name for name in values if values[name] != DEFAULTS[name]} - before
+        new = {name for name in new if values.get(name) is not None}
+        check_one_of(new, new)
+        check_used(new, values)
+        lost = instead_of(new, dict.fromkeys(before)) | set(unused(values))
+        for name in lost:
             object.__setattr__(self, name, DEFAULTS[name])
+        given = {name for name in before | new if values.get(name) is not None} - lost
         object.__setattr__(self, "given", frozenset(given))
 
     @classmethod

@@ -24,8 +24,8 @@ TWO_WAYS: dict[tuple[str, str], str] = {
     ("target_size", "max_drop"): "target_size and max_drop are two budgets: give one of them",
     ("target_size", "criterion"): "target_size ranks weights by bytes and has no criterion: leave out one of "
     "them",
-    **{("target_size", other): f"target_size decides on bytes, over the whole network and step by step; {other} is for "
-       "prune: choose one" for other in ("scope", "distribution", "iterations")},
+    **{("target_size", other): f"target_size decides by bytes over the whole network, and {other} is for "
+       "prune: choose one" for other in ("scope", "distribution")},
 }  # fmt: skip
 
 

@@ -229,7 +229,7 @@ class Retraining:
         "while retraining.",
     )  # fmt: skip
     penalty_weight: float = setting(
-        0.0005, Number(), "Weight of the penalty.", metavar="X", when=When("penalty", ("none",), but=True),
+        0.0005, Number(), "Weight of the penalty.", metavar="X",
     )  # fmt: skip
     label_smoothing: float = setting(
         0.0, Number(0, 0.99), "Probability that is spread over all classes instead of the label.", metavar="E",

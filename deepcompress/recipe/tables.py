@@ -49,11 +49,16 @@ def chosen(table: dict[str, Any]) -> dict[str, Any]:
     """What somebody has set in a table.
 
     That is everything, except in a table with most of the settings, which `as_table` has written: there nobody chose
-    the values that are defaults, and they contradict nothing.
+    the values that are defaults, and they contradict nothing. The fraction counts if it has an effect.
     """
     if 2 * len(table) < len(SETTINGS):
         return dict(table)
-    return {name: value for name, value in table.items() if name not in DEFAULTS or value != DEFAULTS[name]}
+    fraction = () if {"target_size", "quality"} & table.keys() else ("prune",)
+    return {
+        name: value
+        for name, value in table.items()
+        if name in fraction or name not in DEFAULTS or value != DEFAULTS[name]
+    }
 
 
 def to_toml(plain: dict[str, Any]) -> str:

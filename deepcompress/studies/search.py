@@ -22,8 +22,10 @@ from deepcompress.container.breakdown import Breakdown, inspect
 from deepcompress.errors import DeepCompressError, OutputError, PruneError, RecipeError
 from deepcompress.files import check_writable, write_atomic
 from deepcompress.layers import buffers_of, check_finite, check_rules, compressible, tensors_of
+from deepcompress.networks.parametrized import plain
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.recipe import Recipe, check_number
+from deepcompress.recipe.conflicts import instead_of
 from deepcompress.studies.sweep import (
     ForPoint,
     Origin,
@@ -242,7 +244,7 @@ def search(
         CheckpointError: there are NaN among its weights.
         PruneError: nothing passed, not even without pruning.
     """
-    folder, watch = Path(folder), watch or Progress()
+    folder, watch, model = Path(folder), watch or Progress(), plain(model)
     recipe = _checked(model, recipe, max_drop, trials)
     check_writable(folder / "trial.dc")
     origin = origin_of(model, data, network, threads)
@@ -419,6 +421,10 @@ def _checked(model: nn.Module, recipe: Recipe, max_drop: float, trials: int) -> 
     state = tensors_of(model)
     check_finite(state, compressible(state, recipe, buffers_of(model)))
     check_rules(recipe, compressible(state))
+    for other in instead_of({"target_size"}, dict.fromkeys(recipe.given or ())) - {"max_drop"}:
+        raise RecipeError(
+            f"a search tries one target_size after the other, and {other} does not go with it: leave it out"
+        )
     return replace(recipe, target_size=None, max_drop=None)
 
 

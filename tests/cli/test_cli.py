@@ -419,7 +419,7 @@ def test_an_output_folder_that_cannot_be_written(plain, packed, monkeypatch):
 
 
 def test_endings_that_are_not_written(packed):
-    assert "write .pt, .safetensors or .onnx" in fail("export", packed, "-o", "x.h5")
+    assert "write .pt, .safetensors, .onnx, .npz or .h" in fail("export", packed, "-o", "x.h5")
     assert "write .pt or .safetensors" in fail("train", "lenet5", "-o", "x.bin")
 
 

@@ -231,14 +231,19 @@ class Checked(PruningHooks):
         type(self).seen.append({name: self.masks.kept(name) for name in self.masks.keep})
 
 
+def own(method, **settings):
+    """Those that the method has."""
+    return {name: value for name, value in settings.items() if name.startswith("deepr") == (method == "deepr")}
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("method", ALL)
 def test_the_number_of_weights_stays_from_the_last_cut_on(mlp, flat_train, method, optimizer, monkeypatch):
     monkeypatch.setattr(stage, "PruningHooks", Checked)
     monkeypatch.setattr(Checked, "seen", [], raising=False)
     recipe = Recipe(
-        prune=0.8, regrow=method, epochs=6, iterations=2, optimizer=optimizer, lr=0.02, regrow_fraction=0.2,
-        regrow_every=3, deepr_alpha=0.5,
+        prune=0.8, regrow=method, epochs=6, iterations=2, optimizer=optimizer, lr=0.02,
+        **own(method, regrow_fraction=0.2, regrow_every=3, deepr_alpha=0.5),
     )  # fmt: skip
     weights = weights_of(mlp)
     total = sum(weight.numel() for weight in weights.values())
@@ -261,7 +266,7 @@ def test_the_same_seed_gives_the_same_bytes(flat_train, method):
         torch.manual_seed(0)
         model = Mlp()
         torch.manual_seed(seed)
-        recipe = Recipe(prune=0.7, regrow=method, epochs=4, iterations=1, regrow_every=4)
+        recipe = Recipe(prune=0.7, regrow=method, epochs=4, iterations=1, **own(method, regrow_every=4))
         prune_and_retrain(model, weights_of(model), flat_train, recipe)
         return b"".join(value.numpy().tobytes() for value in model.state_dict().values())
 
@@ -279,8 +284,8 @@ def test_a_layer_with_one_weight_is_never_emptied(flat_train, method):
         for name, weight in weights_of(model).items()
     )
     recipe = Recipe(
-        prune=0.7, layers=rules, regrow=method, epochs=3, iterations=1, regrow_every=2, regrow_fraction=0.9,
-        deepr_alpha=1.0,
+        prune=0.7, layers=rules, regrow=method, epochs=3, iterations=1,
+        **own(method, regrow_every=2, regrow_fraction=0.9, deepr_alpha=1.0),
     )  # fmt: skip
     masks = prune_and_retrain(model, weights_of(model), flat_train, recipe)
     assert [masks.kept(name) for name in masks.keep] == [1, 256, 1]
@@ -292,8 +297,8 @@ def test_a_dense_and_a_frozen_layer_are_no_trouble(flat_train, method):
     model = Mlp()
     model.fc2.weight.requires_grad_(False)
     recipe = Recipe(
-        prune=0.6, regrow=method, epochs=3, iterations=1, layers=(LayerRule("fc3", prune=0.0),), regrow_every=2,
-        deepr_alpha=0.1,
+        prune=0.6, regrow=method, epochs=3, iterations=1, layers=(LayerRule("fc3", prune=0.0),),
+        **own(method, regrow_every=2, deepr_alpha=0.1),
     )  # fmt: skip
     masks = prune_and_retrain(model, weights_of(model), flat_train, recipe)
     assert masks.density("fc3.weight") == 1

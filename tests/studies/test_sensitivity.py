@@ -119,7 +119,7 @@ def test_a_layer_keeps_one_weight(dense, flat_test, monkeypatch):
 def test_layers_by_pattern_and_rules_of_the_recipe(dense, flat_test):
     rows = sensitivity(dense, flat_test, [0.5], layers=["fc3", "fc1.*"])
     assert [row.layer for row in rows[::2]] == ["fc1.weight", "fc3.weight"]
-    recipe = Recipe(prune=0.1, distribution="std", quality=9.0, layers=(LayerRule("*", prune=0.2, bits=1),))
+    recipe = Recipe(distribution="std", quality=9.0, layers=(LayerRule("*", prune=0.2, bits=1),))
     assert sensitivity(dense, flat_test, [0.5], recipe=recipe, layers=["fc3", "fc1.*"]) == rows
 
 
