@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,7 @@ INSIDE = {
         "naming",
         "outputs",
         "common",
+        "building",
         "data",
         "masking",
         "train",
@@ -220,9 +222,15 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
+@cache
 def imports(path):
     """Every module that a file imports, wherever in it, but for what only type checkers see."""
     found = set()
@@ -240,7 +248,7 @@ def imports(path):
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(ast.parse(path.read_text(encoding="utf-8")))
+    visit(parsed(path))
     return found
 
 
@@ -304,7 +312,7 @@ def test_libraries_have_their_places():
 
 def test_heavy_libraries_are_imported_where_they_are_used():
     for name, path in MODULES.items():
-        top = ast.parse(path.read_text(encoding="utf-8")).body
+        top = parsed(path).body
         names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
         names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
         heavy = {"sklearn", "torchvision", "safetensors", "matplotlib", "onnxruntime"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from deepcompress.cli.building import build_model, check_shapes, extra_state_of, outline, tell_found
+from deepcompress.cli.building import build_model, check_shapes, outline, tell_found
 from deepcompress.cli.common import (
     SMALLER,
     command_line,
@@ -58,6 +58,12 @@ SECTIONS = {
     "Other": (),
 }  # fmt: skip
 
+#: The options that `--help` shows: with them most networks are compressed. `--help-all` shows the others, too.
+ESSENTIAL = {
+    "output", "resume", "network", "data", "recipe_file", "target_size", "max_drop", "prune", "bits", "layers",
+    "criteria", "sparsities", "seeds", "jobs", "retrain", "epochs", "as_json", "quiet",
+}  # fmt: skip
+
 
 HELP = f"""Prune, share and code a network into one .dc file.
 
@@ -87,13 +93,28 @@ The test data decides nothing: it is measured on for the table at the end.
 RETRAINED = "retrained (--no-retrain compresses without it)"
 
 
+def _show_all(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        context.meta["help_all"] = True
+        click.echo(context.get_help())
+        context.exit()
+
+
 class Sections(click.Command):
-    """A command with so many options that its help needs headings."""
+    """A command with so many options that its help needs headings, and shows the essential ones only."""
 
     sections: ClassVar[dict[str, tuple[str, ...]]] = SECTIONS
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        help_all = click.Option(
+            ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_show_all,
+            help="Show all options and exit.",
+        )  # fmt: skip
+        self.params.append(help_all)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options under their headings."""
+        """Write the options under their headings; all of them if `--help-all` asked for them."""
         known = {name for names in self.sections.values() for name in names}
         written: set[str] = set()  # an option stands under the first heading that has it
         for heading, names in self.sections.items():
@@ -102,6 +123,7 @@ class Sections(click.Command):
                 for param in self.get_params(ctx)
                 if (param.name in names and param.name not in written if names else param.name not in known)
                 and isinstance(param, click.Option)
+                and (param.name in ESSENTIAL or param.is_eager or "help_all" in ctx.meta)  # help itself is eager
                 and (record := param.get_help_record(ctx)) is not None
             ]
             written |= set(names)
@@ -323,9 +345,8 @@ def _compress_tensors(
     tell_found(source)
     if network is not None:
         check_shapes(network, source, name, checkpoint)
-    extra = extra_state_of(checkpoint)
     return compress_state(
-        {**source.state, **extra} if extra else source.state,
+        source.state,
         recipe,
         output,
         network=stored_network(name),
@@ -333,6 +354,7 @@ def _compress_tensors(
         normalize=said(source) or "",
         buffers=set() if network is None else buffers_of(network),
         smaller=SMALLER in source.facts,
+        extra=source.extra,
         watch=watch,
     )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
 from deepcompress.cli.building import build_model
 from deepcompress.cli.common import command_line, resumable, show, versions
+from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import tell
 from deepcompress.cli.naming import stored_network
 from deepcompress.cli.options import REGROWTH, common, data_options, normalize_option, sparse_options, trust_option
@@ -24,7 +25,21 @@ RATES = {False: 0.02, True: 0.1}
 SPARSE = ("prune", "layers", "criterion", "score_samples", *REGROWTH, "penalty", "penalty_weight")
 
 
-@click.command()
+class TrainingSections(Sections):
+    """As `Sections`, for training."""
+
+    sections: ClassVar = {
+        "What, and where to": ("start", *SECTIONS["What, and where to"], "normalize", "keep"),
+        "Training": (
+            "epochs", "lr", "batch_size", "weight_decay", "lr_schedule", "warmup", "label_smoothing", "shift", "flip",
+            "precision", "seed",
+        ),
+        "Sparse training": SPARSE,
+        "Other": (),
+    }  # fmt: skip
+
+
+@click.command(cls=TrainingSections)
 @click.argument("network")
 @data_options("digits")
 @normalize_option

@@ -59,6 +59,7 @@ def compress_state(
     normalize: str = "",
     buffers: Collection[str] = (),
     smaller: bool = False,
+    extra: Mapping[str, Any] | None = None,
     watch: Progress | None = None,
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
@@ -74,6 +75,7 @@ def compress_state(
         buffers: names of the tensors that are known to be no parameters: they are left alone.
         smaller: whether units were taken out of the network (`prune.shrink`): then the file says that its tensors may
             be smaller than those of the network that takes them.
+        extra: extra states of modules that are not in `state`.
         watch: told what happens.
 
     Raises:
@@ -84,8 +86,12 @@ def compress_state(
     recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
     check_tensors_only(recipe)
     check_writable(path)
-    state, extra = _apart(state)
-    extensions = (*([SMALLER] if smaller else []), *pack_extra_state(extra), *pack_normalize(normalize))
+    state, beside = _apart(state)
+    extensions = (
+        *([SMALLER] if smaller else []),
+        *pack_extra_state({**beside, **(extra or {})}),
+        *pack_normalize(normalize),
+    )
     started = time.perf_counter()
     content = _look_through(state, recipe, buffers, watch)
     if content.scales:

@@ -21,6 +21,7 @@ from deepcompress.compression.writing import layers_of
 from deepcompress.errors import DeepCompressError, RecipeError
 from deepcompress.layers import Layer, live_tensors, tensors_of
 from deepcompress.networks.copies import copied
+from deepcompress.networks.parametrized import plain
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
@@ -152,6 +153,7 @@ def compare(
     steps = ascending(sparsities)
     if not criteria or not steps or not seeds:
         raise RecipeError("there is nothing to compare: give a criterion, a sparsity above 0, and a seed at least")
+    model = plain(model)
     layers = layers_of(model, tensors_of(model), recipe)
     ranked = _ranked(layers, layer)
     return _rows(_Bench(model, data, layers, ranked, watch or Progress()), list(dict.fromkeys(criteria)), steps,
@@ -160,6 +162,7 @@ def compare(
 
 def ranking_layer(model: nn.Module, recipe: Recipe, layer: str | None = None) -> str:
     """The name of the layer on which `compare` holds scores against each other."""
+    model = plain(model)
     return _ranked(layers_of(model, tensors_of(model), recipe), layer).name
 
 

@@ -22,6 +22,7 @@ from deepcompress.container.breakdown import Breakdown, inspect
 from deepcompress.errors import DeepCompressError, OutputError, PruneError, RecipeError
 from deepcompress.files import check_writable, write_atomic
 from deepcompress.layers import buffers_of, check_finite, check_rules, compressible, tensors_of
+from deepcompress.networks.parametrized import plain
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.recipe import Recipe, check_number
 from deepcompress.recipe.conflicts import instead_of
@@ -243,7 +244,7 @@ def search(
         CheckpointError: there are NaN among its weights.
         PruneError: nothing passed, not even without pruning.
     """
-    folder, watch = Path(folder), watch or Progress()
+    folder, watch, model = Path(folder), watch or Progress(), plain(model)
     recipe = _checked(model, recipe, max_drop, trials)
     check_writable(folder / "trial.dc")
     origin = origin_of(model, data, network, threads)

@@ -12,8 +12,9 @@ from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.layers import Layer, check_finite, check_rules, compressible, live_tensors, tensors_of
-from deepcompress.networks.copies import copied, unwrapped
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import Batches
+from deepcompress.networks.parametrized import plain
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
@@ -81,7 +82,7 @@ def sensitivity(
         DeepCompressError: retraining diverges.
     """
     recipe, watch = recipe or Recipe(), watch or Progress()
-    steps, model = ascending(sparsities), unwrapped(model)
+    steps, model = ascending(sparsities), plain(model)
     state = tensors_of(model)
     chosen = _chosen(compressible(state), layers)
     check_finite(state, chosen)

@@ -31,6 +31,7 @@ from deepcompress.errors import DeepCompressError, RecipeError, ResumeError
 from deepcompress.files import write_atomic
 from deepcompress.layers import buffers_of, check_finite, check_rules, compressible, tensors_of
 from deepcompress.networks.copies import copied
+from deepcompress.networks.parametrized import plain
 from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import SETTINGS, Recipe
 from deepcompress.training.data import DataSet
@@ -286,7 +287,7 @@ def sweep(
         RecipeError: layer rules do not fit the network.
         CheckpointError: there are NaN among its weights.
     """
-    folder, watch = Path(folder), watch or Progress()
+    folder, watch, model = Path(folder), watch or Progress(), plain(model)
     state = tensors_of(model)
     for point in points:
         check_rules(point.recipe, compressible(state))
@@ -424,6 +425,7 @@ def _serve(line: Connection, make: Make, folder: Path, origin: Origin) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
     torch.set_num_threads(origin.threads)
     model, data = make()
+    model = plain(model)
     with suppress(EOFError, OSError):
         while True:
             line.send(_attempt(line.recv(), model, data, folder, origin))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import QUICK, fail, from_json, succeed
 from samples import network_and_data
-from test_cli import QUICK, fail, from_json, succeed
 
 from deepcompress.checkpoint import load_checkpoint
 from deepcompress.prune.maskfile import load_masks, load_scores, save_masks, save_scores

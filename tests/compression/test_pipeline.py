@@ -333,7 +333,7 @@ def test_fixed_widths_are_not_smaller_than_huffman(dense_mlp, tmp_path):
         ({"w": torch.zeros((1,) * 9)}, CheckpointError, "tensor w: it has 9 dimensions; at most 8"),
         ({"w": torch.ones(3, 3).to_sparse()}, CheckpointError, "tensor w: it is torch.sparse_coo"),
         ({"w": torch.empty(3, 3, device="meta")}, CheckpointError, "tensor w: it is on the meta device"),
-        ({"w": [1.0]}, CheckpointError, "entry 'w' is a list"),
+        ({"w": [1.0]}, CheckpointError, "entry w of the state_dict is a list; only tensors can be stored"),
     ],
 )
 def test_what_cannot_be_compressed_leaves_the_old_file(state, kind, reason, tmp_path):

@@ -15,8 +15,8 @@ import zipfile
 
 import pytest
 import torch
+from commands import fail, from_json, succeed
 from samples import CLASSES, SIDE, Mlp, batches, blobs, conv_net
-from test_cli import fail, from_json, succeed
 from torch.utils.data import DataLoader, TensorDataset
 
 from deepcompress import files

@@ -7,8 +7,8 @@ import itertools
 
 import pytest
 import torch
+from commands import fail, from_json, succeed
 from samples import SIDE, Mlp, batches, conv_net
-from test_cli import fail, from_json, succeed
 from torch import nn
 
 import deepcompress as dc

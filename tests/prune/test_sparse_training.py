@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_cli import fail, from_json, succeed
+from commands import fail, from_json, succeed
 
 from deepcompress import load_state_dict
 from deepcompress.checkpoint import load_checkpoint

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 import pytest
+from commands import fail, from_json, run, succeed
 from samples import blobs, network_and_data
-from test_cli import fail, from_json, run, succeed
 
 from deepcompress.cli import main
 from deepcompress.cli.settings import Size, build_budgeted
@@ -439,7 +439,7 @@ def test_wrong_usage(work, options, named):
 
 
 def test_help_has_its_headings():
-    text = succeed("compress", "--help").stdout
+    text = succeed("compress", "--help-all").stdout
     for heading in ("How small:", "Pruning:", "Shared values:", "File:", "Retraining:", "Other:"):
         assert f"\n{heading}\n" in text
     assert "--bits 3" in text

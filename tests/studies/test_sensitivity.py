@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import fail, from_json, succeed
 from samples import CLASSES, Mlp, blobs, conv_net, network_and_data
-from test_cli import fail, from_json, succeed
 from torch import nn
 
 import deepcompress.studies.sensitivity

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import fail, from_json, run, succeed
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from samples import CLASSES, Mlp, blobs, network_and_data
-from test_cli import fail, from_json, run, succeed
 
 from deepcompress import load_state_dict
 from deepcompress.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -528,7 +528,7 @@ def test_what_is_not_there(work, tmp_path):
 
 
 def test_help_has_the_options_of_compress():
-    text = " ".join(succeed("sweep", "--help").stdout.split())
+    text = " ".join(succeed("sweep", "--help-all").stdout.split())
     for option in ("--prune F,…", "--bits B,…", "--conv-bits B,…", "[linear|random|density],…", "--seed N,…", "--lr"):
         assert option in text
     assert "test data decides nothing" in text

@@ -396,17 +396,19 @@ def test_data_that_fits(mlp, flat_train):
     mlp.train()
     assert settle(mlp, [flat_train]) is CLASSIFICATION
     assert mlp.training
-    settle(Mlp(classes=CLASSES + 3), [flat_train], "classification")
+    assert settle(Mlp(classes=CLASSES + 3), [flat_train], "classification") is CLASSIFICATION
     with pytest.raises(DataError, match="the data has no batches"):
         settle(mlp, [[]])
 
 
-def test_the_default_progress_ignores_everything():
+def test_the_default_progress_ignores_everything(capsys):
     quiet = Progress()
     quiet.begin("x", 1)
     quiet.batch(0.5, 1.0)
     quiet.epoch(EpochResult("x", 1, 1, 0.5, None))
     quiet.message("hello")
+    assert vars(quiet) == {}
+    assert capsys.readouterr() == ("", "")
 
 
 def test_bfloat16_lays_convolutions_out_anew_and_gives_their_memory_back():

@@ -7,10 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from commands import fail, from_json, succeed
 from PIL import Image
 from safetensors.torch import save_file
 from samples import CLASSES, SIDE, Mlp, blobs
-from test_cli import fail, from_json, succeed
 from torch import nn
 
 import deepcompress as dc

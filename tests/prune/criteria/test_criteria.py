@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import fail, from_json, succeed
 from samples import Mlp, batches, conv_net, evidence_of, network_and_data
-from test_cli import fail, from_json, succeed
 from torch import nn
 
 import deepcompress as dc
