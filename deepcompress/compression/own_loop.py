@@ -31,6 +31,7 @@ from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
 from deepcompress.training.loop import LR_SCHEDULES
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import Loss, Task
 
 
@@ -261,10 +262,9 @@ class Compressor:
             raise RecipeError(f"weighting {self.recipe.weighting!r} needs training data: pass batches to share()")
         self._end_pruning()
         self._stages.finish("prune", len(self._delivery.packed([], "fixed")))
-        model, layers = self.model, self._delivery.layers
         data, objective = self._data(batches, task, loss)
-        job = Job(model, self.weights, layers, self.recipe, data, None, objective, self.watch, self._former)
-        codebooks = job.shared(self.weights)
+        run = Run(self.model, self.weights, data, self.recipe, None, self.watch, objective)
+        codebooks = Job(run, self._delivery.layers, self._former).shared(self.weights)
         if self.recipe.rate:
             self.masks = still_kept(self.masks, codebooks, self.weights)
         self._tuning = _Tuning(

@@ -25,6 +25,7 @@ from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import seed_everything
 from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import Task
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -146,4 +147,4 @@ def _cut(
         return prune(Evidence(model, weights, Masks.full(weights), recipe), watch=watch)
     objective = objective_of(recipe, model, task)
     seed_everything(recipe.seed)
-    return prune_and_retrain(model, weights, batches, recipe, watch=watch, objective=objective)
+    return prune_and_retrain(Run(model, weights, batches, recipe, watch=watch, objective=objective))

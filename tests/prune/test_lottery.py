@@ -15,14 +15,14 @@ import deepcompress as dc
 from deepcompress.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from deepcompress.errors import NetworkError, RecipeError
 from deepcompress.prune import guard as guard_module
-from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.lottery import origin_of, prune_and_rewind, reinitialize, rewind
 from deepcompress.prune.maskfile import load_masks
-from deepcompress.prune.masks import Masks, cut
+from deepcompress.prune.masks import cut
 from deepcompress.prune.schedule import progress
 from deepcompress.reading.loader import load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 
 RECIPE = Recipe(prune=0.8, iterations=3, schedule="linear", epochs=2, rewind="start", batch_size=32)
 
@@ -57,17 +57,16 @@ def untrained(monkeypatch):
     """Where training would begin: a list of the states, and of the masks. Nothing is trained."""
     seen = []
 
-    def retrain(model, batches, optimizer, recipe, epochs, stage, hooks, *rest):
+    def retrain(run, optimizer, epochs, stage, hooks):
         assert not optimizer.state  # its own, each time
-        seen.append((state_of(model), hooks.masks, epochs))
+        seen.append((state_of(run.model), hooks.masks, epochs))
 
     monkeypatch.setattr(guard_module, "retrain", retrain)
     return seen
 
 
 def find(model, data, recipe, start=None, watch=None):
-    evidence = Evidence(model, weights_of(model), Masks.full(weights_of(model)), recipe, data)
-    return prune_and_rewind(evidence, start, None, watch)
+    return prune_and_rewind(Run(model, weights_of(model), data, recipe, watch=watch or Progress()), start)
 
 
 # Where survivors go back to ---------------------------------------------------------------------------------------
@@ -248,7 +247,7 @@ def test_masks_that_are_given_are_rewound_and_trained(dense, flat_train, start, 
     """The exact control of a ticket that was found iteratively: its masks, and random values."""
     masks = cut(weights_of(dense), Recipe(prune=0.6)).masks
     seen = []
-    monkeypatch.setattr("deepcompress.prune.stage.retrain", lambda model, *rest: seen.append(state_of(model)))
+    monkeypatch.setattr("deepcompress.prune.stage.retrain", lambda run, *rest: seen.append(state_of(run.model)))
     for way, origin in (("start", start), ("random", None)):
         recipe = Recipe(**{**vars(QUICK), "rewind": way})
         dc.compress(dense, flat_train, None, recipe, tmp_path / "m.dc", rewind_to=origin, masks=masks)
