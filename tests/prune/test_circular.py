@@ -133,7 +133,7 @@ def test_from_end_to_end(dense, flat_train, flat_test, tmp_path):
 
 
 def test_what_it_needs(dense, flat_train, tmp_path, monkeypatch):
-    with pytest.raises(RecipeError, match="say with max_drop"):
+    with pytest.raises(RecipeError, match="set max_drop to the allowed points"):
         Recipe(schedule="circular")
     with pytest.raises(RecipeError, match="validation data"):
         prune_in_turn(Run(dense, weights_of(dense), flat_train, CIRCULAR, None))

@@ -174,7 +174,7 @@ def test_a_parameter_that_nobody_can_draw_is_named(dense, flat_train):
     dense.fc1.register_parameter("scale", nn.Parameter(torch.ones(1)))
     reinitialize(dense, 0)  # of a Linear, which says that it can
     dense.register_parameter("token", nn.Parameter(torch.ones(3)))
-    with pytest.raises(RecipeError, match=r"reset_parameters\(\), and token is of a Mlp"):
+    with pytest.raises(RecipeError, match=r"reset_parameters\(\) of their module, and token belongs to a Mlp"):
         find(dense, flat_train, Recipe(**{**vars(RECIPE), "rewind": "random"}))
     rewind(dense, RECIPE, state_of(dense))
 

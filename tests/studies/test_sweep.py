@@ -485,7 +485,7 @@ def test_all_points_fail(work):
 def test_an_interruption_says_what_stays(work, monkeypatch):
     Counter(monkeypatch, fatal=2)
     line = fail("sweep", work["dense"], *work["options"], "--no-retrain", "--bits", "2,3", "-q")
-    assert "the points that are done stay in sweep/points" in line
+    assert "the finished points stay in sweep/points" in line
     assert {path.name for path in Path("sweep/points").iterdir()} == {"bits2.dc", "bits2.json"}
 
 
