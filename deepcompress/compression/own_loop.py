@@ -31,6 +31,7 @@ from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
 from deepcompress.training.loop import LR_SCHEDULES
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import Loss, Task
 
 
@@ -154,7 +155,7 @@ class Compressor:
         Args:
             epochs: how many the loop will run, calling `epoch` before each; None takes the recipe's.
             steps: in place of epochs, how many optimizer steps; `step` then prunes by itself, and here already.
-            done: how many of those epochs or steps were trained before, in a run that goes on from its checkpoint.
+            done: how many of those epochs or steps were trained before, in a run that is resumed from its checkpoint.
             batches: training data for a criterion that looks at it.
             loss: ``loss(output, target)`` for such a criterion.
             task: what the network is for, as in `compress`, in place of a loss; with neither, the batches tell.
@@ -261,10 +262,9 @@ class Compressor:
             raise RecipeError(f"weighting {self.recipe.weighting!r} needs training data: pass batches to share()")
         self._end_pruning()
         self._stages.finish("prune", len(self._delivery.packed([], "fixed")))
-        model, layers = self.model, self._delivery.layers
         data, objective = self._data(batches, task, loss)
-        job = Job(model, self.weights, layers, self.recipe, data, None, objective, self.watch, self._former)
-        codebooks = job.shared(self.weights)
+        run = Run(self.model, self.weights, data, self.recipe, None, self.watch, objective)
+        codebooks = Job(run, self._delivery.layers, self._former).shared(self.weights)
         if self.recipe.rate:
             self.masks = still_kept(self.masks, codebooks, self.weights)
         self._tuning = _Tuning(
@@ -319,7 +319,7 @@ class Compressor:
 
     def _check_open(self) -> None:
         if self._finished:
-            raise DeepCompressError("finalize() was called: go on with Compressor.from_file")
+            raise DeepCompressError("finalize() was called: continue with Compressor.from_file")
 
 
 class _Pruning:

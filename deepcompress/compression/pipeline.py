@@ -12,7 +12,7 @@ from torch import nn
 from deepcompress.compression.from_file import asks_for_more, restore
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
-from deepcompress.compression.stages import ByFraction, ByMasks, BySize, Job
+from deepcompress.compression.stages import ByFraction, BySize, Job, Route
 from deepcompress.compression.writing import (
     Delivery,
     Stages,
@@ -32,7 +32,7 @@ from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict
-from deepcompress.recipe import Recipe
+from deepcompress.recipe import Recipe, Size
 from deepcompress.recipe.conflicts import check_data
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
@@ -42,6 +42,7 @@ from deepcompress.training.journal import Journal, about_run, fingerprint, recor
 from deepcompress.training.loop import seed_everything
 from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import Loss, Metric, Task
 
 
@@ -236,7 +237,8 @@ def _compress(order: _Order) -> Result:
         stages.finish("low-rank", dense_bytes(state))
     delivery = Delivery(work, state, layers, recipe, order.network, order.data, order.normalize)
     former = [] if order.start is None else restore(order.start, tensors)
-    job = Job(work, weights, layers, recipe, order.batches, order.val_loader, objective, watch, former, origin)
+    run = Run(work, weights, order.batches, recipe, order.val_loader, watch, objective)
+    job = Job(run, layers, former, origin)
     route = _route(job, order.masks, delivery)
     route.prune()
     pruned = route.masks
@@ -252,11 +254,11 @@ def _compress(order: _Order) -> Result:
     return delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
 
 
-def _route(job: Job, masks: Masks | None, delivery: Delivery) -> ByFraction:
+def _route(job: Job, masks: Masks | None, delivery: Delivery) -> Route:
     """The way through stages 1 and 2; on from a file whose masks are sparse enough, by just those."""
-    recipe = job.recipe
-    if masks is None and job.former and recipe.regrow == "none" and not asks_for_more(job.weights, recipe):
-        masks = Masks.nonzero(job.weights)
-    if masks is not None:
-        return ByMasks(job, masks)
-    return ByFraction(job) if recipe.target_size is None else BySize(job, delivery.fixed_bytes)
+    recipe, weights = job.run.recipe, job.run.weights
+    if masks is None and job.former and recipe.regrow == "none" and not asks_for_more(weights, recipe):
+        masks = Masks.nonzero(weights)
+    if masks is None and isinstance(recipe.amount, Size):
+        return BySize(job, delivery.fixed_bytes)
+    return ByFraction(job, masks)

@@ -34,6 +34,7 @@ from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import seed_everything
 from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import CLASSIFICATION
 
 T = TypeVar("T")
@@ -245,13 +246,13 @@ class _Bench:
             return
         plain = recipe.schedule == "one-shot" and recipe.max_drop is None
         if plain and recipe.regrow == "none" and recipe.rewind == "none":
-            job = (evidence.model, evidence.weights, evidence.batches, recipe, None, watch, evidence.objective)
-            _, more = _timed(lambda: retrain_under(masks, *job, groups=evidence.groups))
+            run = Run(evidence.model, evidence.weights, evidence.batches, recipe, None, watch, evidence.objective)
+            _, more = _timed(lambda: retrain_under(run, masks, evidence.groups))
             model, seconds = evidence.model, seconds + more
         else:
             anew = self.evidence(recipe)
-            route = ByFraction(Job(anew.model, anew.weights, self.layers, recipe, anew.batches, self.data.val_loader(),
-                                   anew.objective, watch))  # fmt: skip
+            run = Run(anew.model, anew.weights, anew.batches, recipe, self.data.val_loader(), watch, anew.objective)
+            route = ByFraction(Job(run, self.layers))
             _, seconds = _timed(route.prune)
             model, masks = anew.model, route.masks
         yield self.measured(model, replace(row, retrained=True, sparsity=masks.sparsity, seconds=round(seconds, 3)))
