@@ -401,7 +401,7 @@ def _show_trials(trials: Sequence[dict[str, Any]], result: Result) -> None:
 
 def _line(result: Result) -> str:
     error = "" if result.accuracy_after is None else f", error {100 - result.accuracy_after:.2f} %"
-    return f"{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller{error}"
+    return f"{result.file}: {result.file_bytes:,} bytes, {result.smaller}{error}"
 
 
 def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
@@ -413,6 +413,6 @@ def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
         tables.say(console, f"\n{tables.layers_notes(result.breakdown)}")
         console.print()
     console.print(tables.stages_table(result))
-    tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller")
+    tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.smaller}")
     if saved:
         tables.say(console, ", ".join(saved))

@@ -23,7 +23,6 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import PruningHooks
 from deepcompress.quantize.sharing import Codebook, TuningHooks, finish, still_kept
-from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
 from deepcompress.recipe.conflicts import check_own_loop
@@ -91,7 +90,7 @@ class Compressor:
         self.weights = {layer.name: tensors[layer.name] for layer in layers}
         self.masks = Masks.nonzero(self.weights)
         self._delivery = Delivery(self.model, state, layers, self.recipe, network, data)
-        self._stages = Stages(dense_bytes(state), lambda: None)
+        self._stages = Stages(self.model, lambda: None)
         self._stages.finish("dense", self._stages.dense)
         self._former: list[Codebook] = []
         self._pruning: _Pruning | None = None

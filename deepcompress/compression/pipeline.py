@@ -23,7 +23,7 @@ from deepcompress.compression.writing import (
     refresh,
 )
 from deepcompress.files import check_writable
-from deepcompress.layers import live_tensors, tensors_of
+from deepcompress.layers import live_tensors
 from deepcompress.networks.copies import copied, unwrapped
 from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import bake
@@ -227,7 +227,7 @@ def _compress(order: _Order) -> Result:
     seed_everything(recipe.seed)
     current = dense
     stages = Stages(
-        dense_bytes(tensors_of(dense)),
+        dense,
         lambda: None if order.report is None else evaluate(current, order.report, task),
         task,
     )
