@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from deepcompress.compression.from_file import asks_for_more, restore
+from deepcompress.compression.from_file import asks_for_more, renamed, restore
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.stages import ByFraction, ByMasks, BySize, Job
@@ -32,7 +32,7 @@ from deepcompress.networks.unmade import check_made
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
-from deepcompress.reading.loader import fill_from, load_state_dict
+from deepcompress.reading.loader import fill_from, load_state_dict, names_in
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
@@ -223,6 +223,8 @@ class _Order:
 
 def _compress(order: _Order) -> Result:
     order.check()
+    called = {} if order.start is None else names_in(order.start, order.model)
+    order = replace(order, recipe=renamed(order.recipe, called))
     recipe, watch = order.recipe, order.watch
     origin = origin_of(order.model, recipe, order.rewind_to)
     dense, work = order.networks()
@@ -245,7 +247,7 @@ def _compress(order: _Order) -> Result:
     if work is not dense:
         stages.finish("low-rank", dense_bytes(state))
     delivery = Delivery(work, state, layers, recipe, order.network, order.data, order.normalize)
-    former = [] if order.start is None else restore(order.start, tensors)
+    former = [] if order.start is None else restore(order.start, tensors, called)
     job = Job(work, weights, layers, recipe, order.batches, order.val_loader, objective, watch, former, origin)
     route = _route(job, order.masks, delivery)
     route.prune()

@@ -11,7 +11,7 @@ from deepcompress.checkpoint import Checkpoint, open_checkpoint
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import CheckpointError, NetworkError
 from deepcompress.networks import build
-from deepcompress.networks.names import fitted, known
+from deepcompress.networks.names import fitted, known, naming
 from deepcompress.reading.loader import fill, load, load_state_dict
 from deepcompress.recipe import Recipe
 
