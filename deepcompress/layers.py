@@ -156,8 +156,8 @@ def scales_line(names: Collection[str]) -> str:
     """What to say of tensors that are left alone because they belong to quantized weights."""
     some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
     return (
-        f"{len(names)} tensors are scales or zero points of weights that are quantized already ({some}): they and the "
-        "integers are stored exactly"
+        f"{len(names)} tensor{'s are scales or zero points' if len(names) > 1 else ' is a scale or a zero point'} of "
+        f"weights that are quantized already ({some}): stored exactly, as the integers are"
     )
 
 
