@@ -267,10 +267,15 @@ def check_plain(names: Iterable[str]) -> None:
     Raises:
         CheckpointError: naming the first.
     """
-    for name in names:
-        if ".parametrizations." in f".{name}":
-            raise CheckpointError(
-                f"tensor {name}: a weight is computed from it (torch.nn.utils.parametrize), and how only the network "
-                "knows: name it (--network), or remove the parametrizations before saving (deepcompress.bake; of "
-                "torch.ao.pruning, whose masks are not in the file, sparsifier.squash_mask())"
-            )
+    name = part_of_computed(names)
+    if name is not None:
+        raise CheckpointError(
+            f"tensor {name}: a weight is computed from it (torch.nn.utils.parametrize), and how only the network "
+            "knows: name it (--network), or remove the parametrizations before saving (deepcompress.bake; of "
+            "torch.ao.pruning, whose masks are not in the file, sparsifier.squash_mask())"
+        )
+
+
+def part_of_computed(names: Iterable[str]) -> str | None:
+    """The first tensor that a weight is computed from, by the names that torch gives them; None if there is none."""
+    return next((name for name in names if ".parametrizations." in f".{name}"), None)
