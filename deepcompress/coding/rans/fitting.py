@@ -18,7 +18,7 @@ Axes = tuple[Array | None, Array | None, Array | None]
 
 SAMPLE = 1 << 14  # elements that neighbours are judged by
 _FEWEST = 24  # elements for each class of an axis
-_WORTH = 0.004  # of the bits, that neighbours must save
+_SOME, _ENOUGH = 0.04, 0.12  # what a neighbour must tell: one of several, and the best of them
 _FACTORS = 32
 
 
@@ -106,8 +106,8 @@ def _solve(near: list[tuple[int, int]], target: Array, own: Array, shifted: Arra
     explained = np.vstack((own, sizes)) * weights
     shares = _least_squares(explained, np.abs(target) * weights)
     told = np.abs(aims) + np.maximum(shares[1:], 0)
-    chosen = [k for k in np.argsort(-told, kind="stable")[: model.MAX_NEIGHBOURS] if told[k] > 0.04]
-    if not chosen:
+    chosen = [k for k in np.argsort(-told, kind="stable")[: model.MAX_NEIGHBOURS] if told[k] > _SOME]
+    if not chosen or told.max() < _ENOUGH:
         return (), 0
     chosen.sort()
     aims = _least_squares(shifted[chosen] * weights, target * weights)

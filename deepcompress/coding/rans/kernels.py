@@ -36,6 +36,13 @@ def _context(aim, total, scale_classes):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _corners(lanes: int, height: int, width: int, across: int) -> tuple[Array, Array]:
+    """The first row and the first column of each lane."""
+    numbers = np.arange(lanes)
+    return numbers // across * height, numbers % across * width
+
+
+@njit(cache=True, nogil=True)
 def decode_dense(
     words: Array, states: Array, shape: tuple[int, ...], classes: Arrays, near: Array, tables: Arrays, out: Array
 ) -> int:
@@ -57,9 +64,9 @@ def decode_dense(
     by_row, by_column = classes
     slots, contexts, scales, scale_classes, bases, extra, own = tables
     lanes, last, at = states.shape[0], words.shape[0] - 1, 0
+    top, left = _corners(lanes, height, width, across)
     offsets = np.zeros(near.shape[0], dtype=np.int64)
     pending = np.zeros(lanes, dtype=np.int64)
-    flips = np.zeros(lanes, dtype=np.int64)
     for i in range(height):
         for j in range(width):
             for k in range(near.shape[0]):
@@ -67,20 +74,16 @@ def decode_dense(
                 offsets[k] = near[k, 0] * columns + near[k, 1] if ready else 0
             waiting = 0
             for lane in range(lanes):
-                row, column = lane // across * height + i, lane % across * width + j
+                row, column = top[lane] + i, left[lane] + j
                 if row >= rows or column >= columns:
                     continue
                 here = row * columns + column
-                scale = min(max(by_row[row] + by_column[column], 0), 31)
-                aim = 0
+                context, aim = min(max(by_row[row] + by_column[column], 0), 31), 0
                 if near.shape[0]:
                     aim, size = _aim(out, here, near, offsets)
-                    total = own[0] * scales[scale] + size
-                    table = np.int64(contexts[_context(aim, total, scale_classes)])
-                else:
-                    table = np.int64(contexts[scale])
+                    context = _context(aim, own[0] * scales[context] + size, scale_classes)
                 x = states[lane]
-                entry = np.int64(slots[table, x & 4095])
+                entry = np.int64(slots[np.int64(contexts[context]), x & 4095])
                 x = (((entry >> 12) & 4095) + 1) * (x >> 12) + (entry & 4095)
                 if x < 65536:
                     x = x << 16 | np.int64(words[min(at, last)])
@@ -90,21 +93,20 @@ def decode_dense(
                 value = bases[token]
                 out[here] = -value if aim < 0 else value
                 if extra[token]:
-                    pending[waiting] = lane << 8 | token
-                    flips[waiting] = int(aim < 0)
+                    pending[waiting] = lane << 9 | token << 1 | int(aim < 0)
                     waiting += 1
             for index in range(waiting):
-                lane, token = pending[index] >> 8, pending[index] & 255
-                here = (lane // across * height + i) * columns + lane % across * width + j
+                lane, token = pending[index] >> 9, pending[index] >> 1 & 255
                 x = states[lane]
+                value = bases[token]
                 rest = x & ((1 << extra[token]) - 1)
+                value += -rest if value < 0 else rest
                 x >>= extra[token]
                 if x < 65536:
                     x = x << 16 | np.int64(words[min(at, last)])
                     at += 1
                 states[lane] = x
-                value = bases[token] - rest if token & 1 else bases[token] + rest
-                out[here] = -value if flips[index] else value
+                out[(top[lane] + i) * columns + left[lane] + j] = -value if pending[index] & 1 else value
     return int(at)
 
 
@@ -158,35 +160,42 @@ def encode_dense(
     rows, columns, height, width, across = shape
     begins, frequencies, contexts, magnitudes, bases, extra = tables
     lanes, at = states.shape[0], words.shape[0]
+    top, left = _corners(lanes, height, width, across)
+    tokens = np.zeros(lanes, dtype=np.int64)
     for i in range(height - 1, -1, -1):
         for j in range(width - 1, -1, -1):
-            for second in (True, False):
-                for lane in range(lanes - 1, -1, -1):
-                    row, column = lane // across * height + i, lane % across * width + j
-                    if row >= rows or column >= columns:
-                        continue
-                    here = row * columns + column
-                    value = np.int64(values[here])
-                    if found[here] & 1:
-                        value = -value
-                    token = 2 * np.int64(magnitudes[abs(value)]) - int(value < 0)
+            for lane in range(lanes - 1, -1, -1):
+                row, column = top[lane] + i, left[lane] + j
+                tokens[lane] = -1
+                if row >= rows or column >= columns:
+                    continue
+                here = row * columns + column
+                value = -np.int64(values[here]) if found[here] & 1 else np.int64(values[here])
+                token = 2 * np.int64(magnitudes[abs(value)]) - int(value < 0)
+                tokens[lane] = token
+                bits = extra[token]
+                if bits:
                     x = states[lane]
-                    if second:
-                        bits = extra[token]
-                        if bits:
-                            if x >= 1 << 32 - bits:
-                                at -= 1
-                                words[at] = x & 65535
-                                x >>= 16
-                            states[lane] = x << bits | abs(value) - abs(bases[token])
-                        continue
-                    table = np.int64(contexts[found[here] >> 1])
-                    share = frequencies[table, token]
-                    if x >= share << 20:
+                    if x >= 1 << 32 - bits:
                         at -= 1
                         words[at] = x & 65535
                         x >>= 16
-                    states[lane] = (x // share << 12) + x % share + begins[table, token]
+                    states[lane] = x << bits | abs(value) - abs(bases[token])
+            for lane in range(lanes - 1, -1, -1):
+                token = tokens[lane]
+                if token < 0:
+                    continue
+                x = states[lane]
+                here = (top[lane] + i) * columns + left[lane] + j
+                table = np.int64(contexts[found[here] >> 1])
+                share = np.uint32(frequencies[table, token])
+                if x >= np.int64(share) << 20:
+                    at -= 1
+                    words[at] = x & 65535
+                    x >>= 16
+                quotient = np.uint32(x) // share
+                rest = np.uint32(x) - quotient * share
+                states[lane] = (np.int64(quotient) << 12) + np.int64(rest) + begins[table, token]
     return int(at)
 
 
