@@ -78,6 +78,7 @@ INSIDE = {
         "rans.frequencies",
         "rans.model",
         "rans.fitting",
+        "rans.plain",
         "rans.kernels",
         "rans.codec",
         "rans",

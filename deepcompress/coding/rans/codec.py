@@ -6,6 +6,7 @@ share them, and a decoder needs no more memory than one of them beside the tenso
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from deepcompress.coding import lanes, threads
 from deepcompress.coding.bits import Reader, varint
-from deepcompress.coding.rans import fitting, frequencies, model, tokens
+from deepcompress.coding.rans import fitting, frequencies, model, plain, tokens
 from deepcompress.coding.rans.model import Model
 from deepcompress.coding.rans.shape import Matrix, Tile, matrix_of, streams_of, tile_of
 from deepcompress.errors import FormatError
@@ -22,7 +23,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 LOW = 1 << 16  # of a state
 _STATE_BYTES, _WORD_BYTES = 4, 2
-CONTEXT_BYTES = 1  # contexts and a sign: at most 256
+_KERNELS = "deepcompress.coding.rans.kernels"
+_KERNELS_FROM = 1 << 15
 
 
 def encode(integers: Array, shape: tuple[int, ...], gaps: bool) -> tuple[bytes, bytes]:
@@ -70,7 +72,7 @@ def decode(
         for (start, end), part in parts[first:stop]:
             take(start * matrix.columns, decoder.decode(part, start, end))
 
-    threads.run(work, threads.split(len(parts), 1 if decoder.compiled is None else workers, 1))
+    threads.run(work, threads.split(len(parts), 1 if decoder.loops is plain else workers, 1))
 
 
 def _parts(payload: memoryview, rows: list[tuple[int, int]]) -> list[tuple[tuple[int, int], memoryview]]:
@@ -87,7 +89,7 @@ class _Decoder:
     """What all streams of a tensor are decoded by."""
 
     def __init__(self, found: Model, matrix: Matrix) -> None:
-        self.compiled = _kernels(matrix)
+        self.loops = _loops(matrix)
         self._model, self._matrix = found, matrix
         self._by_row = model.row_classes(found, matrix)
         self._by_column = model.column_classes(found.axes, matrix)
@@ -108,17 +110,19 @@ class _Decoder:
         classes = (self._by_row[start:stop], self._by_column)
         out = np.zeros(tile.rows * tile.columns, dtype=np.int16)
         if self._model.gaps:
-            used = self.compiled.decode_gaps(words, states, _numbers(tile), classes, self._order, self._tables, out)
+            used = self.loops.decode_gaps(words, states, _numbers(tile), classes, self._order, self._tables, out)
         else:
             near = _near(self._model)
-            used = self.compiled.decode_dense(words, states, _numbers(tile), classes, near, self._tables, out)
+            used = self.loops.decode_dense(words, states, _numbers(tile), classes, near, self._tables, out)
         if used != len(words) - 1 or (states != LOW).any():
             raise FormatError("a rANS stream does not end with its last symbol: it is damaged")
         return out
 
 
-def _kernels(matrix: Matrix) -> Any:
-    return lanes.kernels("deepcompress.coding.rans.kernels")
+def _loops(matrix: Matrix) -> Any:
+    """The module whose loops serve so many elements: a small tensor does not repay importing numba."""
+    small = matrix.rows * matrix.columns < _KERNELS_FROM and _KERNELS not in sys.modules
+    return plain if small else lanes.kernels(_KERNELS) or plain
 
 
 def _numbers(tile: Tile) -> tuple[int, int, int, int, int]:
@@ -139,7 +143,7 @@ def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes
     draft = Model(cut, False, base, axes, near, own, np.zeros(model.context_count(False, len(near)), np.uint8), blank)
     found = []
     counts = np.zeros((len(draft.contexts), tokens.TOKENS), dtype=np.int64)
-    compiled = _kernels(matrix)
+    loops = _loops(matrix)
     by_row, by_column = model.row_classes(draft, matrix), model.column_classes(axes, matrix)
     tables = (model.scales(), model.scale_classes(), np.array([own], dtype=np.int64), tokens.classes())
     spans = streams_of(matrix, cut)
@@ -147,7 +151,7 @@ def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes
         tile = tile_of(stop - start, matrix.columns, cut)
         values = integers[start * matrix.columns : stop * matrix.columns]
         contexts = np.empty(len(values), dtype=np.uint8)
-        compiled.find_contexts(
+        loops.find_contexts(
             values, _numbers(tile), (by_row[start:stop], by_column), _near(draft), tables, contexts, counts
         )
         found.append(contexts)
@@ -159,7 +163,7 @@ def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes
         values = integers[start * matrix.columns : stop * matrix.columns]
         states = np.full(cut.lanes, LOW, dtype=np.int64)
         words = np.empty(2 * len(values) + 1, dtype=np.uint16)
-        at = compiled.encode_dense(values, contexts, _numbers(tile), coder, states, words)
+        at = loops.encode_dense(values, contexts, _numbers(tile), coder, states, words)
         streams.append(_stream(states, words[at:]))
     return model.pack(full), _joined(streams)
 
@@ -171,7 +175,7 @@ def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]
     blank = np.zeros((1, 1), dtype=np.uint8)
     draft = Model(cut, True, base, axes, (), 0, np.zeros(model.context_count(True, 0), np.uint8), blank)
     counts = np.zeros((2 * model.SCALES, tokens.TOKENS), dtype=np.int64)
-    compiled = _kernels(matrix)
+    loops = _loops(matrix)
     by_row, by_column = model.row_classes(draft, matrix), model.column_classes(axes, matrix)
     order = model.column_order(by_column)
     found = []
@@ -180,7 +184,7 @@ def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]
         values = integers[start * matrix.columns : stop * matrix.columns]
         room = np.count_nonzero(values) + len(values) // tokens.LARGEST + cut.lanes
         events, ends = np.empty(room, dtype=np.int64), np.zeros(cut.lanes, dtype=np.int64)
-        compiled.find_events(values, _numbers(tile), cut.lanes, (by_row[start:stop], by_column), order, events, ends)
+        loops.find_events(values, _numbers(tile), cut.lanes, (by_row[start:stop], by_column), order, events, ends)
         events = events[: ends[-1]]
         _count_events(events, counts)
         found.append((events, ends))
@@ -190,7 +194,7 @@ def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]
     for events, ends in found:
         states = np.full(cut.lanes, LOW, dtype=np.int64)
         words = np.empty(4 * len(events) + 1, dtype=np.uint16)
-        at = compiled.encode_gaps(events, ends, coder, states, words)
+        at = loops.encode_gaps(events, ends, coder, states, words)
         streams.append(_stream(states, words[at:]))
     return model.pack(full), _joined(streams)
 
