@@ -80,7 +80,8 @@ def tile_of(rows: int, columns: int, cut: Cut) -> Tile:
 def cut_for(matrix: Matrix, by_rows: bool, symbols: float = 1) -> Cut:
     """A cut of about `PER_STREAM` elements a stream, and of one lane for each `PER_LANE` symbols.
 
-    `symbols` is how many there are for each element. `by_rows` keeps what stands side by side in one lane; otherwise it is what stands one below the other.
+    `symbols` is how many there are for each element. `by_rows` keeps what stands side by side in one lane; otherwise
+    it is what stands one below the other.
     """
     rows = max(1, min(matrix.rows, PER_STREAM // max(matrix.columns, 1)))
     streams = -(-matrix.rows // rows)
