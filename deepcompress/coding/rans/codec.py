@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ class _Decoder:
 def _loops(matrix: Matrix) -> Any:
     """The module whose loops serve so many elements: a small tensor does not repay importing numba."""
     small = matrix.rows * matrix.columns < _KERNELS_FROM and _KERNELS not in sys.modules
-    return plain if small else lanes.kernels(_KERNELS) or plain
+    return plain if small or lanes.kernels() is None else import_module(_KERNELS)
 
 
 def _numbers(tile: Tile) -> tuple[int, int, int, int, int]:
