@@ -29,7 +29,7 @@ CHOICES = {
     "scope": ("layer", "global"),
     "distribution": ("lamp", "uniform", "std"),
     "schedule": ("one-shot", "linear", "cubic", "circular", "gap"),
-    "quantizer": ("kmeans", "uniform"),
+    "quantizer": ("kmeans", "uniform", "rows"),
     "init": ("linear", "random", "density"),
     "weighting": ("none", "fisher"),
     "codebook_dtype": ("float32", "float16"),
@@ -67,6 +67,9 @@ SMALLEST: dict[str, Any] = {
     "epochs": 40,
     "finetune_epochs": 12,
 }
+
+#: Fraction that is pruned, and index width, where neither is given and the network is retrained.
+PRUNE, BITS = 0.9, 5
 
 BITS_OR_LEVELS = "bits and levels are two ways to say how many values are shared: give one of them"
 
@@ -148,6 +151,11 @@ class LayerRule:
         return bool(self.prune) or self.bits not in (None, "none") or self.levels is not None
 
     @property
+    def asks(self) -> bool:
+        """Whether the rule says how much is pruned or shared, or what is not."""
+        return (self.prune, self.bits, self.levels, self.group) != (None, None, None, None)
+
+    @property
     def name(self) -> str | None:
         """The one name that the pattern matches; None if it may match others. ``[*]`` is a ``*``."""
         plain = _ESCAPED.sub(r"\1", self.pattern)
@@ -186,7 +194,8 @@ class Recipe:
     """All settings of one compression. Defaults are chosen so that ``Recipe(prune=0.92, bits=5)`` is enough.
 
     Attributes:
-        prune: fraction of all prunable weights of the network to remove, 0 <= prune < 1.
+        prune: fraction of all prunable weights of the network to remove, 0 <= prune < 1. None is `PRUNE` with
+            retraining, and nothing without.
         target_size: most bytes of the file; it then decides how many weights each layer keeps, in place of `prune`.
         max_drop: guards pruning to `prune`: an iteration after which the accuracy on validation data is more than this
             many points below the dense network's is rolled back in the layers that cost most; None lets it be.
@@ -224,7 +233,10 @@ class Recipe:
         levels: in place of `bits`, the most values that a layer shares, of any number: 2 makes it ternary, as zero
             is not counted.
         quantizer: ``kmeans`` finds the shared values; ``uniform`` takes a step times whole numbers, so that a codebook
-            is one number in the file.
+            is one number in the file. ``rows``, for networks that are not retrained, takes whole numbers times a step
+            for each row of a layer, as many as `step` makes. None is ``rows`` where nothing is retrained and nobody
+            says how much is pruned or how many values are shared, else ``kmeans``.
+        step: of ``rows``: the steps, in root mean squares of the weights of a row; a `target_size` replaces it.
         weighting: ``fisher`` weighs the error of each weight by its mean squared gradient over training samples
             (Choi, El-Khamy and Lee 2017).
         rate: what a bit in the file is worth against the error of the weights: a bit counts as much as this part of
@@ -259,7 +271,7 @@ class Recipe:
         layers: rules for single layers; a later rule wins.
     """
 
-    prune: float = 0.9
+    prune: float = None  # type: ignore[assignment]  # until __post_init__
     scope: str | None = None
     distribution: str = "lamp"
     quality: float | None = None
@@ -279,10 +291,11 @@ class Recipe:
     regrow_every: int | None = None
     deepr_alpha: float = 1e-5
     deepr_temperature: float | None = None
-    bits: int | str | None = 5
+    bits: int | str | None = ""  # until __post_init__
     conv_bits: int | str | None = None
     levels: int | None = None
-    quantizer: str = "kmeans"
+    quantizer: str = None  # type: ignore[assignment]  # until __post_init__
+    step: float = 0.05
     weighting: str = "none"
     rate: float = 0.0
     codebook_dtype: str = "float32"
@@ -314,9 +327,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", Rules(self.layers))
+        self._fill_in()
         if self.bits is None:  # one way to say it, or a recipe written to TOML would come back with the default
             object.__setattr__(self, "bits", "none")
-        if self.levels is not None and self.bits != Recipe.bits:
+        if self.levels is not None and self.bits != BITS:
             raise RecipeError(BITS_OR_LEVELS)
         _check_fraction(self.prune, "prune")
         for field, allowed in CHOICES.items():
@@ -333,8 +347,31 @@ class Recipe:
             if not (isinstance(value, bool) or (unset and value is None)):
                 raise RecipeError(f"{field} is {value!r}; it must be true or false")
         self._check_numbers()
+        self._check_rows()
         self._check_loop()
         self._check_regrowth()
+
+    def _fill_in(self) -> None:
+        """Give the settings that depend on others their values, where nobody set them."""
+        shares = self.bits != "" or self.levels is not None or bool(self.rate)
+        asks = shares or self.prune is not None or self.conv_bits is not None or self.low_rank is not None
+        asks = asks or self.quality is not None or any(rule.asks for rule in self.layers)
+        if self.quantizer is None:
+            object.__setattr__(self, "quantizer", "kmeans" if self.retrain or asks else "rows")
+        if self.prune is None:
+            object.__setattr__(self, "prune", PRUNE if self.retrain else 0.0)
+        if self.bits == "":
+            object.__setattr__(self, "bits", BITS)
+
+    def _check_rows(self) -> None:
+        """Which settings the quantizer ``rows`` excludes."""
+        check_number(self.step, "step", 1e-4, 100)
+        others = {"retrain": self.retrain, "levels": self.levels is not None, "rate": bool(self.rate)}
+        for other, given in {**others, "low_rank": self.low_rank is not None}.items():
+            if self.quantizer == "rows" and given:
+                raise RecipeError(
+                    f"quantizer 'rows' is for networks as they were trained, without {other}: take kmeans or uniform"
+                )
 
     def _check_numbers(self) -> None:
         whole = {"shift": (0, 64), "index_bits": (1, MAX_BITS), "levels": (1, MAX_LEVELS), "small_bits": (1, MAX_BITS),

@@ -125,6 +125,7 @@ INSIDE = {
         "from_file",
         "writing",
         "stages",
+        "sizing",
         "tensors_only",
         "pipeline",
         "own_loop",
@@ -189,7 +190,7 @@ INSIDE = {
         "sparse",
         "shrink",
     ],
-    "quantize": ["kmeans", "rate", "grid", "choice", "sharing", "vectors", "latent"],
+    "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "vectors", "latent"],
     "report": ["console", "names", "tables", "page", "charts", "masks", "plots", "view"],
     "cli": [
         "group",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcompress.errors import DeepCompressError, RecipeError
-from deepcompress.recipe import CHOICES, MAX_BITS, LayerRule, Recipe, pattern_hint, read_toml
+from deepcompress.recipe import BITS, CHOICES, MAX_BITS, PRUNE, LayerRule, Recipe, pattern_hint, read_toml
 
 # TOML has no lone surrogates, as it is UTF-8.
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
@@ -18,7 +18,7 @@ fractions = st.floats(0, 1, exclude_max=True)
 widths = st.integers(1, MAX_BITS) | st.just("none")
 rules = st.builds(LayerRule, names, prune=st.none() | fractions, bits=st.none() | widths, group=st.none() | names)
 #: Choices that some of the other settings exclude; "random" is an init as well, and tried with it below.
-EXCLUSIVE = ("circular", "gap", "set", "deepr", "dsr", "start", "random")
+EXCLUSIVE = ("circular", "gap", "set", "deepr", "dsr", "start", "random", "rows")
 recipes = st.builds(
     Recipe,
     prune=fractions,
@@ -63,7 +63,7 @@ def test_every_field_comes_back_from_toml(tmp_path):
         "deepr_alpha": 0.02, "deepr_temperature": 0.03,
         "scope": "global", "criterion": "magnitude", "score_samples": 7,
         "schedule": "linear", "iterations": 2, "epochs": 3, "prune_step": 0.3, "gap": 2.5,
-        "bits": 4, "conv_bits": 6, "init": "density", "quantizer": "uniform",
+        "bits": 4, "conv_bits": 6, "init": "density", "quantizer": "uniform", "step": 0.07,
         "weighting": "fisher", "rate": 0.04, "codebook_dtype": "float16", "small_bits": 6, "finetune_epochs": 1,
         "coder": "fixed", "index_bits": 5,
         "small_dtype": "float16", "batch_norm": "fold", "low_rank": 0.9, "retrain": False, "optimizer": "adam",
@@ -88,6 +88,29 @@ def test_as_dict_leaves_out_what_is_not_set():
     assert plain["layer"] == [{"pattern": "conv*", "prune": 0.5}]
     assert not {"conv_bits", "quality", "index_bits", "shift", "flip", "layers"} & set(plain)
     assert None not in plain.values()
+
+
+def test_without_retraining_nothing_is_pruned_or_shared_that_nobody_asked_for():
+    plain = Recipe(retrain=False)
+    assert (plain.prune, plain.quantizer) == (0.0, "rows")
+    assert Recipe.from_dict(plain.as_dict()) == plain
+    assert (Recipe().prune, Recipe().quantizer, Recipe().bits) == (PRUNE, "kmeans", BITS)
+    asked = [
+        *({"bits": 5}, {"bits": "none"}, {"levels": 3}, {"conv_bits": 4}, {"rate": 0.1}),
+        *({"layers": (LayerRule("a", bits=4),)}, {"layers": (LayerRule("a", prune=0.5),)}),
+        {"quality": 1.0, "distribution": "std"},
+    ]
+    for settings in asked:
+        recipe = Recipe(retrain=False, **settings)
+        assert (recipe.prune, recipe.quantizer) == (0.0, "kmeans"), settings
+    kept = Recipe(retrain=False, layers=(LayerRule("a", keep=True),))
+    assert kept.quantizer == "rows"
+
+
+@pytest.mark.parametrize("settings", [{}, {"retrain": False, "levels": 4}, {"retrain": False, "low_rank": 0.5}])
+def test_rows_are_for_networks_as_they_were_trained(settings):
+    with pytest.raises(RecipeError, match="quantizer 'rows'"):
+        Recipe(quantizer="rows", **settings)
 
 
 def test_none_and_the_word_none_are_the_same_bits():

@@ -27,7 +27,7 @@ from deepcompress.cli.options import (
 )
 from deepcompress.cli.outputs import claim, force_option
 from deepcompress.errors import DeepCompressError
-from deepcompress.recipe import Recipe, read_toml
+from deepcompress.recipe import PRUNE, Recipe, read_toml
 
 if TYPE_CHECKING:
     from deepcompress.studies.compare import Compared, Summary
@@ -114,7 +114,7 @@ def compare(
     asked = Asked.taken_from(settings)
     if settings["schedule"] is None and "schedule" not in (read_toml(recipe_file) if recipe_file else {}):
         settings["schedule"] = "one-shot"
-    settings["prune"] = Recipe.prune  # in place of any size that a recipe file may have: sparsities follow
+    settings["prune"] = PRUNE  # in place of any size that a recipe file may have: sparsities follow
     recipe = build_recipe(recipe_file, layers, settings)
 
     from deepcompress.report.console import ConsoleProgress

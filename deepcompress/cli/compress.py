@@ -60,7 +60,8 @@ SECTIONS = {
         "masks_file", "save_masks", "save_scores",
     ),
     "Shared values": (
-        "quantizer", "init", "weighting", "rate", "codebook_dtype", "small_bits", "finetune_epochs", "finetune_lr",
+        "quantizer", "step", "init", "weighting", "rate", "codebook_dtype", "small_bits", "finetune_epochs",
+        "finetune_lr",
     ),
     "File": ("coder", "index_bits", "batch_norm", "small_dtype"),
     "Retraining": (
@@ -97,6 +98,12 @@ The test data decides nothing: it is measured on for the table at the end.
 
 #: What `_need` says where the data is needed, too.
 RETRAINED = "retrained (--no-retrain compresses without it)"
+
+
+#: What is said where no data was at hand.
+NOT_MEASURED = (
+    "Not measured: what the network makes of these weights. With --network and --data (or eval FILE, later) it is."
+)
 
 
 class Sections(click.Command):
@@ -220,7 +227,8 @@ def _need(searching: bool, recipe: Recipe, data: str | None, files: MaskFiles) -
     """What the network is needed for, if it is."""
     if searching or recipe.retrain or data is not None or recipe.max_drop is not None:
         return RETRAINED
-    if recipe.target_size is not None or recipe.low_rank is not None or files.need_network:
+    sized = recipe.target_size is not None and recipe.quantizer != "rows"
+    if sized or recipe.low_rank is not None or files.need_network:
         return "compressed with --target-size, --low-rank, --masks or --save-scores, which look at it"
     return ""
 
@@ -402,7 +410,12 @@ def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
         console.print(tables.layers_table(result.breakdown, console.width))
         tables.say(console, f"\n{tables.layers_notes(result.breakdown)}")
         console.print()
+    if result.errors:
+        console.print(tables.errors_table(result, verbose))
+        console.print()
     console.print(tables.stages_table(result))
+    if result.accuracy_after is None and result.metric_after is None:
+        tables.say(console, f"\n{NOT_MEASURED}")
     tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller")
     if saved:
         tables.say(console, ", ".join(saved))

@@ -10,10 +10,12 @@ from typing import Any, ClassVar, TypeVar
 import click
 
 from deepcompress.recipe import (
+    BITS,
     CHOICES,
     CRITERIA,
     MAX_BITS,
     MAX_LEVELS,
+    PRUNE,
     TASKS,
     LayerRule,
     Recipe,
@@ -321,9 +323,9 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
         *([sizes] if several else []),
         recipe_file_option,
         click.option("--prune", type=kind(click.FloatRange(0, 1, max_open=True)), metavar=f"F{more}",
-                     help=_shown("prune", "Fraction of all prunable weights to remove.")),
+                     help=f"Fraction of all prunable weights to remove.  [default: {PRUNE}; with --no-retrain 0]"),
         click.option("--bits", type=kind(Bits()), metavar=f"B{more}",
-                     help=_shown("bits", "2^B shared values a layer; none: no sharing.")),
+                     help=f"2^B shared values a layer; none: no sharing.  [default: {BITS}; see --step]"),
         click.option("--conv-bits", type=kind(Bits()), metavar=f"B{more}",
                      help="The same for convolutions.  [default: --bits]"),
         click.option("--levels", type=click.IntRange(1, MAX_LEVELS), metavar="K",
@@ -354,7 +356,12 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
                      help="Each iteration prunes the dense weights afresh, and retrains from there."),
         click.option("--epochs", type=click.IntRange(min=0), metavar="N",
                      help=_shown("epochs", "Retraining epochs in all.")),
-        _choice("--quantizer", "quantizer", "Shared values: as k-means finds them, or multiples of one step."),
+        _choice("--quantizer", "quantizer", "Shared values: as k-means finds them (kmeans), or multiples of one step "
+                "(uniform), or as many multiples of it as --step makes (rows). The last is what --no-retrain takes "
+                "where neither --prune nor --bits is given.  [default: kmeans]"),
+        click.option("--step", type=click.FloatRange(1e-4, 100), metavar="S",
+                     help=_shown("step", "With --quantizer rows: the step between weights, in root mean squares of the "
+                     "weights of a row. Twice as much saves a bit for each weight.")),
         regrow_options,
         click.option("--init", type=kind(click.Choice(CHOICES["init"])), help=_shown("init", "Where k-means starts.")),
         _choice("--weighting", "weighting", "How much the error of a weight counts in k-means. none: all alike. "
@@ -378,7 +385,8 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
         click.option("--small-bits", type=click.IntRange(1, MAX_BITS), metavar="B",
                      help="Biases and other vectors share 2^B multiples of a step each.  [default: not shared]"),
         click.option("--no-retrain", "retrain", is_flag=True, flag_value=False, default=None,
-                     help="Use no data: neither retraining nor tuning."),
+                     help="Use no data: neither retraining nor tuning. With nothing else, no weight is pruned, and "
+                     "all are rounded finely (see --step)."),
         retraining_options,
         click.option("--seed", type=kind(click.IntRange(min=0)), metavar=f"N{more}", help=_shown("seed", "")),
     )  # fmt: skip
@@ -420,12 +428,16 @@ def build_budgeted(
             values.pop(other, None)
     values |= given
     searching = "max_drop" in values and not fraction and values.get("schedule") != "circular"
-    if "target_size" in given or searching:
+    rules = tuple(map(LayerRule.parse, layers))
+    if any(rule.asks for rule in rules):
+        values.setdefault("quantizer", "kmeans")
+    plain = base is None and values.get("retrain") is False and Recipe.from_dict(values).quantizer == "rows"
+    if ("target_size" in given and not plain) or searching:
         values = with_smallest(values)
     if base is not None:
         values = going_on(values, base)
     recipe = Recipe.from_dict(values, f"recipe {path}" if path else "options")
-    return Recipe(**{**vars(recipe), "layers": (*recipe.layers, *map(LayerRule.parse, layers))}), searching
+    return Recipe(**{**vars(recipe), "layers": (*recipe.layers, *rules)}), searching
 
 
 def _check_budgets(given: Container[str]) -> None:

@@ -25,6 +25,7 @@ from deepcompress.container.entries import Extension
 from deepcompress.container.writer import pack
 from deepcompress.layers import Layer, is_layer, scales_of, tied_to
 from deepcompress.networks.precision import Stored
+from deepcompress.quantize.rows import RowGrid
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.reading.arrays import Array, check_dtype, to_array
 from deepcompress.recipe import Recipe
@@ -71,6 +72,15 @@ class Packer:
             self._owners[book, dtype] = len(self._order)
         self._order[name] = len(self._order)
         return encoded
+
+    def grid(self, name: str, value: torch.Tensor, grid: RowGrid) -> EncodedTensor:
+        """A tensor whose elements are whole numbers times steps: `value` is what `grid` stands for, in its own type.
+
+        All rows must have one step, as a codebook in the file has.
+        """
+        assert bool((grid.steps == grid.steps[0]).all())
+        numbers = torch.unique(grid.integers)
+        return self.layer(name, value, numbers[numbers != 0] * grid.steps[0])
 
     def plan_fixed(
         self, name: str, value: torch.Tensor, centroids: torch.Tensor | None = None, book: Hashable = None

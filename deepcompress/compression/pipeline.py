@@ -13,10 +13,12 @@ from deepcompress.compression.from_file import asks_for_more, restore
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.stages import ByFraction, ByMasks, BySize, Job
+from deepcompress.compression.tensors_only import compress_state
 from deepcompress.compression.writing import (
     Delivery,
     Stages,
     contiguous_state,
+    extra_states,
     finish_small,
     kept_of,
     layers_of,
@@ -24,10 +26,12 @@ from deepcompress.compression.writing import (
 )
 from deepcompress.errors import RecipeError
 from deepcompress.files import check_writable
-from deepcompress.layers import live_tensors, tensors_of
+from deepcompress.layers import buffers_of, live_tensors, tensors_of
+from deepcompress.networks.adapt import is_smaller
 from deepcompress.networks.copies import copied, unwrapped
 from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import bake
+from deepcompress.networks.precision import stored_of
 from deepcompress.networks.unmade import check_made
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
@@ -106,12 +110,14 @@ def compress(
         OutputError: `path` cannot be written, or `resume`.
         ResumeError: the state in `resume` is of another run, or damaged.
     """
-    model = unwrapped(model)
+    model, recipe = unwrapped(model), recipe or Recipe()
     check_made(model)
+    if recipe.quantizer == "rows" and (masks is not None or start is not None):  # they say what is pruned and shared
+        recipe = replace(recipe, quantizer="kmeans")
     if distributed.is_first():
         check_writable(path)
     order = _Order(
-        model, train_loader, val_loader, test_loader, recipe or Recipe(), Path(path), network, data,
+        model, train_loader, val_loader, test_loader, recipe, Path(path), network, data,
         watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to,
     ).with_pairs()  # fmt: skip
     journal = None
@@ -232,6 +238,8 @@ def _compress(order: _Order) -> Result:
     weights = {layer.name: tensors[layer.name] for layer in layers}
     check_writable(order.path)
     task = order.settled(work)
+    if recipe.quantizer == "rows":
+        return _rounded(order, work, state, task)
     objective = objective_of(recipe, dense, task)
     seed_everything(recipe.seed)
     current = dense
@@ -260,6 +268,28 @@ def _compress(order: _Order) -> Result:
     vectors = finish_small(work, state, recipe, former)
     route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     return delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
+
+
+def _rounded(order: _Order, work: nn.Module, state: dict[str, torch.Tensor], task: Task) -> Result:
+    """Rounded row by row, and measured, if there is data."""
+
+    before = None if order.report is None else evaluate(work, order.report, task)
+    stored = stored_of(work)
+    result = compress_state(
+        {name: stored.cast(name, value) for name, value in state.items()} | extra_states(work),
+        order.recipe,
+        order.path,
+        network=order.network,
+        data=order.data,
+        normalize=order.normalize,
+        buffers=buffers_of(work),
+        smaller=is_smaller(work),
+        watch=order.watch,
+    )
+    if before is None or order.report is None:
+        return result
+    fill_from(work, order.path, 2 * sum(value.nbytes for value in state.values()))
+    return result.measured(before, evaluate(work, order.report, task), task)
 
 
 def _route(job: Job, masks: Masks | None, delivery: Delivery) -> ByFraction:

@@ -7,8 +7,8 @@ many weights each layer loses. The second prunes, shares, encodes and writes the
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import torch
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.compression.packing import Packer
 from deepcompress.compression.result import Result, StageResult, kept_line
+from deepcompress.compression.sizing import step_for
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.extensions import SMALLER, pack_extra_state
 from deepcompress.container.normalize import pack_normalize
-from deepcompress.container.writer import planned_size, save
+from deepcompress.container.writer import pack, planned_size, save
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.files import check_writable
 from deepcompress.layers import (
@@ -41,11 +42,18 @@ from deepcompress.prune.masks import prune_in_place, share_out
 from deepcompress.prune.scores import Profile, profile
 from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded, table_of
 from deepcompress.quantize.rate import Part
+from deepcompress.quantize.rows import coarseness, nearest, relative_error, row_sizes, storable
 from deepcompress.quantize.sharing import groups, place, snap, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector, vector_table
 from deepcompress.reading.arrays import Array, check_tensor, dense_bytes
 from deepcompress.recipe import Recipe
 from deepcompress.training.progress import Progress
+
+RUINOUS = 0.5  # more than this part pruned without retraining, and most networks do not work any more
+RUINED = (
+    "which ruins most networks: give --data to retrain it, or compress it without --prune, which rounds its weights "
+    "finely"
+)
 
 
 def compress_state(
@@ -85,8 +93,11 @@ def compress_state(
         raise RecipeError("batch_norm 'fold' needs the network, not only its tensors: name it and its data")
     if recipe.low_rank is not None:
         raise RecipeError("low_rank needs the network, not only its tensors: name it")
-    if recipe.target_size is not None or recipe.max_drop is not None:
-        raise RecipeError("target_size and max_drop need the network, not only its tensors: name it")
+    by_rows = recipe.quantizer == "rows"
+    if recipe.max_drop is not None or (recipe.target_size is not None and not by_rows):
+        raise RecipeError(
+            "max_drop needs the network and data, and target_size the network, unless the quantizer is 'rows': name it"
+        )
     if recipe.criterion != "magnitude":
         raise RecipeError(
             f"criterion {recipe.criterion!r} needs the network and data, and without retraining only tensors are "
@@ -106,12 +117,18 @@ def compress_state(
         watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
     kept = {name: 1 - losses[name] / layer.weights for name, layer in content.profiles.items()}
     total = sum(layer.weights for layer in content.profiles.values())
-    if total:
-        watch.message(kept_line(kept, sum(losses.values()) / total))
-    else:
+    lost = sum(losses.values()) / max(total, 1)
+    if lost:
+        watch.message(kept_line(kept, lost))
+    if lost > RUINOUS:
+        watch.message(f"warning: {100 * lost:.0f} % of the weights are pruned and nothing is retrained, {RUINED}")
+    if not total:
         watch.message("no tensor is pruned or shared: all are stored exactly")
-    stream = _Stream(state, content, losses, recipe, watch)
     pruned = time.perf_counter()
+    if recipe.target_size is not None:
+        names = network, data, extensions
+        recipe = _to_size(recipe, watch, lambda found: len(pack(_Stream(state, content, losses, found, watch), *names)))
+    stream = _Stream(state, content, losses, recipe, watch)
     save(path, stream, network, data, extensions)
     sizes = [planned_size(infos.items(), network, data, extensions) for infos in (stream.pruned, stream.shared)]
     kept |= stream.kept
@@ -136,7 +153,15 @@ def compress_state(
         seed=recipe.seed,
         recipe=recipe.as_dict(),
         breakdown=found,
+        errors=stream.errors,
     )
+
+
+def _to_size(recipe: Recipe, watch: Progress, size_of: Callable[[Recipe], int]) -> Recipe:
+    """`recipe` with the step that its target_size leaves room for."""
+    assert recipe.target_size is not None
+    step = step_for(recipe.target_size, lambda each: size_of(replace(recipe, step=each)), recipe.step, watch)
+    return replace(recipe, step=step)
 
 
 def _apart(state: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
@@ -234,6 +259,8 @@ class _Stream:
         self._groups = {name: (members, most) for members, most in groups(content.layers, recipe) for name in members}
         self._tables: dict[tuple[str, ...], _Table] = {}
         self._packer = Packer(recipe.small_dtype, recipe.coder, recipe.index_bits)
+        self._coarser = coarseness({layer.name: layer.weights for layer in content.layers})
+        self.errors: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[tuple[str, EncodedTensor]]:
         done = 0
@@ -251,6 +278,8 @@ class _Stream:
             yield name, encoded
 
     def _layer(self, name: str) -> EncodedTensor:
+        if self.recipe.quantizer == "rows":
+            return self._rounded(name)
         weight, dtype = self._pruned(name), self.content.dtypes[name]
         self.pruned[name] = self._packer.plan_fixed(name, weight.to(dtype))
         if name not in self._groups:
@@ -270,6 +299,18 @@ class _Stream:
         self.shared[name] = self._packer.plan_fixed(name, weight, values, book)
         self.sharing_seconds += time.perf_counter() - started
         return self._packer.layer(name, weight, values, book)
+
+    def _rounded(self, name: str) -> EncodedTensor:
+        """A layer as whole numbers times steps."""
+        weight = self._pruned(name)
+        steps = self.recipe.step * self._coarser[name] * row_sizes(weight)
+        found = nearest(weight, storable(weight, steps))
+        rounded = found.values().to(self.content.dtypes[name])
+        self.errors[name] = relative_error(self.state[name], rounded)
+        self.kept[name] = int(torch.count_nonzero(found.integers)) / weight.numel()
+        encoded = self._packer.grid(name, rounded, found)
+        self.pruned[name] = self.shared[name] = encoded.info
+        return encoded
 
     def _small(self, name: str, value: torch.Tensor) -> EncodedTensor:
         """A tensor that is no layer: as it is, or on a grid if it is a vector and the recipe says so."""
