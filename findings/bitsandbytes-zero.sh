@@ -3,8 +3,13 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-: "${PYTHON:?name a Python that has torch, such as .venv/bin/python}"
-"$PYTHON" -m pip install -q --no-deps --target "$folder" bitsandbytes==0.50.2 2>/dev/null
+if [ -z "${PYTHON:-}" ]; then # naming a Python that has torch 2.14.1 and its friends saves an installation of 5 GB
+  python3 -m venv "$folder/venv"
+  PYTHON="$folder/venv/bin/python"
+  "$PYTHON" -m pip install -q torch==2.14.1 numpy bitsandbytes==0.50.2
+else
+  "$PYTHON" -m pip install -q --no-deps --target "$folder" bitsandbytes==0.50.2 2>/dev/null
+fi
 CUDA_VISIBLE_DEVICES="" PYTHONPATH="$folder" "$PYTHON" - 2>"$folder/log" <<'PY' || { cat "$folder/log" >&2; exit 1; }
 from importlib.metadata import version
 

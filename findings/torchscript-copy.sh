@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
 # torch: a deep copy of a scripted network has no parameters of its own that learn; its gradients land in the original.
 set -euo pipefail
-: "${PYTHON:?name a Python that has torch, such as .venv/bin/python}"
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+if [ -z "${PYTHON:-}" ]; then # naming a Python that has torch 2.14.1 and its friends saves an installation of 5 GB
+  python3 -m venv "$folder/venv"
+  PYTHON="$folder/venv/bin/python"
+  "$PYTHON" -m pip install -q torch==2.14.1 numpy
+fi
 "$PYTHON" -W ignore - <<'PY'
 import copy
 

@@ -51,6 +51,7 @@ COMMANDS = {
     "verify": [],
     "bench": [],
     "plot": ["-o", "plots"],
+    "view": ["-o", "page.html"],
     "train --from": ["-o", "new.pt"],
 }
 

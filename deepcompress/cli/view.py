@@ -8,14 +8,16 @@ import click
 
 from deepcompress.cli.common import show
 from deepcompress.cli.options import common
+from deepcompress.cli.outputs import claim, force_option
 
 
 @click.command()
 @click.argument("file", metavar="MODEL.dc", type=click.Path())
 @click.argument("other", metavar="[OTHER.dc]", type=click.Path(), required=False)
 @click.option("-o", "--output", type=click.Path(), metavar="PAGE.html", help="[default: MODEL.html, in this folder]")
+@force_option
 @common
-def view(file: str, other: str | None, output: str | None, as_json: bool, verbose: bool, quiet: bool) -> None:
+def view(file: str, other: str | None, output: str | None, force: bool, as_json: bool, verbose: bool, quiet: bool) -> None:
     """Write a page that shows a .dc file, or two files side by side.
 
     The page is one HTML file that any browser opens without a network. It shows where the bytes are, the table of
@@ -26,6 +28,7 @@ def view(file: str, other: str | None, output: str | None, as_json: bool, verbos
 
     models = [file] if other is None else [file, other]
     page = output or f"{Path(file).stem}.html"
+    claim(page, ending=".html")
     write_page(models, page)
     size = Path(page).stat().st_size
     show(as_json, {"file": page, "file_bytes": size, "models": models}, lambda: f"{page}: {size:,} bytes")

@@ -34,6 +34,9 @@ Limits = tuple[float | None, float | None] | None
 
 MOST_CURVES = 8  # layers of a sensitivity chart that are told apart by colour
 
+#: What the vertical axis is called, if nobody says otherwise.
+ERROR = "Validation error (%)"
+
 
 # Curves ----------------------------------------------------------------------------------------------------
 
@@ -227,7 +230,7 @@ def draw_sensitivity(
     path: str | Path,
     *,
     title: str = "",
-    ylabel: str = "Validation error (%)",
+    ylabel: str = ERROR,
 ) -> None:
     """How the network's error rises when one layer alone is pruned.
 
@@ -246,7 +249,7 @@ def draw_sensitivity(
 
 
 def _sensitivity(
-    figure: Figure, curves: Mapping[str, Sequence[tuple[float, float]]], reference: float, ylabel: str
+    figure: Figure, curves: Mapping[str, Sequence[tuple[float, float]]], reference: float, ylabel: str = ERROR
 ) -> None:
     lines = [
         Curve(name, [x for x, _ in sorted(points)], [y for _, y in sorted(points)], color=index)
@@ -285,7 +288,7 @@ def draw_front(
     *,
     reference: float | None = None,
     title: str = "",
-    ylabel: str = "Validation error (%)",
+    ylabel: str = ERROR,
 ) -> None:
     """Size against error of many compressions, and the best ones as a step line.
 

@@ -60,6 +60,7 @@ COMMANDS = {
     "sensitivity": ["sensitivity", "x.pt", "--recipe", "out/sensitivity.csv", "-o", "out"],
     "compare": ["compare", "out/compare.png", "-o", "out"],
     "plot": ["plot", "out/bytes.png", "-o", "out"],
+    "view": ["view", "x.dc", "-o", "./x.dc"],
 }
 
 
@@ -81,7 +82,7 @@ def test_no_command_writes_over_what_it_reads(name, files, tmp_path):
     Path("soft.pt").symlink_to("real.pt")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     line = fail(*(part.format(folder=tmp_path.name) for part in COMMANDS[name]))
-    assert "this command reads it" in line or (name == "compress network" and "the ending says code" in line)
+    assert "this command reads it" in line or (name in ("compress network", "view") and "the ending says " in line)
     assert before == {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
 
 
