@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from deepcompress.calibration.rounding import Rounder
 from deepcompress.compression.from_file import asks_for_more, restore
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
@@ -68,6 +70,7 @@ def compress(
     masks: Masks | None = None,
     start: str | Path | None = None,
     rewind_to: Mapping[str, torch.Tensor] | None = None,
+    calibrate: Iterable[Any] | None = None,
 ) -> Result:
     """Compress a network and write it to `path`. `model` itself is not changed.
 
@@ -100,6 +103,8 @@ def compress(
             stays so, and so do shared values until weights move (see `continuation`).
         rewind_to: for a recipe whose rewind is ``start``: the state_dict of this network before it was trained, or
             early in training (see `prune.lottery`).
+        calibrate: batches of inputs, 64 to 1,024 samples of them, that rounding goes by (see `calibration`): for a recipe
+            whose quantizer is ``rows``, as that of ``Recipe(retrain=False)``.
 
     Raises:
         RecipeError: a setting does not fit the network, or training data is missing.
@@ -118,7 +123,7 @@ def compress(
         check_writable(path)
     order = _Order(
         model, train_loader, val_loader, test_loader, recipe, Path(path), network, data,
-        watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to,
+        watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to, calibrate,
     ).with_pairs()  # fmt: skip
     journal = None
     if resume is not None and distributed.is_first():
@@ -148,6 +153,7 @@ class _Order:
     masks: Masks | None
     start: str | Path | None
     rewind_to: Mapping[str, torch.Tensor] | None
+    calibrate: Iterable[Any] | None
 
     @property
     def batches(self) -> Batches | None:
@@ -184,6 +190,11 @@ class _Order:
             raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
         if recipe.weighting != "none" and not recipe.retrain:
             raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and retrain=False uses none")
+        if self.calibrate is not None and recipe.quantizer != "rows":
+            raise RecipeError(
+                "samples to calibrate on are for weights that are rounded (retrain=False, quantizer 'rows'): leave out "
+                "either them, or what is pruned, shared, masked or gone on from"
+            )
         if recipe.max_drop is not None and self.val_loader is None:
             raise RecipeError("max_drop needs validation data to measure on: pass val_loader")
 
@@ -274,7 +285,10 @@ def _rounded(order: _Order, work: nn.Module, state: dict[str, torch.Tensor], tas
     """Rounded row by row, and measured, if there is data."""
 
     before = None if order.report is None else evaluate(work, order.report, task)
-    stored = stored_of(work)
+    stored, rounder = stored_of(work), None
+    if order.calibrate is not None:
+        names = [layer.name for layer in layers_of(work, state, order.recipe)]
+        rounder = Rounder(work, names, order.calibrate, order.watch)
     result = compress_state(
         {name: stored.cast(name, value) for name, value in state.items()} | extra_states(work),
         order.recipe,
@@ -285,6 +299,7 @@ def _rounded(order: _Order, work: nn.Module, state: dict[str, torch.Tensor], tas
         buffers=buffers_of(work),
         smaller=is_smaller(work),
         watch=order.watch,
+        rounder=rounder,
     )
     if before is None or order.report is None:
         return result

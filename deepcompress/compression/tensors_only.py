@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from deepcompress.calibration.rounding import Rounded
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.compression.packing import Packer
 from deepcompress.compression.result import Result, StageResult, kept_line
@@ -67,6 +68,7 @@ def compress_state(
     buffers: Collection[str] = (),
     smaller: bool = False,
     watch: Progress | None = None,
+    rounder: Callable[[float], Rounded] | None = None,
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
 
@@ -82,6 +84,8 @@ def compress_state(
         smaller: whether units were taken out of the network (`prune.shrink`): then the file says that its tensors may
             be smaller than those of the network that takes them.
         watch: told what happens.
+        rounder: rounds weights by samples, at a step (`calibration.rounding`); without, and what it leaves, is rounded
+            by the size of the weights.
 
     Raises:
         RecipeError: a setting does not fit the tensors.
@@ -127,8 +131,12 @@ def compress_state(
     pruned = time.perf_counter()
     if recipe.target_size is not None:
         names = network, data, extensions
-        recipe = _to_size(recipe, watch, lambda found: len(pack(_Stream(state, content, losses, found, watch), *names)))
-    stream = _Stream(state, content, losses, recipe, watch)
+
+        def size_of(found: Recipe) -> int:
+            return len(pack(_Stream(state, content, losses, found, watch, rounder), *names))
+
+        recipe = _to_size(recipe, watch, size_of)
+    stream = _Stream(state, content, losses, recipe, watch, rounder)
     save(path, stream, network, data, extensions)
     sizes = [planned_size(infos.items(), network, data, extensions) for infos in (stream.pruned, stream.shared)]
     kept |= stream.kept
@@ -250,7 +258,9 @@ class _Stream:
         losses: Mapping[str, int],
         recipe: Recipe,
         watch: Progress,
+        rounder: Callable[[float], Rounded] | None = None,
     ) -> None:
+        self._given = Rounded({}, {}) if rounder is None else rounder(recipe.step)
         self.state, self.content, self.losses, self.recipe, self.watch = state, content, losses, recipe, watch
         self.pruned: dict[str, TensorInfo] = {}
         self.shared: dict[str, TensorInfo] = {}
@@ -304,7 +314,7 @@ class _Stream:
         """A layer as whole numbers times steps."""
         weight = self._pruned(name)
         steps = self.recipe.step * self._coarser[name] * row_sizes(weight)
-        found = nearest(weight, storable(weight, steps))
+        found = self._given.grids.get(name) or nearest(weight, storable(weight, steps))
         rounded = found.values().to(self.content.dtypes[name])
         self.errors[name] = relative_error(self.state[name], rounded)
         self.kept[name] = int(torch.count_nonzero(found.integers)) / weight.numel()
@@ -314,6 +324,7 @@ class _Stream:
 
     def _small(self, name: str, value: torch.Tensor) -> EncodedTensor:
         """A tensor that is no layer: as it is, or on a grid if it is a vector and the recipe says so."""
+        value = self._given.corrected.get(name, value)
         bits, exact = self.recipe.small_bits, name in self.content.scales
         table = None
         if bits is not None and not exact and is_vector(value) and not is_statistic(name):
