@@ -33,7 +33,7 @@ CHOICES = {
     "init": ("linear", "random", "density"),
     "weighting": ("none", "fisher"),
     "codebook_dtype": ("float32", "float16"),
-    "coder": ("huffman", "ans", "auto", "fixed"),
+    "coder": ("huffman", "ans", "auto", "rans", "fixed"),
     "optimizer": ("sgd", "adam"),
     "penalty": ("l2", "l1", "rate", "hyperbolic", "exponential", "none"),
     "regrow": ("none", "surgery", "set", "deepr", "dsr"),
