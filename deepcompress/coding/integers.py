@@ -17,7 +17,7 @@ from deepcompress.coding.tensors import EncodedTensor, Encoding, TensorInfo
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_GAPS_BELOW, _DENSE_ABOVE = 0.5, 0.03  # densities at which zeros may be skipped, and at which they may be coded
+_GAPS_BELOW, _DENSE_ABOVE = 0.35, 0.12  # densities at which zeros may be skipped, and at which they may be coded
 
 
 def encode_scaled(integers: Array, scale: np.float32, exponents: Array) -> EncodedTensor:
@@ -49,11 +49,16 @@ def encode_scaled(integers: Array, scale: np.float32, exponents: Array) -> Encod
 
 
 def encode(integers: Array, info: TensorInfo, head: bytes) -> EncodedTensor:
-    """A tensor of `integers` (flat, int16) with these facts, its codebook or scales `head`, in the smaller mode."""
+    """A tensor of `integers` (flat, int16) with these facts, and its codebook or scales `head`."""
+    packed, payload = smallest(integers, info.shape)
     count = int(np.count_nonzero(integers))
-    density = count / len(integers)
-    modes = [gaps for gaps, fits in ((False, density >= _DENSE_ABOVE), (True, density < _GAPS_BELOW)) if fits]
-    coded = [codec.encode(integers, info.shape, gaps) for gaps in modes]
-    packed, payload = min(coded, key=lambda parts: len(parts[0]) + len(parts[1]))
     info = replace(info, nonzeros=count, tables=len(packed), weights=len(payload), weight_coder=Coder.RANS)
     return EncodedTensor(info, head + packed + payload)
+
+
+def smallest(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
+    """The model's bytes and the streams of `codec.encode`, in the mode that makes them smaller."""
+    density = np.count_nonzero(integers) / len(integers)
+    modes = [gaps for gaps, fits in ((False, density >= _DENSE_ABOVE), (True, density < _GAPS_BELOW)) if fits]
+    coded = [codec.encode(integers, shape, gaps) for gaps in modes]
+    return min(coded, key=lambda parts: len(parts[0]) + len(parts[1]))

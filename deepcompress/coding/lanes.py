@@ -52,10 +52,10 @@ def overhead(symbols: int) -> int:
 
 
 @cache
-def kernels(module: str = _KERNELS) -> Any:
-    """Compiled kernels (`coding.kernels`), or None where numba cannot be had: then numpy and bitarray do it."""
+def kernels() -> Any:
+    """The compiled kernels (`coding.kernels`), or None where numba cannot be had: then numpy and bitarray do it."""
     try:
-        return import_module(module)
+        return import_module(_KERNELS)
     except ImportError:
         return None
 

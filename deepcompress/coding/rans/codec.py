@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from deepcompress.coding import lanes, threads
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.rans import fitting, frequencies, model, plain, tokens
 from deepcompress.coding.rans.model import Model
-from deepcompress.coding.rans.shape import Matrix, Tile, matrix_of, streams_of, tile_of
+from deepcompress.coding.rans.shape import Matrix, Tile, cut_for, matrix_of, streams_of, tile_of
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -122,7 +123,7 @@ class _Decoder:
 def _loops(matrix: Matrix) -> Any:
     """The module whose loops serve so many elements: a small tensor does not repay importing numba."""
     small = matrix.rows * matrix.columns < _KERNELS_FROM and _KERNELS not in sys.modules
-    return plain if small else lanes.kernels(_KERNELS) or plain
+    return plain if small or lanes.kernels() is None else import_module(_KERNELS)
 
 
 def _numbers(tile: Tile) -> tuple[int, int, int, int, int]:
@@ -171,7 +172,7 @@ def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes
 def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
     matrix = matrix_of(shape)
     base, axes = fitting.classes_of(integers, matrix, gaps=True)
-    cut = fitting.cut_of(matrix, ())
+    cut = cut_for(matrix, True, 2 * np.count_nonzero(integers) / len(integers))
     blank = np.zeros((1, 1), dtype=np.uint8)
     draft = Model(cut, True, base, axes, (), 0, np.zeros(model.context_count(True, 0), np.uint8), blank)
     counts = np.zeros((2 * model.SCALES, tokens.TOKENS), dtype=np.int64)

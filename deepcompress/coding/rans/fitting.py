@@ -18,7 +18,8 @@ Axes = tuple[Array | None, Array | None, Array | None]
 
 SAMPLE = 1 << 14  # elements that neighbours are judged by
 _FEWEST = 24  # elements for each class of an axis
-_SOME, _ENOUGH = 0.04, 0.12  # what a neighbour must tell: one of several, and the best of them
+_TELLING = 3  # how much more than chance the sums of an axis must vary
+_SOME, _ENOUGH = 0.04, 0.08  # what a neighbour must tell: one of several, and the best of them
 _FACTORS = 32
 
 
@@ -35,25 +36,38 @@ def magnitudes(integers: Array, matrix: Matrix, gaps: bool) -> list[Array]:
 
 def classes_of(integers: Array, matrix: Matrix, gaps: bool) -> tuple[int, Axes]:
     """The base, and the classes of rows, planes and places: how far the mean of each is from that of all."""
-    total = max(int(np.abs(integers).sum(dtype=np.int64) if not gaps else np.count_nonzero(integers)), 1)
-    mean = total / len(integers)
-    found: list[Array | None] = []
+    sums = magnitudes(integers, matrix, gaps)
+    mean = max(int(sums[0].sum()), 1) / len(integers)
+    square = mean if gaps else _mean_square(integers)
     base = round(model.PER_OCTAVE * np.log2(16 * mean))
-    for sums, count in zip(magnitudes(integers, matrix, gaps), matrix.axes, strict=True):
-        each = len(integers) // count
-        if count < 2 or each < _FEWEST:
-            found.append(None)
-            continue
-        ratios = (sums + mean / 2) / (each * mean + mean / 2)
-        levels = np.maximum(np.rint(model.PER_OCTAVE * np.log2(ratios)).astype(np.int64), -model.SCALES)
-        lowest = int(levels.min())
-        if int(levels.max()) == lowest:
-            found.append(None)
-            continue
+    found: list[Array | None] = []
+    for each in sums:
+        levels = _levels(each, len(integers) // len(each), mean, max(square - mean**2, 1e-9))
+        lowest = 0 if levels is None else int(levels.min())
         base += lowest
-        found.append(np.minimum(levels - lowest, model.CLASSES - 1).astype(np.uint8))
+        found.append(None if levels is None else np.minimum(levels - lowest, model.CLASSES - 1).astype(np.uint8))
     by_row, by_plane, by_place = found
     return max(min(base, model.MAX_BASE), -model.MAX_BASE), (by_row, by_plane, by_place)
+
+
+def _levels(sums: Array, each: int, mean: float, variance: float) -> Array | None:
+    """How far from the mean each sum of `each` magnitudes is, in steps of a class; None if that is not worth telling.
+
+    What chance alone would make of sums of equal rows is taken out.
+    """
+    if len(sums) < 2 or each < _FEWEST:
+        return None
+    spread = float(((sums - each * mean) ** 2).mean()) / (each * variance)  # 1 for chance
+    if spread < _TELLING:
+        return None
+    ratios = 1 + (sums / (each * mean) - 1) * (1 - 1 / spread)
+    levels = np.rint(model.PER_OCTAVE * np.log2(np.maximum(ratios, 2.0**-10))).astype(np.int64)
+    return levels if levels.max() > levels.min() else None
+
+
+def _mean_square(integers: Array) -> float:
+    chunks = (integers[start : start + SAMPLE].astype(np.int64) for start in range(0, len(integers), SAMPLE))
+    return sum(int(chunk @ chunk) for chunk in chunks) / len(integers)
 
 
 def candidates(shape: tuple[int, ...], matrix: Matrix) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ The functions have the names and the arguments of the compiled ones, which say m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def _pop_extra(states: Array, bits: Array, on: Array, words: _Words) -> tuple[Ar
 
 
 def _expected(
-    values: Array, here: Array, near: list[tuple[int, ...]], base: Array, tables: Arrays
+    values: Array, here: Array, near: Sequence[tuple[int, int, int]], base: Array, tables: Arrays
 ) -> tuple[Array, Array]:
     """The context of elements with these neighbours (offset, aim, size), and what is aimed at."""
     scales, scale_classes, own = tables
@@ -163,7 +164,8 @@ class _Sink:
 def _push(states: Array, begins: Array, shares: Array, sink: _Sink) -> Array:
     """The states before tokens of these frequencies."""
     sink.spill(states, shares << 20)
-    return (states // shares << _BITS) + states % shares + begins
+    found: Array = (states // shares << _BITS) + states % shares + begins
+    return found
 
 
 def _push_extra(states: Array, on: Array, bits: Array, rest: Array, sink: _Sink) -> None:
@@ -277,7 +279,8 @@ def _lane_events(values: Array, scales: Array) -> Array:
     weights[last[:-1]], at[last[:-1]] = values[stops[:-1]], scales[stops[:-1]]
     keep = (lengths > 0) | (weights != 0)
     scale = scales[np.minimum(begins, len(values) - 1)] if len(values) else begins
-    return (lengths | scale << 16 | at << 24 | (weights + 32768) << 32)[keep]
+    found: Array = (lengths | scale << 16 | at << 24 | (weights + 32768) << 32)[keep]
+    return found
 
 
 def encode_gaps(events: Array, ends: Array, tables: Arrays, states: Array, words: Array) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 MAX_LANES = 256
 PER_STREAM = 1 << 19  # elements that an encoder puts into one stream, if rows allow it
-PER_LANE = 1 << 12
+PER_LANE = 1 << 12  # symbols
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,16 @@ def tile_of(rows: int, columns: int, cut: Cut) -> Tile:
     return Tile(rows, columns, -(-rows // cut.down), -(-columns // cut.across), cut)
 
 
-def cut_for(matrix: Matrix, by_rows: bool) -> Cut:
-    """A cut of about `PER_STREAM` elements a stream, and of one lane for each `PER_LANE`.
+def cut_for(matrix: Matrix, by_rows: bool, symbols: float = 1) -> Cut:
+    """A cut of about `PER_STREAM` elements a stream, and of one lane for each `PER_LANE` symbols.
 
-    `by_rows` keeps what stands side by side in one lane; otherwise it is what stands one below the other.
+    `symbols` is how many there are for each element. `by_rows` keeps what stands side by side in one lane; otherwise
+    it is what stands one below the other.
     """
     rows = max(1, min(matrix.rows, PER_STREAM // max(matrix.columns, 1)))
     streams = -(-matrix.rows // rows)
     rows = -(-matrix.rows // streams)
-    lanes = 1 << max(rows * matrix.columns // PER_LANE, 1).bit_length() - 1
+    lanes = 1 << max(int(rows * matrix.columns * symbols) // PER_LANE, 1).bit_length() - 1
     lanes = min(lanes, MAX_LANES // 2)
     first, second = (rows, matrix.columns) if by_rows else (matrix.columns, rows)
     one = min(lanes, 1 << max(first, 1).bit_length() - 1)
