@@ -295,7 +295,7 @@ class Recipe:
     conv_bits: int | str | None = None
     levels: int | None = None
     quantizer: str = None  # type: ignore[assignment]  # until __post_init__
-    step: float = 0.05
+    step: float = 0.04
     weighting: str = "none"
     rate: float = 0.0
     codebook_dtype: str = "float32"

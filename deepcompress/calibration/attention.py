@@ -36,7 +36,8 @@ def attend(
         made = product(part, packed[rows], None if bias is None else bias[rows], packed, place * width)
         projected.append(made.reshape(*made.shape[:2], heads, -1).permute(1, 2, 0, 3))
     mask = _mask(attn_mask, key_padding_mask, projected[0], heads, single)
-    out = F.scaled_dot_product_attention(*projected, attn_mask=mask)
+    q, k, v = projected
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     out = module.out_proj(out.permute(2, 0, 1, 3).flatten(2))
     return (out[:, 0] if single else out.transpose(0, 1) if module.batch_first else out), None
 

@@ -42,7 +42,9 @@ def collect(network: nn.Module, batches: Iterable[Any], watch: Progress | None =
             outputs.append(flat.detach().cpu())
     network.zero_grad(set_to_none=True)
     if found.samples < FEWEST:
-        raise DataError(f"there are {found.samples} samples to calibrate on, and at least {FEWEST} are needed (try 256)")
+        raise DataError(
+            f"there are {found.samples} samples to calibrate on, and at least {FEWEST} are needed (try 256)"
+        )
     widths = {each.shape[1] for each in outputs}
     found.power = _power(outputs if len(widths) == 1 else [each.mean(1, keepdim=True) for each in outputs])
     return found
@@ -66,7 +68,9 @@ def _flat(output: Any, samples: int) -> torch.Tensor:
     parts = [part.reshape(len(part), -1) for part in tensors_in(output)
              if part.is_floating_point() and part.ndim and len(part) == samples]  # fmt: skip
     if not parts:
-        raise DataError("the network gives no floating-point numbers for each sample, so there is nothing to calibrate to")
+        raise DataError(
+            "the network gives no floating-point numbers for each sample, so there is nothing to calibrate to"
+        )
     flat = torch.cat(parts, 1).float()
     if not torch.isfinite(flat).all():
         raise DataError("the output of the network holds NaN or infinity for the samples to calibrate on")

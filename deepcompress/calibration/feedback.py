@@ -46,6 +46,10 @@ class Curvature:
         upper = torch.linalg.cholesky(inverse, upper=True)
         return cls(order, upper.float(), upper.diagonal().square().reciprocal().float(), dead)
 
+    def ordered(self, rows: torch.Tensor) -> torch.Tensor:
+        """Columns of `rows` in `order`; those of dead inputs are zero."""
+        return rows.masked_fill(self.dead, 0.0)[:, self.order]
+
     @property
     def level(self) -> float:
         """The geometric mean of what errors cost."""
@@ -68,8 +72,8 @@ def rounded(
     """
     scaled = weight.float() / steps[..., None]
     reach = min(int(scaled.abs().max()) + 2, most)
-    scaled = torch.stack([part[:, each.order].where(~each.dead[each.order], 0.0)
-                          for part, each in zip(scaled, curvatures, strict=True)]) if curvatures else scaled  # fmt: skip
+    if curvatures:
+        scaled = torch.stack([each.ordered(part) for part, each in zip(scaled, curvatures, strict=True)])
     found = scaled.round().clamp(-reach, reach)
     for _ in range(PASSES):
         bits = code_lengths(found, reach)
@@ -83,9 +87,7 @@ def rounded(
     return found
 
 
-def _pass(
-    scaled: torch.Tensor, curvature: Curvature, price: float, bits: torch.Tensor, reach: int
-) -> torch.Tensor:
+def _pass(scaled: torch.Tensor, curvature: Curvature, price: float, bits: torch.Tensor, reach: int) -> torch.Tensor:
     """One pass over the columns of `scaled` (rows, inputs), which are in the order of the curvature."""
     left, found, count = scaled.clone(), torch.zeros_like(scaled), scaled.shape[1]
     prices = price / curvature.worth

@@ -1,8 +1,8 @@
 """From statistics to whole numbers and steps: one price of a bit for the whole network decides everything.
 
-Where a row's error costs g d per squared weight (d the geometric mean of what errors of its inputs cost), a uniform grid
-of step s costs s^2 g d / 12, and halving s costs a bit. So at one price l of a bit everywhere, the steps that cost least
-are s^2 = 12 l / (2 ln 2 g d): rows that the output hardly feels are coarse, down to zero.
+Where a row's error costs g d per squared weight (d the geometric mean of what errors of its inputs cost), a uniform
+grid of step s costs s^2 g d / 12, and halving s costs a bit. So at one price l of a bit everywhere, the steps that cost
+least are s^2 = 12 l / (2 ln 2 g d): rows that the output hardly feels are coarse, down to zero.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import torch
 
 from deepcompress.calibration.feedback import Curvature, rounded
 from deepcompress.calibration.statistics import Lookups, Moments, Statistics
-from deepcompress.quantize.rows import LARGEST, RowGrid, nearest, row_sizes, storable
+from deepcompress.quantize.rows import LARGEST, RowGrid, row_sizes, storable
 
 _QUIETEST_ROW = 1e-3  # of the mean of g: no row is taken to matter less
-
 
 
 @dataclass
@@ -59,7 +58,9 @@ class Calibrated:
         if not isinstance(found, Moments):
             return None
         assert found.first is not None
-        error = (grid.values() - self.weights[name].detach().float().cpu()).reshape(found.groups, -1, found.first.shape[1])
+        error = (grid.values() - self.weights[name].detach().float().cpu()).reshape(
+            found.groups, -1, found.first.shape[1]
+        )
         return (error @ (found.first / found.positions).cpu()[:, :, None]).reshape(-1)
 
     def _known(self, name: str) -> Moments | Lookups | None:
@@ -91,7 +92,7 @@ class Calibrated:
         return RowGrid(integers.to(torch.int32), steps)
 
     def _looked_up(self, name: str, found: Lookups, price: float) -> RowGrid:
-        """A row of an embedding counts as often as it is looked up; all have about the same step, as samples are few."""
+        """All rows have one step, by how often one is looked up on average: samples are too few to tell them apart."""
         weight = self.weights[name].detach().float().cpu()
         felt = float(found.gradient.mean()) / found.positions
         often = float(found.counts.sum()) / self.statistics.samples / len(weight)

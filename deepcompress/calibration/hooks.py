@@ -66,7 +66,7 @@ def _product(statistics: Statistics) -> Callable[..., torch.Tensor]:
                 found.add(x.detach().reshape(-1, 1, x.shape[-1]), rows)
 
         if out.requires_grad:
-            out.register_hook(add)
+            out.register_hook(add)  # type: ignore[no-untyped-call]
         return out
 
     return product
@@ -77,7 +77,9 @@ def _hook(statistics: Statistics) -> Callable[..., None]:
         if not (args and isinstance(args[0], torch.Tensor) and out.requires_grad):
             return
         x = args[0].detach()
-        out.register_hook(lambda gradient: _add(module, x, gradient.detach(), statistics))
+        out.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: _add(module, x, gradient.detach(), statistics)
+        )
 
     return hook
 
@@ -104,7 +106,7 @@ def _add(module: nn.Module, x: torch.Tensor, gradient: torch.Tensor, statistics:
 
 
 def patches(module: _ConvNd, x: torch.Tensor) -> torch.Tensor:
-    """What a convolution's weights are multiplied with: (positions, groups, inputs of a row), from (samples, channels, …)."""
+    """What a convolution's weights meet (positions, groups, inputs of a row), from its input (samples, channels, …)."""
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     x = F.pad(x, module._reversed_padding_repeated_twice, mode)
     for place, (size, stride, dilation) in enumerate(

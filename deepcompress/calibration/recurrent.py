@@ -27,7 +27,7 @@ def run(module: nn.RNNBase, x: Any, hx: Any, product: Product) -> tuple[torch.Te
         product: as `torch.nn.functional.linear`, and told the whole parameter last.
     """
     if not isinstance(x, torch.Tensor):  # a packed sequence: not watched
-        return type(module).forward(module, x, hx)
+        return type(module).forward(module, x, hx)  # type: ignore[no-any-return]
     single = x.ndim == 2
     x = x[:, None] if single else x.transpose(0, 1) if module.batch_first else x
     sides = 2 if module.bidirectional else 1

@@ -50,9 +50,7 @@ class Rounder:
         self._biases = _biases(work, tensors)
         met = set(self._calibrated.met())
         if missing := [name for name in self.weights if name not in met]:
-            watch.message(
-                f"rounded without calibration, as no product with them was seen: {', '.join(missing)}"
-            )
+            watch.message(f"rounded without calibration, as no product with them was seen: {', '.join(missing)}")
 
     def __call__(self, step: float) -> Rounded:
         """As finely as a `step` of the recipe says: the output may change by step^2 of its variance."""
@@ -72,7 +70,7 @@ def _biases(work: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, t
     found = {}
     for module in work.modules():
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and isinstance(bias, torch.Tensor):
-            if id(weight) in name_of and id(bias) in name_of:
-                found[name_of[id(weight)]] = name_of[id(bias)], bias
+        known = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and id(weight) in name_of
+        if known and isinstance(bias, torch.Tensor) and id(bias) in name_of:
+            found[name_of[id(weight)]] = name_of[id(bias)], bias
     return found

@@ -88,7 +88,12 @@ def _from_file(path: Path) -> Iterator[Any]:
     if len(arrays) > 1 and "x_train" in arrays:  # a data set with targets
         arrays = {"x": arrays["x_train"]}
     lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
-    if not arrays or len(lengths) != 1 or not min(lengths) or any(array.dtype.kind not in "fiub" for array in arrays.values()):
+    if (
+        not arrays
+        or len(lengths) != 1
+        or not min(lengths)
+        or any(array.dtype.kind not in "fiub" for array in arrays.values())
+    ):
         raise DataError(f"{_WHAT} {path}: it needs arrays of numbers that have the samples in their first dimension")
     tensors = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in arrays.items()}
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}

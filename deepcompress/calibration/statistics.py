@@ -1,8 +1,8 @@
 """What a layer meets on samples, and how much the network's output feels an error of each of its rows.
 
-The layer's output a = W x at a position changes by e x where the weights of a row change by e. With H, the sum of
-x x^T over the positions of a sample, and g, the mean squared gradient of a random projection v f of the network's output
-f (v standard normal) at the row, the expected squared change of f is about g e H e^T: Kronecker-factored curvature
+The layer's output a = W x at a position changes by e x where the weights of a row change by e. H is the sum of x x^T
+over the positions of a sample, and g the mean squared gradient at the row of a random projection v f of the network's
+output f (v standard normal). Then the expected squared change of f is about g e H e^T: Kronecker-factored curvature
 (Martens and Grosse 2015) of the squared error of the output, for which no labels are needed.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-
 
 #: Rows of more inputs than this are taken apart: inputs of different parts count as if they had nothing in common.
 WIDEST = 2048

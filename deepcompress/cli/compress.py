@@ -27,6 +27,7 @@ from deepcompress.cli.naming import needed_network, network_name, stored_data, s
 from deepcompress.cli.options import (
     budget_options,
     build_budgeted,
+    calibrate_option,
     common,
     data_options,
     mask_options,
@@ -51,8 +52,8 @@ SECTIONS = {
     ),
     "What it is for, and how inputs are fed": ("task", "loss", "metric", "normalize"),
     "How small": (
-        "target_size", "max_drop", "trials", "keep_trials", "low_rank", "prune", "bits", "conv_bits", "levels",
-        "layers",
+        "calibrate", "target_size", "max_drop", "trials", "keep_trials", "low_rank", "prune", "bits", "conv_bits",
+        "levels", "layers",
     ),
     "Pruning": (
         "scope", "distribution", "quality", "criterion", "score_samples", "schedule", "iterations", "prune_step", "gap",
@@ -141,6 +142,7 @@ class Sections(click.Command):
 @recipe_options()
 @mask_options
 @rewind_option
+@calibrate_option
 @trust_option
 @common
 def compress(
@@ -157,6 +159,7 @@ def compress(
     save_masks: str | None,
     save_scores: str | None,
     rewind: str | None,
+    calibrate: str | None,
     trust_pickle: bool,
     key: str | None,
     as_json: bool,
@@ -167,7 +170,10 @@ def compress(
     """The command; `HELP` says what it does."""
     start = checkpoint if is_packed(checkpoint) else None
     asked = Asked.taken_from(settings)
-    settings["rewind"] = rewind if rewind in (None, "random") else "start"
+    settings |= {
+        "rewind": rewind if rewind in (None, "random") else "start",
+        "retrain": settings["retrain"] if calibrate is None else False,
+    }
     recipe, searching = build_budgeted(recipe_file, layers, settings, file_settings(start) if start else None)
     if not searching and (trials is not None or keep_trials):
         raise click.UsageError("--trials and --keep-trials are of the search: --max-drop without --prune")
@@ -191,7 +197,7 @@ def compress(
         if start is None
         else load_any(start, trust_pickle, None, key)
     )
-    need = _need(searching, recipe, asked.data, files)
+    need = _need(searching, recipe, asked.data, files, calibrate)
     name = needed_network(network, source, checkpoint, need) if need else network_name(network, source, checkpoint)
     more: dict[str, Any] = {}
     masks = files.read()
@@ -204,13 +210,17 @@ def compress(
             if searching:
                 result, more = _search(model, samples, name, recipe, output, trials, bool(keep_trials), watch)
             else:
-                result = _compress_with_data(model, samples, name, recipe, output, resume, watch, masks, start, origin)
+                result = _compress_with_data(
+                    model, samples, name, recipe, output, resume, watch, masks, start, origin, calibrate
+                )
                 more = facts_of(samples)
             tell(samples, quiet or not first)
         else:
             label = stored_data(source, checkpoint, packed=start is not None)
             if name is not None and (need or start is not None):
-                result = _compress_without_data(source, checkpoint, name, label, recipe, output, watch, masks, start)
+                result = _compress_without_data(
+                    source, checkpoint, name, label, recipe, output, watch, masks, start, calibrate
+                )
             else:
                 result = _compress_tensors(source, checkpoint, name, label, recipe, output, watch, start)
     distributed.stop()
@@ -223,14 +233,25 @@ def compress(
     show(as_json, facts, lambda: _show_stages(result, saved, verbose), _line(result))
 
 
-def _need(searching: bool, recipe: Recipe, data: str | None, files: MaskFiles) -> str:
+def _need(searching: bool, recipe: Recipe, data: str | None, files: MaskFiles, calibrate: str | None) -> str:
     """What the network is needed for, if it is."""
     if searching or recipe.retrain or data is not None or recipe.max_drop is not None:
         return RETRAINED
+    if calibrate is not None:
+        return "calibrated (--no-retrain alone rounds its weights without it)"
     sized = recipe.target_size is not None and recipe.quantizer != "rows"
     if sized or recipe.low_rank is not None or files.need_network:
         return "compressed with --target-size, --low-rank, --masks or --save-scores, which look at it"
     return ""
+
+
+def _samples(calibrate: str | None) -> Any:
+    """What --calibrate names, read; None without it."""
+    if calibrate is None:
+        return None
+    from deepcompress.calibration.samples import load_samples
+
+    return load_samples(calibrate)
 
 
 def _together(recipe: Recipe, searching: bool, device: str) -> tuple[bool, Recipe]:
@@ -266,6 +287,7 @@ def _compress_with_data(
     masks: Any,
     start: str | None,
     origin: Any,
+    calibrate: str | None,
 ) -> Result:
     from deepcompress.compression import pipeline
     from deepcompress.training import distributed
@@ -288,6 +310,7 @@ def _compress_with_data(
             rewind_to=origin,
             masks=masks,
             start=start,
+            calibrate=_samples(calibrate),
         )
 
 
@@ -301,6 +324,7 @@ def _compress_without_data(
     watch: Any,
     masks: Any,
     start: str | None,
+    calibrate: str | None,
 ) -> Result:
     """To a size, by masks, with scores, or on from a file: with the network, but neither trained nor measured."""
     from deepcompress.compression import pipeline
@@ -318,6 +342,7 @@ def _compress_without_data(
         watch=watch,
         masks=masks,
         start=start,
+        calibrate=_samples(calibrate),
     )
 
 

@@ -234,6 +234,13 @@ rewind_option = click.option(
 )  # fmt: skip
 
 
+calibrate_option = click.option(
+    "--calibrate", metavar="FILE.npz|DIR|FILE.py:FN",
+    help="After training, with a handful of inputs and no labels (64 to 1,024): round the weights so that the output "
+    "of --network changes least for the bytes. Implies --no-retrain; --step or --target-size says how small.",
+)  # fmt: skip
+
+
 class CriterionName(click.ParamType):  # type: ignore[type-arg]  # as above
     """The name of a criterion, or ``file.py:function``."""
 

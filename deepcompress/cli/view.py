@@ -17,7 +17,9 @@ from deepcompress.cli.outputs import claim, force_option
 @click.option("-o", "--output", type=click.Path(), metavar="PAGE.html", help="[default: MODEL.html, in this folder]")
 @force_option
 @common
-def view(file: str, other: str | None, output: str | None, force: bool, as_json: bool, verbose: bool, quiet: bool) -> None:
+def view(
+    file: str, other: str | None, output: str | None, force: bool, as_json: bool, verbose: bool, quiet: bool
+) -> None:
     """Write a page that shows a .dc file, or two files side by side.
 
     The page is one HTML file that any browser opens without a network. It shows where the bytes are, the table of

@@ -103,8 +103,8 @@ def compress(
             stays so, and so do shared values until weights move (see `continuation`).
         rewind_to: for a recipe whose rewind is ``start``: the state_dict of this network before it was trained, or
             early in training (see `prune.lottery`).
-        calibrate: batches of inputs, 64 to 1,024 samples of them, that rounding goes by (see `calibration`): for a recipe
-            whose quantizer is ``rows``, as that of ``Recipe(retrain=False)``.
+        calibrate: batches of inputs, 64 to 1,024 samples of them, that rounding goes by (see `calibration`): for a
+            recipe whose quantizer is ``rows``, as that of ``Recipe(retrain=False)``.
 
     Raises:
         RecipeError: a setting does not fit the network, or training data is missing.

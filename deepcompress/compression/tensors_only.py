@@ -268,7 +268,8 @@ class _Stream:
         self.sharing_seconds = 0.0
         self._groups = {name: (members, most) for members, most in groups(content.layers, recipe) for name in members}
         self._tables: dict[tuple[str, ...], _Table] = {}
-        self._packer = Packer(recipe.small_dtype, recipe.coder, recipe.index_bits)
+        coder = "rans" if recipe.quantizer == "rows" else recipe.coder  # as rows with steps of their own have it
+        self._packer = Packer(recipe.small_dtype, coder, recipe.index_bits)
         self._coarser = coarseness({layer.name: layer.weights for layer in content.layers})
         self.errors: dict[str, float] = {}
 
@@ -314,8 +315,10 @@ class _Stream:
         """A layer as whole numbers times steps."""
         weight = self._pruned(name)
         steps = self.recipe.step * self._coarser[name] * row_sizes(weight)
-        found = self._given.grids.get(name) or nearest(weight, storable(weight, steps))
-        rounded = found.values().to(self.content.dtypes[name])
+        dtype = self.content.dtypes[name]
+        given = self._given.grids.get(name) if dtype is torch.float32 else None
+        found = given or nearest(weight, storable(weight.to(dtype), steps))
+        rounded = found.values().to(dtype)
         self.errors[name] = relative_error(self.state[name], rounded)
         self.kept[name] = int(torch.count_nonzero(found.integers)) / weight.numel()
         encoded = self._packer.grid(name, rounded, found)

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from deepcompress.coding import scales
 from deepcompress.quantize.grid import short
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: The largest whole number: both signs of all up to it fit into a codebook.
-LARGEST = 2040
+#: The largest whole number; where all rows have one step, both signs of all up to it fit into a codebook.
+LARGEST, LARGEST_SHARED = 32767, 2040
+SMALLEST = 2.0**-120  # step
 #: A row is rounded no finer than one whose weights are this part of the tensor's: what training never used is smaller.
 QUIETEST = 1e-3
 _GROWTH = 0.3  # of steps with the number of weights of a layer; measured on a transformer, an LSTM and a CNN
@@ -39,7 +41,7 @@ class RowGrid:
 
 def row_sizes(weight: torch.Tensor) -> torch.Tensor:
     """Root mean square of the weights of each row that are not zero (float32, rows), none below `QUIETEST`."""
-    rows = weight.detach().reshape(len(weight), -1).float()
+    rows = weight.detach().reshape(len(weight), -1).float().cpu()
     largest = rows.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
     squares = (rows / largest).square()
     kept = (rows != 0).sum(1)
@@ -49,21 +51,26 @@ def row_sizes(weight: torch.Tensor) -> torch.Tensor:
 
 
 def storable(weight: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    """`steps` as files have them: all rows of a tensor share one, a bfloat16.
+    """`steps` as files have them, each large enough for the largest weight of its row.
 
-    It is their geometric mean, but large enough for the largest weight.
+    For float32 the smallest of them times powers of two, by quarter octaves. A file has one for the whole tensor where
+    its type is another: their geometric mean, a bfloat16.
     """
-    wanted = max(2.0 ** float(steps.double().log2().mean()), float(weight.detach().abs().amax()) / LARGEST)
-    return torch.full_like(steps, short(wanted))
+    rows = weight.detach().reshape(len(weight), -1).float().cpu()
+    largest = rows.abs().amax(1)
+    if weight.dtype is not torch.float32:
+        wanted = max(2.0 ** float(steps.double().log2().mean()), float(largest.max()) / LARGEST_SHARED)
+        return torch.full_like(steps, short(wanted))
+    wide = torch.maximum(steps.cpu(), 1.1 * largest / LARGEST).clamp(SMALLEST, torch.finfo(torch.float32).max / 4)
+    return torch.from_numpy(scales.steps(*scales.fit(wide.numpy())))
 
 
 def nearest(weight: torch.Tensor, steps: torch.Tensor) -> RowGrid:
     """Each weight as the nearest multiple of its row's step, none beyond what the type of `weight` can hold."""
-    rows = weight.detach().reshape(len(weight), -1).float()
-    found = torch.round(rows / steps[:, None])
-    if weight.dtype.itemsize < 4:
-        most = torch.floor(torch.finfo(weight.dtype).max / steps)[:, None]
-        found = torch.maximum(torch.minimum(found, most), -most)
+    rows = weight.detach().reshape(len(weight), -1).float().cpu()
+    most = torch.floor(torch.finfo(weight.dtype).max / steps.double())[:, None]
+    found = torch.round(rows / steps[:, None]).double()
+    found = torch.maximum(torch.minimum(found, most), -most)
     return RowGrid(found.to(torch.int32).reshape(weight.shape), steps)
 
 
