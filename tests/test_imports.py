@@ -136,6 +136,7 @@ INSIDE = {
         "attention",
         "hooks",
         "collect",
+        "kernels",
         "feedback",
         "grids",
         "rounding",

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from deepcompress.calibration.kernels import round_block
+
 PRICE = 0.1155  # of a bit, in squared steps: where rate and distortion of a fine grid balance, ln(2) / 6
 DAMPING = 0.01  # of the mean of H's diagonal, added to it
 PASSES = 2
@@ -90,16 +92,13 @@ def rounded(
 def _pass(scaled: torch.Tensor, curvature: Curvature, price: float, bits: torch.Tensor, reach: int) -> torch.Tensor:
     """One pass over the columns of `scaled` (rows, inputs), which are in the order of the curvature."""
     left, found, count = scaled.clone(), torch.zeros_like(scaled), scaled.shape[1]
-    prices = price / curvature.worth
+    prices = (price / curvature.worth).numpy()
     for start in range(0, count, _BLOCK):
-        stop = min(start + _BLOCK, count)
-        errors = scaled.new_zeros(len(scaled), stop - start)
-        for column in range(start, stop):
-            found[:, column] = _cheapest(left[:, column], float(prices[column]), bits, reach)
-            error = (left[:, column] - found[:, column]) / curvature.upper[column, column]
-            left[:, column:stop] -= error[:, None] * curvature.upper[column, column:stop]
-            errors[:, column - start] = error
-        left[:, stop:] -= errors @ curvature.upper[start:stop, stop:]
+        some = slice(start, min(start + _BLOCK, count))
+        block, upper = left[:, some].contiguous(), curvature.upper[some, some].contiguous()
+        numbers, errors = round_block(block.numpy(), upper.numpy(), prices[some], bits.numpy(), reach)
+        found[:, some] = torch.from_numpy(numbers)
+        left[:, some.stop :] -= torch.from_numpy(errors) @ curvature.upper[some, some.stop :]
     return found
 
 
