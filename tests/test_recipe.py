@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcompress.errors import DeepCompressError, RecipeError
-from deepcompress.recipe import BITS, CHOICES, MAX_BITS, PRUNE, LayerRule, Recipe, pattern_hint, read_toml
+from deepcompress.recipe import (
+    CHOICES,
+    DEFAULTS,
+    MAX_BITS,
+    Circular,
+    DeepR,
+    Drop,
+    Dsr,
+    Fraction,
+    Gap,
+    LayerRule,
+    Quality,
+    Recipe,
+    Rewind,
+    Set,
+    Size,
+    Steps,
+    Surgery,
+    on_top,
+    pattern_hint,
+    read_toml,
+)  # fmt: skip
+from deepcompress.recipe.conflicts import unused
 
 # TOML has no lone surrogates, as it is UTF-8.
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
@@ -19,8 +43,8 @@ widths = st.integers(1, MAX_BITS) | st.just("none")
 rules = st.builds(LayerRule, names, prune=st.none() | fractions, bits=st.none() | widths, group=st.none() | names)
 #: Choices that some of the other settings exclude; "random" is an init as well, and tried with it below.
 EXCLUSIVE = ("circular", "gap", "set", "deepr", "dsr", "start", "random", "rows")
-recipes = st.builds(
-    Recipe,
+settings = st.builds(
+    dict,
     prune=fractions,
     bits=st.none() | widths,
     conv_bits=st.none() | widths,
@@ -44,6 +68,15 @@ recipes = st.builds(
 )  # fmt: skip
 
 
+def with_effect(settings):
+    """Without what the others leave no effect."""
+    idle = unused({**DEFAULTS, **settings})
+    return {name: value for name, value in settings.items() if name not in idle}
+
+
+recipes = settings.map(lambda settings: Recipe(**with_effect(settings)))
+
+
 @given(recipes)
 def test_toml_round_trip(tmp_path_factory, recipe):
     path = tmp_path_factory.mktemp("toml") / "r.toml"
@@ -59,11 +92,9 @@ def test_dict_round_trip(recipe):
 def test_every_field_comes_back_from_toml(tmp_path):
     """Each set to something else than its default: a field that is forgotten on the way would come back as that."""
     changes = {
-        "prune": 0.5, "target_size": 1000, "regrow": "surgery", "regrow_fraction": 0.4, "regrow_every": 11,
-        "deepr_alpha": 0.02, "deepr_temperature": 0.03,
-        "scope": "global", "criterion": "magnitude", "score_samples": 7,
-        "schedule": "linear", "iterations": 2, "epochs": 3, "prune_step": 0.3, "gap": 2.5,
-        "bits": 4, "conv_bits": 6, "init": "density", "quantizer": "uniform", "step": 0.07,
+        "prune": 0.5, "regrow": "surgery", "scope": "global", "distribution": "uniform", "criterion": "taylor2",
+        "score_samples": 7, "schedule": "linear", "iterations": 2, "epochs": 3,
+        "bits": 4, "conv_bits": 6, "init": "density",
         "weighting": "fisher", "rate": 0.04, "codebook_dtype": "float16", "small_bits": 6, "finetune_epochs": 1,
         "coder": "fixed", "index_bits": 5,
         "small_dtype": "float16", "batch_norm": "fold", "low_rank": 0.9, "retrain": False, "optimizer": "adam",
@@ -71,16 +102,46 @@ def test_every_field_comes_back_from_toml(tmp_path):
         "warmup": 1.5, "label_smoothing": 0.1, "distill": 0.7, "temperature": 2.5, "precision": "bfloat16", "shift": 3,
         "flip": False, "seed": 8, "layers": (LayerRule("a", prune=0.1, bits=2, group="g"),),
     }  # fmt: skip
-    others = (Recipe(distribution="std", quality=0.5), Recipe(levels=3), Recipe(max_drop=0.5), Recipe(reload=True),
-              Recipe(criterion="taylor2"), Recipe(rewind="start"), Recipe(rewind="random", init="random"))  # fmt: skip
-    for recipe in (Recipe(**changes), *others):
+    others = [
+        {"distribution": "std", "quality": 0.5}, {"levels": 3, "quantizer": "uniform"}, {"max_drop": 0.5},
+        {"reload": True}, {"target_size": 1000}, {"rewind": "random", "init": "random"},
+        {"retrain": False, "quantizer": "rows", "step": 0.07},
+        {"schedule": "gap", "gap": 2.5, "prune_step": 0.3}, {"regrow": "set", "regrow_fraction": 0.4},
+        {"regrow": "dsr", "regrow_every": 11}, {"regrow": "deepr", "deepr_alpha": 0.02, "deepr_temperature": 0.03},
+    ]  # fmt: skip
+    for settings in (changes, *others):
+        recipe = Recipe(**settings)
         (tmp_path / "r.toml").write_text(recipe.to_toml(), encoding="utf-8")
         assert Recipe.load(tmp_path / "r.toml") == recipe
-    alone = {"distribution", "quality", "levels", "max_drop", "reload", "rewind"}  # in recipes of their own
-    assert {field.name for field in dataclasses.fields(Recipe)} - alone <= changes.keys()
-    default = Recipe()
-    # With a target_size there is but the one criterion.
-    assert [key for key, value in changes.items() if value == getattr(default, key)] == ["criterion"]
+        assert {name: getattr(recipe, name) for name in settings} == settings
+    alone = {name for settings in others for name in settings}  # in recipes of their own
+    assert DEFAULTS.keys() - alone <= changes.keys()
+    assert not [key for key, value in changes.items() if value == getattr(Recipe(), key)]
+
+
+def test_without_retraining_nothing_is_pruned_or_shared_that_nobody_asked_for():
+    plain = Recipe(retrain=False)
+    assert (plain.prune, plain.quantizer) == (0.0, "rows")
+    assert Recipe.from_dict(plain.as_dict()) == plain
+    assert (Recipe().prune, Recipe().quantizer, Recipe().bits) == (0.9, "kmeans", 5)
+    asked = [
+        *({"bits": 5}, {"bits": "none"}, {"levels": 3}, {"conv_bits": 4}, {"rate": 0.1}),
+        *({"layers": (LayerRule("a", bits=4),)}, {"layers": (LayerRule("a", prune=0.5),)}),
+    ]
+    for settings in asked:
+        recipe = Recipe(retrain=False, **settings)
+        assert (recipe.prune, recipe.quantizer) == (0.0, "kmeans"), settings
+    assert Recipe(retrain=False, prune=0.5).quantizer == "kmeans"
+    kept = Recipe(retrain=False, layers=(LayerRule("a", keep=True),))
+    assert kept.quantizer == "rows"
+    sized = dataclasses.replace(plain, target_size=1000)
+    assert (sized.prune, sized.quantizer, sized.target_size) == (0.0, "rows", 1000)
+
+
+@pytest.mark.parametrize("settings", [{}, {"retrain": False, "levels": 4}, {"retrain": False, "low_rank": 0.5}])
+def test_rows_are_for_networks_as_they_were_trained(settings):
+    with pytest.raises(RecipeError, match="quantizer 'rows'"):
+        Recipe(quantizer="rows", **settings)
 
 
 def test_as_dict_leaves_out_what_is_not_set():
@@ -88,29 +149,6 @@ def test_as_dict_leaves_out_what_is_not_set():
     assert plain["layer"] == [{"pattern": "conv*", "prune": 0.5}]
     assert not {"conv_bits", "quality", "index_bits", "shift", "flip", "layers"} & set(plain)
     assert None not in plain.values()
-
-
-def test_without_retraining_nothing_is_pruned_or_shared_that_nobody_asked_for():
-    plain = Recipe(retrain=False)
-    assert (plain.prune, plain.quantizer) == (0.0, "rows")
-    assert Recipe.from_dict(plain.as_dict()) == plain
-    assert (Recipe().prune, Recipe().quantizer, Recipe().bits) == (PRUNE, "kmeans", BITS)
-    asked = [
-        *({"bits": 5}, {"bits": "none"}, {"levels": 3}, {"conv_bits": 4}, {"rate": 0.1}),
-        *({"layers": (LayerRule("a", bits=4),)}, {"layers": (LayerRule("a", prune=0.5),)}),
-        {"quality": 1.0, "distribution": "std"},
-    ]
-    for settings in asked:
-        recipe = Recipe(retrain=False, **settings)
-        assert (recipe.prune, recipe.quantizer) == (0.0, "kmeans"), settings
-    kept = Recipe(retrain=False, layers=(LayerRule("a", keep=True),))
-    assert kept.quantizer == "rows"
-
-
-@pytest.mark.parametrize("settings", [{}, {"retrain": False, "levels": 4}, {"retrain": False, "low_rank": 0.5}])
-def test_rows_are_for_networks_as_they_were_trained(settings):
-    with pytest.raises(RecipeError, match="quantizer 'rows'"):
-        Recipe(quantizer="rows", **settings)
 
 
 def test_none_and_the_word_none_are_the_same_bits():
@@ -142,9 +180,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("field", "value"), REFUSED)
 def test_refused_values_name_the_setting_and_what_was_found(field, value):
-    settings = {"distribution": "std"} if field == "quality" else {}
     with pytest.raises(RecipeError) as caught:
-        Recipe(**{**settings, field: value})
+        Recipe(**{field: value})
     assert str(caught.value).startswith(f"{field} is {value!r}")
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, DeepCompressError)
@@ -165,13 +202,15 @@ def test_a_wrong_choice_lists_the_right_ones(field):
      ("index_bits", MAX_BITS), ("index_bits", None), ("flip", None), ("flip", False), ("flip", True)],
 )  # fmt: skip
 def test_the_limits_themselves_are_allowed(field, value):
-    assert dataclasses.replace(Recipe(), **{field: value}) is not None
+    settings = {"distill": 0.5} if field == "temperature" else {}
+    expected = "none" if (field, value) == ("bits", None) else value
+    assert getattr(dataclasses.replace(Recipe(), **{**settings, field: value}), field) == expected
 
 
 def test_quality_is_only_for_std():
     assert Recipe(distribution="std", quality=1.0).quality == 1.0
     assert Recipe(distribution="std", quality=1.0, scope="global").scope == "global"
-    with pytest.raises(RecipeError, match="quality is for distribution 'std'"):
+    with pytest.raises(RecipeError, match="quality is only for distribution std, and distribution is 'lamp'"):
         Recipe(quality=1.0)
 
 
@@ -277,24 +316,25 @@ def test_bits_and_levels_together_are_refused(make):
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"prun": 0.5}, "unknown setting 'prun'; known are prune, scope"),
-        ({"prune": "0.5"}, "prune is '0.5'; expected float"),
-        ({"prune": True}, "prune is True; expected float"),
-        ({"retrain": 1}, "retrain is 1; expected bool"),
-        ({"flip": "yes"}, r"flip is 'yes'; expected bool \| None"),
-        ({"flip": 1}, "flip is 1; expected bool"),
-        ({"index_bits": True}, "index_bits is True; expected int"),
-        ({"index_bits": "4"}, "index_bits is '4'; expected int"),
-        ({"label_smoothing": True}, "label_smoothing is True; expected float"),
-        ({"distill": "half"}, "distill is 'half'; expected float"),
-        ({"temperature": False}, "temperature is False; expected float"),
-        ({"lr_schedule": True}, "lr_schedule is True; expected str"),
+        ({"prun": 0.5}, "unknown setting 'prun'; known are prune, bits"),
+        ({"prune": "0.5"}, "prune is '0.5'; it must be a finite number"),
+        ({"prune": True}, "prune is True; it must be a finite number"),
+        ({"retrain": 1}, "retrain is 1; it must be true"),
+        ({"flip": "yes"}, r"flip is 'yes'; it must be true or false"),
+        ({"flip": 1}, "flip is 1; it must be true"),
+        ({"index_bits": True}, "index_bits is True; it must be a whole number"),
+        ({"index_bits": "4"}, "index_bits is '4'; it must be a whole number"),
+        ({"label_smoothing": True}, "label_smoothing is True; it must be a finite number"),
+        ({"distill": "half"}, "distill is 'half'; it must be a finite number"),
+        ({"temperature": False}, "temperature is False; it must be a finite number"),
+        ({"lr_schedule": True}, "lr_schedule is True; allowed are cosine"),
         ({"precision": 16}, "precision is 16; allowed are float32, bfloat16"),
-        ({"batch_norm": False}, "batch_norm is False; expected str"),
+        ({"batch_norm": False}, "batch_norm is False; allowed are keep"),
         ({"scope": 3}, "scope is 3"),
         ({"epochs": 2.5}, "epochs is 2.5"),
         ({"epochs": [3]}, r"epochs is \[3\]"),
         ({"lr": {}}, "lr is {}"),
+        ({"layers": []}, "unknown setting 'layers'"),
         ({"layer": 5}, "layer must be a list of tables"),
         ({"layer": [5]}, "layer must be a list of tables"),
         ({"layer": [{"prune": 0.5}]}, r"\[\[layer\]\]: a layer rule needs a pattern"),
@@ -364,3 +404,104 @@ def test_a_whole_name_matches_itself_and_brackets_can_be_written():
     assert LayerRule("conv[12]").matches("conv2.weight")
     assert pattern_hint(["conv1.weight"]) == ""
     assert "[[]" in pattern_hint(["layers[0].weight"])
+
+
+#: What makes no sense beside each other, and what the message says.
+CONTRADICTIONS = [
+    ({"bits": 5, "levels": 3}, "bits and levels are two ways"),
+    ({"bits": "none", "levels": 3}, "bits and levels are two ways"),
+    ({"target_size": 1000, "prune": 0.9}, "target_size and prune are two ways"),
+    ({"target_size": 1000, "prune": 0}, "target_size and prune are two ways"),
+    ({"target_size": 1000, "distribution": "std", "quality": 1.0}, "target_size and quality are two ways"),
+    ({"prune": 0.9, "distribution": "std", "quality": 1.0}, "prune and quality are two ways"),
+    ({"target_size": 1000, "max_drop": 1.0}, "two budgets"),
+    ({"target_size": 1000, "criterion": "magnitude"}, "target_size ranks weights by bytes"),
+    ({"target_size": 1000, "scope": "layer"}, "scope is for prune"),
+    ({"target_size": 1000, "layers": (LayerRule("fc", prune=0.5),)}, "prune of layer 'fc'"),
+    ({"gap": 1.0}, "gap is only for schedule gap, and schedule is 'cubic'"),
+    ({"gap": 2.0, "schedule": "circular", "max_drop": 1.0}, "gap is only for schedule gap"),
+    ({"prune_step": 0.2, "schedule": "linear"}, "prune_step is only for schedule circular or gap"),
+    ({"iterations": 3, "schedule": "gap"}, "iterations is only for another schedule than circular or gap"),
+    ({"quality": 1.0}, "quality is only for distribution std"),
+    ({"deepr_alpha": 1e-5}, "deepr_alpha is only for regrow deepr, and regrow is 'none'"),
+    ({"deepr_temperature": 0.1, "regrow": "set"}, "deepr_temperature is only for regrow deepr"),
+    ({"regrow_fraction": 0.3, "regrow": "deepr"}, "regrow_fraction is only for regrow set or dsr"),
+    ({"regrow_every": 3, "regrow": "surgery"}, "regrow_every is only for regrow set or dsr"),
+    ({"init": "linear", "quantizer": "uniform"}, "init is only for quantizer kmeans"),
+    ({"temperature": 2.0}, "temperature is only for another distill than 0"),
+    ({"regrow": "surgery", "max_drop": 1.0}, "max_drop rolls back"),
+]
+
+
+@pytest.mark.parametrize(("settings", "reason"), CONTRADICTIONS)
+def test_contradictions_are_refused_wherever_they_are_given(settings, reason):
+    """Also where a value that is given is the default: it is the giving that contradicts."""
+    with pytest.raises(RecipeError, match=reason):
+        Recipe(**settings)
+    if "layers" not in settings:
+        with pytest.raises(RecipeError, match=f"here: .*{reason}"):
+            Recipe.from_dict(settings, "here")
+
+
+def test_what_is_given_is_known_and_kept_in_copies():
+    assert Recipe().given == set()
+    recipe = Recipe(prune=0.9, bits=None, max_drop=None)
+    assert recipe.given == {"prune", "bits"}
+    assert dataclasses.replace(recipe, seed=3).given == {"prune", "bits", "seed"}
+    assert Recipe(**{**vars(recipe), "seed": 3}).given == {"prune", "bits", "seed"}
+    assert copy.deepcopy(recipe).given == pickle.loads(pickle.dumps(recipe)).given == recipe.given
+    assert vars(copy.copy(recipe)) == vars(recipe)
+    assert Recipe(0.5).given == {"prune"}
+    with pytest.raises(RecipeError, match="gap is only for"):
+        dataclasses.replace(Recipe(), gap=3.0)
+
+
+def test_changes_win_in_a_copy():
+    recipe = Recipe(prune=0.5, bits=4)
+    assert dataclasses.replace(recipe, target_size=1000, seed=3) == Recipe(target_size=1000, bits=4, seed=3)
+    changed = dataclasses.replace(recipe, levels=3)
+    assert (changed.levels, changed.bits, changed.given) == (3, Recipe().bits, {"levels", "prune"})
+    with pytest.raises(RecipeError, match="target_size and prune"):
+        dataclasses.replace(Recipe(), target_size=1000, prune=0.5)
+
+
+def test_a_copy_drops_what_has_no_effect_any_more():
+    recipe = Recipe(schedule="gap", gap=3.0, prune_step=0.4)
+    changed = dataclasses.replace(recipe, schedule="linear")
+    assert (changed.gap, changed.prune_step, changed.schedule) == (1.0, 0.2, "linear")
+    assert Recipe.from_dict(changed.as_dict()) == changed
+
+
+def test_whole_recipes_that_older_versions_wrote_are_read():
+    """They name every setting: those that nobody chose contradict nothing."""
+    written = Recipe(target_size=1000).as_dict()
+    assert {"prune", "gap", "prune_step", "deepr_alpha", "temperature", "iterations"} <= written.keys()
+    assert Recipe.from_dict(written) == Recipe(target_size=1000)
+    with pytest.raises(RecipeError, match="target_size and prune"):
+        Recipe.from_dict({**written, "prune": 0.8})
+
+
+def test_alternatives_are_types_with_their_own_settings():
+    assert Recipe(prune=0.5).amount == Fraction(0.5)
+    assert Recipe(distribution="std", quality=1.5).amount == Quality(1.5)
+    assert Recipe(target_size=100).amount == Size(100)
+    assert Recipe(max_drop=1.0).amount == Drop(1.0)
+    assert Recipe(max_drop=1.0, prune=0.9).amount == Fraction(0.9)
+    assert Recipe().way == Steps("cubic", 6, None, False)
+    assert Recipe(max_drop=1.0, schedule="circular", prune_step=0.3).way == Circular(0.3, 1.0)
+    assert Recipe(schedule="gap", gap=2.0).way == Gap(0.2, 2.0)
+    assert Recipe(rewind="start", iterations=3).way == Rewind("start", "cubic", 3)
+    assert Recipe().regrowth is None
+    assert Recipe(regrow="surgery").regrowth == Surgery()
+    assert Recipe(regrow="set", regrow_fraction=0.1).regrowth == Set(0.1, None)
+    assert Recipe(regrow="dsr").regrowth == Dsr(0.05, 100)
+    assert Recipe(regrow="deepr").regrowth == DeepR(1e-5, None)
+
+
+def test_settings_on_top_of_others_win():
+    assert on_top({"levels": 3}, {"bits": 4, "lr": 0.1}) == {"levels": 3, "lr": 0.1}
+    left = {"target_size": 9, "iterations": 3, "seed": 1}
+    assert on_top({"target_size": 9}, {"prune": 0.5, "iterations": 3, "seed": 1}) == left
+    assert on_top({"schedule": "linear"}, {"schedule": "gap", "gap": 2.0}) == {"schedule": "linear"}
+    assert on_top({"prune": 0.5}, {"gap": 2.0}) == {"prune": 0.5, "gap": 2.0}  # a fault of the others' own is shown
+    assert "temperature" not in Recipe.smallest(distill=0).given

@@ -10,7 +10,7 @@ from numba import njit
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@njit(cache=True)  # type: ignore[misc]
+@njit(cache=True)
 def round_block(left: Array, upper: Array, prices: Array, bits: Array, reach: int) -> tuple[Array, Array]:
     """Whole numbers (float32) for some columns of scaled weights, and what each leaves to the columns after these.
 

@@ -39,7 +39,8 @@ class Checkpoint:
     """Tensors by fully qualified name, and what the file says of itself.
 
     `network` and `data` are names that the file may carry; `facts` is anything else that is plain text or a number.
-    `found` says where the tensors were, and `stored` has them under the names that they have there, nothing combined.
+    `extra` is what modules keep beside tensors (``get_extra_state``). `found` says where the tensors were; `stored` and
+    `stored_extra` are `state` and `extra` under the names that they have there, nothing combined.
     """
 
     state: Mapping[str, torch.Tensor]
@@ -48,6 +49,8 @@ class Checkpoint:
     facts: dict[str, str | int | float] = field(default_factory=dict)
     found: Found | None = None
     stored: Mapping[str, Stored] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    stored_extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_checkpoint(path: str | Path, trust_pickle: bool = False, key: str | None = None) -> Checkpoint:
@@ -81,13 +84,15 @@ def open_checkpoint(
     part = wrappers.find(content.tree, key, path)
     facts: dict[str, Any] = content.facts or wrappers.facts_of(content.tree)
     own = facts.pop(OWN_NAMES, None) == "own"
-    names = Unwrapped({name: name for name in part.tensors}) if own else unwrapped(part.tensors)
-    tensors, kinds = combined({name: part.tensors[full] for name, full in names.names.items()})
+    entries = {**part.tensors, **part.extra}
+    names = Unwrapped({name: name for name in entries}) if own else unwrapped(entries)
+    tensors, kinds = combined({name: part.tensors[full] for name, full in names.names.items() if full in part.tensors})
+    extra = {name: part.extra[full] for name, full in names.names.items() if full in part.extra}
     network, data = (str(facts.pop(label)) if label in facts else None for label in ("network", "data"))
     left_out = (*part.others, *names.left_out)
     found = Found(content.container, content.bytes, part.key, names.removed, combined=kinds, left_out=left_out)
     found = replace(found, **about(tensors))
-    return Checkpoint(gathered(tensors), network, data, facts, found, part.tensors)
+    return Checkpoint(gathered(tensors), network, data, facts, found, part.tensors, extra, part.extra)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -98,4 +103,4 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         OutputError: the file cannot be written.
     """
     names = {key: value for key, value in (("network", checkpoint.network), ("data", checkpoint.data)) if value}
-    saving.write(Path(path), checkpoint.state, {**names, **checkpoint.facts})
+    saving.write(Path(path), checkpoint.state, {**names, **checkpoint.facts}, checkpoint.extra)

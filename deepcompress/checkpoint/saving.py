@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,9 +28,15 @@ def check_ending(path: str | Path, known: Sequence[str] = ENDINGS) -> None:
         raise CheckpointError(f"{path}: unknown ending {Path(path).suffix!r}; write {written}")
 
 
-def write(path: Path, state: Mapping[str, torch.Tensor], facts: Mapping[str, str | int | float]) -> None:
+def write(
+    path: Path,
+    state: Mapping[str, torch.Tensor],
+    facts: Mapping[str, str | int | float],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
     """Write tensors, and what there is to say of them, by the ending of `path`.
 
+    A .pt file has the `extra` states of modules in its state_dict, as torch does; a .safetensors file has only tensors.
     Names that begin as a wrapper's would are marked as the network's own: they are read back as they are.
 
     Raises:
@@ -41,7 +48,7 @@ def write(path: Path, state: Mapping[str, torch.Tensor], facts: Mapping[str, str
         facts = {**facts, OWN_NAMES: "own"}
     if path.suffix == ".pt":
         buffer = io.BytesIO()
-        torch.save({"state_dict": dict(state), **facts}, buffer)
+        torch.save({"state_dict": {**state, **(extra or {})}, **facts}, buffer)
         write_atomic(path, buffer.getvalue())
         return
     from safetensors.torch import save
@@ -55,6 +62,6 @@ def write(path: Path, state: Mapping[str, torch.Tensor], facts: Mapping[str, str
         if name is None:
             raise
         raise CheckpointError(
-            f"{path}: tensor {name} is of {plain[name].dtype}, which .safetensors does not have; write a .pt file"
+            f"{path}: tensor {name} has dtype {plain[name].dtype}, which .safetensors does not have; write a .pt file"
         ) from None
     write_atomic(path, packed)

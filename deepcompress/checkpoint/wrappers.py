@@ -7,9 +7,9 @@ Optimizers keep tensors, too, and are none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,16 +27,24 @@ _MOST = 1 << 18  # tensors of one: a dictionary can be in many places
 #: What only optimizers have: their settings, and the moments that they keep of a tensor.
 _OPTIMIZERS = {"param_groups", "exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"}
 
+#: What the last part of the name of an extra state is.
+_EXTRA_STATE = "_extra_state"
+
 Tree = Mapping[Any, Any]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A state_dict in a file: the keys that lead to it, its tensors, and the names of what else it holds."""
+    """A state_dict in a file: the keys that lead to it, its tensors, the names of what else it holds, and extra states.
+
+    An extra state is what a module keeps beside tensors (torch's ``get_extra_state``), if it is plain data.
+    """
 
     path: tuple[str, ...]
     tensors: dict[str, Stored]
     others: list[str]
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -125,28 +133,45 @@ def _walk(
 def _part(tree: Tree, at: tuple[str, ...], path: Path) -> Part:
     tensors: dict[str, Stored] = {}
     others: list[str] = []
+    extra: dict[str, Any] = {}
     for count, (name, value) in enumerate(_flat(tree, "", (id(tree),))):
         if count > _MOST:
             raise CheckpointError(f"{path}: has more than {_MOST:,} tensors")
         if isinstance(value, np.ndarray) and _is_tensor(value):
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
-        if not _is_tensor(value):
+        if _is_extra(name, value):
+            extra[name] = value
+        elif not _is_tensor(value):
             others.append(name)
         elif name in tensors:
             raise CheckpointError(f"{path}: two tensors have the name {name}")
         else:
             tensors[name] = value if isinstance(value, Stored) else of_memory(name, value, path)
-    return Part(at, tensors, others)
+    return Part(at, tensors, others, extra)
 
 
 def _flat(tree: Tree, prefix: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
     """All values by name; a dictionary that holds itself is a value."""
     for name, value in tree.items():
-        inner = None if _is_tensor(value) or id(value) in above else _tree(value)
+        whole = _is_tensor(value) or id(value) in above or _is_extra(str(name), value)
+        inner = None if whole else _tree(value)
         if inner is None or not isinstance(name, str) or len(above) > _DEEPEST:
             yield f"{prefix}{name}", value
         else:
             yield from _flat(inner, f"{prefix}{name}.", (*above, id(value)))
+
+
+def _is_extra(name: str, value: Any) -> bool:
+    return name.rpartition(".")[2] == _EXTRA_STATE and _is_plain(value, 0)
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether it is None, a number, text, or a list, tuple or dictionary of these."""
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) for name in value) and _is_plain(list(value.values()), depth + 1)
+    if isinstance(value, (list, tuple)):
+        return depth <= _DEEPEST and all(_is_plain(part, depth + 1) for part in value)
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _different(parts: Sequence[Part]) -> list[Part]:
@@ -169,15 +194,17 @@ def _under(content: Any, key: str, parts: Sequence[Part], path: Path) -> Part:
                 raise CheckpointError(f"{path}: holds several state_dicts under {key}: {', '.join(map(str, inner))}")
     for part in parts:
         start = key.removeprefix(f"{part.key}.") if part.key else key
-        tensors = {
-            name.removeprefix(f"{start}."): tensor
-            for name, tensor in part.tensors.items()
-            if name.startswith(f"{start}.")
-        }
+        tensors, extra = _within(part.tensors, start), _within(part.extra, start)
         if tensors:
-            return Part((key,), tensors, [])
+            return Part((key,), tensors, [], extra)
     there = ", ".join(map(str, parts)) or "no tensors at all"
     raise CheckpointError(f"{path}: holds no tensors under the key {key!r}; there is {there}")
+
+
+def _within(entries: Mapping[str, Value], start: str) -> dict[str, Value]:
+    """The entries whose names begin so, by the rest of their names."""
+    begin = f"{start}."
+    return {name.removeprefix(begin): value for name, value in entries.items() if name.startswith(begin)}
 
 
 def _entries(content: Any, at: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -8,7 +8,8 @@ import click
 
 from deepcompress.cli.common import show
 from deepcompress.cli.data import Asked, example_of_file
-from deepcompress.cli.options import Several, common, max_bytes_option, network_option, shape_options, strict_option
+from deepcompress.cli.options import common, max_bytes_option, network_option, shape_options, strict_option
+from deepcompress.cli.settings import Several
 
 
 @click.command()

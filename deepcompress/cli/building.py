@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from deepcompress.cli.common import SMALLER, is_packed
+from deepcompress.cli.common import SMALLER
 from deepcompress.usercode import names_code
 
 if TYPE_CHECKING:
@@ -58,17 +58,6 @@ def is_smaller(source: Checkpoint, name: str | None) -> bool:
     return SMALLER in source.facts or (name is not None and source.network == name)
 
 
-def extra_state_of(file: str) -> dict[str, Any]:
-    """What a .dc file keeps of modules beside tensors; of a checkpoint, nothing."""
-    from deepcompress.container.extensions import extra_state
-    from deepcompress.container.reader import ModelFile
-
-    if not is_packed(file):
-        return {}
-    with ModelFile(file) as opened:
-        return extra_state(opened.header)
-
-
 def build_model(source: Checkpoint, name: str, file: str, strict: bool = True, quiet: bool = False) -> nn.Module:
     """As `build_fitted`, which says what was done to names and values, and gives the network."""
     model, source = build_fitted(source, name, file, strict, quiet)
@@ -94,7 +83,7 @@ def build_fitted(
     model = networks.build(name, outlines(source))
     source = fitted(source, model)
     state = dict(source.state)
-    misfit = fill(model, state, file, smaller=is_smaller(source, name), strict=strict, extra=extra_state_of(file))
+    misfit = fill(model, state, file, smaller=is_smaller(source, name), strict=strict, extra=source.extra)
     for line in () if quiet else misfit.lines(file, type(model).__name__):
         click.echo(line, err=True)
     remember(model, state)

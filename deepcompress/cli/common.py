@@ -80,7 +80,7 @@ def is_packed(file: str) -> bool:
 def load_any(file: str, trust_pickle: bool, max_bytes: int | None, key: str | None = None) -> Checkpoint:
     """A .dc file or a dense checkpoint as a Checkpoint."""
     from deepcompress.checkpoint import Checkpoint, load_checkpoint
-    from deepcompress.container.extensions import says_smaller
+    from deepcompress.container.extensions import extra_state, says_smaller
     from deepcompress.container.normalize import normalize_in
     from deepcompress.container.reader import ModelFile
     from deepcompress.reading.loader import load_state_dict
@@ -94,18 +94,8 @@ def load_any(file: str, trust_pickle: bool, max_bytes: int | None, key: str | No
     normalize = normalize_in(header.extensions)
     facts: dict[str, str | int | float] = {"normalize": normalize} if normalize else {}
     facts |= {SMALLER: 1} if says_smaller(header) else {}
-    return Checkpoint(load_state_dict(file, max_bytes=max_bytes), header.network or None, header.data or None, facts)
-
-
-def extra_state_of(file: str) -> dict[str, Any]:
-    """What a .dc file keeps of modules beside tensors; of a checkpoint, nothing."""
-    from deepcompress.container.extensions import extra_state
-    from deepcompress.container.reader import ModelFile
-
-    if not is_packed(file):
-        return {}
-    with ModelFile(file) as opened:
-        return extra_state(opened.header)
+    state = load_state_dict(file, max_bytes=max_bytes)
+    return Checkpoint(state, header.network or None, header.data or None, facts, extra=extra_state(header))
 
 
 def file_settings(file: str) -> dict[str, Any]:
@@ -117,7 +107,7 @@ def file_settings(file: str) -> dict[str, Any]:
 
 @contextmanager
 def resumable(journal: Path | None, resume: bool, watch: Progress) -> Iterator[None]:
-    """A run whose state is kept in `journal`, if it is: it goes on from there, or it must begin anew.
+    """A run whose state is kept in `journal`, if there is one: it continues from there, or it must start anew.
 
     Raises:
         ResumeError: there is the state of an interrupted run, and nobody said `resume`.
@@ -138,7 +128,7 @@ def resumable(journal: Path | None, resume: bool, watch: Progress) -> Iterator[N
         if not is_interrupted(journal):
             raise
         raise DeepCompressError(
-            f"interrupted; what is done stays in {journal}, and the same command with --resume goes on from there"
+            f"interrupted; the state is kept in {journal}, and the same command with --resume continues the run"
         ) from None
 
 

@@ -15,19 +15,26 @@ from deepcompress.cli.common import command_line, output_folder, show, versions,
 from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import Asked, axis_of, facts_of, read_model_and_data, tell
 from deepcompress.cli.options import (
-    Command,
-    Several,
-    build_recipe,
     common,
     data_options,
     network_option,
-    recipe_options,
     task_options,
     trust_option,
 )
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.settings import (
+    APART,
+    HEADINGS,
+    Several,
+    build_recipe,
+    help_of,
+    layers_option,
+    options,
+    recipe_file_option,
+    setting_option,
+)
 from deepcompress.errors import DeepCompressError
-from deepcompress.recipe import PRUNE, Recipe, read_toml
+from deepcompress.recipe import DEFAULTS, read_toml
 
 if TYPE_CHECKING:
     from deepcompress.studies.compare import Compared, Summary
@@ -43,17 +50,14 @@ class ComparingSections(Sections):
     sections: ClassVar = {"What to compare": ("criteria", "sparsities", "seeds", "rank_layer"), **SECTIONS}
 
 
-def pruning_options(command: Command) -> Command:
-    """The options of a recipe that are about pruning and retraining; the schedule has another default here."""
-    kept = {"recipe_file", "layers", *SECTIONS["Pruning"], *SECTIONS["Retraining"]} - LEFT_OUT
-    before = list(getattr(command, "__click_params__", []))
-    decorated = recipe_options()(command)
-    params = decorated.__click_params__  # type: ignore[attr-defined]
-    params[:] = [param for param in params if param in before or param.name in kept]
-    for param in params:
-        if param.name == "schedule":
-            param.help = param.help.replace(f"[default: {Recipe.schedule}]", "[default: one-shot]")
-    return decorated
+#: The options of a recipe that are about pruning and retraining; the schedule has another default here.
+pruning_options = options(
+    recipe_file_option,
+    *(setting_option(name) for name in (*HEADINGS["Pruning"], *HEADINGS["Retraining"])
+      if name not in {*LEFT_OUT, *APART, "schedule"}),
+    setting_option("schedule", help=help_of("schedule", "one-shot")),
+    layers_option,
+)  # fmt: skip
 
 
 @click.command(cls=ComparingSections)
@@ -66,12 +70,11 @@ def pruning_options(command: Command) -> Command:
 @click.option("--prune", "sparsities", type=Several(click.FloatRange(0, 1, max_open=True)), metavar="F,F,…",
               help="Fractions of all prunable weights to remove.  [default: 0.5,0.8,0.9,0.95,0.98]")  # fmt: skip
 @click.option("--seed", "seeds", type=Several(click.IntRange(min=0)), default="0", show_default=True, metavar="N,…",
-              help="All is done once with each; the table has means and deviations.")  # fmt: skip
+              help="Seeds. Everything is run once with each; the table has means and standard deviations.")  # fmt: skip
 @click.option("--rank-layer", metavar="LAYER",
-              help="Where scores are held against the empirical ones.  [default: the smallest layer]")  # fmt: skip
-@click.option("--max-drop", type=click.FloatRange(0, 100), metavar="POINTS",
-              help="With retraining: most points of validation accuracy to lose; layers that cost more are rolled "
-              "back.")  # fmt: skip
+              help="Layer whose scores are compared with the empirical ones.  [default: the smallest one]")  # fmt: skip
+@setting_option("max_drop", help="With retraining: maximum loss of validation accuracy, in percentage points. Layers "
+                "that lose more are rolled back.")  # fmt: skip
 @network_option
 @data_options()
 @task_options
@@ -98,15 +101,15 @@ def compare(
 ) -> None:
     """Compare criteria of pruning: error against sparsity, time, and rank correlation.
 
-    CKPT is pruned by each criterion to each sparsity, from the dense weights each time, and measured before and after
-    retraining (--epochs; 0: not retrained):
+    Each criterion prunes the dense weights of CKPT to each sparsity. The network is evaluated before and after
+    retraining (--epochs; 0: no retraining):
 
     \b
       deepcompress compare lenet5.pt --criteria magnitude,taylor2,obs --prune 0.5,0.9,0.98 --seed 0,1,2 --epochs 4
 
-    Without --schedule all weights go in one cut, and retraining follows; with it they go on its way. Errors are those
-    on the validation data; the test error is in compare.csv, and decides nothing. The Pareto front of sparsity and
-    error, over all criteria, is marked in the table, and a grey line in the picture.
+    Without --schedule all weights are removed at once, before retraining. Errors are measured on the validation data.
+    The test error is only written to compare.csv and decides nothing. The Pareto front of sparsity and error over all
+    criteria is marked in the table, and drawn as a grey line in the picture.
 
     Spearman is the rank correlation of a criterion's scores with the rise of the loss that is measured when a weight
     alone is removed (criterion empirical), in one layer. Rows are written to compare.csv as they come.
@@ -114,7 +117,7 @@ def compare(
     asked = Asked.taken_from(settings)
     if settings["schedule"] is None and "schedule" not in (read_toml(recipe_file) if recipe_file else {}):
         settings["schedule"] = "one-shot"
-    settings["prune"] = PRUNE  # in place of any size that a recipe file may have: sparsities follow
+    settings["prune"] = DEFAULTS["prune"]  # in place of any size that a recipe file may have: sparsities follow
     recipe = build_recipe(recipe_file, layers, settings)
 
     from deepcompress.report.console import ConsoleProgress

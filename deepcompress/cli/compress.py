@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from deepcompress.cli.building import build_model, check_shapes, extra_state_of, outline, tell_found
+from deepcompress.cli.building import build_model, check_shapes, outline, tell_found
 from deepcompress.cli.common import (
     SMALLER,
     command_line,
@@ -26,18 +26,17 @@ from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.naming import needed_network, network_name, stored_data, stored_network
 from deepcompress.cli.options import (
     budget_options,
-    build_budgeted,
     calibrate_option,
     common,
     data_options,
     mask_options,
     network_option,
-    recipe_options,
     rewind_option,
     task_options,
     trust_option,
 )
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.settings import HEADINGS, build_budgeted, recipe_options
 from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import SMALLEST, Recipe
 
@@ -45,55 +44,49 @@ if TYPE_CHECKING:
     from deepcompress.checkpoint import Checkpoint
     from deepcompress.compression.result import Result
 
+#: Options that stand under a heading beside its settings.
+MORE = {
+    "How small": ("calibrate", "trials", "keep_trials", "layers"),
+    "Pruning": ("masks_file", "save_masks", "save_scores"),
+}
 #: Headings of the help, and the options under them; all others come under the last.
 SECTIONS = {
     "What, and where to": (
         "output", "force", "resume", "network", "key", "data", "data_dir", "device", "recipe_file", "trust_pickle",
     ),
     "What it is for, and how inputs are fed": ("task", "loss", "metric", "normalize"),
-    "How small": (
-        "calibrate", "target_size", "max_drop", "trials", "keep_trials", "low_rank", "prune", "bits", "conv_bits",
-        "levels", "layers",
-    ),
-    "Pruning": (
-        "scope", "distribution", "quality", "criterion", "score_samples", "schedule", "iterations", "prune_step", "gap",
-        "reload", "rewind", "regrow", "regrow_fraction", "regrow_every", "deepr_alpha", "deepr_temperature",
-        "masks_file", "save_masks", "save_scores",
-    ),
-    "Shared values": (
-        "quantizer", "step", "init", "weighting", "rate", "codebook_dtype", "small_bits", "finetune_epochs",
-        "finetune_lr",
-    ),
-    "File": ("coder", "index_bits", "batch_norm", "small_dtype"),
-    "Retraining": (
-        "retrain", "epochs", "optimizer", "lr", "lr_schedule", "warmup", "batch_size", "penalty", "penalty_weight",
-        "label_smoothing", "distill", "temperature", "precision", "shift", "flip", "seed",
-    ),
+    **{heading: (*names, *MORE.get(heading, ())) for heading, names in HEADINGS.items()},
     "Other": (),
+}  # fmt: skip
+
+#: The options that `--help` shows: with them most networks are compressed. `--help-all` shows the others, too.
+ESSENTIAL = {
+    "output", "resume", "network", "data", "recipe_file", "target_size", "max_drop", "prune", "bits", "layers",
+    "calibrate", "criteria", "sparsities", "seeds", "jobs", "retrain", "epochs", "as_json", "quiet",
 }  # fmt: skip
 
 
 HELP = f"""Prune, share and code a network into one .dc file.
 
-CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several. It may also be a .dc file, to go on from:
-what is pruned there stays so, shared values are tuned further (--finetune-epochs N), and everything that is not asked
-for is as in that file.
+CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several. It can also be a .dc file. Then its
+pruned weights stay pruned, its shared values are fine-tuned further (--finetune-epochs N), and every setting that you
+do not give is that of the file.
 
 \b
-Say how small in one of these ways:
-  --prune F --bits B            so many weights, so many shared values
+Choose one of these ways to say how small the file is:
+  --prune F --bits B            fraction of weights to remove, bits of a codebook index
   --prune F --max-drop POINTS   the same, but layers that lose too much keep more
   --target-size SIZE            a file of at most this size
-  --max-drop POINTS             the smallest file that loses no more than this
+  --max-drop POINTS             the smallest file that loses no more accuracy
 
-With the last two, what is not given is set for small files:
+The last two use these settings for small files, unless you give others:
 {" ".join(f"--{name.replace('_', '-')} {value}" for name, value in SMALLEST.items())}.
 
-A run that retrains keeps its state in OUTPUT.resume until it ends: after an interruption of any kind, the same command
-with --resume goes on from the last whole epoch, and ends in the same file. --max-drop without --prune compresses many
-times, and keeps its trials in OUTPUT.search: there the same command goes on, with --resume or without.
+A run that retrains keeps its state in OUTPUT.resume until it ends. If it is interrupted, the same command with --resume
+continues after the last complete epoch and writes the same file. --max-drop without --prune compresses many times and
+keeps its trials in OUTPUT.search. The same command continues such a search, with or without --resume.
 
-The test data decides nothing: it is measured on for the table at the end.
+The test data decides nothing. It is used only for the table at the end.
 """
 
 
@@ -107,13 +100,28 @@ NOT_MEASURED = (
 )
 
 
+def _show_all(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        context.meta["help_all"] = True
+        click.echo(context.get_help())
+        context.exit()
+
+
 class Sections(click.Command):
-    """A command with so many options that its help needs headings."""
+    """A command with so many options that its help needs headings, and shows the essential ones only."""
 
     sections: ClassVar[dict[str, tuple[str, ...]]] = SECTIONS
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        help_all = click.Option(
+            ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_show_all,
+            help="Show all options and exit.",
+        )  # fmt: skip
+        self.params.append(help_all)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options under their headings."""
+        """Write the options under their headings; all of them if `--help-all` asked for them."""
         known = {name for names in self.sections.values() for name in names}
         written: set[str] = set()  # an option stands under the first heading that has it
         for heading, names in self.sections.items():
@@ -122,6 +130,7 @@ class Sections(click.Command):
                 for param in self.get_params(ctx)
                 if (param.name in names and param.name not in written if names else param.name not in known)
                 and isinstance(param, click.Option)
+                and (param.name in ESSENTIAL or param.is_eager or "help_all" in ctx.meta)  # help itself is eager
                 and (record := param.get_help_record(ctx)) is not None
             ]
             written |= set(names)
@@ -134,7 +143,7 @@ class Sections(click.Command):
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="model.dc", show_default=True, metavar="FILE")
 @force_option
-@click.option("--resume", is_flag=True, help="Go on with this command where it was interrupted, if it was.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run, if there is one.")
 @network_option
 @data_options()
 @task_options
@@ -176,11 +185,11 @@ def compress(
     }
     recipe, searching = build_budgeted(recipe_file, layers, settings, file_settings(start) if start else None)
     if not searching and (trials is not None or keep_trials):
-        raise click.UsageError("--trials and --keep-trials are of the search: --max-drop without --prune")
+        raise click.UsageError("--trials and --keep-trials are for the search only: give --max-drop without --prune")
     files = MaskFiles(masks_file, save_masks, save_scores)
     files.check(settings, recipe, searching)
     if resume and save_scores is not None:
-        raise click.UsageError("--save-scores is of a run that judges every weight itself: without --resume")
+        raise click.UsageError("--save-scores needs a run that computes all scores itself: leave out --resume")
 
     from deepcompress.checkpoint import load_checkpoint, open_checkpoint
     from deepcompress.files import check_writable
@@ -262,12 +271,12 @@ def _together(recipe: Recipe, searching: bool, device: str) -> tuple[bool, Recip
         return True, recipe
     if searching:
         raise DeepCompressError(
-            "--max-drop without --prune compresses many times, and does so in one process: with several, give "
-            "--target-size, or --prune beside it"
+            "--max-drop without --prune runs in one process only: for several processes, give "
+            "--target-size, or add --prune"
         )
     precision = distributed.mixed_precision()
     if precision not in ("no", "bf16"):
-        raise DeepCompressError(f"--mixed_precision {precision}: the launcher must be told bf16, or no")
+        raise DeepCompressError(f"--mixed_precision {precision}: only bf16 and no are supported")
     if precision == "bf16":
         recipe = replace(recipe, precision="bfloat16")
     first = distributed.is_first()
@@ -368,9 +377,8 @@ def _compress_tensors(
     tell_found(source)
     if network is not None:
         check_shapes(network, source, name, checkpoint)
-    extra = extra_state_of(checkpoint)
     return compress_state(
-        {**source.state, **extra} if extra else source.state,
+        source.state,
         recipe,
         output,
         network=stored_network(name),
@@ -378,6 +386,7 @@ def _compress_tensors(
         normalize=said(source) or "",
         buffers=set() if network is None else buffers_of(network),
         smaller=SMALLER in source.facts,
+        extra=source.extra,
         watch=watch,
     )
 
@@ -406,7 +415,7 @@ def _search(
         )
     except KeyboardInterrupt:
         raise DeepCompressError(
-            f"interrupted; the trials that are done stay in {folder}, and the same command goes on from there"
+            f"interrupted; the finished trials stay in {folder}, and the same command continues the search"
         ) from None
     result = library.deliver(found, model, samples, output)
     if not keep:
@@ -424,7 +433,7 @@ def _show_trials(trials: Sequence[dict[str, Any]], result: Result) -> None:
 
 def _line(result: Result) -> str:
     error = "" if result.accuracy_after is None else f", error {100 - result.accuracy_after:.2f} %"
-    return f"{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller{error}"
+    return f"{result.file}: {result.file_bytes:,} bytes, {result.smaller}{error}"
 
 
 def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
@@ -441,6 +450,6 @@ def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
     console.print(tables.stages_table(result))
     if result.accuracy_after is None and result.metric_after is None:
         tables.say(console, f"\n{NOT_MEASURED}")
-    tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller")
+    tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.smaller}")
     if saved:
         tables.say(console, ", ".join(saved))

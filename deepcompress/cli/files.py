@@ -238,8 +238,9 @@ def _shrunk(
 
     found = shrink(model, example)
     facts = {**source.facts, SMALLER: 1} if is_smaller(found.network) else source.facts
-    named = stored_network(name) or None
-    return replace(source, state=tensors_of(found.network), network=named, facts=facts), found.as_dict()
+    named, state = stored_network(name) or None, tensors_of(found.network)
+    extra = {name: value for name, value in found.network.state_dict().items() if name not in state}
+    return replace(source, state=state, network=named, facts=facts, extra=extra), found.as_dict()
 
 
 def _cost_lines(more: dict[str, Any]) -> list[str]:

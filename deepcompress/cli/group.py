@@ -55,7 +55,7 @@ def _trace(error: Exception) -> None:
 #: What stands for characters that the encoding of a stream does not have.
 PLAIN = {
     "→": "->", "×": "x", "≈": "~", "●": "*", "…": "...", "–": "-", "·": ".", "±": "+-", "²": "^2", "−": "-",
-    "━": "-", "─": "-", "╸": "-", "╺": "-",
+    "÷": "/", "━": "-", "─": "-", "╸": "-", "╺": "-",
 }  # fmt: skip
 
 

@@ -11,20 +11,14 @@ from deepcompress.cli.common import file_settings, is_packed, load_any, show
 from deepcompress.cli.compress import Sections
 from deepcompress.cli.data import said
 from deepcompress.cli.naming import network_name
-from deepcompress.cli.options import (
-    build_budgeted,
-    common,
-    network_option,
-    recipe_options,
-    target_size_option,
-    trust_option,
-)
+from deepcompress.cli.options import common, network_option, trust_option
+from deepcompress.cli.settings import build_budgeted, recipe_options, setting_option
 
 
 @click.command(cls=Sections)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @network_option
-@target_size_option
+@setting_option("target_size")
 @recipe_options()
 @trust_option
 @common
@@ -40,10 +34,10 @@ def plan(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Show what compress would do to each tensor, with the same options, before anything is done.
+    """Show what compress would do to each tensor with the same options.
 
-    Which tensors are pruned, shared or left alone, how much of each would go, how many values it would share and with
-    whom, and about how many bytes that makes. No data is needed, and nothing is trained or written.
+    The table shows which tensors would be pruned or share values, how much of each would be removed, how many values it
+    would share and with which tensors, and its estimated bytes. No data is needed. Nothing is trained or written.
     """
     packed = is_packed(checkpoint)
     recipe, _ = build_budgeted(recipe_file, layers, settings, file_settings(checkpoint) if packed else None)

@@ -13,20 +13,9 @@ import click
 from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
 from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import Asked, axis_of, facts_of, read_model_and_data, tell
-from deepcompress.cli.options import (
-    Several,
-    build_recipe,
-    common,
-    criterion_option,
-    data_options,
-    network_option,
-    recipe_file_option,
-    retraining_options,
-    score_samples_option,
-    task_options,
-    trust_option,
-)
+from deepcompress.cli.options import common, data_options, network_option, task_options, trust_option
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.settings import RETRAINING, Several, build_recipe, options, recipe_file_option, setting_option
 
 if TYPE_CHECKING:
     from deepcompress.studies.sensitivity import LayerPruned
@@ -56,10 +45,7 @@ class SensitivitySections(Sections):
 @data_options()
 @task_options
 @recipe_file_option
-@criterion_option
-@score_samples_option
-@retraining_options
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="[default: 0]")
+@options(*map(setting_option, ("criterion", "score_samples", *RETRAINING, "seed")))
 @trust_option
 @common
 def sensitivity(

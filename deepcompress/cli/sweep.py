@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,18 +15,15 @@ from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import Asked, axis_of, facts_of, model_and_data, read_model_and_data, tell
 from deepcompress.cli.naming import needed_network, stored_network
 from deepcompress.cli.options import (
-    AXES,
-    build_recipe,
     common,
     data_options,
     network_option,
-    recipe_options,
     task_options,
     trust_option,
 )
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.settings import AXES, build_recipe, recipe_options
 from deepcompress.errors import DeepCompressError
-from deepcompress.recipe import check_one_of
 
 if TYPE_CHECKING:
     from deepcompress.studies.sweep import Outcome
@@ -53,9 +49,9 @@ class SweepSections(Sections):
               help="Gets sweep.csv, sweep.png, and points/NAME.dc and .json.")  # fmt: skip
 @force_option
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="Points to work on at a time, each in a process of its own. The files are the same.")  # fmt: skip
+              help="Number of points to compute in parallel, each in a process. The files are the same.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="CPU threads of each process. More of them round differently, so the files can differ.")  # fmt: skip
+              help="CPU threads of each process. Another number rounds differently, so files can differ.")  # fmt: skip
 @network_option
 @data_options()
 @task_options
@@ -86,20 +82,17 @@ def sweep(
     \b
       deepcompress sweep lenet5.pt --prune 0,0.8,0.9 --bits none,2,4,5 --seed 0,1,2 --jobs 2
 
-    The front, marked in the table, is that of file size and error on the validation data. The test data decides
-    nothing: its error stands beside. --no-retrain is fast, and needs data to measure on.
+    The table marks the Pareto front of file size and validation error. The test data decides nothing; the test error
+    is only shown. --no-retrain is fast, but it needs data for the evaluation.
 
-    Points that FOLDER has already, of the same network and data with the same settings, are not computed again: after
-    an interruption, the same command goes on from there.
+    Points that FOLDER already has for the same network, data and settings are not computed again. So after an
+    interruption the same command continues the sweep.
     """
     asked = Asked.taken_from(settings)
     axes = {axis: settings.pop(axis) for axis in AXES}
     axes = {axis: values for axis, values in axes.items() if values is not None}
-    check_one_of({*axes, *(key for key, value in settings.items() if value is not None)}, "options")
-    # The first size stands for all of them: settings that suit small files are the same for each.
-    recipe = build_recipe(recipe_file, layers, settings | {axis: axes[axis][0] for axis in SIZES if axis in axes})
-    if "bits" in axes:  # in place of what the recipe file says
-        recipe = replace(recipe, levels=None)
+    # The first value stands for all of them: settings that suit small files are the same for each size.
+    recipe = build_recipe(recipe_file, layers, settings | {axis: values[0] for axis, values in axes.items()})
 
     from deepcompress.checkpoint import open_checkpoint
     from deepcompress.files import check_writable
@@ -123,7 +116,7 @@ def sweep(
             )
     except KeyboardInterrupt:
         raise DeepCompressError(
-            f"interrupted; the points that are done stay in {place}, and the same command goes on from there"
+            f"interrupted; the finished points stay in {place}, and the same command continues the sweep"
         ) from None
     tell(samples, quiet)
     named = {"checkpoint": checkpoint, "network": label, "data": samples.name, **facts_of(samples)}

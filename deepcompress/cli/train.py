@@ -4,36 +4,42 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
 from deepcompress.cli.building import build_model
 from deepcompress.cli.common import command_line, resumable, show, versions
+from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import tell
 from deepcompress.cli.naming import stored_network
-from deepcompress.cli.options import (
-    augmentation_options,
-    common,
-    data_options,
-    normalize_option,
-    sparse_options,
-    training_choice,
-    trust_option,
-    warmup_option,
-)
+from deepcompress.cli.options import REGROWTH, common, data_options, normalize_option, sparse_options, trust_option
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.settings import setting_option
 from deepcompress.recipe import LayerRule, Recipe
 
 #: Learning rates of dense and of sparse networks: few weights of an initialization for many learn slowly, and that of
 #: SNIP's experiments (Lee et al. 2019, section 5) is higher.
 RATES = {False: 0.02, True: 0.1}
-REGROWTH = ("regrow", "regrow_fraction", "regrow_every", "deepr_alpha", "deepr_temperature")
 #: The options of sparse training, and of penalties.
 SPARSE = ("prune", "layers", "criterion", "score_samples", *REGROWTH, "penalty", "penalty_weight")
 
 
-@click.command()
+class TrainingSections(Sections):
+    """As `Sections`, for training."""
+
+    sections: ClassVar = {
+        "What, and where to": ("start", *SECTIONS["What, and where to"], "normalize", "keep"),
+        "Training": (
+            "epochs", "lr", "batch_size", "weight_decay", "lr_schedule", "warmup", "label_smoothing", "shift", "flip",
+            "precision", "seed",
+        ),
+        "Sparse training": SPARSE,
+        "Other": (),
+    }  # fmt: skip
+
+
+@click.command(cls=TrainingSections)
 @click.argument("network")
 @data_options("digits")
 @normalize_option
@@ -42,22 +48,23 @@ SPARSE = ("prune", "layers", "criterion", "score_samples", *REGROWTH, "penalty",
 @trust_option
 @click.option("-o", "--output", type=click.Path(), metavar="FILE.pt", help="[default: NETWORK-DATA.pt]")
 @force_option
-@click.option("--resume", is_flag=True, help="Go on with this command where it was interrupted, if it was.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run, if there is one.")
 @click.option("--keep-step", "keep", type=(click.IntRange(min=0), click.Path()), multiple=True, metavar="K FILE.pt",
-              help="Write the weights after K steps of the optimizer to a file of their own; 0: those at the start. "
-              "Repeatable. They are what compress --rewind goes back to.")  # fmt: skip
+              help="Also write the weights after K steps of the optimizer; 0: those at the start. Repeatable. "
+              "compress --rewind resets weights to them.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
               help="Highest learning rate (SGD, Nesterov momentum 0.9).  "
               f"[default: {RATES[False]}, with --prune {RATES[True]}]")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--weight-decay", type=click.FloatRange(min=0), default=5e-4, show_default=True)
-@training_choice("--lr-schedule", "lr_schedule", "cosine", "How the learning rate falls.")
-@warmup_option
+@setting_option("lr_schedule", default="cosine", help="How the learning rate falls.  [default: cosine]")
+@setting_option("warmup")
 @click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
               metavar="E", help="Probability that the labels spread over all classes.")  # fmt: skip
-@augmentation_options
-@training_choice("--precision", "precision", "float32", "What the network computes in.")
+@setting_option("shift")
+@setting_option("flip")
+@setting_option("precision", default="float32")
 @sparse_options
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @common
@@ -82,10 +89,10 @@ def train(
     """Train a network and write a checkpoint.
 
     NETWORK is lenet5, lenet-300-100, resnet20, torchvision:NAME, or a function in a file of yours, file.py:factory.
-    The checkpoint names its network and its data, so that compress and eval need not be told. The state after each
-    epoch is kept in OUTPUT.resume until the end: an interrupted run goes on with --resume, to the same numbers.
+    The checkpoint names its network and its data, so that compress and eval find them. OUTPUT.resume keeps the state
+    after each epoch until the run ends. An interrupted run continues with --resume and gives the same weights.
 
-    With --prune the network is sparse from the start. Compress with the same --prune then keeps its zeros.
+    With --prune the network is sparse from the start. Compress it with the same --prune to keep its zeros.
     """
     import torch
 
@@ -164,7 +171,7 @@ def _sparse_recipe(given: dict[str, Any], epochs: int) -> Recipe | None:
     if "prune" not in settings and not layers:
         for name in (*REGROWTH, "criterion", "score_samples"):
             if name in settings:
-                raise click.UsageError(f"--{name.replace('_', '-')} is of sparse training: say how sparse with --prune")
+                raise click.UsageError(f"--{name.replace('_', '-')} is for sparse training: also give --prune")
     if "penalty_weight" in settings and "penalty" not in settings:
         raise click.UsageError("--penalty-weight needs a --penalty; that of L2 is --weight-decay")
     for rule in layers:

@@ -1,7 +1,7 @@
 """Going on from a .dc file: which values its weights share, and the settings that it was made by.
 
 Which weights are pruned needs no record: they are zero. Which values are shared, and who takes which, is read off the
-file exactly, so that tuning goes on where it ended, and compressing again without training gives the same tensors.
+file exactly, so that tuning continues where it ended, and compressing again without training gives the same tensors.
 """
 
 from __future__ import annotations

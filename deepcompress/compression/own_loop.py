@@ -23,13 +23,14 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import PruningHooks
 from deepcompress.quantize.sharing import Codebook, TuningHooks, finish, still_kept
-from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
+from deepcompress.recipe.conflicts import check_own_loop
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
 from deepcompress.training.loop import LR_SCHEDULES
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import Loss, Task
 
 
@@ -81,14 +82,15 @@ class Compressor:
             NetworkError: a weight is computed from other tensors.
         """
         self.model, self.recipe, self.watch = unwrapped(model), recipe or Recipe(), watch or Progress()
-        _check(self.recipe, self.model)
+        check_own_loop(self.recipe)
+        _check(self.model)
         state = contiguous_state(self.model)
         layers = layers_of(self.model, state, self.recipe)
         tensors = live_tensors(self.model, state)
         self.weights = {layer.name: tensors[layer.name] for layer in layers}
         self.masks = Masks.nonzero(self.weights)
         self._delivery = Delivery(self.model, state, layers, self.recipe, network, data)
-        self._stages = Stages(dense_bytes(state), lambda: None)
+        self._stages = Stages(self.model, lambda: None)
         self._stages.finish("dense", self._stages.dense)
         self._former: list[Codebook] = []
         self._pruning: _Pruning | None = None
@@ -152,7 +154,7 @@ class Compressor:
         Args:
             epochs: how many the loop will run, calling `epoch` before each; None takes the recipe's.
             steps: in place of epochs, how many optimizer steps; `step` then prunes by itself, and here already.
-            done: how many of those epochs or steps were trained before, in a run that goes on from its checkpoint.
+            done: how many of those epochs or steps were trained before, in a run that is resumed from its checkpoint.
             batches: training data for a criterion that looks at it.
             loss: ``loss(output, target)`` for such a criterion.
             task: what the network is for, as in `compress`, in place of a loss; with neither, the batches tell.
@@ -259,10 +261,9 @@ class Compressor:
             raise RecipeError(f"weighting {self.recipe.weighting!r} needs training data: pass batches to share()")
         self._end_pruning()
         self._stages.finish("prune", len(self._delivery.packed([], "fixed")))
-        model, layers = self.model, self._delivery.layers
         data, objective = self._data(batches, task, loss)
-        job = Job(model, self.weights, layers, self.recipe, data, None, objective, self.watch, self._former)
-        codebooks = job.shared(self.weights)
+        run = Run(self.model, self.weights, data, self.recipe, None, self.watch, objective)
+        codebooks = Job(run, self._delivery.layers, self._former).shared(self.weights)
         if self.recipe.rate:
             self.masks = still_kept(self.masks, codebooks, self.weights)
         self._tuning = _Tuning(
@@ -317,7 +318,7 @@ class Compressor:
 
     def _check_open(self) -> None:
         if self._finished:
-            raise DeepCompressError("finalize() was called: go on with Compressor.from_file")
+            raise DeepCompressError("finalize() was called: continue with Compressor.from_file")
 
 
 class _Pruning:
@@ -417,19 +418,8 @@ class _Tuning:
         self.hooks.after_step()
 
 
-def _check(recipe: Recipe, model: nn.Module) -> None:
-    """Refuse what needs a training loop of deepcompress's own."""
-    if recipe.target_size is not None or recipe.max_drop is not None or recipe.schedule in ("circular", "gap"):
-        raise RecipeError(
-            "target_size, max_drop and the schedules circular and gap decide while they train, in a loop of their own: "
-            "use compress() for them, or set prune"
-        )
-    if recipe.low_rank is not None:
-        raise RecipeError("low_rank replaces layers by others, which your optimizer would not know: use compress()")
-    if recipe.keeps_count or recipe.reload or recipe.rewind != "none":
-        raise RecipeError(
-            "reload, rewind, and regrow other than surgery, need a training loop of their own: use compress()"
-        )
+def _check(model: nn.Module) -> None:
+    """Refuse a network that a loop of the user's cannot train in place."""
     for name, value in model.named_parameters():
         if not is_lazy(value) and value.is_inference():
             raise NetworkError(

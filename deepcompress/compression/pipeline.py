@@ -14,7 +14,7 @@ from deepcompress.calibration.rounding import Rounder
 from deepcompress.compression.from_file import asks_for_more, restore
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
-from deepcompress.compression.stages import ByFraction, ByMasks, BySize, Job
+from deepcompress.compression.stages import ByFraction, BySize, Job, Route
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.compression.writing import (
     Delivery,
@@ -26,9 +26,8 @@ from deepcompress.compression.writing import (
     layers_of,
     refresh,
 )
-from deepcompress.errors import RecipeError
 from deepcompress.files import check_writable
-from deepcompress.layers import buffers_of, live_tensors, tensors_of
+from deepcompress.layers import buffers_of, live_tensors
 from deepcompress.networks.adapt import is_smaller
 from deepcompress.networks.copies import copied, unwrapped
 from deepcompress.networks.inputs import Batches
@@ -39,7 +38,8 @@ from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict
-from deepcompress.recipe import Recipe
+from deepcompress.recipe import Recipe, Size
+from deepcompress.recipe.conflicts import check_data
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
@@ -48,6 +48,7 @@ from deepcompress.training.journal import Journal, about_run, fingerprint, recor
 from deepcompress.training.loop import seed_everything
 from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import Loss, Metric, Task
 
 
@@ -183,21 +184,6 @@ class _Order:
             settings["rewind_to"] = fingerprint(self.rewind_to)
         return about_run(self.model, settings, {"training data": self.train_loader, "validation data": self.val_loader})
 
-    def check(self) -> None:
-        """Refuse a recipe that needs data which is not there."""
-        recipe = self.recipe
-        if recipe.retrain and self.train_loader is None:
-            raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
-        if recipe.weighting != "none" and not recipe.retrain:
-            raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and retrain=False uses none")
-        if self.calibrate is not None and recipe.quantizer != "rows":
-            raise RecipeError(
-                "samples to calibrate on are for weights that are rounded (retrain=False, quantizer 'rows'): leave out "
-                "either them, or what is pruned, shared, masked or gone on from"
-            )
-        if recipe.max_drop is not None and self.val_loader is None:
-            raise RecipeError("max_drop needs validation data to measure on: pass val_loader")
-
     def networks(self) -> tuple[nn.Module, nn.Module]:
         """The network as it was given, and the copy to work on; one and the same, unless layers become thin."""
         work = copied(self.model)
@@ -239,8 +225,8 @@ class _Order:
 
 
 def _compress(order: _Order) -> Result:
-    order.check()
     recipe, watch = order.recipe, order.watch
+    check_data(recipe, order.train_loader is not None, order.val_loader is not None, order.calibrate is not None)
     origin = origin_of(order.model, recipe, order.rewind_to)
     dense, work = order.networks()
     state = contiguous_state(work)
@@ -255,7 +241,7 @@ def _compress(order: _Order) -> Result:
     seed_everything(recipe.seed)
     current = dense
     stages = Stages(
-        dense_bytes(tensors_of(dense)),
+        dense,
         lambda: None if order.report is None else evaluate(current, order.report, task),
         task,
     )
@@ -265,7 +251,8 @@ def _compress(order: _Order) -> Result:
         stages.finish("low-rank", dense_bytes(state))
     delivery = Delivery(work, state, layers, recipe, order.network, order.data, order.normalize)
     former = [] if order.start is None else restore(order.start, tensors)
-    job = Job(work, weights, layers, recipe, order.batches, order.val_loader, objective, watch, former, origin)
+    run = Run(work, weights, order.batches, recipe, order.val_loader, watch, objective)
+    job = Job(run, layers, former, origin)
     route = _route(job, order.masks, delivery)
     route.prune()
     pruned = route.masks
@@ -307,11 +294,11 @@ def _rounded(order: _Order, work: nn.Module, state: dict[str, torch.Tensor], tas
     return result.measured(before, evaluate(work, order.report, task), task)
 
 
-def _route(job: Job, masks: Masks | None, delivery: Delivery) -> ByFraction:
+def _route(job: Job, masks: Masks | None, delivery: Delivery) -> Route:
     """The way through stages 1 and 2; on from a file whose masks are sparse enough, by just those."""
-    recipe = job.recipe
-    if masks is None and job.former and recipe.regrow == "none" and not asks_for_more(job.weights, recipe):
-        masks = Masks.nonzero(job.weights)
-    if masks is not None:
-        return ByMasks(job, masks)
-    return ByFraction(job) if recipe.target_size is None else BySize(job, delivery.fixed_bytes)
+    recipe, weights = job.run.recipe, job.run.weights
+    if masks is None and job.former and recipe.regrow == "none" and not asks_for_more(weights, recipe):
+        masks = Masks.nonzero(weights)
+    if masks is None and isinstance(recipe.amount, Size):
+        return BySize(job, delivery.fixed_bytes)
+    return ByFraction(job, masks)

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from deepcompress.compression.from_file import asks_for_more
 from deepcompress.compression.lowrank import factorize
-from deepcompress.compression.stages import ByFraction, BySize, Job
+from deepcompress.compression.stages import ByFraction, BySize, Job, Route
 from deepcompress.compression.writing import Delivery, contiguous_state, layers_of
 from deepcompress.layers import (
     Layer,
@@ -43,8 +43,7 @@ from deepcompress.quantize.sharing import groups, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector
 from deepcompress.reading.arrays import check_tensor, dense_bytes
 from deepcompress.recipe import Recipe
-from deepcompress.training.objective import cross_entropy
-from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 
 SAMPLES = 1 << 15  # weights of a codebook that are clustered for the estimate
 _HEADER_BYTES = 40  # of a file, beside its tensors
@@ -146,15 +145,15 @@ def _of_network(model: nn.Module, recipe: Recipe, going_on: bool) -> Plan:
         recipe,
         criterion=Recipe.criterion,
         max_drop=None,
+        target_size=None if recipe.quantizer == "rows" else recipe.target_size,
         schedule="one-shot",
         reload=False,
         regrow="none",
         rewind="none",
     )
-    job = Job(work, weights, layers, bare, None, None, cross_entropy, Progress())
+    job = Job(Run(work, weights, None, bare), layers)
     delivery = Delivery(work, state, layers, bare)
-    sized = recipe.target_size is not None and recipe.quantizer != "rows"
-    route = ByFraction(job) if not sized else BySize(job, delivery.fixed_bytes)
+    route: Route = ByFraction(job) if bare.target_size is None else BySize(job, delivery.fixed_bytes)
     if not going_on or asks_for_more(weights, bare):
         route.prune()
     found = _described(

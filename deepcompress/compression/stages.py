@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import nn
 
 from deepcompress.compression.from_file import still_shared
 from deepcompress.compression.packing import encode_state
 from deepcompress.errors import PruneError, RecipeError
 from deepcompress.layers import Layer
-from deepcompress.networks.inputs import Batches
 from deepcompress.prune.budget import Curvature, Weights, cut_to_bits
 from deepcompress.prune.circular import prune_in_turn
 from deepcompress.prune.criteria.base import Evidence
@@ -26,53 +25,43 @@ from deepcompress.prune.neurons import connections
 from deepcompress.prune.stage import prune, prune_and_retrain, prune_to_bits, retrain_under, without_dead
 from deepcompress.quantize.latent import FittingHooks, train_shared
 from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
-from deepcompress.recipe import Recipe
+from deepcompress.recipe import Circular, Gap, Rewind
+from deepcompress.recipe.conflicts import check_masks
 from deepcompress.training.loop import count_batches
-from deepcompress.training.objective import Objective
-from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the stages work on.
+    """What the two stages work on.
 
     Attributes:
-        model: changed in place.
-        weights: those of its tensors that are pruned, by name.
-        layers: the same, as layers.
-        recipe: all settings.
-        batches, val_batches: of training; None trains nothing, and measures nothing.
-        objective: what training minimizes.
-        watch: told what happens.
-        former: codebooks that weights shared before (`continuation.restore`); they hold on as long as they can.
+        run: network, weights, data and settings.
+        layers: the weights as layers.
+        former: codebooks that weights shared before (`from_file.restore`); they hold on as long as they can.
         origin: for a recipe that rewinds, the tensors that the network goes back to.
     """
 
-    model: nn.Module
-    weights: Weights
+    run: Run
     layers: Sequence[Layer]
-    recipe: Recipe
-    batches: Batches | None
-    val_batches: Batches | None
-    objective: Objective
-    watch: Progress
     former: Sequence[Codebook] = ()
     origin: State | None = None
 
     def shared(self, weights: Weights) -> list[Codebook]:
         """Shared values for `weights`, written into them: the former ones where they hold on, else new ones."""
-        kept, layers = still_shared(self.former, weights, self.layers, self.recipe)
-        return [*kept, *share(weights, layers, self.recipe, self.importance())] if layers else kept
+        kept, layers = still_shared(self.former, weights, self.layers, self.run.recipe)
+        return [*kept, *share(weights, layers, self.run.recipe, self.importance())] if layers else kept
 
     def importance(self) -> dict[str, torch.Tensor] | None:
         """What the squared error of each weight counts when values are chosen; None: all alike."""
-        if self.recipe.weighting != "fisher" or self.batches is None:
+        run = self.run
+        if run.recipe.weighting != "fisher" or run.batches is None:
             return None
-        return diagonal(self.model, self.weights, self.batches, self.objective)
+        return diagonal(run.model, run.weights, run.batches, run.objective)
 
 
-class ByFraction:
-    """The way of the paper: prune to the recipe's fractions, share, tune the shared values.
+class Route(Protocol):
+    """A way through the two stages.
 
     Attributes:
         masks: which weights are kept.
@@ -80,136 +69,122 @@ class ByFraction:
         held: layers that `max_drop` kept from being pruned further.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.masks = Masks.nonzero(job.weights) if job.former else Masks.full(job.weights)
+    masks: Masks
+    codebooks: list[Codebook]
+    held: list[str]
+
+    def prune(self) -> None:
+        """Stage 1, with retraining if there is data."""
+
+    def share(self) -> None:
+        """Stage 2, with tuning if there is data."""
+
+    def settle(self, size: Callable[[], int]) -> None:
+        """The last word before the file is written, which would have `size` bytes."""
+
+
+class ByFraction:
+    """The way of the paper: prune to the recipe's fractions, or to given masks, share, tune the shared values."""
+
+    def __init__(self, job: Job, given: Masks | None = None) -> None:
+        """`given` are masks that somebody has decided on already.
+
+        Raises:
+            RecipeError: the recipe has another way to say what is pruned than they.
+            CheckpointError: they are for other weights.
+        """
+        self.job, self.given = job, given is not None
+        if given is not None:
+            check_masks(job.run.recipe)
+            self.masks = fitted(given, job.run.weights)
+        else:
+            self.masks = Masks.nonzero(job.run.weights) if job.former else Masks.full(job.run.weights)
         self.codebooks: list[Codebook] = []
         self.held: list[str] = []
 
     def prune(self) -> None:
-        """Stage 1, with retraining if there is data."""
-        job = self.job
-        recipe, with_data = job.recipe, (job.recipe, job.val_batches, job.watch, job.objective)
-        if recipe.schedule == "circular":
-            self.masks, self.held = prune_in_turn(job.model, job.weights, job.batches, *with_data)
-        elif recipe.schedule == "gap":
-            self.masks = prune_by_gap(job.model, job.weights, job.batches, *with_data)
-        elif recipe.rewind != "none":
-            evidence = Evidence(job.model, job.weights, Masks.nonzero(job.weights), recipe, job.batches, job.objective)
-            self.masks = prune_and_rewind(evidence, job.origin, job.val_batches, job.watch)
-        elif recipe.max_drop is not None or (recipe.reload and job.batches is not None and recipe.epochs):
-            self.masks, self.held = prune_guarded(job.model, job.weights, job.batches, *with_data)
-        elif job.batches is None:
-            evidence = Evidence(job.model, job.weights, self.masks, recipe)
-            self.masks = prune(evidence, watch=job.watch)
+        """Stage 1."""
+        if self.given:
+            prune_as_given(self.job, self.masks)
         else:
-            self.masks = prune_and_retrain(job.model, job.weights, job.batches, *with_data)
+            self.masks, self.held = prune_by_recipe(self.job, self.masks)
 
     def share(self) -> None:
-        """Stage 2, with tuning if there is data."""
-        job = self.job
-        self.codebooks = job.shared(job.weights)
-        if job.recipe.rate:
-            self.masks = still_kept(self.masks, self.codebooks, job.weights)
-        if job.batches is not None:
-            tune(
-                job.model,
-                job.weights,
-                self.masks,
-                self.codebooks,
-                job.batches,
-                job.recipe,
-                job.val_batches,
-                job.watch,
-                job.objective,
-            )
-        finish(self.codebooks, job.weights, job.recipe)
+        """Stage 2."""
+        run = self.job.run
+        self.codebooks = self.job.shared(run.weights)
+        if run.recipe.rate:
+            self.masks = still_kept(self.masks, self.codebooks, run.weights)
+        if run.batches is not None:
+            tune(run, self.masks, self.codebooks)
+        finish(self.codebooks, run.weights, run.recipe)
 
     def settle(self, size: Callable[[], int]) -> None:
-        """The last word before the file is written, which would have `size` bytes: here nothing."""
+        """Nothing is left to say."""
 
 
-class ByMasks(ByFraction):
-    """To masks that somebody has decided on already."""
-
-    def __init__(self, job: Job, masks: Masks) -> None:
-        """`masks` must be for the weights of `job`.
-
-        Raises:
-            RecipeError: the recipe has another way to say what is pruned.
-            CheckpointError: they are for others.
-        """
-        super().__init__(job)
-        for setting in ("target_size", "max_drop", "quality"):
-            if getattr(job.recipe, setting) is not None:
-                raise RecipeError(f"masks say what is pruned, and so does {setting}: give one of them")
-        if job.recipe.regrow != "none":
-            raise RecipeError(f"masks say what is pruned, and regrow {job.recipe.regrow!r} would change it: choose one")
-        self.masks = fitted(masks, job.weights)
-
-    def prune(self) -> None:
-        """Stage 1: what is left is retrained if there is data."""
-        job = self.job
-        if job.recipe.rewind != "none":
-            rewind(job.model, job.recipe, job.origin)
-        retrain_under(
-            self.masks,
-            job.model,
-            job.weights,
-            job.batches,
-            job.recipe,
-            job.val_batches,
-            job.watch,
-            job.objective,
-        )
+def prune_by_recipe(job: Job, masks: Masks) -> tuple[Masks, list[str]]:
+    """Stage 1 in the recipe's way, on from `masks`: the masks it ends with, and which layers were held back."""
+    run, way = job.run, job.run.recipe.way
+    match way:
+        case Circular():
+            return prune_in_turn(run)
+        case Gap():
+            return prune_by_gap(run), []
+        case Rewind():
+            return prune_and_rewind(run, job.origin), []
+    if way.max_drop is not None or (way.reload and run.batches is not None and run.recipe.epochs):
+        return prune_guarded(run)
+    if run.batches is None:
+        return prune(Evidence(run.model, run.weights, masks, run.recipe), watch=run.watch), []
+    return prune_and_retrain(run), []
 
 
-class BySize(ByFraction):
+def prune_as_given(job: Job, masks: Masks) -> None:
+    """Stage 1 to given masks: what they leave is retrained, from its origin if the recipe rewinds."""
+    run = job.run
+    if run.recipe.rewind != "none":
+        rewind(run.model, run.recipe, job.origin)
+    retrain_under(run, masks)
+
+
+class BySize:
     """To a file of at most `target_size` bytes: what is least worth its bits goes, until the coded bytes fit."""
 
     def __init__(self, job: Job, fixed: Callable[[], int]) -> None:
         """`fixed` gives the bytes that the file would have now beside those of the layers."""
-        super().__init__(job)
-        assert job.recipe.target_size is not None
-        self.target = job.recipe.target_size
-        self._fixed = fixed
-        self._links = connections(job.model, job.watch)
+        assert job.run.recipe.target_size is not None
+        self.job, self.target, self._fixed = job, job.run.recipe.target_size, fixed
+        self.masks = Masks.nonzero(job.run.weights) if job.former else Masks.full(job.run.weights)
+        self.codebooks: list[Codebook] = []
+        self.held: list[str] = []
+        self._links = connections(job.run.model, job.run.watch)
         self._hooks: FittingHooks | None = None
 
     def prune(self) -> None:
         """Stage 1: as many weights as are expected to fit, and, with data, how the loss bends along those."""
-        job, bits = self.job, 8.0 * self._room()
-        if job.batches is not None and job.recipe.epochs:
-            self.masks, self._curvature = prune_to_bits(
-                job.model,
-                job.weights,
-                job.batches,
-                job.recipe,
-                bits,
-                self._without_dead,
-                job.val_batches,
-                job.watch,
-                job.objective,
-            )
+        run, bits = self.job.run, 8.0 * self._room()
+        if run.batches is not None and run.recipe.epochs:
+            self.masks, self._curvature = prune_to_bits(run, bits, self._without_dead)
         else:
-            self._curvature = Curvature.of_scale(job.weights)
-            self.masks = self._without_dead(cut_to_bits(job.weights, self.masks, self._curvature.mean, bits))
-            self.masks.apply(job.weights)
+            self._curvature = Curvature.of_scale(run.weights)
+            self.masks = self._without_dead(cut_to_bits(run.weights, self.masks, self._curvature.mean, bits))
+            self.masks.apply(run.weights)
 
     def share(self) -> None:
         """Stage 2: shared values, trained with the weights behind them while those that do not fit fall away."""
-        job = self.job
-        shared = {name: weight.detach().clone() for name, weight in job.weights.items()}
+        job, run = self.job, self.job.run
+        shared = {name: weight.detach().clone() for name, weight in run.weights.items()}
         codebooks = job.shared(shared)
         masks = still_kept(self.masks, codebooks, shared)
-        masks.apply(job.weights)
-        steps = 0 if job.batches is None else count_batches(job.batches) * job.recipe.finetune_epochs
+        masks.apply(run.weights)
+        steps = 0 if run.batches is None else count_batches(run.batches) * run.recipe.finetune_epochs
         hooks = FittingHooks(
-            codebooks, job.weights, masks, self._curvature, self._room(), self._layer_bytes, self._without_dead, steps
+            codebooks, run.weights, masks, self._curvature, self._room(), self._layer_bytes, self._without_dead, steps
         )
-        if job.batches is not None:
-            train_shared(job.model, hooks, job.batches, job.recipe, job.val_batches, job.watch, job.objective)
-        finish(hooks.codebooks, job.weights, job.recipe)
+        if run.batches is not None:
+            train_shared(run, hooks)
+        finish(hooks.codebooks, run.weights, run.recipe)
         self.masks, self.codebooks, self._hooks = hooks.masks, hooks.codebooks, hooks
 
     def settle(self, size: Callable[[], int]) -> None:
@@ -252,5 +227,5 @@ class BySize(ByFraction):
 
     def _layer_bytes(self, codebooks: Sequence[Codebook]) -> int:
         """Bytes of the layers' sections if they were coded now."""
-        job = self.job
-        return sum(tensor.info.section for _, tensor in encode_state(job.weights, job.layers, codebooks, job.recipe))
+        run, layers = self.job.run, self.job.layers
+        return sum(tensor.info.section for _, tensor in encode_state(run.weights, layers, codebooks, run.recipe))

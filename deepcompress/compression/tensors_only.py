@@ -24,7 +24,7 @@ from deepcompress.container.breakdown import inspect
 from deepcompress.container.extensions import SMALLER, pack_extra_state
 from deepcompress.container.normalize import pack_normalize
 from deepcompress.container.writer import pack, planned_size, save
-from deepcompress.errors import CheckpointError, RecipeError
+from deepcompress.errors import CheckpointError
 from deepcompress.files import check_writable
 from deepcompress.layers import (
     Layer,
@@ -48,6 +48,7 @@ from deepcompress.quantize.sharing import groups, place, snap, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector, vector_table
 from deepcompress.reading.arrays import Array, check_tensor, dense_bytes
 from deepcompress.recipe import Recipe
+from deepcompress.recipe.conflicts import check_tensors_only
 from deepcompress.training.progress import Progress
 
 RUINOUS = 0.5  # more than this part pruned without retraining, and most networks do not work any more
@@ -67,6 +68,7 @@ def compress_state(
     normalize: str = "",
     buffers: Collection[str] = (),
     smaller: bool = False,
+    extra: Mapping[str, Any] | None = None,
     watch: Progress | None = None,
     rounder: Callable[[float], Rounded] | None = None,
 ) -> Result:
@@ -83,6 +85,7 @@ def compress_state(
         buffers: names of the tensors that are known to be no parameters: they are left alone.
         smaller: whether units were taken out of the network (`prune.shrink`): then the file says that its tensors may
             be smaller than those of the network that takes them.
+        extra: extra states of modules that are not in `state`.
         watch: told what happens.
         rounder: rounds weights by samples, at a step (`calibration.rounding`); without, and what it leaves, is rounded
             by the size of the weights.
@@ -93,25 +96,14 @@ def compress_state(
         OutputError: `path` cannot be written.
     """
     recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
-    if recipe.batch_norm == "fold":  # eps is the network's, and no tensor
-        raise RecipeError("batch_norm 'fold' needs the network, not only its tensors: name it and its data")
-    if recipe.low_rank is not None:
-        raise RecipeError("low_rank needs the network, not only its tensors: name it")
-    by_rows = recipe.quantizer == "rows"
-    if recipe.max_drop is not None or (recipe.target_size is not None and not by_rows):
-        raise RecipeError(
-            "max_drop needs the network and data, and target_size the network, unless the quantizer is 'rows': name it"
-        )
-    if recipe.criterion != "magnitude":
-        raise RecipeError(
-            f"criterion {recipe.criterion!r} needs the network and data, and without retraining only tensors are "
-            "looked at: set epochs and finetune_epochs to 0 instead (--epochs 0 --finetune-epochs 0)"
-        )
-    if recipe.weighting != "none":
-        raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
+    check_tensors_only(recipe)
     check_writable(path)
-    state, extra = _apart(state)
-    extensions = (*([SMALLER] if smaller else []), *pack_extra_state(extra), *pack_normalize(normalize))
+    state, beside = _apart(state)
+    extensions = (
+        *([SMALLER] if smaller else []),
+        *pack_extra_state({**beside, **(extra or {})}),
+        *pack_normalize(normalize),
+    )
     started = time.perf_counter()
     content = _look_through(state, recipe, buffers, watch)
     if content.scales:
@@ -149,20 +141,7 @@ def compress_state(
         StageResult("quantize", sizes[1], dense / sizes[1], None, round(stream.sharing_seconds, 3)),
         StageResult("encode", found.file_bytes, found.ratio, None, round(now - pruned - stream.sharing_seconds, 3)),
     ]
-    return Result(
-        file=str(path),
-        file_bytes=found.file_bytes,
-        dense_bytes=dense,
-        ratio=dense / found.file_bytes,
-        accuracy_before=None,
-        accuracy_after=None,
-        kept=kept,
-        stages=stages,
-        seed=recipe.seed,
-        recipe=recipe.as_dict(),
-        breakdown=found,
-        errors=stream.errors,
-    )
+    return Result.of(found, stages, recipe.as_dict(), kept, source_bytes=content.source_bytes, errors=stream.errors)
 
 
 def _to_size(recipe: Recipe, watch: Progress, size_of: Callable[[Recipe], int]) -> Recipe:
@@ -195,6 +174,7 @@ class _Content:
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     scales: set[str] = field(default_factory=set)
     dense_bytes: int = 0
+    source_bytes: int = 0
     elements: int = 0
 
 
@@ -218,6 +198,7 @@ def _look_through(
         scales.look(name, value)
         content.elements += value.numel()
         content.dense_bytes += dense_bytes({name: value})
+        content.source_bytes += value.numel() * value.element_size()
         if not is_layer(value):
             continue
         layer = Layer(name, tuple(value.shape))

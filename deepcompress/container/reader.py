@@ -44,24 +44,26 @@ class ModelFile:
     little: each byte of a section is looked at twice, and a section is small against the tensor that it becomes.
 
     Attributes:
+        path: of the file, or ``<bytes>``; errors begin with it.
         header: names, facts and checksums.
-        file_bytes: size of the file on disk.
+        file_bytes: size of the file.
     """
 
-    def __init__(self, path: str | Path, max_bytes: int | None = None) -> None:
-        """Open `path`.
+    def __init__(self, source: str | Path | bytes, max_bytes: int | None = None) -> None:
+        """Open `source`.
 
         Args:
-            path: the file.
+            source: the path of the file, or its content.
             max_bytes: how many bytes a tensor that is read may take, instead of `default_max_bytes`.
 
         Raises:
             FormatError: it does not exist, cannot be read, or its header is not valid.
         """
-        self.path = Path(path)
-        self._stream = self._open()
+        self.path = Path("<bytes>" if isinstance(source, bytes) else source)
+        self._stream: BinaryIO = BytesIO(source) if isinstance(source, bytes) else self._open()
         try:
-            self.file_bytes = os.fstat(self._stream.fileno()).st_size
+            self.file_bytes = self._stream.seek(0, os.SEEK_END)
+            self._stream.seek(0)
             start = self._stream.read(16)
             span = header_span(start, self.file_bytes)
             if not is_checked(start):

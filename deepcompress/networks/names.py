@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 import torch
@@ -29,13 +29,17 @@ _ANCHORS = 3  # names of the network that are looked for behind a prefix
 
 @dataclass(frozen=True)
 class Way:
-    """Names of a network, each with a name in a file: how many fit by shape, and what is missing or not used."""
+    """Names of a network, each with a name in a file: how many fit by shape, and what is missing or not used.
+
+    `extra` are those of what modules keep beside tensors.
+    """
 
     names: dict[str, str]
     prefix: str
     fits: int
     missing: int
     unused: list[str]
+    extra: dict[str, str] = field(default_factory=dict)
 
     @property
     def used(self) -> set[str]:
@@ -54,16 +58,16 @@ def fitted(source: Checkpoint, network: nn.Module, plain: bool = False) -> Check
     """
     stored = source.stored or _of(source.state)
     computed, kinds = combined(stored)
-    own = _own(network)
-    if not plain and (way := _whole(own, stored, network)) is not None:
+    own, extra = _own(network), source.stored_extra or source.extra
+    if not plain and (way := _whole(own, stored, network, extra)) is not None:
         return _under(source, stored, way, {})
-    if (way := _whole(combined(own)[0], computed, network)) is not None:
+    if (way := _whole(combined(own)[0], computed, network, extra)) is not None:
         return _under(source, computed, way, kinds)
     return source
 
 
-def naming(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """The names of `network`, each with that under which `tensors` have it, whose values do not matter.
+def naming(network: nn.Module, tensors: Mapping[str, torch.Tensor], extra: Collection[str] = ()) -> dict[str, str]:
+    """The names of `network`, each with that under which `tensors` have it, whose values do not matter; or `extra`.
 
     Where not all of them fit, names stay as they are.
 
@@ -72,8 +76,9 @@ def naming(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str,
     """
     stored = _of(tensors)
     own = _own(network)
-    way = _whole(own, stored, network, partly=False) or _whole(combined(own)[0], stored, network, partly=False)
-    return way.names if way is not None else {name: name for name in tensors}
+    ways = (_whole(names, stored, network, extra, partly=False) for names in (own, combined(own)[0]))
+    way = next((way for way in ways if way is not None), None)
+    return {name: name for name in (*tensors, *extra)} if way is None else {**way.names, **way.extra}
 
 
 def known(source: Checkpoint) -> str | None:
@@ -107,25 +112,31 @@ def _tied(network: nn.Module) -> dict[str, str]:
 
 
 def _whole(
-    own: Mapping[str, Stored], stored: Mapping[str, Stored], network: nn.Module, partly: bool = True
+    own: Mapping[str, Stored],
+    stored: Mapping[str, Stored],
+    network: nn.Module,
+    extra: Collection[str] = (),
+    partly: bool = True,
 ) -> Way | None:
     """The way that gives the network all its tensors: by the names as they are, or else the one there is.
 
-    If it may leave a part of the file (`partly`), it takes more: any small network fits somewhere in a large one.
+    Under other names it may leave a part of the file (`partly`). Under the same ones, tensors that the network does not
+    know are an error, as in torch.
     """
     if not own:
         return None
     ties, spare = _tied(network), networks.batch_counters(network)
     shapes = {name: tensor.shape for name, tensor in own.items()}
     ways: list[Way] = []
-    for names, prefix in _candidates(list(shapes), list(stored), spare):
-        way = _way(names, prefix, shapes, stored, ties, spare)
-        left, taken = (sum(stored[name].elements for name in names) for names in (way.unused, way.used))
-        enough = left <= taken if partly else not way.unused
+    for names, prefix in _candidates(list(shapes), [*stored, *extra], spare):
+        tensors = {name: full for name, full in names.items() if full in stored}
+        beside = {name: full for name, full in names.items() if full not in stored}
+        way = replace(_way(tensors, prefix, shapes, stored, ties, spare), extra=beside)
+        enough = not way.unused or (partly and _is_most(way, shapes, stored))
         if not way.missing and enough and not any(way.names == other.names for other in ways):
             ways.append(way)
-        if not way.missing and not prefix and way.fits == len(way.names):
-            return way
+        if not way.missing and not prefix and way.fits == sum(name in shapes for name in way.names):
+            return way  # what else is in the file has no place in the network
     if not ways:
         return None
     best = max(way.fits for way in ways)
@@ -134,6 +145,13 @@ def _whole(
         listed = ", ".join(repr(way.prefix.rstrip(".")) for way in same)
         raise CheckpointError(f"the network fits several parts of the file, {listed}; say which with --key")
     return same[0]
+
+
+def _is_most(way: Way, own: Mapping[str, Shape], stored: Mapping[str, Stored]) -> bool:
+    """Whether a way that renames tensors takes more than it leaves: any small network fits somewhere in a large one."""
+    taken = {name: full for name, full in way.names.items() if name in own}
+    left, kept = (sum(stored[name].elements for name in names) for names in (way.unused, set(taken.values())))
+    return way.fits == len(taken) and left <= kept and any(name != full for name, full in taken.items())
 
 
 def _candidates(own: list[str], stored: list[str], spare: Collection[str]) -> Iterator[tuple[dict[str, str], str]]:
@@ -145,8 +163,8 @@ def _candidates(own: list[str], stored: list[str], spare: Collection[str]) -> It
             for prefix in ("", *_prefixes(inner, names, spare)):
                 found = {name.removeprefix(prefix): full for name, full in names.items() if name.startswith(prefix)}
                 yield {start + name: full for name, full in found.items()}, removed + prefix
-    inside = unwrapped(own).names
-    yield {full: bare.names[name] for name, full in inside.items() if name in bare.names}, bare.removed
+    inside = unwrapped(own).names  # parts of the network may be in wrappers of their own
+    yield {inside.get(name, name): full for name, full in bare.names.items()}, bare.removed
 
 
 def _beginnings(names: list[str]) -> list[str]:
@@ -191,4 +209,6 @@ def _under(source: Checkpoint, stored: Mapping[str, Stored], way: Way, kinds: Ma
     others = [entry for entry in found.left_out if entry not in (source.stored or ())]
     computed = {name: kinds[full] for name, full in way.names.items() if full in kinds}
     found = replace(found, prefix=way.prefix, combined=computed, left_out=(*others, *way.unused), **about(tensors))
-    return replace(source, state=gathered(tensors), found=found)
+    held = source.stored_extra or source.extra
+    extra = {name: held[full] for name, full in way.extra.items()}
+    return replace(source, state=gathered(tensors), found=found, extra=extra)

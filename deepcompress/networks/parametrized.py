@@ -17,6 +17,8 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+from deepcompress.networks.copies import copied, unwrapped
+
 _Mask = prune.BasePruningMethod
 
 
@@ -42,6 +44,19 @@ def bake(network: nn.Module) -> list[str]:
         for module, training in modes:
             module.training = training
     return [name for name, _ in found]
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """The network without wrappers around it; where it computes weights from other tensors, a copy with plain ones.
+
+    It is what `bake` makes of it, and is only to be looked at: `network` itself is not changed.
+    """
+    inner = unwrapped(network)
+    if not computed(inner):
+        return inner
+    work = copied(inner)
+    bake(work)
+    return work
 
 
 def computed(network: nn.Module) -> list[str]:

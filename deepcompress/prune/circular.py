@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-from torch import nn
-
 from deepcompress.errors import PruneError, RecipeError
-from deepcompress.networks.inputs import Batches
-from deepcompress.prune.criteria.base import Evidence, find
+from deepcompress.prune.criteria.base import find
 from deepcompress.prune.guard import Guard
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import PRUNING_PART
 from deepcompress.prune.stage import next_masks
-from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.training.objective import Objective, cross_entropy
-from deepcompress.training.progress import Progress
+from deepcompress.recipe import LayerRule
+from deepcompress.training.retraining import Run
 
 
-def prune_in_turn(
-    model: nn.Module,
-    weights: Mapping[str, torch.Tensor],
-    batches: Batches | None,
-    recipe: Recipe,
-    val_batches: Batches | None,
-    watch: Progress | None = None,
-    objective: Objective = cross_entropy,
-) -> tuple[Masks, list[str]]:
+def prune_in_turn(run: Run) -> tuple[Masks, list[str]]:
     """Prune layer after layer by `recipe.prune_step` of what is left of it, round after round, in place.
 
     After each turn the network is measured. Where it has lost more than `recipe.max_drop` points, it is retrained for
@@ -38,18 +24,18 @@ def prune_in_turn(
     `PRUNING_PART` of `recipe.epochs` are there for the turns; once they are spent, turns are judged as they are. All
     epochs that are left in the end retrain the result.
 
-    Arguments and results as in `guard.prune_guarded`; without batches nothing is retrained.
+    Results as in `guard.prune_guarded`; without training data nothing is retrained.
 
     Raises:
         RecipeError: there is no validation data, or the criterion is not of single weights.
     """
+    recipe = run.recipe
     if find(recipe.criterion).units is not None:
         raise RecipeError(
             f"criterion {recipe.criterion} removes units that reach through several layers, and schedule 'circular' "
             "prunes one layer at a time: choose one"
         )
-    evidence = Evidence(model, weights, Masks.nonzero(weights), recipe, batches, objective)
-    circle = _Circle(Guard(evidence, val_batches, watch or Progress()), recipe.epochs if batches is not None else 0)
+    circle = _Circle(Guard(run), recipe.epochs if run.batches is not None else 0)
     rounds = 0
     while circle.round():
         rounds += 1

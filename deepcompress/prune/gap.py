@@ -2,53 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
-from torch import nn
-
 from deepcompress.errors import RecipeError
 from deepcompress.networks.inputs import Batches
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import CuttingHooks, make_optimizer
-from deepcompress.recipe import Recipe
 from deepcompress.training.evaluation import evaluate
-from deepcompress.training.objective import Objective, cross_entropy, task_of
+from deepcompress.training.objective import task_of
 from deepcompress.training.progress import Progress
-from deepcompress.training.retraining import retrain
+from deepcompress.training.retraining import Run, retrain
 
 
-def prune_by_gap(
-    model: nn.Module,
-    weights: Mapping[str, torch.Tensor],
-    batches: Batches | None,
-    recipe: Recipe,
-    val_batches: Batches | None,
-    watch: Progress | None = None,
-    objective: Objective = cross_entropy,
-) -> Masks:
+def prune_by_gap(run: Run) -> Masks:
     """Retrain for `recipe.epochs`, in place, and prune before each epoch that begins with too wide a gap.
 
     The gap is the error on validation data less that on training data (as it comes, augmented or not, in evaluation
     mode). Where it is more than `recipe.gap` points, `recipe.prune_step` of the surviving weights go, up to
     `recipe.prune` of all. Where it never is, none go.
 
-    Arguments as in `stage.prune_and_retrain`.
-
     Raises:
         RecipeError: there is no data for one of the two errors, or no epoch to look before.
     """
-    if batches is None or not recipe.epochs:
+    recipe = run.recipe
+    if run.batches is None or not recipe.epochs:
         raise RecipeError("schedule 'gap' looks at the network before each epoch of retraining, and there is none")
-    if val_batches is None:
+    if run.val_batches is None:
         raise RecipeError("schedule 'gap' needs validation data to measure the gap on")
-    evidence = Evidence(model, weights, Masks.nonzero(weights), recipe, batches, objective)
-    hooks = GapHooks(evidence, val_batches, watch or Progress())
-    optimizer = make_optimizer(model, recipe)
-    retrain(model, batches, optimizer, recipe, recipe.epochs, "prune", hooks, val_batches, watch, objective)
-    if hooks.step < 1 and watch is not None:
-        watch.message(
+    hooks = GapHooks(Evidence.of(run), run.val_batches, run.watch)
+    retrain(run, make_optimizer(run.model, recipe), recipe.epochs, "prune", hooks)
+    if hooks.step < 1:
+        run.watch.message(
             f"before {hooks.cuts} of {recipe.epochs} epochs the validation error was more than {recipe.gap:g} points "
             f"above the training error: {100 * hooks.masks.sparsity:.2f} % pruned, of {100 * recipe.prune:g} % asked"
         )

@@ -7,20 +7,16 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from deepcompress.errors import RecipeError
 from deepcompress.layers import tensors_of
-from deepcompress.networks.inputs import Batches
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import PRUNING_PART, epochs_of, progress
 from deepcompress.prune.stage import CuttingHooks, make_optimizer, next_masks
-from deepcompress.recipe import Recipe
 from deepcompress.training.evaluation import evaluate
-from deepcompress.training.objective import Objective, cross_entropy, task_of
-from deepcompress.training.progress import Progress
-from deepcompress.training.retraining import retrain
+from deepcompress.training.objective import task_of
+from deepcompress.training.retraining import Run, retrain
 
 Weights = Mapping[str, torch.Tensor]
 State = Mapping[str, torch.Tensor]
@@ -28,15 +24,7 @@ State = Mapping[str, torch.Tensor]
 BLAME = 0.5  # of what the costliest layer's step costs: a layer whose step costs as much is held back with it
 
 
-def prune_guarded(
-    model: nn.Module,
-    weights: Weights,
-    batches: Batches | None,
-    recipe: Recipe,
-    val_batches: Batches | None,
-    watch: Progress | None = None,
-    objective: Objective = cross_entropy,
-) -> tuple[Masks, list[str]]:
+def prune_guarded(run: Run) -> tuple[Masks, list[str]]:
     """As `prune_and_retrain`, in place, but never more than `recipe.max_drop` points worse than `model` was.
 
     Each iteration has an optimizer and a learning rate schedule of its own, so that it ends where it can be
@@ -47,25 +35,22 @@ def prune_guarded(
     With `recipe.reload`, each iteration prunes the weights with which `model` came, and not those that the one before
     it left. All then have the same number of epochs, and what is told of them is a curve of error against sparsity.
 
-    Args:
-        model, weights, batches, recipe, watch, objective: as there; without batches there is one iteration, and no
-            retraining.
-        val_batches: what the metric is measured on; None, for a recipe without a `max_drop`, measures nothing.
+    Without training data there is one iteration, and no retraining. Validation data is what the metric is measured on;
+    a recipe without a `max_drop` needs none.
 
     Returns:
         The masks, and the names of the layers that were held back, in the order in which that happened.
 
     Raises:
-        RecipeError: pruned weights shall regrow, which a roll-back would undo; or there is no validation data for a
-            `max_drop`.
+        RecipeError: there is no validation data for a `max_drop`.
     """
-    evidence = Evidence(model, weights, Masks.nonzero(weights), recipe, batches, objective)
-    guard = Guard(evidence, val_batches, watch or Progress())
+    recipe, epochs = run.recipe, run.recipe.epochs if run.batches is not None else 0
+    guard = Guard(run)
     steps = {0: 1.0}
-    if batches is not None and recipe.epochs:
+    if epochs:
         part = 1.0 if recipe.reload else PRUNING_PART
-        steps = epochs_of(progress(recipe.schedule, recipe.iterations), recipe.epochs, part)
-    starts = [*steps, recipe.epochs if batches is not None else 0]
+        steps = epochs_of(progress(recipe.schedule, recipe.iterations), epochs, part)
+    starts = [*steps, epochs]
     for number, ((start, end), step) in enumerate(zip(itertools.pairwise(starts), steps.values(), strict=True), 1):
         guard.iterate(step, end - start)
         guard.tell(number, len(steps))
@@ -79,18 +64,16 @@ class Guard:
         RecipeError: as `prune_guarded`.
     """
 
-    def __init__(self, evidence: Evidence, val_batches: Batches | None, watch: Progress) -> None:
-        self.model, self.weights, self.recipe = evidence.model, evidence.weights, evidence.recipe
-        if self.recipe.regrow != "none":
-            raise RecipeError("max_drop rolls back what was pruned, and regrow brings it back by itself: choose one")
-        if self.recipe.max_drop is not None and val_batches is None:
+    def __init__(self, run: Run) -> None:
+        self.run, self.model, self.weights, self.recipe = run, run.model, run.weights, run.recipe
+        if self.recipe.max_drop is not None and run.val_batches is None:
             raise RecipeError("max_drop needs validation data to measure on")
-        self.val_batches, self.watch = val_batches, watch
-        self.hooks = StillHooks(evidence, watch)
+        self.val_batches, self.watch = run.val_batches, run.watch
+        self.hooks = StillHooks(Evidence.of(run), run.watch)
         self.held: dict[str, torch.Tensor] = {}
         self.start = self.hooks.masks
         self.dense = self.state() if self.recipe.reload else None
-        self.task = task_of(evidence.objective)
+        self.task = task_of(run.objective)
         self.before = None if self.recipe.max_drop is None else self._value()
         self.value = math.nan  # of the metric, as last measured
 
@@ -151,21 +134,8 @@ class Guard:
 
     def retrain(self, epochs: int) -> None:
         """Train what the masks leave, if there is data, with an optimizer of its own."""
-        evidence = self.hooks.evidence
-        if evidence.batches is None or not epochs:
-            return
-        retrain(
-            self.model,
-            evidence.batches,
-            make_optimizer(self.model, self.recipe),
-            self.recipe,
-            epochs,
-            "prune",
-            self.hooks,
-            self.val_batches,
-            self.watch,
-            evidence.objective,
-        )
+        if self.run.batches is not None and epochs:
+            retrain(self.run, make_optimizer(self.model, self.recipe), epochs, "prune", self.hooks)
 
     def _value(self) -> float:
         assert self.val_batches is not None

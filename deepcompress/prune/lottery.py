@@ -10,9 +10,7 @@ from torch import nn
 from deepcompress.errors import RecipeError
 from deepcompress.layers import buffers_of, check_finite, compressible, tensors_of
 from deepcompress.networks.copies import copied
-from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import bake
-from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.guard import Guard
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.schedule import progress
@@ -20,44 +18,37 @@ from deepcompress.reading.fitting import fill
 from deepcompress.recipe import Recipe
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.objective import task_of
-from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 
 State = Mapping[str, torch.Tensor]
 
 
-def prune_and_rewind(
-    evidence: Evidence, origin: State | None, val_batches: Batches | None, watch: Progress | None = None
-) -> Masks:
+def prune_and_rewind(run: Run, origin: State | None) -> Masks:
     """Find a ticket, in place: prune, send the survivors back to where they started, train them, and again.
 
     Each of the recipe's iterations asks the criterion about the trained network, rewinds all of it (biases and the
     statistics of batch norm, too), and trains it for all of `recipe.epochs`, with an optimizer and a learning rate
     schedule of its own: the survivors learn from the start again. With the schedule ``one-shot`` that happens once.
 
-    Args:
-        evidence: the trained network, what may go of it, and its training data.
-        origin: the tensors that it goes back to: see `rewind`.
-        val_batches: only reported.
-        watch: told what happens.
+    `origin` are the tensors that it goes back to: see `rewind`. Validation data is only reported.
 
     Raises:
         RecipeError: the network cannot be drawn anew, if the recipe asks for that.
     """
-    recipe, watch = evidence.recipe, watch or Progress()
-    guard = Guard(evidence, val_batches, watch)
+    recipe, guard = run.recipe, Guard(run)
     steps = progress(recipe.schedule, recipe.iterations)
     if recipe.rewind == "random":
-        _drawn(evidence.model)
+        _drawn(run.model)
     for number, step in enumerate(steps, 1):
         guard.hooks.cut(step)
         masks = guard.hooks.masks
-        rewind(evidence.model, recipe, origin, number)
+        rewind(run.model, recipe, origin, number)
         guard.hooks.take(masks)
         guard.retrain(recipe.epochs)
-        task, error = task_of(evidence.objective), ""
-        if val_batches is not None:
-            error = f", validation {task.says(evaluate(evidence.model, val_batches, task).value)}"
-        watch.message(f"ticket {number} of {len(steps)}: {100 * masks.sparsity:.2f} % pruned{error}")
+        task, error = task_of(run.objective), ""
+        if run.val_batches is not None:
+            error = f", validation {task.says(evaluate(run.model, run.val_batches, task).value)}"
+        run.watch.message(f"ticket {number} of {len(steps)}: {100 * masks.sparsity:.2f} % pruned{error}")
     return guard.hooks.masks
 
 
@@ -106,8 +97,8 @@ def _drawn(model: nn.Module) -> list[Callable[[], None]]:
             found.append(reset)
         elif own:
             raise RecipeError(
-                f"rewind 'random' draws parameters anew by their module's reset_parameters(), and {own[0]} is of a "
-                f"{type(module).__name__}, which has none: give it one, or rewind to a start"
+                f"rewind 'random' resets parameters with reset_parameters() of their module, and {own[0]} belongs to a "
+                f"{type(module).__name__}, which has no such method: add one, or rewind to a checkpoint"
             )
     return found
 

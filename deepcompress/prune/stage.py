@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from deepcompress.networks.inputs import Batches
 from deepcompress.prune.budget import BudgetHooks, Curvature, Refine
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
 from deepcompress.prune.hooks import MaskHooks
@@ -21,9 +20,8 @@ from deepcompress.prune.units import Group, cut_units, may_be_empty, silence_uni
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
 from deepcompress.training.loop import count_batches
-from deepcompress.training.objective import Objective, cross_entropy
 from deepcompress.training.progress import Progress
-from deepcompress.training.retraining import retrain
+from deepcompress.training.retraining import Run, retrain
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -52,81 +50,44 @@ def prune_by(
     return masks
 
 
-def prune_and_retrain(
-    model: nn.Module,
-    weights: Weights,
-    batches: Batches,
-    recipe: Recipe,
-    val_batches: Batches | None = None,
-    watch: Progress | None = None,
-    objective: Objective = cross_entropy,
-) -> Masks:
+def prune_and_retrain(run: Run) -> Masks:
     """Iterative pruning with masked retraining (Han et al. 2015, section 3), in place.
 
-    Args:
-        model: the network; all its parameters are retrained.
-        weights: the parameters of `model` that are pruned, by name. Those that are exactly zero are taken as pruned.
-        batches: training data.
-        recipe: criterion, sparsity, schedule, and the settings of retraining.
-        val_batches: only reported, epoch by epoch.
-        watch: told what happens.
-        objective: what retraining minimizes.
+    There must be training data; validation data is only reported, epoch by epoch.
     """
-    evidence = Evidence(model, weights, Masks.nonzero(weights), recipe, batches, objective)
-    hooks = PruningHooks(evidence, watch or Progress())
-    if recipe.epochs == 0:
-        return prune(evidence, hooks.links, watch)
-    optimizer = make_optimizer(model, recipe)
-    retrain(model, batches, optimizer, recipe, recipe.epochs, "prune", hooks, val_batches, watch, objective)
+    evidence, epochs = Evidence.of(run), run.recipe.epochs
+    hooks = PruningHooks(evidence, run.watch)
+    if epochs == 0:
+        return prune(evidence, hooks.links, run.watch)
+    retrain(run, make_optimizer(run.model, run.recipe), epochs, "prune", hooks)
     return hooks.masks
 
 
-def retrain_under(
-    masks: Masks,
-    model: nn.Module,
-    weights: Weights,
-    batches: Batches | None,
-    recipe: Recipe,
-    val_batches: Batches | None = None,
-    watch: Progress | None = None,
-    objective: Objective = cross_entropy,
-    groups: Sequence[Group] = (),
-) -> None:
+def retrain_under(run: Run, masks: Masks, groups: Sequence[Group] = ()) -> None:
     """Prune to just these masks, in place, and retrain what is left, if there is data.
 
-    Other arguments as in `prune_and_retrain`; `groups` are the units that went as a whole, if any did.
+    `groups` are the units that went as a whole, if any did.
 
     Raises:
         PruneError: nothing is left of a layer.
     """
     check_alive(masks)
-    hooks = MaskHooks(model, weights, recipe)
+    hooks = MaskHooks(run.model, run.weights, run.recipe)
     hooks.groups = groups
     hooks.take(masks)
-    if batches is not None and recipe.epochs:
-        optimizer = make_optimizer(model, recipe)
-        retrain(model, batches, optimizer, recipe, recipe.epochs, "prune", hooks, val_batches, watch, objective)
+    if run.batches is not None and run.recipe.epochs:
+        retrain(run, make_optimizer(run.model, run.recipe), run.recipe.epochs, "prune", hooks)
 
 
-def prune_to_bits(
-    model: nn.Module,
-    weights: Weights,
-    batches: Batches,
-    recipe: Recipe,
-    bits: float,
-    refine: Refine,
-    val_batches: Batches | None = None,
-    watch: Progress | None = None,
-    objective: Objective = cross_entropy,
-) -> tuple[Masks, Curvature]:
+def prune_to_bits(run: Run, bits: float, refine: Refine) -> tuple[Masks, Curvature]:
     """Prune little by little, retraining all the while, until positions and values fit into `bits`, in place.
 
-    Arguments as in `prune_and_retrain`; `refine` has a word on all new masks, and may drop more. See `prune.budget` for
-    what goes first. The curvature that it found is returned as well.
+    There must be training data. `refine` has a word on all new masks, and may drop more. See `prune.budget` for what
+    goes first. The curvature that it found is returned as well.
     """
-    hooks = BudgetHooks(model, weights, recipe, bits, count_batches(batches), refine)
-    optimizer = make_optimizer(model, recipe)
-    retrain(model, batches, optimizer, recipe, recipe.epochs, "prune", hooks, val_batches, watch, objective)
+    assert run.batches is not None
+    hooks = BudgetHooks(run.model, run.weights, run.recipe, bits, count_batches(run.batches), refine)
+    retrain(run, make_optimizer(run.model, run.recipe), run.recipe.epochs, "prune", hooks)
     return hooks.masks, hooks.curvature
 
 

@@ -13,18 +13,13 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
-from deepcompress.networks.inputs import Batches
 from deepcompress.prune.budget import LOOK_EVERY, Curvature, cut_to_bits
 from deepcompress.prune.costs import total_bits
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook, Grid, Member, scatter
-from deepcompress.recipe import Recipe
 from deepcompress.training.loop import Hooks
-from deepcompress.training.objective import Objective, cross_entropy
-from deepcompress.training.progress import Progress
-from deepcompress.training.retraining import retrain
+from deepcompress.training.retraining import Run, retrain
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -184,24 +179,14 @@ class FittingHooks(LatentHooks):
         return True
 
 
-def train_shared(
-    model: nn.Module,
-    hooks: LatentHooks,
-    batches: Batches,
-    recipe: Recipe,
-    val_batches: Batches | None = None,
-    watch: Progress | None = None,
-    objective: Objective = cross_entropy,
-) -> list[Codebook]:
+def train_shared(run: Run, hooks: LatentHooks) -> list[Codebook]:
     """Trained quantization with `hooks` for `recipe.finetune_epochs`, in place; returns the codebooks as they end."""
-    epochs = recipe.finetune_epochs
-    if epochs:
+    recipe = run.recipe
+    if recipe.finetune_epochs:
         groups: list[dict[str, Any]] = [
-            {"params": list(model.parameters()), "weight_decay": recipe.weight_decay},
+            {"params": list(run.model.parameters()), "weight_decay": recipe.weight_decay},
             {"params": [book.parameter for book in hooks.codebooks]},
         ]
         optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)
-        retrain(
-            model, batches, optimizer, recipe, recipe.finetune_epochs, "quantize", hooks, val_batches, watch, objective
-        )
+        retrain(run, optimizer, recipe.finetune_epochs, "quantize", hooks)
     return hooks.codebooks

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from deepcompress.layers import Layer
-from deepcompress.networks.inputs import Batches
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded
 from deepcompress.quantize.grid import short
@@ -19,9 +18,7 @@ from deepcompress.quantize.kmeans import assign
 from deepcompress.quantize.rate import Part
 from deepcompress.recipe import Recipe
 from deepcompress.training.loop import Hooks
-from deepcompress.training.objective import Objective, cross_entropy
-from deepcompress.training.progress import Progress
-from deepcompress.training.retraining import retrain
+from deepcompress.training.retraining import Run, retrain
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Weights = Mapping[str, torch.Tensor]
@@ -281,22 +278,13 @@ def finish(codebooks: Sequence[Codebook], weights: Weights, recipe: Recipe) -> N
         codebook.finish(recipe.codebook_dtype, weights)
 
 
-def tune(
-    model: nn.Module,
-    weights: Weights,
-    masks: Masks,
-    codebooks: list[Codebook],
-    batches: Batches,
-    recipe: Recipe,
-    val_batches: Batches | None = None,
-    watch: Progress | None = None,
-    objective: Objective = cross_entropy,
-) -> None:
+def tune(run: Run, masks: Masks, codebooks: list[Codebook]) -> None:
     """Fine-tune the centroids, and all parameters that are not shared, with the assignments fixed, in place."""
+    recipe = run.recipe
     if recipe.finetune_epochs == 0 or not codebooks:
         return
-    shared = {id(weights[member.name]) for codebook in codebooks for member in codebook.members}
-    free = [parameter for parameter in model.parameters() if id(parameter) not in shared]
+    shared = {id(run.weights[member.name]) for codebook in codebooks for member in codebook.members}
+    free = [parameter for parameter in run.model.parameters() if id(parameter) not in shared]
     # The penalty of retraining goes on.
     decay = recipe.weight_decay
     groups: list[dict[str, Any]] = [
@@ -304,5 +292,4 @@ def tune(
         {"params": free, "weight_decay": decay},
     ]
     optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)
-    hooks = TuningHooks(codebooks, weights, masks, decay)
-    retrain(model, batches, optimizer, recipe, recipe.finetune_epochs, "quantize", hooks, val_batches, watch, objective)
+    retrain(run, optimizer, recipe.finetune_epochs, "quantize", TuningHooks(codebooks, run.weights, masks, decay))

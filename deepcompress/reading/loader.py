@@ -107,12 +107,14 @@ def load(
         file.check(max_bytes)
         tensors = outlines(file)
         network = networks.build_known(file.header.network, tensors) if into is None else unwrapped(into)
-        names = naming(network, tensors)
+        beside = extra_state(file.header)
+        names = naming(network, tensors, beside)
+        extra = {own: beside[name] for own, name in names.items() if name in beside}
+        names = {own: name for own, name in names.items() if name in tensors}
         # Before files said so, a smaller network was known by naming the network that it came from.
         smaller = into is None or says_smaller(file.header)
         fitting = {own: tensors[name] for own, name in names.items()}
         misfit = make_fit(network, fitting, str(path), smaller=smaller, strict=strict)
-        extra = extra_state(file.header)
         workers = torch.get_num_threads()
         compressed = compress_layers(network, file, workers, names) if mode == "sparse" else set()
         dense = {own: name for own, name in names.items() if own not in compressed}

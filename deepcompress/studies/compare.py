@@ -21,6 +21,7 @@ from deepcompress.compression.writing import layers_of
 from deepcompress.errors import DeepCompressError, RecipeError
 from deepcompress.layers import Layer, live_tensors, tensors_of
 from deepcompress.networks.copies import copied
+from deepcompress.networks.parametrized import plain
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
@@ -33,6 +34,7 @@ from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import seed_everything
 from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import CLASSIFICATION
 
 T = TypeVar("T")
@@ -151,6 +153,7 @@ def compare(
     steps = ascending(sparsities)
     if not criteria or not steps or not seeds:
         raise RecipeError("there is nothing to compare: give a criterion, a sparsity above 0, and a seed at least")
+    model = plain(model)
     layers = layers_of(model, tensors_of(model), recipe)
     ranked = _ranked(layers, layer)
     return _rows(_Bench(model, data, layers, ranked, watch or Progress()), list(dict.fromkeys(criteria)), steps,
@@ -159,6 +162,7 @@ def compare(
 
 def ranking_layer(model: nn.Module, recipe: Recipe, layer: str | None = None) -> str:
     """The name of the layer on which `compare` holds scores against each other."""
+    model = plain(model)
     return _ranked(layers_of(model, tensors_of(model), recipe), layer).name
 
 
@@ -242,13 +246,13 @@ class _Bench:
             return
         plain = recipe.schedule == "one-shot" and recipe.max_drop is None
         if plain and recipe.regrow == "none" and recipe.rewind == "none":
-            job = (evidence.model, evidence.weights, evidence.batches, recipe, None, watch, evidence.objective)
-            _, more = _timed(lambda: retrain_under(masks, *job, groups=evidence.groups))
+            run = Run(evidence.model, evidence.weights, evidence.batches, recipe, None, watch, evidence.objective)
+            _, more = _timed(lambda: retrain_under(run, masks, evidence.groups))
             model, seconds = evidence.model, seconds + more
         else:
             anew = self.evidence(recipe)
-            route = ByFraction(Job(anew.model, anew.weights, self.layers, recipe, anew.batches, self.data.val_loader(),
-                                   anew.objective, watch))  # fmt: skip
+            run = Run(anew.model, anew.weights, anew.batches, recipe, self.data.val_loader(), watch, anew.objective)
+            route = ByFraction(Job(run, self.layers))
             _, seconds = _timed(route.prune)
             model, masks = anew.model, route.masks
         yield self.measured(model, replace(row, retrained=True, sparsity=masks.sparsity, seconds=round(seconds, 3)))

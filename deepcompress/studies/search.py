@@ -3,7 +3,7 @@
 Each trial is a real file of one size, made as ``compress --target-size`` makes it, and judged by validation data alone.
 A few short trials find the region, then full ones bisect it on a logarithmic scale. Trials are kept in a folder as the
 points of a sweep are (`sweep.run_point`), and the sizes that are tried depend on nothing but the trials before: when a
-search is stopped, the same search goes on from there and ends in the same file.
+search is stopped, the same search continues and ends in the same file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from deepcompress.container.breakdown import Breakdown, inspect
 from deepcompress.errors import DeepCompressError, OutputError, PruneError, RecipeError
 from deepcompress.files import check_writable, write_atomic
 from deepcompress.layers import buffers_of, check_finite, check_rules, compressible, tensors_of
+from deepcompress.networks.parametrized import plain
+from deepcompress.networks.precision import given_bytes
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.recipe import Recipe, check_number
+from deepcompress.recipe.conflicts import instead_of
 from deepcompress.studies.sweep import (
     ForPoint,
     Origin,
@@ -242,7 +245,7 @@ def search(
         CheckpointError: there are NaN among its weights.
         PruneError: nothing passed, not even without pruning.
     """
-    folder, watch = Path(folder), watch or Progress()
+    folder, watch, model = Path(folder), watch or Progress(), plain(model)
     recipe = _checked(model, recipe, max_drop, trials)
     check_writable(folder / "trial.dc")
     origin = origin_of(model, data, network, threads)
@@ -369,20 +372,14 @@ def deliver(found: Found, model: nn.Module, data: DataSet, path: str | Path) -> 
     }
     stages = [_measured(StageResult(**stage), tested.get(stage["stage"])) for stage in best.outcome.stages]
     write_atomic(path, source.read_bytes())
-    return Result(
-        file=str(path),
-        file_bytes=breakdown.file_bytes,
-        dense_bytes=stages[0].bytes,
-        ratio=stages[0].bytes / breakdown.file_bytes,
-        accuracy_before=tested["dense"].accuracy,
-        accuracy_after=tested["encode"].accuracy,
-        kept=_kept(breakdown),
-        stages=stages,
-        seed=best.outcome.recipe["seed"],
-        recipe=best.outcome.recipe,
-        breakdown=breakdown,
+    return Result.of(
+        breakdown,
+        stages,
+        best.outcome.recipe,
+        _kept(breakdown),
         metric=data.task.metric,
         unit=data.task.unit,
+        source_bytes=given_bytes(model),
     )
 
 
@@ -419,6 +416,10 @@ def _checked(model: nn.Module, recipe: Recipe, max_drop: float, trials: int) -> 
     state = tensors_of(model)
     check_finite(state, compressible(state, recipe, buffers_of(model)))
     check_rules(recipe, compressible(state))
+    for other in instead_of({"target_size"}, dict.fromkeys(recipe.given or ())) - {"max_drop"}:
+        raise RecipeError(
+            f"a search tries one target_size after the other, and {other} does not go with it: leave it out"
+        )
     return replace(recipe, target_size=None, max_drop=None)
 
 

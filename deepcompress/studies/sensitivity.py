@@ -12,8 +12,9 @@ from torch import nn
 
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.layers import Layer, check_finite, check_rules, compressible, live_tensors, tensors_of
-from deepcompress.networks.copies import copied, unwrapped
+from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import Batches
+from deepcompress.networks.parametrized import plain
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
@@ -24,6 +25,7 @@ from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import seed_everything
 from deepcompress.training.objective import objective_of
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import Task
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -80,7 +82,7 @@ def sensitivity(
         DeepCompressError: retraining diverges.
     """
     recipe, watch = recipe or Recipe(), watch or Progress()
-    steps, model = ascending(sparsities), unwrapped(model)
+    steps, model = ascending(sparsities), plain(model)
     state = tensors_of(model)
     chosen = _chosen(compressible(state), layers)
     check_finite(state, chosen)
@@ -108,11 +110,11 @@ def ascending(sparsities: Sequence[float]) -> list[float]:
     """The sparsities above 0, each once.
 
     Raises:
-        RecipeError: one is no fraction to prune.
+        RecipeError: one is not a fraction to prune.
     """
     for sparsity in sparsities:
         if not 0 <= sparsity < 1:
-            raise RecipeError(f"sparsity {sparsity} is no fraction to prune; it must be at least 0 and below 1")
+            raise RecipeError(f"sparsity {sparsity} is not a fraction to prune; it must be at least 0 and below 1")
     return sorted({float(sparsity) for sparsity in sparsities} - {0.0})
 
 
@@ -145,4 +147,4 @@ def _cut(
         return prune(Evidence(model, weights, Masks.full(weights), recipe), watch=watch)
     objective = objective_of(recipe, model, task)
     seed_everything(recipe.seed)
-    return prune_and_retrain(model, weights, batches, recipe, watch=watch, objective=objective)
+    return prune_and_retrain(Run(model, weights, batches, recipe, watch=watch, objective=objective))

@@ -4,7 +4,7 @@ Each point is a real file, as `pipeline.compress` makes it. The front is that of
 the metric of another task); the test error is written down beside it and decides nothing.
 
 Points are kept in a folder, ``NAME.dc`` and then ``NAME.json``, each put in its place by a rename: whenever a sweep is
-stopped, a point is there whole or not at all, and the next sweep goes on from there.
+stopped, a point is there whole or not at all, and the next sweep continues from there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -31,8 +31,9 @@ from deepcompress.errors import DeepCompressError, RecipeError, ResumeError
 from deepcompress.files import write_atomic
 from deepcompress.layers import buffers_of, check_finite, check_rules, compressible, tensors_of
 from deepcompress.networks.copies import copied
+from deepcompress.networks.parametrized import plain
 from deepcompress.reading.loader import fill_from
-from deepcompress.recipe import Recipe
+from deepcompress.recipe import SETTINGS, Recipe
 from deepcompress.training.data import DataSet
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.journal import discard, fingerprint
@@ -111,10 +112,9 @@ def grid(recipe: Recipe, axes: Mapping[str, Sequence[Any]]) -> list[Point]:
     Raises:
         RecipeError: a setting is unknown or a value not allowed.
     """
-    known = {entry.name for entry in fields(Recipe)} - {"layers"}
     for axis in axes:
-        if axis not in known:
-            raise RecipeError(f"{axis!r} is no setting that can be swept; known are {', '.join(sorted(known))}")
+        if axis not in SETTINGS:
+            raise RecipeError(f"{axis!r} cannot be swept; known are {', '.join(sorted(SETTINGS))}")
     points = {}
     for values in itertools.product(*axes.values()):
         settings = replace(recipe, **dict(zip(axes, values, strict=True)))
@@ -287,7 +287,7 @@ def sweep(
         RecipeError: layer rules do not fit the network.
         CheckpointError: there are NaN among its weights.
     """
-    folder, watch = Path(folder), watch or Progress()
+    folder, watch, model = Path(folder), watch or Progress(), plain(model)
     state = tensors_of(model)
     for point in points:
         check_rules(point.recipe, compressible(state))
@@ -425,6 +425,7 @@ def _serve(line: Connection, make: Make, folder: Path, origin: Origin) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
     torch.set_num_threads(origin.threads)
     model, data = make()
+    model = plain(model)
     with suppress(EOFError, OSError):
         while True:
             line.send(_attempt(line.recv(), model, data, folder, origin))

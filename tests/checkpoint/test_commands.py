@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import cases
 import click
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from deepcompress import load_state_dict
+from deepcompress import load, load_state_dict
 from deepcompress.cli import main
 
 NETWORK = """
@@ -134,3 +135,51 @@ def test_every_command_that_reads_checkpoints_takes_a_key():
     for name, command in main.commands.items():
         options = {option for param in command.params if isinstance(param, click.Option) for option in param.opts}
         assert ("--trust-pickle" in options) == ("--key" in options), name
+
+
+# Extra states ----------------------------------------------------------------------------------------------
+
+EXTRA = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.note = nn.Linear(6, 4), "new"
+    def get_extra_state(self):
+        return self.note
+    def set_extra_state(self, note):
+        self.note = note
+    def forward(self, x):
+        return self.fc(x)
+def make():
+    return nn.Sequential(Net(), nn.Linear(4, 3))
+"""
+NOTE = {"seen": [1, 2.5], "classes": ("a", None)}
+
+
+def with_extra():
+    names = {}
+    exec(EXTRA, names)
+    network = names["make"]()
+    network[0].note = NOTE
+    return network
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "net."])
+def test_extra_states_of_a_checkpoint_are_kept(prefix):
+    (Path.cwd() / "extra.py").write_text(EXTRA)
+    network = with_extra()
+    torch.save({"weights": under(prefix, network.state_dict())}, "x.pt")
+    assert "left out" not in run("plan", "x.pt").output
+    for options in (["--no-retrain"], ["--network", "extra.py:make", "--target-size", "400", "--no-retrain"]):
+        run("compress", "x.pt", *options, "-o", "x.dc")
+        fresh = with_extra()
+        fresh[0].note = "new"
+        loaded = load("x.dc", into=fresh)
+        assert loaded[0].note == NOTE
+    run("compress", "x.dc", "--network", "extra.py:make", "--no-retrain", "-o", "y.dc")
+    run("export", "y.dc", "-o", "y.pt")
+    fresh = with_extra()
+    fresh[0].note = "new"
+    fresh.load_state_dict(torch.load("y.pt")["state_dict"])
+    assert fresh[0].note == NOTE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,46 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from commands import QUICK, fail, from_json, run, succeed
 from samples import CLASSES, SIDE, Mlp, blobs, network_and_data
 from torch import nn
 
 from deepcompress import __version__, load_state_dict
 from deepcompress.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from deepcompress.cli import main
 from deepcompress.networks.lenet import LeNet300100
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["--epochs", "1", "--iterations", "1", "--finetune-epochs", "1", "--batch-size", "64"]
-
-
-def run(*arguments):
-    """The command in this process; exit code, stdout and stderr."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.stderr
-    return result
-
-
-def fail(*arguments, code=1):
-    """The one line on stderr of a command that must fail."""
-    result = run(*arguments)
-    assert isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == code, result.stderr
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("Error: ")
-    assert "Traceback" not in line
-    return line
-
-
-def from_json(*arguments):
-    """The one object on stdout."""
-    result = succeed(*arguments, "--json")
-    return json.loads(result.stdout, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
 
 
 @pytest.fixture(autouse=True)
@@ -213,7 +181,7 @@ def test_help_of_every_command_names_every_option_of_the_contract():
     for command in ("train", "compress", "inspect", "eval", "export", "verify"):
         assert command in text
         assert "--json" in succeed(command, "--help").stdout
-    text = succeed("compress", "--help").stdout
+    text = succeed("compress", "--help-all").stdout
     for option in (
         "--network", "--prune", "--bits", "--conv-bits", "--layer", "--recipe", "--scope", "--schedule", "--iterations",
         "--epochs", "--finetune-epochs", "--init", "--criterion", "--coder", "--no-retrain", "--output", "--data",
@@ -451,7 +419,7 @@ def test_an_output_folder_that_cannot_be_written(plain, packed, monkeypatch):
 
 
 def test_endings_that_are_not_written(packed):
-    assert "write .pt, .safetensors or .onnx" in fail("export", packed, "-o", "x.h5")
+    assert "write .pt, .safetensors, .onnx, .npz or .h" in fail("export", packed, "-o", "x.h5")
     assert "write .pt or .safetensors" in fail("train", "lenet5", "-o", "x.bin")
 
 
@@ -497,7 +465,7 @@ def test_data_that_is_not_for_the_network(work, dense):
     np.savez("more.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
     for arguments in (["compress", dense, "--network", network[1]], ["train", network[1]]):
         line = fail(*arguments, "--data", "more.npz")
-        assert f"tells {CLASSES} classes apart, but labels go from 0 to {CLASSES}" in line
+        assert f"has {CLASSES} classes, but labels go from 0 to {CLASSES}" in line
 
 
 @pytest.mark.parametrize(

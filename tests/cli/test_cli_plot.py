@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_cli import fail, from_json, succeed
+from commands import fail, from_json, succeed
 
 from deepcompress.coding.encoder import encode_coded, encode_plain
 from deepcompress.coding.tensors import DType

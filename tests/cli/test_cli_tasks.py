@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_cli import fail, from_json, run, succeed
+from commands import fail, from_json, run, succeed
 from torch import nn
 
 from deepcompress.checkpoint import Checkpoint, save_checkpoint
@@ -157,12 +157,12 @@ def test_a_loss_and_a_metric_of_your_own(work):
         (["--loss", "own.py:missing"], "own.py defines no function named 'missing'", 2),
         (["--loss", "own.py:number"], "own.py defines no function named 'number'", 2),
         (["--metric", "gone.py:f"], "--metric gone.py:f: the file gone.py does not exist", 2),
-        (["--metric", "accuracy"], "--metric accuracy: write file.py:function", 2),
+        (["--metric", "accuracy"], "--metric accuracy: write FILE.py:FUNCTION", 2),
         (["--loss", "own.py:broken"], "the loss fails with ZeroDivisionError: by zero (own.py:13)", 2),
         (["--task", "detection"], "'--task'", 2),
         (["--task", "regression", "--loss", "own.py:loss"], "task and loss are two ways", 2),
         (["--task", "segmentation"], "task segmentation takes outputs (N, C, ...) and labels (N, ...)", 1),
-        (["--normalize", "half"], "'half' is no normalization", 1),
+        (["--normalize", "half"], "'half' is not a normalization", 1),
         (["--normalize", "imagenet"], "is for 3 channels, but inputs of shape (6,) have 6", 1),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import fail, run, succeed
+from commands import fail, run, succeed
 
 from deepcompress.checkpoint import Checkpoint, save_checkpoint
 from deepcompress.cli import main
@@ -93,7 +93,7 @@ def test_no_command_writes_over_what_it_reads(name, files, tmp_path):
         (["compress", "x.pt", "--no-retrain", "-o", "new.ONNX"], "the ending says a network for another runtime"),
         (["compress", "x.pt", "--no-retrain", "-o", "new.safetensors"], "give a name that ends in .dc, or --force"),
         (["recode", "x.dc", "-o", "new.pt"], "the ending says a checkpoint"),
-        (["export", "x.dc", "-o", "new.dc"], "unknown ending '.dc'; write .pt, .safetensors or .onnx"),
+        (["export", "x.dc", "-o", "new.dc"], "unknown ending '.dc'; write .pt, .safetensors, .onnx, .npz or .h"),
         (["train", "lenet5", "-o", "new.dc"], "unknown ending '.dc'; write .pt or .safetensors"),
         (["sweep", "x.pt", "--prune", "0.5", "--no-retrain", "-o", "new.dc"], "this command writes a folder"),
         (["plot", "x.dc", "-o", "new.png"], "this command writes a folder: give another name"),
@@ -129,6 +129,7 @@ def test_force_writes_all_the_same(files):
 def test_any_other_ending_is_fine():
     for name in ("model", "model.dcx", "model.v2"):
         succeed("compress", "x.pt", "--no-retrain", "-o", name)
+        succeed("verify", name)
 
 
 def test_a_file_that_is_replaced_is_named(files):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import succeed
 from rich.console import Console
-from test_cli import succeed
 
 from deepcompress.checkpoint import Checkpoint, save_checkpoint
 from deepcompress.cli import main
@@ -92,7 +92,7 @@ def test_the_progress_line_keeps_its_bar_and_the_time_left(width, monkeypatch):
 
 @pytest.mark.parametrize("command", ["plan", "sweep", "sensitivity", "compare", "compress"])
 def test_long_help_has_headings_and_each_option_once(command):
-    text = succeed(command, "--help").stdout
+    text = succeed(command, "--help-all").stdout
     for heading in ("What, and where to:", "Pruning:", "Retraining:", "Other:"):
         assert f"\n{heading}\n" in text
     options = text[re.search(r"^\w[^\n]*:$", text, re.MULTILINE).start() :]
@@ -101,3 +101,21 @@ def test_long_help_has_headings_and_each_option_once(command):
         if param.param_type_name == "option":
             found = re.findall(rf"^  (?:-\w, )?{max(param.opts, key=len)}(?![\w-])", options, re.MULTILINE)
             assert len(found) == 1, param.name
+
+
+@pytest.mark.parametrize("command", ["plan", "sweep", "sensitivity", "compare", "compress", "train"])
+def test_short_help_has_the_options_that_most_people_need(command):
+    short, long = (succeed(command, flag).stdout for flag in ("--help", "--help-all"))
+    shown, all_of_them = (set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE)) for text in (short, long))
+    assert shown < all_of_them
+    assert {"--json", "--help", "--help-all"} <= shown
+    assert 2 * len(shown) <= len(all_of_them)
+    assert short.partition("Options:")[0].splitlines()[:3] == long.partition("Options:")[0].splitlines()[:3]
+
+
+def test_help_of_compress_fits_on_a_screen_or_two():
+    text = succeed("compress", "--help").stdout
+    for option in ("--output", "--prune", "--bits", "--target-size", "--max-drop", "--data", "--network", "--resume"):
+        assert option in text
+    assert "--deepr-alpha" not in text
+    assert text.count("\n") < 90

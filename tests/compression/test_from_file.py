@@ -29,7 +29,7 @@ WAYS = {
     "groups": {"layers": (LayerRule("[03]*", group="convs"), LayerRule("7*", bits=2), LayerRule("9*", bits="none"))},
     "kept": {"layers": (LayerRule("9*", keep=True),)},
     "rate": {"rate": 0.03, "quantizer": "uniform", "bits": 3, "coder": "auto"},
-    "one value": {"bits": 5, "levels": 1},
+    "one value": {"levels": 1},
 }
 
 

@@ -22,6 +22,7 @@ from deepcompress.prune.stage import make_optimizer, prune_and_retrain
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.loop import seed_everything
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 
 RECIPE = Recipe(prune=0.75, bits=3, iterations=2)
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_loop.py"
@@ -77,7 +78,7 @@ def test_stage_one_is_that_of_the_loop_of_ours(dense, flat_train):
     ours, theirs = copy.deepcopy(dense), copy.deepcopy(dense)
     seed_everything(0)
     weights = {name: weight for name, weight in ours.named_parameters() if weight.ndim > 1}
-    masks = prune_and_retrain(ours, weights, flat_train, recipe)
+    masks = prune_and_retrain(Run(ours, weights, flat_train, recipe))
     seed_everything(0)
     compressor = dc.Compressor(theirs, recipe).prepare(epochs=3)
     optimizer = make_optimizer(theirs, recipe)

@@ -15,6 +15,7 @@ import deepcompress as dc
 from deepcompress.compression.pipeline import compress
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import CheckpointError, DeepCompressError, FormatError, OutputError, RecipeError
+from deepcompress.networks.precision import remember
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import fit
@@ -333,7 +334,7 @@ def test_fixed_widths_are_not_smaller_than_huffman(dense_mlp, tmp_path):
         ({"w": torch.zeros((1,) * 9)}, CheckpointError, "tensor w: it has 9 dimensions; at most 8"),
         ({"w": torch.ones(3, 3).to_sparse()}, CheckpointError, "tensor w: it is torch.sparse_coo"),
         ({"w": torch.empty(3, 3, device="meta")}, CheckpointError, "tensor w: it is on the meta device"),
-        ({"w": [1.0]}, CheckpointError, "entry 'w' is a list"),
+        ({"w": [1.0]}, CheckpointError, "entry w of the state_dict is a list; only tensors can be stored"),
     ],
 )
 def test_what_cannot_be_compressed_leaves_the_old_file(state, kind, reason, tmp_path):
@@ -389,3 +390,10 @@ def test_extra_state_that_is_no_plain_data_is_refused(tmp_path):
 
     with pytest.raises(CheckpointError, match=r"entry 0\._extra_state of the state_dict \(a dict\) is no tensor"):
         compress(torch.nn.Sequential(Extra(4, 4)), None, None, Recipe(retrain=False), tmp_path / "m.dc")
+
+
+def test_a_network_of_a_half_precision_checkpoint_knows_what_was_given(dense, tmp_path):
+    work = copy.deepcopy(dense)
+    remember(work, {name: value.bfloat16() for name, value in work.state_dict().items()})
+    result = compress(work, None, None, Recipe(prune=0.5, retrain=False), tmp_path / "m.dc")
+    assert result.source_bytes == result.dense_bytes / 2

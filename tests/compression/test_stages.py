@@ -91,14 +91,22 @@ def test_a_size_that_leaves_no_room_is_refused(size, dense_conv, image_train, im
 
 
 def test_the_smallest_possible_file_is_named(dense_conv, tmp_path):
-    low, high = 1, 5000
-    while high - low > 1:  # the least that leaves any room
-        middle = (low + high) // 2
+    def fits(size):
         try:
-            compress(dense_conv, None, None, Recipe.smallest(target_size=middle, retrain=False), tmp_path / "m.dc")
-            high = middle
-        except RecipeError:
-            low = middle
-    assert (tmp_path / "m.dc").stat().st_size <= high
-    with pytest.raises(RecipeError, match="target_size is"):
-        compress(dense_conv, None, None, Recipe.smallest(target_size=low, retrain=False), tmp_path / "n.dc")
+            compress(dense_conv, None, None, Recipe.smallest(target_size=size, retrain=False), tmp_path / "m.dc")
+        except RecipeError as error:
+            assert f"target_size is {size} bytes" in str(error)
+            return False
+        assert (tmp_path / "m.dc").stat().st_size <= size
+        return True
+
+    low = 256  # a little below the least that leaves any room
+    while fits(low):
+        low -= 16
+    high = low + 16
+    while not fits(high):
+        high += 16
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    assert high > 200

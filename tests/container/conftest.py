@@ -53,11 +53,11 @@ def save(tmp_path):
 
 
 @pytest.fixture
-def load(save):
-    """Everything that a reader does with a file: name -> (bytes, shape, dtype)."""
+def load():
+    """Everything that a reader does with the bytes of a file: name -> (bytes, shape, dtype)."""
 
     def read(data, max_bytes=1 << 24):
-        with ModelFile(save(data)) as file:
+        with ModelFile(data) as file:
             file.check(max_bytes)
             out = {}
             for name in file:

@@ -81,11 +81,9 @@ def around(header, sections=b"", version=1):
 def front_coded(names):
     """(bytes shared with the name before, the other bytes) of each name."""
     previous = b""
-    for name in names:
-        name = name.encode()
-        shared = 0
-        while shared < min(len(name), len(previous)) and name[shared] == previous[shared]:
-            shared += 1
+    for name in map(str.encode, names):
+        differ = (at for at, (a, b) in enumerate(zip(previous, name, strict=False)) if a != b)
+        shared = next(differ, min(len(previous), len(name)))
         yield shared, name[shared:]
         previous = name
 

@@ -127,7 +127,7 @@ def test_any_bytes_in_any_place(small_file, load, data):
         try:
             load(sealed, max_bytes=1 << 20)
         except FormatError as error:
-            assert "model.dc: " in str(error)
+            assert str(error).startswith("<bytes>: ")
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -136,7 +136,7 @@ def test_any_header(load, body, sections):
     try:
         load(around(body, sections))
     except FormatError as error:
-        assert "model.dc: " in str(error)
+        assert str(error).startswith("<bytes>: ")
 
 
 # Sizes that a file only claims -----------------------------------------------------------------------------

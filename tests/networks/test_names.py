@@ -11,7 +11,7 @@ from deepcompress.checkpoint import Checkpoint, open_checkpoint
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import CheckpointError, NetworkError
 from deepcompress.networks import build
-from deepcompress.networks.names import fitted, known
+from deepcompress.networks.names import fitted, known, naming
 from deepcompress.reading.loader import fill, load, load_state_dict
 from deepcompress.recipe import Recipe
 
@@ -223,3 +223,11 @@ def test_a_known_network_is_known_behind_any_prefix(tmp_path):
     assert known(Checkpoint(state)) == known(Checkpoint(under("model.net.", state))) == "lenet-300-100"
     assert known(Checkpoint({**under("a.", state), **under("b.", state)})) is None
     assert known(Checkpoint({**state, "fc1.bias": torch.ones(3)})) is None
+
+
+def test_tensors_beside_the_network_s_own_names_are_seen():
+    """A network that lacks the last layer is not the one of the file, and nothing is left out in silence."""
+    whole = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    state = whole.state_dict()
+    assert list(fitted(Checkpoint(state), whole[:2]).state) == list(state)
+    assert naming(whole[:2], state) == {name: name for name in state}

@@ -16,6 +16,7 @@ from deepcompress.prune.circular import prune_in_turn
 from deepcompress.prune.criteria.base import CRITERIA
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.evaluation import Evaluation, evaluate
+from deepcompress.training.retraining import Run
 
 CIRCULAR = Recipe(schedule="circular", max_drop=5.0, prune=0.7, prune_step=0.25)
 
@@ -41,10 +42,12 @@ def test_the_turns_by_hand(monkeypatch, signs):
     """Of 4 and 8 weights, 7 in all shall go (0.6 of 12): 1, 2; 1, 2; then 1 and nothing of the other."""
     scripted(monkeypatch, [90.0])
     model, watch = TwoLayers(), Notes()
-    masks, held = prune_in_turn(model, weights_of(model), None, replace(CIRCULAR, prune=0.6), signs, watch)
+    masks, held = prune_in_turn(Run(model, weights_of(model), None, replace(CIRCULAR, prune=0.6), signs, watch))
     assert held == []
     assert (masks.kept("needed.weight"), masks.kept("idle.weight")) == (1, 4)
-    assert [text.split(",")[0] for text in watch.messages] == [
+    untraced, *rounds = watch.messages
+    assert "torch.fx cannot trace the network TwoLayers" in untraced
+    assert [text.split(",")[0] for text in rounds] == [
         "round 1: 25.00 % pruned", "round 2: 50.00 % pruned", "round 3: 58.33 % pruned",
     ]  # fmt: skip
     for name, weight in weights_of(model).items():
@@ -55,20 +58,20 @@ def test_a_layer_that_costs_too_much_is_held_and_the_others_go_on(monkeypatch, s
     scripted(monkeypatch, [90.0, 84.9, 90.0])  # the start; needed; all that follows
     model, watch = TwoLayers(), Notes()
     before = model.needed.weight.detach().clone()
-    masks, held = prune_in_turn(model, weights_of(model), None, CIRCULAR, signs, watch)
+    masks, held = prune_in_turn(Run(model, weights_of(model), None, CIRCULAR, signs, watch))
     assert held == ["needed.weight"]
     assert torch.equal(model.needed.weight, before)
     assert masks.keep["needed.weight"].all()
     assert masks.kept("idle.weight") == 1  # it goes down to its last weight: 7 of 12, of which 8 were asked
-    assert watch.messages[0].startswith("error 15.10 %, more than 5 points worse than 10.00 %: rolled back")
-    assert "needed.weight (100.0 % kept)" in watch.messages[0]
+    assert watch.messages[1].startswith("error 15.10 %, more than 5 points worse than 10.00 %: rolled back")
+    assert "needed.weight (100.0 % kept)" in watch.messages[1]
 
 
 def test_it_ends_where_all_are_held(monkeypatch, signs):
     scripted(monkeypatch, [90.0, 0.0])
     model = TwoLayers()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    masks, held = prune_in_turn(model, weights_of(model), None, CIRCULAR, signs)
+    masks, held = prune_in_turn(Run(model, weights_of(model), None, CIRCULAR, signs))
     assert held == ["needed.weight", "idle.weight"]
     assert masks.sparsity == 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -76,7 +79,7 @@ def test_it_ends_where_all_are_held(monkeypatch, signs):
 
 def test_exactly_the_drop_that_is_allowed_passes(monkeypatch, signs):
     scripted(monkeypatch, [90.0, 85.0])
-    assert prune_in_turn(model := TwoLayers(), weights_of(model), None, CIRCULAR, signs)[1] == []
+    assert prune_in_turn(Run(model := TwoLayers(), weights_of(model), None, CIRCULAR, signs))[1] == []
 
 
 def test_a_turn_that_loses_too_much_gets_an_epoch_while_there_are_any(monkeypatch, signs):
@@ -85,7 +88,7 @@ def test_a_turn_that_loses_too_much_gets_an_epoch_while_there_are_any(monkeypatc
     trained = []
     monkeypatch.setattr(guard.Guard, "retrain", lambda self, epochs: trained.append(epochs))
     model, recipe = TwoLayers(), replace(CIRCULAR, epochs=3, prune=0.2)
-    masks, held = prune_in_turn(model, weights_of(model), signs, recipe, signs)
+    masks, held = prune_in_turn(Run(model, weights_of(model), signs, recipe, signs))
     assert trained == [1, 2]
     assert held == ["idle.weight"]
     assert (masks.kept("needed.weight"), masks.kept("idle.weight")) == (2, 8)
@@ -95,7 +98,7 @@ def test_an_end_that_loses_too_much_is_rolled_back(monkeypatch, signs):
     scripted(monkeypatch, [90.0] * 4 + [10.0])  # the start, three turns, and the retraining after them
     model, watch = TwoLayers(), Notes()
     recipe = replace(CIRCULAR, epochs=1, prune=0.3, lr=1.0)
-    masks, held = prune_in_turn(model, weights_of(model), signs, recipe, signs, watch)
+    masks, held = prune_in_turn(Run(model, weights_of(model), signs, recipe, signs, watch))
     assert held == []
     assert watch.messages[-1] == "retraining ended at error 90.00 %: rolled back"
     dense = TwoLayers().state_dict()
@@ -107,7 +110,7 @@ def test_layers_with_fractions_of_their_own_lose_no_more(monkeypatch, signs):
     scripted(monkeypatch, [90.0])
     rules = (LayerRule("needed", prune=0.0), LayerRule("idle", prune=0.5))
     model = TwoLayers()
-    masks, _ = prune_in_turn(model, weights_of(model), None, replace(CIRCULAR, layers=rules), signs)
+    masks, _ = prune_in_turn(Run(model, weights_of(model), None, replace(CIRCULAR, layers=rules), signs))
     assert (masks.kept("needed.weight"), masks.kept("idle.weight")) == (4, 4)
 
 
@@ -115,7 +118,7 @@ def test_it_never_ends_below_the_floor(dense, flat_train, flat_test):
     start = evaluate(dense, flat_test).accuracy
     recipe = replace(CIRCULAR, prune=0.97, max_drop=2.0, epochs=4, lr=0.01)
     weights = weights_of(dense)
-    masks, held = prune_in_turn(dense, weights, flat_train, recipe, flat_test)
+    masks, held = prune_in_turn(Run(dense, weights, flat_train, recipe, flat_test))
     assert evaluate(dense, flat_test).accuracy >= start - 2.0
     assert held or masks.sparsity >= 0.97 - 0.001
     assert masks.sparsity > 0.5
@@ -132,13 +135,13 @@ def test_from_end_to_end(dense, flat_train, flat_test, tmp_path):
 
 
 def test_what_it_needs(dense, flat_train, tmp_path, monkeypatch):
-    with pytest.raises(RecipeError, match="say with max_drop"):
+    with pytest.raises(RecipeError, match="set max_drop to the allowed points"):
         Recipe(schedule="circular")
     with pytest.raises(RecipeError, match="validation data"):
-        prune_in_turn(dense, weights_of(dense), flat_train, CIRCULAR, None)
+        prune_in_turn(Run(dense, weights_of(dense), flat_train, CIRCULAR, None))
     monkeypatch.setitem(CRITERIA, "units", replace(CRITERIA["magnitude"], units="channels"))
     with pytest.raises(RecipeError, match="one layer at a time"):
-        prune_in_turn(dense, weights_of(dense), flat_train, replace(CIRCULAR, criterion="units"), flat_train)
+        prune_in_turn(Run(dense, weights_of(dense), flat_train, replace(CIRCULAR, criterion="units"), flat_train))
 
 
 def test_a_dead_layer_is_the_end_of_a_turn_and_not_of_the_run(image_test):
@@ -146,6 +149,6 @@ def test_a_dead_layer_is_the_end_of_a_turn_and_not_of_the_run(image_test):
     torch.manual_seed(0)
     model = conv_net()
     recipe = replace(CIRCULAR, max_drop=100.0, prune=0.995, prune_step=0.9)
-    masks, held = prune_in_turn(model, weights_of(model), None, recipe, image_test)
+    masks, held = prune_in_turn(Run(model, weights_of(model), None, recipe, image_test))
     assert held == []
     assert all(masks.kept(name) > 0 for name in masks.keep)

@@ -17,6 +17,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.recipe import Recipe
 from deepcompress.training.evaluation import Evaluation
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 
 BY_GAP = Recipe(schedule="gap", gap=2.0, prune=0.75, prune_step=0.5, distribution="uniform", epochs=4)
 TRAIN, VAL = [("train", None)], [("val", None)]
@@ -69,7 +70,7 @@ def test_the_last_step_is_as_small_as_it_must_be(errors):
 
 def test_a_gap_that_is_never_wide_prunes_nothing(dense, flat_train, flat_test):
     watch, recipe = Notes(), replace(BY_GAP, gap=100.0, epochs=2)
-    masks = prune_by_gap(dense, weights_of(dense), flat_train, recipe, flat_test, watch)
+    masks = prune_by_gap(Run(dense, weights_of(dense), flat_train, recipe, flat_test, watch))
     assert masks.sparsity == 0
     assert watch.messages == [
         "before 0 of 2 epochs the validation error was more than 100 points above the training error: 0.00 % pruned, "
@@ -80,7 +81,7 @@ def test_a_gap_that_is_never_wide_prunes_nothing(dense, flat_train, flat_test):
 def test_with_real_errors_pruned_weights_are_zero(dense, flat_train, flat_test, tmp_path):
     noisy = [(x, (y + 1) % 4) for x, y in flat_test]  # wrong labels: the gap is as wide as can be
     weights = weights_of(dense)
-    masks = prune_by_gap(dense, weights, flat_train, replace(BY_GAP, prune_step=0.3, epochs=5), noisy)
+    masks = prune_by_gap(Run(dense, weights, flat_train, replace(BY_GAP, prune_step=0.3, epochs=5), noisy))
     assert masks.sparsity == pytest.approx(0.75, abs=0.02)
     for name, mask in masks.keep.items():
         assert weights[name].detach()[~mask].count_nonzero() == 0
@@ -91,10 +92,10 @@ def test_with_real_errors_pruned_weights_are_zero(dense, flat_train, flat_test, 
 def test_what_it_needs(dense, flat_train, flat_test):
     weights = weights_of(dense)
     with pytest.raises(RecipeError, match="needs validation data"):
-        prune_by_gap(dense, weights, flat_train, BY_GAP, None)
+        prune_by_gap(Run(dense, weights, flat_train, BY_GAP, None))
     for batches, epochs in ((None, 4), (flat_train, 0)):
         with pytest.raises(RecipeError, match="before each epoch of retraining"):
-            prune_by_gap(dense, weights, batches, replace(BY_GAP, epochs=epochs), flat_test)
+            prune_by_gap(Run(dense, weights, batches, replace(BY_GAP, epochs=epochs), flat_test))
     with pytest.raises(RecipeError, match="retrain is off"):
         replace(BY_GAP, retrain=False)
     with pytest.raises(RecipeError, match="choose one"):

@@ -17,6 +17,7 @@ from deepcompress.prune.stage import prune
 from deepcompress.recipe import Recipe
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 
 
 class Notes(Progress):
@@ -58,7 +59,7 @@ HALF = Recipe(prune=0.5, distribution="uniform", max_drop=5.0)
 def test_the_costly_layer_rolls_back_and_the_other_goes_on(signs):
     model, watch = TwoLayers(), Notes()
     before = model.needed.weight.detach().clone()
-    masks, held = prune_guarded(model, weights_of(model), None, HALF, signs, watch)
+    masks, held = prune_guarded(Run(model, weights_of(model), None, HALF, signs, watch))
     assert held == ["needed.weight"]
     assert masks.keep["needed.weight"].all()
     assert torch.equal(model.needed.weight, before)
@@ -72,7 +73,7 @@ def test_the_costly_layer_rolls_back_and_the_other_goes_on(signs):
 
 def test_enough_room_changes_nothing(signs):
     model, other = TwoLayers(), TwoLayers()
-    masks, held = prune_guarded(model, weights_of(model), None, Recipe(**{**vars(HALF), "max_drop": 100.0}), signs)
+    masks, held = prune_guarded(Run(model, weights_of(model), None, Recipe(**{**vars(HALF), "max_drop": 100.0}), signs))
     plain = prune(evidence_of(weights_of(other), HALF))
     assert held == []
     for name, mask in plain.keep.items():
@@ -83,7 +84,7 @@ def test_enough_room_changes_nothing(signs):
 def test_where_every_layer_costs_all_are_as_they_were(signs):
     model = nn.Sequential(TwoLayers().needed)
     before = model[0].weight.detach().clone()
-    masks, held = prune_guarded(model, weights_of(model), None, HALF, signs)
+    masks, held = prune_guarded(Run(model, weights_of(model), None, HALF, signs))
     assert held == ["0.weight"]
     assert masks.sparsity == 0
     assert torch.equal(model[0].weight, before)
@@ -97,7 +98,7 @@ def test_iterations_go_back_to_the_one_before(dense, flat_train, flat_test):
     )
     watch = Notes()
     weights = weights_of(dense)
-    masks, held = prune_guarded(dense, weights, flat_train, recipe, flat_test, watch)
+    masks, held = prune_guarded(Run(dense, weights, flat_train, recipe, flat_test, watch))
     assert evaluate(dense, flat_test).accuracy >= start - 2.0
     assert held
     assert len(set(held)) == len(held)
@@ -110,7 +111,7 @@ def test_iterations_go_back_to_the_one_before(dense, flat_train, flat_test):
 
 def test_held_layers_are_not_made_up_for(signs):
     model = TwoLayers()
-    masks, _ = prune_guarded(model, weights_of(model), None, HALF, signs)
+    masks, _ = prune_guarded(Run(model, weights_of(model), None, HALF, signs))
     asked = cut(weights_of(TwoLayers()), HALF).masks
     assert torch.equal(masks.keep["idle.weight"], asked.keep["idle.weight"])
 
@@ -132,7 +133,7 @@ def test_what_it_needs(dense, flat_train, flat_test, tmp_path):
     with pytest.raises(RecipeError, match="need the network"):
         compress_state(Mlp().state_dict(), Recipe(max_drop=1.0), tmp_path / "m.dc")
     with pytest.raises(RecipeError, match="regrow"):
-        prune_guarded(dense, weights_of(dense), flat_train, Recipe(max_drop=1.0, regrow="surgery"), flat_test)
+        Recipe(max_drop=1.0, regrow="surgery")
     assert not list(tmp_path.iterdir())
 
 
@@ -142,7 +143,7 @@ def test_it_is_repeatable(flat_test):
         torch.manual_seed(0)
         model = Mlp()
         recipe = Recipe(prune=0.9, epochs=3, iterations=2, max_drop=0.5)
-        prune_guarded(model, weights_of(model), batches(256, seed=1), recipe, flat_test)
+        prune_guarded(Run(model, weights_of(model), batches(256, seed=1), recipe, flat_test))
         found.append(model.state_dict())
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
@@ -163,7 +164,7 @@ def test_every_level_prunes_the_dense_weights_bit_for_bit(dense, flat_train, fla
     retrain = guard.Guard.retrain
     monkeypatch.setattr(guard.Guard, "retrain", look)
     watch = Notes()
-    prune_guarded(dense, weights_of(dense), flat_train, LEVELS, flat_test, watch)
+    prune_guarded(Run(dense, weights_of(dense), flat_train, LEVELS, flat_test, watch))
     assert [epochs for epochs, _, _ in seen] == [2, 2, 2]
     for (_, state, masks), sparsity in zip(seen, (0.3, 0.6, 0.9), strict=True):
         assert sparsity <= masks.sparsity + 0.001 <= sparsity + 0.08  # and dead neurons
@@ -182,7 +183,7 @@ def test_a_level_is_what_one_cut_would_be(flat_train, flat_test):
         torch.manual_seed(0)
         model = Mlp().eval()
         model.drop.p = 0.0
-        prune_guarded(model, weights_of(model), flat_train, recipe, flat_test)
+        prune_guarded(Run(model, weights_of(model), flat_train, recipe, flat_test))
         found.append(model.state_dict())
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
@@ -191,7 +192,7 @@ def test_a_level_that_costs_too_much_goes_back_to_the_one_before(signs):
     """The first half of idle goes at no cost; half of needed costs, and is rolled back."""
     model, recipe = TwoLayers(), Recipe(**{**vars(HALF), "reload": True})
     before = model.needed.weight.detach().clone()
-    masks, held = prune_guarded(model, weights_of(model), None, recipe, signs)
+    masks, held = prune_guarded(Run(model, weights_of(model), None, recipe, signs))
     assert held == ["needed.weight"]
     assert torch.equal(model.needed.weight, before)
     assert model.idle.weight.tolist() == [[0, 0, 0, 0], [5, 6, 7, 8]]

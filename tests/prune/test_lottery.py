@@ -7,22 +7,22 @@ import itertools
 
 import pytest
 import torch
+from commands import fail, from_json, succeed
 from samples import SIDE, Mlp, batches, conv_net
-from test_cli import fail, from_json, succeed
 from torch import nn
 
 import deepcompress as dc
 from deepcompress.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from deepcompress.errors import NetworkError, RecipeError
 from deepcompress.prune import guard as guard_module
-from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.lottery import origin_of, prune_and_rewind, reinitialize, rewind
 from deepcompress.prune.maskfile import load_masks
-from deepcompress.prune.masks import Masks, cut
+from deepcompress.prune.masks import cut
 from deepcompress.prune.schedule import progress
 from deepcompress.reading.loader import load_state_dict
 from deepcompress.recipe import Recipe
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 
 RECIPE = Recipe(prune=0.8, iterations=3, schedule="linear", epochs=2, rewind="start", batch_size=32)
 
@@ -57,17 +57,16 @@ def untrained(monkeypatch):
     """Where training would begin: a list of the states, and of the masks. Nothing is trained."""
     seen = []
 
-    def retrain(model, batches, optimizer, recipe, epochs, stage, hooks, *rest):
+    def retrain(run, optimizer, epochs, stage, hooks):
         assert not optimizer.state  # its own, each time
-        seen.append((state_of(model), hooks.masks, epochs))
+        seen.append((state_of(run.model), hooks.masks, epochs))
 
     monkeypatch.setattr(guard_module, "retrain", retrain)
     return seen
 
 
 def find(model, data, recipe, start=None, watch=None):
-    evidence = Evidence(model, weights_of(model), Masks.full(weights_of(model)), recipe, data)
-    return prune_and_rewind(evidence, start, None, watch)
+    return prune_and_rewind(Run(model, weights_of(model), data, recipe, watch=watch or Progress()), start)
 
 
 # Where survivors go back to ---------------------------------------------------------------------------------------
@@ -175,7 +174,7 @@ def test_a_parameter_that_nobody_can_draw_is_named(dense, flat_train):
     dense.fc1.register_parameter("scale", nn.Parameter(torch.ones(1)))
     reinitialize(dense, 0)  # of a Linear, which says that it can
     dense.register_parameter("token", nn.Parameter(torch.ones(3)))
-    with pytest.raises(RecipeError, match=r"reset_parameters\(\), and token is of a Mlp"):
+    with pytest.raises(RecipeError, match=r"reset_parameters\(\) of their module, and token belongs to a Mlp"):
         find(dense, flat_train, Recipe(**{**vars(RECIPE), "rewind": "random"}))
     rewind(dense, RECIPE, state_of(dense))
 
@@ -186,13 +185,13 @@ def test_a_parameter_that_nobody_can_draw_is_named(dense, flat_train):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"max_drop": 1.0}, "and max_drop goes on"),
-        ({"target_size": 1000}, "and target_size goes on"),
-        ({"regrow": "surgery"}, "and regrow 'surgery' goes on"),
-        ({"regrow": "set"}, "and regrow 'set' goes on"),
-        ({"schedule": "gap"}, "and schedule 'gap' goes on"),
-        ({"reload": True}, "and reload goes on"),
-        ({"low_rank": 0.9}, "and low_rank goes on"),
+        ({"max_drop": 1.0}, "and max_drop continues"),
+        ({"target_size": 1000}, "and target_size continues"),
+        ({"regrow": "surgery"}, "and regrow 'surgery' continues"),
+        ({"regrow": "set"}, "and regrow 'set' continues"),
+        ({"schedule": "gap"}, "and schedule 'gap' continues"),
+        ({"reload": True}, "and reload continues"),
+        ({"low_rank": 0.9}, "and low_rank continues"),
         ({"epochs": 0}, "leaves an untrained network"),
         ({"retrain": False}, "leaves an untrained network"),
     ],
@@ -248,7 +247,7 @@ def test_masks_that_are_given_are_rewound_and_trained(dense, flat_train, start, 
     """The exact control of a ticket that was found iteratively: its masks, and random values."""
     masks = cut(weights_of(dense), Recipe(prune=0.6)).masks
     seen = []
-    monkeypatch.setattr("deepcompress.prune.stage.retrain", lambda model, *rest: seen.append(state_of(model)))
+    monkeypatch.setattr("deepcompress.prune.stage.retrain", lambda run, *rest: seen.append(state_of(run.model)))
     for way, origin in (("start", start), ("random", None)):
         recipe = Recipe(**{**vars(QUICK), "rewind": way})
         dc.compress(dense, flat_train, None, recipe, tmp_path / "m.dc", rewind_to=origin, masks=masks)
@@ -289,14 +288,14 @@ def test_mistakes_are_one_line(tmp_path, npz, network_file):
     network = f"{network_file}:small"
     line = fail("train", network, "--data", str(npz), "--epochs", "1", "--keep-step", "99", str(tmp_path / "s.pt"),
                 "-o", str(tmp_path / "d.pt"))  # fmt: skip
-    assert "after step 99 shall be kept, but training ends after" in line
+    assert "after step 99 cannot be kept: training ends after" in line
     dense, other = str(tmp_path / "d.pt"), str(tmp_path / "other.pt")
     succeed("train", network, "--data", str(npz), "--epochs", "1", "-o", dense)
     save_checkpoint(other, Checkpoint(state_of(Mlp())))
     arguments = ["compress", dense, "--network", network, "--data", str(npz), "-o", str(tmp_path / "m.dc")]
     assert "the start to rewind to: has no tensor" in fail(*arguments, "--rewind", other)
     assert "no such file" in fail(*arguments, "--rewind", str(tmp_path / "missing.pt"))
-    assert "max_drop goes on" in fail(*arguments, "--rewind", other, "--prune", "0.5", "--max-drop", "1", code=2)
+    assert "max_drop continues" in fail(*arguments, "--rewind", other, "--prune", "0.5", "--max-drop", "1", code=2)
     (tmp_path / "r.toml").write_text('rewind = "start"\n')
     assert "--rewind FILE.pt" in fail(*arguments, "--recipe", str(tmp_path / "r.toml"), code=2)
     assert not (tmp_path / "m.dc").exists()

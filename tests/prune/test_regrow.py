@@ -26,6 +26,7 @@ from deepcompress.prune.stage import PruningHooks, prune_and_retrain
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.loop import fit
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 
 ALL = ["set", "deepr", "dsr"]
 
@@ -231,19 +232,24 @@ class Checked(PruningHooks):
         type(self).seen.append({name: self.masks.kept(name) for name in self.masks.keep})
 
 
+def own(method, **settings):
+    """Those that the method has."""
+    return {name: value for name, value in settings.items() if name.startswith("deepr") == (method == "deepr")}
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("method", ALL)
 def test_the_number_of_weights_stays_from_the_last_cut_on(mlp, flat_train, method, optimizer, monkeypatch):
     monkeypatch.setattr(stage, "PruningHooks", Checked)
     monkeypatch.setattr(Checked, "seen", [], raising=False)
     recipe = Recipe(
-        prune=0.8, regrow=method, epochs=6, iterations=2, optimizer=optimizer, lr=0.02, regrow_fraction=0.2,
-        regrow_every=3, deepr_alpha=0.5,
+        prune=0.8, regrow=method, epochs=6, iterations=2, optimizer=optimizer, lr=0.02,
+        **own(method, regrow_fraction=0.2, regrow_every=3, deepr_alpha=0.5),
     )  # fmt: skip
     weights = weights_of(mlp)
     total = sum(weight.numel() for weight in weights.values())
     watch = Messages()
-    masks = prune_and_retrain(mlp, weights, flat_train, recipe, watch=watch)
+    masks = prune_and_retrain(Run(mlp, weights, flat_train, recipe, watch=watch))
     assert {sum(counts.values()) for counts in Checked.seen} == {total - round(0.8 * total)}
     if method != "dsr":  # weights stay in their layer
         assert len({tuple(counts.items()) for counts in Checked.seen}) == 1
@@ -261,8 +267,8 @@ def test_the_same_seed_gives_the_same_bytes(flat_train, method):
         torch.manual_seed(0)
         model = Mlp()
         torch.manual_seed(seed)
-        recipe = Recipe(prune=0.7, regrow=method, epochs=4, iterations=1, regrow_every=4)
-        prune_and_retrain(model, weights_of(model), flat_train, recipe)
+        recipe = Recipe(prune=0.7, regrow=method, epochs=4, iterations=1, **own(method, regrow_every=4))
+        prune_and_retrain(Run(model, weights_of(model), flat_train, recipe))
         return b"".join(value.numpy().tobytes() for value in model.state_dict().values())
 
     first = trained(1)
@@ -279,10 +285,10 @@ def test_a_layer_with_one_weight_is_never_emptied(flat_train, method):
         for name, weight in weights_of(model).items()
     )
     recipe = Recipe(
-        prune=0.7, layers=rules, regrow=method, epochs=3, iterations=1, regrow_every=2, regrow_fraction=0.9,
-        deepr_alpha=1.0,
+        prune=0.7, layers=rules, regrow=method, epochs=3, iterations=1,
+        **own(method, regrow_every=2, regrow_fraction=0.9, deepr_alpha=1.0),
     )  # fmt: skip
-    masks = prune_and_retrain(model, weights_of(model), flat_train, recipe)
+    masks = prune_and_retrain(Run(model, weights_of(model), flat_train, recipe))
     assert [masks.kept(name) for name in masks.keep] == [1, 256, 1]
 
 
@@ -292,10 +298,10 @@ def test_a_dense_and_a_frozen_layer_are_no_trouble(flat_train, method):
     model = Mlp()
     model.fc2.weight.requires_grad_(False)
     recipe = Recipe(
-        prune=0.6, regrow=method, epochs=3, iterations=1, layers=(LayerRule("fc3", prune=0.0),), regrow_every=2,
-        deepr_alpha=0.1,
+        prune=0.6, regrow=method, epochs=3, iterations=1, layers=(LayerRule("fc3", prune=0.0),),
+        **own(method, regrow_every=2, deepr_alpha=0.1),
     )  # fmt: skip
-    masks = prune_and_retrain(model, weights_of(model), flat_train, recipe)
+    masks = prune_and_retrain(Run(model, weights_of(model), flat_train, recipe))
     assert masks.density("fc3.weight") == 1
 
 
@@ -313,7 +319,7 @@ def test_nothing_moves_in_the_last_part(mlp, flat_train):
 
 def test_too_few_epochs_to_regrow_are_said(mlp, flat_train):
     watch = Messages()
-    prune_and_retrain(mlp, weights_of(mlp), flat_train, Recipe(prune=0.5, regrow="set", epochs=1), watch=watch)
+    prune_and_retrain(Run(mlp, weights_of(mlp), flat_train, Recipe(prune=0.5, regrow="set", epochs=1), watch=watch))
     assert watch.messages == ["regrow 'set' has no time to move any weight: train for more epochs"]
 
 
@@ -339,7 +345,7 @@ def test_zeros_of_a_network_that_comes_pruned_stay(dense, flat_train):
     first = Masks({name: torch.rand_like(weight) > 0.6 for name, weight in weights.items()})
     first.apply(weights)
     recipe = Recipe(prune=first.sparsity, epochs=4, iterations=3)
-    masks = prune_and_retrain(dense, weights, flat_train, recipe)
+    masks = prune_and_retrain(Run(dense, weights, flat_train, recipe))
     assert first.sparsity == pytest.approx(0.6, abs=0.05)
     assert all(not (mask & ~first.keep[name]).any() for name, mask in masks.keep.items())
     assert masks.sparsity == pytest.approx(first.sparsity, abs=0.02)  # dead neurons have gone as well

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_cli import fail, from_json, succeed
+from commands import fail, from_json, succeed
 
 from deepcompress import load_state_dict
 from deepcompress.checkpoint import load_checkpoint
@@ -50,9 +50,10 @@ def test_a_sparse_checkpoint_says_so_and_compression_keeps_its_zeros(arguments, 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_dynamic_sparse_training(arguments, method):
+    deepr = ["--deepr-alpha", "0.01", "--deepr-temperature", "1e-6"]
+    own = deepr if method == "deepr" else ["--regrow-every", "4", "--regrow-fraction", "0.2"]
     found = from_json(
-        "train", *arguments, "--prune", "0.6", "--regrow", method, "--regrow-every", "4", "--regrow-fraction", "0.2",
-        "--deepr-alpha", "0.01", "--deepr-temperature", "1e-6", "--epochs", "2", "-o", "m.pt",
+        "train", *arguments, "--prune", "0.6", "--regrow", method, *own, "--epochs", "2", "-o", "m.pt",
     )  # fmt: skip
     assert (found["criterion"], found["regrow"]) == ("erdos-renyi", method)
     assert found["sparsity"] == pytest.approx(0.6, abs=0.001)
@@ -74,14 +75,14 @@ def test_layers_and_penalties(arguments):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--criterion", "magnitude"], "--criterion is of sparse training: say how sparse with --prune"),
-        (["--regrow", "set"], "--regrow is of sparse training"),
+        (["--criterion", "magnitude"], "--criterion is for sparse training: also give --prune"),
+        (["--regrow", "set"], "--regrow is for sparse training"),
         (["--penalty-weight", "0.1"], "--penalty-weight needs a --penalty"),
         (["--prune", "0.5", "--regrow", "surgery"], "regrow 'surgery' needs a network to cut again and again"),
         (["--prune", "0.5", "--layer", "0:bits=3"], "train only prunes"),
         (["--prune", "0.5", "--layer", "nobody:prune=0.3"], "matches no layer"),
         (["--prune", "0.5", "--criterion", "nonsense"], "criterion is 'nonsense'"),
-        (["--prune", "0.99999999"], "none of the"),
+        (["--prune", "0.99999999"], "which removes all"),
         (["--prune", "0.99999999", "--regrow", "set"], "prune is 0.99999999"),
     ],
 )
@@ -91,10 +92,8 @@ def test_wrong_usage_is_one_line(arguments, options, said):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_compression_with_regrowth_ends_at_the_number_asked_for(dense, flat_train, flat_test, method, tmp_path):
-    recipe = Recipe(
-        prune=0.8, regrow=method, epochs=4, iterations=1, regrow_every=5, regrow_fraction=0.1, deepr_alpha=0.1, bits=4,
-        finetune_epochs=1,
-    )  # fmt: skip
+    own = {"deepr_alpha": 0.1} if method == "deepr" else {"regrow_every": 5, "regrow_fraction": 0.1}
+    recipe = Recipe(prune=0.8, regrow=method, epochs=4, iterations=1, bits=4, finetune_epochs=1, **own)
     result = compress(dense, flat_train, flat_test, recipe, tmp_path / "m.dc")
     sizes = {name: weight.numel() for name, weight in dense.named_parameters() if weight.ndim > 1}
     assert sum(round(result.kept[name] * size) for name, size in sizes.items()) == sum(sizes.values()) - round(

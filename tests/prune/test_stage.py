@@ -22,6 +22,7 @@ from deepcompress.prune.stage import (
 )
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.progress import Progress
+from deepcompress.training.retraining import Run
 
 
 def weights_of(model):
@@ -66,7 +67,7 @@ def test_pruned_weights_are_zero_after_every_step(mlp, flat_train, optimizer, pe
         prune=0.8, optimizer=optimizer, penalty=penalty, penalty_weight=0.05, epochs=5, iterations=3, lr=0.02
     )
     weights = weights_of(mlp)
-    masks = prune_and_retrain(mlp, weights, flat_train, recipe)
+    masks = prune_and_retrain(Run(mlp, weights, flat_train, recipe))
     assert CheckedHooks.steps_seen == 5 * len(flat_train)
     assert CheckedHooks.moved > 0  # the optimizer did move pruned weights, so the masks had something to do
     total = sum(mask.numel() for mask in masks.keep.values())
@@ -78,7 +79,7 @@ def test_pruned_weights_are_zero_after_every_step(mlp, flat_train, optimizer, pe
 def test_sparsity_rises_by_the_schedule(mlp, flat_train):
     watch = Notes()
     recipe = Recipe(prune=0.6, schedule="linear", iterations=3, epochs=6, distribution="uniform")
-    masks = prune_and_retrain(mlp, weights_of(mlp), flat_train, recipe, flat_train, watch)
+    masks = prune_and_retrain(Run(mlp, weights_of(mlp), flat_train, recipe, flat_train, watch))
     assert [result.epoch for result in watch.epochs if result.note] == [1, 2, 3]
     shares = [float(re.search(r"([\d.]+) %", result.note)[1]) for result in watch.epochs if result.note]
     assert shares == pytest.approx([20, 40, 60], abs=3)  # dead neurons may take a little more
@@ -91,14 +92,14 @@ def test_retraining_recovers(flat_train, flat_test):
     model = Mlp()
     recipe = Recipe(prune=0.8, epochs=12, lr=0.05, iterations=2)
     watch = Notes()
-    prune_and_retrain(model, weights_of(model), flat_train, recipe, flat_test, watch)
+    prune_and_retrain(Run(model, weights_of(model), flat_train, recipe, flat_test, watch))
     assert watch.epochs[-1].val_error < 10  # of four classes
 
 
 def test_no_epochs_is_pruning_alone(mlp, flat_train):
     weights = weights_of(mlp)
     before = {name: value.detach().clone() for name, value in mlp.named_parameters()}
-    masks = prune_and_retrain(mlp, weights, flat_train, Recipe(prune=0.5, epochs=0))
+    masks = prune_and_retrain(Run(mlp, weights, flat_train, Recipe(prune=0.5, epochs=0)))
     for name, value in mlp.named_parameters():
         expected = before[name] * masks.keep[name] if name in masks.keep else before[name]
         assert torch.equal(value.detach(), expected)
@@ -182,7 +183,7 @@ def test_dropout_belongs_to_the_layer_before_it():
 
 def test_dropout_is_rescaled_while_retraining(mlp, flat_train):
     recipe = Recipe(prune=0.5, epochs=2, iterations=2, layers=(LayerRule("fc1", prune=0.75),))
-    masks = prune_and_retrain(mlp, weights_of(mlp), flat_train, recipe)
+    masks = prune_and_retrain(Run(mlp, weights_of(mlp), flat_train, recipe))
     assert mlp.drop.p == 0.4 * math.sqrt(masks.density("fc1.weight"))
     assert mlp.drop.p <= 0.2 < 0.4
 

@@ -15,6 +15,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
 from deepcompress.recipe import Recipe
 from deepcompress.training.loop import fit
+from deepcompress.training.retraining import Run
 
 CHANNELS = [name for name, criterion in CRITERIA.items() if criterion.units == "channels"]
 
@@ -215,7 +216,7 @@ def test_blocks_need_a_graph_and_blocks():
         DeepCompressError, match=r"residual blocks cannot be found: torch.fx cannot trace the network Opaque"
     ):
         prune(evidence(Opaque(), batches(32, 1), "blocks-epsilon"))
-    with pytest.raises(DeepCompressError, match="blocks-epsilon removes whole units, and the network has none"):
+    with pytest.raises(DeepCompressError, match="blocks-epsilon removes whole units, and it found no unit"):
         prune(evidence(Mlp(), batches(32, 1), "blocks-epsilon"))
 
 
@@ -225,7 +226,7 @@ def test_retraining_keeps_whole_units_and_their_biases_at_zero(criterion, image_
     model = conv_net(batch_norm=True)
     weights = {name: value for name, value in model.named_parameters() if value.ndim > 1}
     recipe = Recipe(prune=0.5, criterion=criterion, epochs=3, iterations=2, score_samples=64, optimizer="adam")
-    masks = prune_and_retrain(model, weights, image_train, recipe)
+    masks = prune_and_retrain(Run(model, weights, image_train, recipe))
     groups = with_groups(Evidence(model, weights, masks, recipe, image_train)).groups
     state = model.state_dict()
     assert 0.3 < masks.sparsity <= 0.5
@@ -277,7 +278,7 @@ def test_a_guard_rolls_whole_units_back(image_train, image_test):
     weights = {name: value for name, value in model.named_parameters() if value.ndim > 1}
     recipe = Recipe(prune=0.7, criterion="filters-l1", epochs=2, iterations=2, max_drop=0, lr=1e-6)
     fit(model, image_train, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), 2, stage="train")
-    masks, held = prune_guarded(model, weights, image_train, recipe, image_test)
+    masks, held = prune_guarded(Run(model, weights, image_train, recipe, image_test))
     groups = with_groups(Evidence(model, weights, masks, recipe, image_train)).groups
     assert held
     assert masks.sparsity < 0.7

@@ -13,6 +13,7 @@ from deepcompress.prune.masks import Masks, cut
 from deepcompress.quantize.latent import FittingHooks, LatentHooks, train_shared
 from deepcompress.quantize.sharing import Grid, share
 from deepcompress.recipe import Recipe
+from deepcompress.training.retraining import Run
 
 GRID = Recipe(prune=0.5, quantizer="uniform", bits=2, finetune_epochs=2, finetune_lr=0.05)
 KMEANS = Recipe(prune=0.5, bits=2, finetune_epochs=2, finetune_lr=0.05)
@@ -93,7 +94,7 @@ def test_a_weight_moves_to_another_value_when_its_latent_does():
 def test_training_keeps_the_codebook_the_zeros_and_the_grid(recipe):
     model, weights, masks, books = prepared(recipe)
     hooks = LatentHooks(books, weights, masks)
-    trained = train_shared(model, hooks, batches(model), recipe)
+    trained = train_shared(Run(model, {}, batches(model), recipe), hooks)
     for book in trained:
         if isinstance(book, Grid):
             assert torch.equal(book.centroids, book.step * book.multiples)
@@ -107,7 +108,7 @@ def test_the_same_seed_gives_the_same_weights():
     outcomes = []
     for _ in range(2):
         model, weights, masks, books = prepared(GRID)
-        train_shared(model, LatentHooks(books, weights, masks), batches(model), GRID)
+        train_shared(Run(model, {}, batches(model), GRID), LatentHooks(books, weights, masks))
         outcomes.append(torch.cat([weight.detach().flatten() for weight in weights.values()]))
     assert torch.equal(*outcomes)
 
@@ -116,7 +117,7 @@ def test_no_epochs_change_nothing_but_the_sharing():
     model, weights, masks, books = prepared(GRID)
     hooks = LatentHooks(books, weights, masks)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
-    train_shared(model, hooks, batches(model), Recipe(finetune_epochs=0))
+    train_shared(Run(model, {}, batches(model), Recipe(finetune_epochs=0)), hooks)
     for name, weight in weights.items():
         assert torch.equal(weight, before[name])
 
@@ -135,7 +136,7 @@ def test_weights_fall_away_until_the_measure_is_met():
     model, weights, hooks = fitting(40)
     start = hooks.size
     assert start > 40
-    train_shared(model, hooks, batches(model), GRID)
+    train_shared(Run(model, {}, batches(model), GRID), hooks)
     assert hooks.measure(hooks.codebooks) <= 40
     for name, weight in weights.items():
         assert torch.equal(weight != 0, hooks.masks.keep[name])
@@ -145,7 +146,7 @@ def test_weights_fall_away_until_the_measure_is_met():
 def test_what_fits_already_stays():
     model, _, hooks = fitting(10**6)
     before = hooks.masks.sparsity
-    train_shared(model, hooks, batches(model), GRID)
+    train_shared(Run(model, {}, batches(model), GRID), hooks)
     assert hooks.masks.sparsity == before
 
 

@@ -17,6 +17,7 @@ from deepcompress.prune.stage import prune
 from deepcompress.quantize.sharing import Codebook, Grid, Member, TuningHooks, finish, share, still_kept, tune
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.evaluation import evaluate
+from deepcompress.training.retraining import Run
 
 
 def shared(model, recipe):
@@ -172,7 +173,9 @@ def test_gradients_of_shared_weights_do_not_add_up_over_steps(mlp, flat_train, m
     monkeypatch.setattr(TuningHooks, "after_backward", spy)
     weights["fc1.weight"].grad = torch.full_like(weights["fc1.weight"], 1e6)  # as pruning may have left it
     # No movement: the same batch has the same gradient at every step.
-    tune(mlp, weights, masks, books, flat_train[:1] * 4, Recipe(finetune_epochs=1, finetune_lr=0.0, penalty="none"))
+    tune(
+        Run(mlp, weights, flat_train[:1] * 4, Recipe(finetune_epochs=1, finetune_lr=0.0, penalty="none")), masks, books
+    )
     assert len(seen) == 4
     assert all(torch.equal(gradient, seen[0]) for gradient in seen)
     assert seen[0].abs().max() < 100
@@ -201,7 +204,7 @@ def test_tuning_moves_shared_values_together_and_everything_else_freely(mlp, fla
     weights, masks, books = shared(mlp, recipe)
     before = {name: value.detach().clone() for name, value in mlp.named_parameters()}
     error = evaluate(mlp, flat_test).error
-    tune(mlp, weights, masks, books, flat_train, recipe)
+    tune(Run(mlp, weights, flat_train, recipe), masks, books)
     assert CheckedHooks.steps == 6 * len(flat_train)
     for name, value in mlp.named_parameters():
         assert not torch.equal(value.detach(), before[name])
@@ -218,7 +221,7 @@ def test_tuning_with_an_empty_layer(flat_train):
     weights = {"0.weight": net[0].weight, "2.weight": net[2].weight}
     books = share(weights, compressible(net.state_dict()), Recipe(bits=2))
     masks = Masks({name: weight.detach() != 0 for name, weight in weights.items()})
-    tune(net, weights, masks, books, flat_train, Recipe(finetune_epochs=1))
+    tune(Run(net, weights, flat_train, Recipe(finetune_epochs=1)), masks, books)
     assert net[0].weight.count_nonzero() == 0
     assert torch.isfinite(net[2].weight).all()
 
@@ -229,7 +232,7 @@ def test_nothing_to_tune(flat_train, recipe):
     model = Mlp()
     weights, masks, books = shared(model, recipe)
     before = copy.deepcopy(model.state_dict())
-    tune(model, weights, masks, books, flat_train, recipe)
+    tune(Run(model, weights, flat_train, recipe), masks, books)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -273,7 +276,7 @@ def test_a_grid_stays_one_through_tuning(mlp, flat_train, recipe):
     recipe = dataclasses.replace(recipe, prune=0.5, finetune_epochs=3, finetune_lr=0.05)
     weights, masks, books = shared(mlp, recipe)
     steps = [float(book.step.detach()) for book in books]
-    tune(mlp, weights, masks, books, flat_train, recipe)
+    tune(Run(mlp, weights, flat_train, recipe), masks, books)
     finish(books, weights, recipe)
     for book, old in zip(books, steps, strict=True):
         step = book.step.detach()
@@ -298,7 +301,7 @@ def test_weights_that_a_rate_makes_zero_stay_zero(mlp, flat_train, quantizer):
         (member,) = book.members
         assert torch.equal(member.positions, kept.keep[member.name].reshape(-1).nonzero().flatten())
         assert 0 < kept.kept(member.name) < masks.kept(member.name)
-    tune(mlp, weights, kept, books, flat_train, recipe)
+    tune(Run(mlp, weights, flat_train, recipe), kept, books)
     finish(books, weights, recipe)
     for name, mask in kept.keep.items():
         assert torch.equal(weights[name].detach() != 0, mask)

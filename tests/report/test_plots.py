@@ -245,8 +245,11 @@ def test_the_legend_covers_no_line(draw, count):
 
 def test_long_labels_stay_on_the_page(draw):
     curves = [Curve(f"{i} " + "a rather long label of a curve" * 2, [0, 1], [i, i]) for i in range(8)]
-    draw(charts._panels, [("", curves)], frame(), 1)
-    draw(charts._panels, [("one", curves[:3]), ("two", curves[:3])], frame(), 2)
+    for figure, count in (
+        (draw(charts._panels, [("", curves)], frame(), 1), 8),
+        (draw(charts._panels, [("one", curves[:3]), ("two", curves[:3])], frame(), 2), 3),
+    ):
+        assert legend_texts(figure) == [curve.label for curve in curves[:count]]
 
 
 def test_panels_share_one_legend_and_name_their_outer_axes(draw):
@@ -263,12 +266,18 @@ def test_panels_share_one_legend_and_name_their_outer_axes(draw):
 @pytest.mark.parametrize("log", [False, True])
 def test_empty_constant_and_missing_values(draw, y, log):
     curves = [Curve("a", range(1, len(y) + 1), y)]
-    draw(charts._panels, [("", curves)], frame(ylog=log, points=[("p", np.nan, 1)] if not log else ()), 1)
+    (axes,) = draw(
+        charts._panels, [("", curves)], frame(ylog=log, points=[("p", np.nan, 1)] if not log else ()), 1
+    ).axes
+    shown = [value if value > 0 or not log else np.nan for value in y]
+    assert np.array_equal(axes.lines[0].get_ydata(), shown, equal_nan=True)
+    assert np.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all()
 
 
 def test_no_curves_at_all(draw):
-    draw(charts._panels, [("", [])], frame(), 1)
-    draw(charts._panels, [], frame(), 2)
+    (axes,) = draw(charts._panels, [("", [])], frame(), 1).axes
+    assert (list(axes.lines), axes.get_legend(), axes.get_xlabel()) == ([], None, "Epoch")
+    assert draw(charts._panels, [], frame(), 2).axes == []
 
 
 # Sensitivity -----------------------------------------------------------------------------------------------
@@ -345,7 +354,8 @@ def test_labels_of_the_front_overlap_neither_each_other_nor_the_legend(draw, cou
 
 @pytest.mark.parametrize("points", [[], [(1000, 1.0, "only")], [(1000, 1.0, "a"), (1000, 1.0, "b")]])
 def test_a_front_of_nothing_one_or_the_same(draw, points):
-    draw(charts._front, points, range(len(points)), None, "e")
+    everything = draw(charts._front, points, range(len(points)), None, "e").axes[0].lines[0]
+    assert everything.get_xydata().tolist() == [[size / 1000, error] for size, error, _ in points]
 
 
 # Weights ---------------------------------------------------------------------------------------------------
@@ -526,7 +536,9 @@ def test_an_image_and_its_colour_bar(draw):
     "values", [np.zeros((0, 4)), np.full((2, 2), 7), np.full((2, 2), np.nan), np.eye(2, dtype=bool)]
 )
 def test_images_of_nothing_or_of_one_value(draw, values):
-    draw(plots._image, values, "n")
+    (image,) = draw(plots._image, values, "n").axes[0].images
+    shown = values.astype(float) if values.size else [[np.nan]]  # nothing is drawn as one empty place
+    assert np.array_equal(image.get_array().filled(np.nan), shown, equal_nan=True)
 
 
 def test_pixels_at_200_dpi():

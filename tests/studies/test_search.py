@@ -11,14 +11,14 @@ from pathlib import Path
 
 import click
 import pytest
+from commands import fail, from_json, run, succeed
 from samples import blobs, network_and_data
-from test_cli import fail, from_json, run, succeed
 
 from deepcompress.cli import main
-from deepcompress.cli.options import Size, build_budgeted
+from deepcompress.cli.settings import Size, build_budgeted
 from deepcompress.compression.pipeline import compress
 from deepcompress.errors import OutputError, PruneError, RecipeError
-from deepcompress.recipe import SMALLEST, Recipe
+from deepcompress.recipe import SMALLEST, LayerRule, Recipe
 from deepcompress.studies import search, sweep
 from deepcompress.studies.search import Found, Rule, look
 from deepcompress.studies.sweep import Outcome
@@ -72,7 +72,13 @@ def test_a_recipe_file_beats_the_preset_and_options_beat_the_file():
     Path("r.toml").write_text("prune = 0.5\n")
     assert build_budgeted("r.toml", (), {"max_drop": 1.0}) == (Recipe(prune=0.5, max_drop=1.0), False)
     recipe, _ = build_budgeted("r.toml", (), {"target_size": 9000})
-    assert recipe == Recipe.smallest(target_size=9000, prune=0.5)  # which target_size overrules
+    assert recipe == Recipe.smallest(target_size=9000)  # in place of the fraction
+    Path("r.toml").write_text('schedule = "gap"\ngap = 2.0\n[[layer]]\npattern = "fc"\nprune = 0.5\nbits = 4\n')
+    recipe, _ = build_budgeted("r.toml", (), {"schedule": "linear", "target_size": 9000})
+    assert recipe == Recipe.smallest(schedule="linear", target_size=9000, layers=(LayerRule("fc", bits=4),))
+    Path("r.toml").write_text("gap = 2.0\n")
+    with pytest.raises(RecipeError, match=r"recipe r\.toml: gap is only for schedule gap"):
+        build_budgeted("r.toml", (), {})
 
 
 @pytest.mark.parametrize("recipe", [Recipe.smallest(target_size=9000), Recipe(target_size=9000), Recipe(max_drop=1.0)])
@@ -391,7 +397,7 @@ def test_trials_can_be_kept_and_the_bits_fixed(work):
 def test_an_interrupted_search_says_so_and_leaves_the_old_file(work, monkeypatch):
     Path("model.dc").write_bytes(b"old")
     Counter(monkeypatch, fatal=1)
-    assert "the same command goes on from there" in run("compress", *work, "--max-drop", "20").stderr
+    assert "the same command continues the search" in run("compress", *work, "--max-drop", "20").stderr
     assert Path("model.dc").read_bytes() == b"old"
 
 
@@ -414,7 +420,10 @@ def test_a_size_without_data(work):
     [
         (["--target-size", "10 parsecs"], "10 parsecs"),
         (["--target-size", "0"], "--target-size"),
-        (["--target-size", "10KB", "--prune", "0.9"], "--prune"),
+        (["--target-size", "10KB", "--prune", "0.9"], "--target-size and --prune are two ways"),
+        (["--bits", "5", "--levels", "3"], "--bits and --levels are two ways"),
+        (["--gap", "1"], "gap is only for schedule gap"),
+        (["--max-drop", "1", "--scope", "global"], "a search tries one target_size after the other, and scope"),
         (["--target-size", "10KB", "--quality", "1"], "--quality"),
         (["--target-size", "10KB", "--max-drop", "1"], "--max-drop"),
         (["--max-drop", "-1"], "--max-drop"),
@@ -430,7 +439,7 @@ def test_wrong_usage(work, options, named):
 
 
 def test_help_has_its_headings():
-    text = succeed("compress", "--help").stdout
+    text = succeed("compress", "--help-all").stdout
     for heading in ("How small:", "Pruning:", "Shared values:", "File:", "Retraining:", "Other:"):
         assert f"\n{heading}\n" in text
     assert "--bits 3" in text

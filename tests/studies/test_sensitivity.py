@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import fail, from_json, succeed
 from samples import CLASSES, Mlp, blobs, conv_net, network_and_data
-from test_cli import fail, from_json, succeed
 from torch import nn
 
 import deepcompress.studies.sensitivity
@@ -119,7 +119,7 @@ def test_a_layer_keeps_one_weight(dense, flat_test, monkeypatch):
 def test_layers_by_pattern_and_rules_of_the_recipe(dense, flat_test):
     rows = sensitivity(dense, flat_test, [0.5], layers=["fc3", "fc1.*"])
     assert [row.layer for row in rows[::2]] == ["fc1.weight", "fc3.weight"]
-    recipe = Recipe(prune=0.1, distribution="std", quality=9.0, layers=(LayerRule("*", prune=0.2, bits=1),))
+    recipe = Recipe(distribution="std", quality=9.0, layers=(LayerRule("*", prune=0.2, bits=1),))
     assert sensitivity(dense, flat_test, [0.5], recipe=recipe, layers=["fc3", "fc1.*"]) == rows
 
 
@@ -179,7 +179,7 @@ def test_retraining_helps_and_follows_the_recipe(dense, flat_test, new_loader):
 
 def test_what_is_refused(dense, flat_test):
     for sparsity in (1.0, -0.1, float("nan"), 1.5):
-        with pytest.raises(RecipeError, match=f"sparsity {sparsity} is no fraction"):
+        with pytest.raises(RecipeError, match=f"sparsity {sparsity} is not a fraction"):
             sensitivity(dense, flat_test, [0.5, sparsity])
     with pytest.raises(RecipeError, match=r"'fc9' matches no layer; there are fc1.weight, fc2.weight, fc3.weight"):
         sensitivity(dense, flat_test, [0.5], layers=["fc1", "fc9"])

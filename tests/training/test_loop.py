@@ -388,7 +388,7 @@ def test_labels_beyond_the_outputs_wherever_they_are(flat_train):
     x, y = flat_train[-1]
     for label, found in ((CLASSES, f"from 0 to {CLASSES}"), (-1, f"from -1 to {CLASSES - 1}")):
         bad = torch.cat([torch.tensor([label]), y[1:]])
-        with pytest.raises(DataError, match=f"tells {CLASSES} classes apart, but labels go {found}"):
+        with pytest.raises(DataError, match=f"has {CLASSES} classes, but labels go {found}"):
             settle(Mlp(), [[*flat_train, (x, bad)]], "classification")
 
 
@@ -396,17 +396,19 @@ def test_data_that_fits(mlp, flat_train):
     mlp.train()
     assert settle(mlp, [flat_train]) is CLASSIFICATION
     assert mlp.training
-    settle(Mlp(classes=CLASSES + 3), [flat_train], "classification")
+    assert settle(Mlp(classes=CLASSES + 3), [flat_train], "classification") is CLASSIFICATION
     with pytest.raises(DataError, match="the data has no batches"):
         settle(mlp, [[]])
 
 
-def test_the_default_progress_ignores_everything():
+def test_the_default_progress_ignores_everything(capsys):
     quiet = Progress()
     quiet.begin("x", 1)
     quiet.batch(0.5, 1.0)
     quiet.epoch(EpochResult("x", 1, 1, 0.5, None))
     quiet.message("hello")
+    assert vars(quiet) == {}
+    assert capsys.readouterr() == ("", "")
 
 
 def test_bfloat16_lays_convolutions_out_anew_and_gives_their_memory_back():

@@ -7,10 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from commands import fail, from_json, succeed
 from PIL import Image
 from safetensors.torch import save_file
 from samples import CLASSES, SIDE, Mlp, blobs
-from test_cli import fail, from_json, succeed
 from torch import nn
 
 import deepcompress as dc
@@ -25,6 +25,7 @@ from deepcompress.recipe import Recipe
 from deepcompress.training import objective, retraining
 from deepcompress.training.loop import fit
 from deepcompress.training.objective import Classification
+from deepcompress.training.retraining import Run
 
 QUICK = {"prune": 0.7, "bits": 3, "epochs": 2, "iterations": 2, "finetune_epochs": 1, "batch_size": 32}
 QUICK_OPTIONS = ["--epochs", "1", "--iterations", "1", "--finetune-epochs", "1", "--batch-size", "64"]
@@ -139,7 +140,7 @@ def test_every_option_has_an_effect_that_repeats(dense, flat_train, tmp_path):
 def test_pruned_weights_stay_zero_in_bfloat16(dense, flat_train, optimizer, penalty):
     weights = {name: value for name, value in dense.named_parameters() if value.ndim > 1}
     recipe = Recipe(**QUICK, precision="bfloat16", optimizer=optimizer, penalty=penalty, lr=0.01)
-    masks = prune_and_retrain(dense, weights, flat_train, recipe, objective=Classification(0.1))
+    masks = prune_and_retrain(Run(dense, weights, flat_train, recipe, objective=Classification(0.1)))
     total = sum(weight.numel() for weight in weights.values())
     assert sum(int(mask.sum()) for mask in masks.keep.values()) <= total - round(0.7 * total)
     for name, weight in weights.items():
@@ -355,8 +356,8 @@ def test_a_file_that_names_data_of_its_makers(here, name):
     (here / "elsewhere" / "shapes").mkdir(parents=True)
     line = fail("eval", named(name))
     assert line == (
-        f"Error: m.dc: the file names the data {name!r}, which is a folder or .npz file of whoever made it: "
-        "give it with --data"
+        f"Error: m.dc: the file names the data {name!r}, which is a folder or .npz file of its author: "
+        "give your copy with --data"
     )
     assert from_json("eval", "m.dc", "--data", "digits")["data"] == "digits"
 

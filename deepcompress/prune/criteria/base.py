@@ -23,6 +23,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.units import Group
 from deepcompress.recipe import Recipe
 from deepcompress.training.objective import Objective, cross_entropy
+from deepcompress.training.retraining import Run
 
 Scores = Mapping[str, torch.Tensor]
 
@@ -48,6 +49,11 @@ class Evidence:
     batches: Batches | None = None
     objective: Objective = cross_entropy
     groups: tuple[Group, ...] = ()
+
+    @classmethod
+    def of(cls, run: Run) -> Evidence:
+        """What there is of a run before anything more is pruned."""
+        return cls(run.model, run.weights, Masks.nonzero(run.weights), run.recipe, run.batches, run.objective)
 
 
 @dataclass(frozen=True)
@@ -173,8 +179,8 @@ def with_groups(evidence: Evidence) -> Evidence:
     groups = tuple(STRUCTURES[units](evidence.model, evidence.weights, example))
     if not groups:
         raise PruneError(
-            f"criterion {evidence.recipe.criterion} removes whole units, and the network has none of which it is "
-            "certain that they can go"
+            f"criterion {evidence.recipe.criterion} removes whole units, and it found no unit in this network that can "
+            "be removed safely"
         )
     return replace(evidence, groups=groups)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import fail, from_json, succeed
 from samples import Mlp, batches, conv_net, evidence_of, network_and_data
-from test_cli import fail, from_json, succeed
 from torch import nn
 
 import deepcompress as dc
@@ -292,7 +292,7 @@ def test_criteria_that_cannot_be_found(tmp_path, name, reason, own):
 
 
 def test_an_unknown_name_is_wrong_usage():
-    assert "'nonsense' is none of magnitude, random, taylor1" in fail(
+    assert "'nonsense' is unknown; known are magnitude, random, taylor1" in fail(
         "compress", "none.pt", "--criterion", "nonsense", code=2
     )
 

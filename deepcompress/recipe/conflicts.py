@@ -1,0 +1,239 @@
+"""Which settings exclude each other, all in one place: within a recipe, and with what a recipe is used for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from deepcompress.errors import RecipeError
+from deepcompress.recipe.rules import BITS_OR_LEVELS
+from deepcompress.recipe.setting import Setting, settings_in
+from deepcompress.recipe.stages import STAGES, WATCHING
+
+if TYPE_CHECKING:
+    from deepcompress.recipe import Recipe
+
+SETTINGS: dict[str, Setting] = {name: known for stage in STAGES for name, known in settings_in(stage).items()}
+DEFAULTS: dict[str, Any] = {name: getattr(stage, name) for stage in STAGES for name in settings_in(stage)}
+
+#: Settings of which a recipe can be given one only, and why.
+TWO_WAYS: dict[tuple[str, str], str] = {
+    ("bits", "levels"): BITS_OR_LEVELS,
+    **{(one, other): f"{one} and {other} are two ways to say how much is pruned: give one of them"
+       for one, other in (("target_size", "prune"), ("target_size", "quality"), ("prune", "quality"))},
+    ("target_size", "max_drop"): "target_size and max_drop are two budgets: give one of them",
+    ("target_size", "criterion"): "target_size ranks weights by bytes and has no criterion: leave out one of "
+    "them",
+    **{("target_size", other): f"target_size decides by bytes over the whole network, and {other} is for "
+       "prune: choose one" for other in ("scope", "distribution")},
+}  # fmt: skip
+
+
+def unused(values: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that have no effect beside the others; `values` has all."""
+    return [name for name, known in SETTINGS.items() if known.when is not None and not known.when.holds(values)]
+
+
+def instead_of(given: Collection[str], others: Mapping[str, Any]) -> set[str]:
+    """Which of the settings in `others` must go where those that are `given` are to win."""
+    pairs = [*TWO_WAYS, *((other, one) for one, other in TWO_WAYS)]
+    return {other for one, other in pairs if one in given and other in others and other not in given}
+
+
+def check_one_of(new: Collection[str], given: Collection[str]) -> None:
+    """Refuse `new` settings that say what another that is `given` says already.
+
+    Raises:
+        RecipeError: naming both.
+    """
+    for (one, other), reason in TWO_WAYS.items():
+        if one in given and other in given and (one in new or other in new):
+            raise RecipeError(reason)
+
+
+def check_used(new: Collection[str], values: Mapping[str, Any]) -> None:
+    """Refuse `new` settings that have no effect; `values` has all settings.
+
+    Raises:
+        RecipeError: naming the setting, and the one that it depends on.
+    """
+    for name in unused(values):
+        if name in new:
+            when = SETTINGS[name].when
+            assert when is not None
+            raise RecipeError(
+                f"{name} is only for {when}, and {when.name} is {values[when.name]!r}: leave {name} out, or "
+                f"change {when.name}"
+            )
+
+
+def check_together(recipe: Recipe) -> None:
+    """Refuse settings that are each allowed, and not together.
+
+    Raises:
+        RecipeError: naming them.
+    """
+    for check in (_check_rows, _check_size, _check_watching, _check_reload, _check_rewind, _check_regrowth):
+        check(recipe)
+
+
+def check_masks(recipe: Recipe) -> None:
+    """Refuse what masks that are given decide already (`RecipeError`)."""
+    for setting in ("target_size", "max_drop", "quality"):
+        if getattr(recipe, setting) is not None:
+            raise RecipeError(f"masks say what is pruned, and so does {setting}: give one of them")
+    if recipe.regrow != "none":
+        raise RecipeError(f"masks say what is pruned, and regrow {recipe.regrow!r} would change it: choose one")
+
+
+def check_data(recipe: Recipe, trained: bool, measured: bool, calibrated: bool = False) -> None:
+    """Refuse what needs data for training, or to measure on, where there is none (`RecipeError`)."""
+    if calibrated and recipe.quantizer != "rows":
+        raise RecipeError(
+            "samples to calibrate on are for weights that are rounded (retrain=False, quantizer 'rows'): leave out "
+            "either them, or what is pruned, shared, masked or gone on from"
+        )
+    if recipe.retrain and not trained:
+        raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
+    if recipe.weighting != "none" and not recipe.retrain:
+        raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and retrain=False uses none")
+    if recipe.max_drop is not None and not measured:
+        raise RecipeError("max_drop needs validation data to measure on: pass val_loader")
+
+
+def check_tensors_only(recipe: Recipe) -> None:
+    """Refuse what needs a network, or data, where there are only tensors (`RecipeError`)."""
+    if recipe.batch_norm == "fold":  # eps is the network's, and no tensor
+        raise RecipeError("batch_norm 'fold' needs the network, not only its tensors: name it and its data")
+    if recipe.low_rank is not None:
+        raise RecipeError("low_rank needs the network, not only its tensors: name it")
+    if recipe.max_drop is not None or (recipe.target_size is not None and recipe.quantizer != "rows"):
+        raise RecipeError(
+            "max_drop needs the network and data, and target_size the network, unless the quantizer is 'rows': name it"
+        )
+    if recipe.criterion != DEFAULTS["criterion"]:
+        raise RecipeError(
+            f"criterion {recipe.criterion!r} needs the network and data, and without retraining only tensors are "
+            "looked at: set epochs and finetune_epochs to 0 instead (--epochs 0 --finetune-epochs 0)"
+        )
+    if recipe.weighting != "none":
+        raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
+
+
+def check_own_loop(recipe: Recipe) -> None:
+    """Refuse what needs a training loop of deepcompress's own (`RecipeError`)."""
+    if recipe.target_size is not None or recipe.max_drop is not None or recipe.schedule in WATCHING:
+        raise RecipeError(
+            "target_size, max_drop and the schedules circular and gap decide while they train, in a loop of their own: "
+            "use compress() for them, or set prune"
+        )
+    if recipe.low_rank is not None:
+        raise RecipeError("low_rank replaces layers by others, which your optimizer would not know: use compress()")
+    if recipe.keeps_count or recipe.reload or recipe.rewind != "none":
+        raise RecipeError(
+            "reload, rewind, and regrow other than surgery, need a training loop of their own: use compress()"
+        )
+
+
+def _check_rows(recipe: Recipe) -> None:
+    """The quantizer ``rows``, and what only it has."""
+    if recipe.quantizer != "rows":
+        if "step" in (recipe.given or ()):
+            raise RecipeError(f"step is only for quantizer 'rows', and quantizer is {recipe.quantizer!r}: leave it out")
+        return
+    others = {"retrain": recipe.retrain, "levels": recipe.levels is not None, "rate": bool(recipe.rate)}
+    for other, given in {**others, "low_rank": recipe.low_rank is not None}.items():
+        if given:
+            raise RecipeError(
+                f"quantizer 'rows' is for networks as they were trained, without {other}: take kmeans or uniform"
+            )
+
+
+def _check_size(recipe: Recipe) -> None:
+    if recipe.target_size is None:
+        return
+    for rule in recipe.layers:
+        if rule.prune is not None:
+            raise RecipeError(
+                f"target_size and the prune of layer {rule.pattern!r} both decide how many weights the layer keeps: "
+                "give one of them"
+            )
+    if recipe.keeps_count:
+        raise RecipeError(
+            f"regrow {recipe.regrow!r} keeps the number of weights, and target_size decides on bytes: with that, "
+            "use regrow 'surgery' or none"
+        )
+
+
+def _check_watching(recipe: Recipe) -> None:
+    """The schedules that look at validation data."""
+    if recipe.schedule not in WATCHING:
+        return
+    if recipe.schedule == "circular" and recipe.max_drop is None:
+        raise RecipeError(
+            "schedule 'circular' prunes while the loss of accuracy is small enough: set max_drop to the allowed points"
+        )
+    if recipe.keeps_count:
+        raise RecipeError(
+            f"regrow {recipe.regrow!r} begins after the last iteration, which schedule {recipe.schedule!r} cannot "
+            "tell: choose one"
+        )
+    if recipe.schedule == "gap" and not recipe.retrain:
+        raise RecipeError("schedule 'gap' looks at the network before each epoch of retraining, and retrain is off")
+    if recipe.schedule == "gap" and recipe.max_drop is not None:
+        raise RecipeError("schedule 'gap' prunes by the generalization gap, and max_drop by accuracy: choose one")
+    for other in ("target_size", "quality"):
+        if getattr(recipe, other) is not None:
+            raise RecipeError(
+                f"schedule {recipe.schedule!r} goes up to the fraction prune, and {other} sets another end: choose one"
+            )
+
+
+def _check_reload(recipe: Recipe) -> None:
+    if recipe.reload:
+        _refuse_others(
+            recipe, "reload prunes the dense weights at each iteration, and {} continues from pruned ones: choose one",
+            ("schedule", "target_size", "regrow"),
+        )  # fmt: skip
+
+
+def _check_rewind(recipe: Recipe) -> None:
+    if recipe.rewind == "none":
+        return
+    _refuse_others(
+        recipe, f"rewind {recipe.rewind!r} trains survivors from the start again, and {{}} continues from trained "
+        "weights: choose one",
+        ("max_drop", "target_size", "regrow", "schedule", "reload", "low_rank"),
+    )  # fmt: skip
+    if not recipe.retrain or not recipe.epochs:
+        raise RecipeError(
+            f"rewind {recipe.rewind!r} leaves an untrained network, and nothing trains it: set epochs, and not "
+            "retrain=False"
+        )
+
+
+def _check_regrowth(recipe: Recipe) -> None:
+    if recipe.regrow != "none" and recipe.max_drop is not None and recipe.schedule != "circular":
+        raise RecipeError("max_drop rolls back what was pruned, and regrow brings it back by itself: choose one")
+    if recipe.keeps_count and (not recipe.retrain or not recipe.epochs):
+        raise RecipeError(
+            f"regrow {recipe.regrow!r} happens while training, and there is none: set epochs, and not retrain=False"
+        )
+
+
+#: What makes another way through pruning of a recipe, and how a message calls it.
+_OTHERS: dict[str, Callable[[Recipe], str]] = {
+    "max_drop": lambda recipe: "" if recipe.max_drop is None else "max_drop",
+    "target_size": lambda recipe: "" if recipe.target_size is None else "target_size",
+    "regrow": lambda recipe: "" if recipe.regrow == "none" else f"regrow {recipe.regrow!r}",
+    "schedule": lambda recipe: f"schedule {recipe.schedule!r}" if recipe.schedule in WATCHING else "",
+    "reload": lambda recipe: "reload" if recipe.reload else "",
+    "low_rank": lambda recipe: "" if recipe.low_rank is None else "low_rank",
+}
+
+
+def _refuse_others(recipe: Recipe, message: str, others: Collection[str]) -> None:
+    for other in others:
+        name = _OTHERS[other](recipe)
+        if name:
+            raise RecipeError(message.format(name))

@@ -1,0 +1,89 @@
+"""Recipes as plain data: to and from the tables of JSON and TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepcompress.errors import RecipeError
+from deepcompress.recipe.conflicts import DEFAULTS, SETTINGS
+from deepcompress.recipe.rules import LayerRule, check_known
+
+if TYPE_CHECKING:
+    from deepcompress.recipe import Recipe
+
+
+def as_table(recipe: Recipe) -> dict[str, Any]:
+    """All settings of a recipe that are not None, and its layer rules as a list ``layer``."""
+    values = {name: getattr(recipe, name) for name in SETTINGS}
+    if recipe.levels is not None:
+        del values["bits"]
+    plain = {key: value for key, value in values.items() if value is not None}
+    if recipe.layers:
+        plain["layer"] = [
+            {key: value for key, value in dataclasses.asdict(rule).items() if value is not None}
+            for rule in recipe.layers
+        ]
+    return plain
+
+
+def from_table(table: dict[str, Any], where: str) -> dict[str, Any]:
+    """Arguments of a recipe from such a table.
+
+    Raises:
+        RecipeError: a key is unknown, or a layer rule no rule; the message names it and `where`.
+    """
+    settings = dict(table)
+    rules = settings.pop("layer", [])
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise RecipeError(f"{where}: layer must be a list of tables, each headed [[layer]]")
+    check_known(settings, SETTINGS, where)
+    layers = tuple(LayerRule.from_dict(rule, f"{where}: [[layer]]") for rule in rules)
+    return {**chosen(settings), "layers": layers}
+
+
+def chosen(table: dict[str, Any]) -> dict[str, Any]:
+    """What somebody has set in a table.
+
+    That is everything, except in a table with most of the settings, which `as_table` has written: there nobody chose
+    the values that are defaults, and they contradict nothing. The fraction counts if it has an effect.
+    """
+    if 2 * len(table) < len(SETTINGS):
+        return dict(table)
+    fraction = () if {"target_size", "quality"} & table.keys() else ("prune",)
+    return {
+        name: value
+        for name, value in table.items()
+        if name in fraction or name not in DEFAULTS or value != DEFAULTS[name]
+    }
+
+
+def to_toml(plain: dict[str, Any]) -> str:
+    """A table as a TOML document."""
+    rules = plain.pop("layer", [])
+    blocks = ["\n".join(f"{key} = {_toml(value)}" for key, value in plain.items())]
+    for rule in rules:
+        blocks.append("[[layer]]\n" + "\n".join(f"{key} = {_toml(value)}" for key, value in rule.items()))
+    return "\n\n".join(blocks) + "\n"
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The settings in a recipe file, unchecked.
+
+    Raises:
+        RecipeError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path}: not valid TOML: {error}") from None
+
+
+def _toml(value: Any) -> str:
+    """JSON's numbers, booleans and strings are TOML's, but for surrogate pairs and a bare DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
