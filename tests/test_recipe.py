@@ -42,7 +42,7 @@ fractions = st.floats(0, 1, exclude_max=True)
 widths = st.integers(1, MAX_BITS) | st.just("none")
 rules = st.builds(LayerRule, names, prune=st.none() | fractions, bits=st.none() | widths, group=st.none() | names)
 #: Choices that some of the other settings exclude; "random" is an init as well, and tried with it below.
-EXCLUSIVE = ("circular", "gap", "set", "deepr", "dsr", "start", "random")
+EXCLUSIVE = ("circular", "gap", "set", "deepr", "dsr", "start", "random", "rows")
 settings = st.builds(
     dict,
     prune=fractions,
@@ -105,6 +105,7 @@ def test_every_field_comes_back_from_toml(tmp_path):
     others = [
         {"distribution": "std", "quality": 0.5}, {"levels": 3, "quantizer": "uniform"}, {"max_drop": 0.5},
         {"reload": True}, {"target_size": 1000}, {"rewind": "random", "init": "random"},
+        {"retrain": False, "quantizer": "rows", "step": 0.07},
         {"schedule": "gap", "gap": 2.5, "prune_step": 0.3}, {"regrow": "set", "regrow_fraction": 0.4},
         {"regrow": "dsr", "regrow_every": 11}, {"regrow": "deepr", "deepr_alpha": 0.02, "deepr_temperature": 0.03},
     ]  # fmt: skip
@@ -116,6 +117,31 @@ def test_every_field_comes_back_from_toml(tmp_path):
     alone = {name for settings in others for name in settings}  # in recipes of their own
     assert DEFAULTS.keys() - alone <= changes.keys()
     assert not [key for key, value in changes.items() if value == getattr(Recipe(), key)]
+
+
+def test_without_retraining_nothing_is_pruned_or_shared_that_nobody_asked_for():
+    plain = Recipe(retrain=False)
+    assert (plain.prune, plain.quantizer) == (0.0, "rows")
+    assert Recipe.from_dict(plain.as_dict()) == plain
+    assert (Recipe().prune, Recipe().quantizer, Recipe().bits) == (0.9, "kmeans", 5)
+    asked = [
+        *({"bits": 5}, {"bits": "none"}, {"levels": 3}, {"conv_bits": 4}, {"rate": 0.1}),
+        *({"layers": (LayerRule("a", bits=4),)}, {"layers": (LayerRule("a", prune=0.5),)}),
+    ]
+    for settings in asked:
+        recipe = Recipe(retrain=False, **settings)
+        assert (recipe.prune, recipe.quantizer) == (0.0, "kmeans"), settings
+    assert Recipe(retrain=False, prune=0.5).quantizer == "kmeans"
+    kept = Recipe(retrain=False, layers=(LayerRule("a", keep=True),))
+    assert kept.quantizer == "rows"
+    sized = dataclasses.replace(plain, target_size=1000)
+    assert (sized.prune, sized.quantizer, sized.target_size) == (0.0, "rows", 1000)
+
+
+@pytest.mark.parametrize("settings", [{}, {"retrain": False, "levels": 4}, {"retrain": False, "low_rank": 0.5}])
+def test_rows_are_for_networks_as_they_were_trained(settings):
+    with pytest.raises(RecipeError, match="quantizer 'rows'"):
+        Recipe(quantizer="rows", **settings)
 
 
 def test_as_dict_leaves_out_what_is_not_set():

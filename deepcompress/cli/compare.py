@@ -34,7 +34,7 @@ from deepcompress.cli.settings import (
     setting_option,
 )
 from deepcompress.errors import DeepCompressError
-from deepcompress.recipe import Recipe, read_toml
+from deepcompress.recipe import DEFAULTS, read_toml
 
 if TYPE_CHECKING:
     from deepcompress.studies.compare import Compared, Summary
@@ -117,7 +117,7 @@ def compare(
     asked = Asked.taken_from(settings)
     if settings["schedule"] is None and "schedule" not in (read_toml(recipe_file) if recipe_file else {}):
         settings["schedule"] = "one-shot"
-    settings["prune"] = Recipe.prune  # in place of any size that a recipe file may have: sparsities follow
+    settings["prune"] = DEFAULTS["prune"]  # in place of any size that a recipe file may have: sparsities follow
     recipe = build_recipe(recipe_file, layers, settings)
 
     from deepcompress.report.console import ConsoleProgress

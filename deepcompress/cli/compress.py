@@ -26,6 +26,7 @@ from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.naming import needed_network, network_name, stored_data, stored_network
 from deepcompress.cli.options import (
     budget_options,
+    calibrate_option,
     common,
     data_options,
     mask_options,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 #: Options that stand under a heading beside its settings.
 MORE = {
-    "How small": ("trials", "keep_trials", "layers"),
+    "How small": ("calibrate", "trials", "keep_trials", "layers"),
     "Pruning": ("masks_file", "save_masks", "save_scores"),
 }
 #: Headings of the help, and the options under them; all others come under the last.
@@ -61,7 +62,7 @@ SECTIONS = {
 #: The options that `--help` shows: with them most networks are compressed. `--help-all` shows the others, too.
 ESSENTIAL = {
     "output", "resume", "network", "data", "recipe_file", "target_size", "max_drop", "prune", "bits", "layers",
-    "criteria", "sparsities", "seeds", "jobs", "retrain", "epochs", "as_json", "quiet",
+    "calibrate", "criteria", "sparsities", "seeds", "jobs", "retrain", "epochs", "as_json", "quiet",
 }  # fmt: skip
 
 
@@ -91,6 +92,12 @@ The test data decides nothing. It is used only for the table at the end.
 
 #: What `_need` says where the data is needed, too.
 RETRAINED = "retrained (--no-retrain compresses without it)"
+
+
+#: What is said where no data was at hand.
+NOT_MEASURED = (
+    "Not measured: what the network makes of these weights. With --network and --data (or eval FILE, later) it is."
+)
 
 
 def _show_all(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -144,6 +151,7 @@ class Sections(click.Command):
 @recipe_options()
 @mask_options
 @rewind_option
+@calibrate_option
 @trust_option
 @common
 def compress(
@@ -160,6 +168,7 @@ def compress(
     save_masks: str | None,
     save_scores: str | None,
     rewind: str | None,
+    calibrate: str | None,
     trust_pickle: bool,
     key: str | None,
     as_json: bool,
@@ -170,7 +179,10 @@ def compress(
     """The command; `HELP` says what it does."""
     start = checkpoint if is_packed(checkpoint) else None
     asked = Asked.taken_from(settings)
-    settings["rewind"] = rewind if rewind in (None, "random") else "start"
+    settings |= {
+        "rewind": rewind if rewind in (None, "random") else "start",
+        "retrain": settings["retrain"] if calibrate is None else False,
+    }
     recipe, searching = build_budgeted(recipe_file, layers, settings, file_settings(start) if start else None)
     if not searching and (trials is not None or keep_trials):
         raise click.UsageError("--trials and --keep-trials are for the search only: give --max-drop without --prune")
@@ -194,7 +206,7 @@ def compress(
         if start is None
         else load_any(start, trust_pickle, None, key)
     )
-    need = _need(searching, recipe, asked.data, files)
+    need = _need(searching, recipe, asked.data, files, calibrate)
     name = needed_network(network, source, checkpoint, need) if need else network_name(network, source, checkpoint)
     more: dict[str, Any] = {}
     masks = files.read()
@@ -207,13 +219,17 @@ def compress(
             if searching:
                 result, more = _search(model, samples, name, recipe, output, trials, bool(keep_trials), watch)
             else:
-                result = _compress_with_data(model, samples, name, recipe, output, resume, watch, masks, start, origin)
+                result = _compress_with_data(
+                    model, samples, name, recipe, output, resume, watch, masks, start, origin, calibrate
+                )
                 more = facts_of(samples)
             tell(samples, quiet or not first)
         else:
             label = stored_data(source, checkpoint, packed=start is not None)
             if name is not None and (need or start is not None):
-                result = _compress_without_data(source, checkpoint, name, label, recipe, output, watch, masks, start)
+                result = _compress_without_data(
+                    source, checkpoint, name, label, recipe, output, watch, masks, start, calibrate
+                )
             else:
                 result = _compress_tensors(source, checkpoint, name, label, recipe, output, watch, start)
     distributed.stop()
@@ -226,13 +242,25 @@ def compress(
     show(as_json, facts, lambda: _show_stages(result, saved, verbose), _line(result))
 
 
-def _need(searching: bool, recipe: Recipe, data: str | None, files: MaskFiles) -> str:
+def _need(searching: bool, recipe: Recipe, data: str | None, files: MaskFiles, calibrate: str | None) -> str:
     """What the network is needed for, if it is."""
     if searching or recipe.retrain or data is not None or recipe.max_drop is not None:
         return RETRAINED
-    if recipe.target_size is not None or recipe.low_rank is not None or files.need_network:
+    if calibrate is not None:
+        return "calibrated (--no-retrain alone rounds its weights without it)"
+    sized = recipe.target_size is not None and recipe.quantizer != "rows"
+    if sized or recipe.low_rank is not None or files.need_network:
         return "compressed with --target-size, --low-rank, --masks or --save-scores, which look at it"
     return ""
+
+
+def _samples(calibrate: str | None) -> Any:
+    """What --calibrate names, read; None without it."""
+    if calibrate is None:
+        return None
+    from deepcompress.calibration.samples import load_samples
+
+    return load_samples(calibrate)
 
 
 def _together(recipe: Recipe, searching: bool, device: str) -> tuple[bool, Recipe]:
@@ -268,6 +296,7 @@ def _compress_with_data(
     masks: Any,
     start: str | None,
     origin: Any,
+    calibrate: str | None,
 ) -> Result:
     from deepcompress.compression import pipeline
     from deepcompress.training import distributed
@@ -290,6 +319,7 @@ def _compress_with_data(
             rewind_to=origin,
             masks=masks,
             start=start,
+            calibrate=_samples(calibrate),
         )
 
 
@@ -303,6 +333,7 @@ def _compress_without_data(
     watch: Any,
     masks: Any,
     start: str | None,
+    calibrate: str | None,
 ) -> Result:
     """To a size, by masks, with scores, or on from a file: with the network, but neither trained nor measured."""
     from deepcompress.compression import pipeline
@@ -320,6 +351,7 @@ def _compress_without_data(
         watch=watch,
         masks=masks,
         start=start,
+        calibrate=_samples(calibrate),
     )
 
 
@@ -339,7 +371,7 @@ def _compress_tensors(
     from deepcompress.networks.names import fitted
 
     if name is not None and part_of_computed(source.state) is not None:  # what it comes to, only the network knows
-        return _compress_without_data(source, checkpoint, name, label, recipe, output, watch, None, start)
+        return _compress_without_data(source, checkpoint, name, label, recipe, output, watch, None, start, None)
     if start is not None:  # whose batch norm is folded, if it is
         recipe = replace(recipe, batch_norm="keep")
     network = outline(name, source)
@@ -414,7 +446,12 @@ def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
         console.print(tables.layers_table(result.breakdown, console.width))
         tables.say(console, f"\n{tables.layers_notes(result.breakdown)}")
         console.print()
+    if result.errors:
+        console.print(tables.errors_table(result, verbose))
+        console.print()
     console.print(tables.stages_table(result))
+    if result.accuracy_after is None and result.metric_after is None:
+        tables.say(console, f"\n{NOT_MEASURED}")
     tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.smaller}")
     if saved:
         tables.say(console, ", ".join(saved))

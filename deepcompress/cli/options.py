@@ -122,6 +122,11 @@ rewind_option = setting_option(
     help="Lottery ticket: after each iteration, reset the surviving weights to their values in this checkpoint of the "
     "untrained network (train --keep-step), or to random ones, and train for --epochs.",
 )  # fmt: skip
+calibrate_option = click.option(
+    "--calibrate", metavar="FILE.npz|DIR|FILE.py:FN",
+    help="After training, with a handful of inputs and no labels (64 to 1,024): round the weights so that the output "
+    "of --network changes least for the bytes. Implies --no-retrain; --step or --target-size says how small.",
+)  # fmt: skip
 #: Sparse training with `train`: how much, what chooses the weights, how they come back, and penalties.
 sparse_options = options(
     setting_option("prune", help="Train a sparse network, in which this fraction of all prunable weights is zero "

@@ -223,10 +223,13 @@ def build_budgeted(
         ) from None
     where = f"recipe {path}" if path else "options"
     values = on_top(given, chosen(read_toml(path)) if path else {})
-    searching = isinstance(Recipe.from_dict(values, where).amount, Drop)
-    if "target_size" in given or searching:
+    rules = tuple(map(LayerRule.parse, layers))
+    first = Recipe.from_dict(values, where)
+    searching = isinstance(first.amount, Drop)
+    rounded = base is None and replace(first, layers=(*first.layers, *rules)).quantizer == "rows"
+    if ("target_size" in given and not rounded) or searching:
         values = with_smallest(values)
     if base is not None:
         values = going_on(values, base)
     recipe = Recipe.from_dict(values, where)
-    return replace(recipe, layers=(*recipe.layers, *map(LayerRule.parse, layers))), searching
+    return replace(recipe, layers=(*recipe.layers, *rules)), searching

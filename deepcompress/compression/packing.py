@@ -7,10 +7,12 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from deepcompress.coding import scales
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import (
     CHUNK,
     COMPACT,
+    SMALL,
     alias,
     encode_coded,
     encode_plain,
@@ -20,11 +22,13 @@ from deepcompress.coding.encoder import (
     plan_shared,
     survey,
 )
+from deepcompress.coding.integers import encode_scaled
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container.entries import Extension
 from deepcompress.container.writer import pack
 from deepcompress.layers import Layer, is_layer, scales_of, tied_to
 from deepcompress.networks.precision import Stored
+from deepcompress.quantize.rows import RowGrid
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.reading.arrays import Array, check_dtype, to_array
 from deepcompress.recipe import Recipe
@@ -71,6 +75,28 @@ class Packer:
             self._owners[book, dtype] = len(self._order)
         self._order[name] = len(self._order)
         return encoded
+
+    def grid(self, name: str, value: torch.Tensor, grid: RowGrid) -> EncodedTensor:
+        """A tensor whose elements are whole numbers times steps: `value` is what `grid` stands for, in its own type.
+
+        In another type than float32 all rows have one step, and share the codebook that it makes.
+        """
+        if value.dtype is torch.float32:
+            return self._scaled(name, value, grid)
+        numbers = torch.unique(grid.integers)
+        return self.layer(name, value, numbers[numbers != 0] * grid.steps[0])
+
+    def _scaled(self, name: str, value: torch.Tensor, grid: RowGrid) -> EncodedTensor:
+        """With a step for each row; as plain numbers where these take no more, or where steps are out of range."""
+        try:
+            coded = encode_scaled(grid.integers.numpy(), *scales.fit(grid.steps.numpy()))
+        except ValueError:
+            return self.small(name, value)
+        if value.numel() > SMALL and len(coded.section) < value.nbytes:
+            self._order[name] = len(self._order)
+            return coded
+        plain = self.small(name, value)
+        return coded if len(coded.section) < len(plain.section) else plain
 
     def plan_fixed(
         self, name: str, value: torch.Tensor, centroids: torch.Tensor | None = None, book: Hashable = None

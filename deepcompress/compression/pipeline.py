@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from deepcompress.calibration.rounding import Rounder
 from deepcompress.compression.from_file import asks_for_more, renamed, restore
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.stages import ByFraction, BySize, Job, Route
+from deepcompress.compression.tensors_only import compress_state
 from deepcompress.compression.writing import (
     Delivery,
     Stages,
     contiguous_state,
+    extra_states,
     finish_small,
     kept_of,
     layers_of,
     refresh,
 )
 from deepcompress.files import check_writable
-from deepcompress.layers import live_tensors
+from deepcompress.layers import buffers_of, live_tensors
+from deepcompress.networks.adapt import is_smaller
 from deepcompress.networks.copies import copied, unwrapped
 from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import bake
+from deepcompress.networks.precision import stored_of
 from deepcompress.networks.unmade import check_made
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
@@ -65,6 +71,7 @@ def compress(
     masks: Masks | None = None,
     start: str | Path | None = None,
     rewind_to: Mapping[str, torch.Tensor] | None = None,
+    calibrate: Iterable[Any] | None = None,
 ) -> Result:
     """Compress a network and write it to `path`. `model` itself is not changed.
 
@@ -97,6 +104,8 @@ def compress(
             stays so, and so do shared values until weights move (see `continuation`).
         rewind_to: for a recipe whose rewind is ``start``: the state_dict of this network before it was trained, or
             early in training (see `prune.lottery`).
+        calibrate: batches of inputs, 64 to 1,024 samples of them, that rounding goes by (see `calibration`): for a
+            recipe whose quantizer is ``rows``, as that of ``Recipe(retrain=False)``.
 
     Raises:
         RecipeError: a setting does not fit the network, or training data is missing.
@@ -107,13 +116,15 @@ def compress(
         OutputError: `path` cannot be written, or `resume`.
         ResumeError: the state in `resume` is of another run, or damaged.
     """
-    model = unwrapped(model)
+    model, recipe = unwrapped(model), recipe or Recipe()
     check_made(model)
+    if recipe.quantizer == "rows" and (masks is not None or start is not None):  # they say what is pruned and shared
+        recipe = replace(recipe, quantizer="kmeans")
     if distributed.is_first():
         check_writable(path)
     order = _Order(
-        model, train_loader, val_loader, test_loader, recipe or Recipe(), Path(path), network, data,
-        watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to,
+        model, train_loader, val_loader, test_loader, recipe, Path(path), network, data,
+        watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to, calibrate,
     ).with_pairs()  # fmt: skip
     journal = None
     if resume is not None and distributed.is_first():
@@ -143,6 +154,7 @@ class _Order:
     masks: Masks | None
     start: str | Path | None
     rewind_to: Mapping[str, torch.Tensor] | None
+    calibrate: Iterable[Any] | None
 
     @property
     def batches(self) -> Batches | None:
@@ -216,7 +228,7 @@ def _compress(order: _Order) -> Result:
     called = {} if order.start is None else names_in(order.start, order.model)
     order = replace(order, recipe=renamed(order.recipe, called))
     recipe, watch = order.recipe, order.watch
-    check_data(recipe, order.train_loader is not None, order.val_loader is not None)
+    check_data(recipe, order.train_loader is not None, order.val_loader is not None, order.calibrate is not None)
     origin = origin_of(order.model, recipe, order.rewind_to)
     dense, work = order.networks()
     state = contiguous_state(work)
@@ -225,6 +237,8 @@ def _compress(order: _Order) -> Result:
     weights = {layer.name: tensors[layer.name] for layer in layers}
     check_writable(order.path)
     task = order.settled(work)
+    if recipe.quantizer == "rows":
+        return _rounded(order, work, state, task)
     objective = objective_of(recipe, dense, task)
     seed_everything(recipe.seed)
     current = dense
@@ -254,6 +268,32 @@ def _compress(order: _Order) -> Result:
     vectors = finish_small(work, state, recipe, former)
     route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     return delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
+
+
+def _rounded(order: _Order, work: nn.Module, state: dict[str, torch.Tensor], task: Task) -> Result:
+    """Rounded row by row, and measured, if there is data."""
+
+    before = None if order.report is None else evaluate(work, order.report, task)
+    stored, rounder = stored_of(work), None
+    if order.calibrate is not None:
+        names = [layer.name for layer in layers_of(work, state, order.recipe)]
+        rounder = Rounder(work, names, order.calibrate, order.watch)
+    result = compress_state(
+        {name: stored.cast(name, value) for name, value in state.items()} | extra_states(work),
+        order.recipe,
+        order.path,
+        network=order.network,
+        data=order.data,
+        normalize=order.normalize,
+        buffers=buffers_of(work),
+        smaller=is_smaller(work),
+        watch=order.watch,
+        rounder=rounder,
+    )
+    if before is None or order.report is None:
+        return result
+    fill_from(work, order.path, 2 * sum(value.nbytes for value in state.values()))
+    return result.measured(before, evaluate(work, order.report, task), task)
 
 
 def _route(job: Job, masks: Masks | None, delivery: Delivery) -> Route:

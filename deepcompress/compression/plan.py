@@ -38,6 +38,7 @@ from deepcompress.prune.masks import Masks, keep_mask, share_out
 from deepcompress.prune.scores import profile
 from deepcompress.quantize.choice import Demand, choose
 from deepcompress.quantize.rate import Part
+from deepcompress.quantize.rows import coarseness, entropy, nearest, row_sizes, storable
 from deepcompress.quantize.sharing import groups, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector
 from deepcompress.reading.arrays import check_tensor, dense_bytes
@@ -57,7 +58,8 @@ class TensorPlan:
     Attributes:
         name, shape, dtype, weights: of it; `weights` is a count.
         kind: what it is, by its module, or else by its shape.
-        stored: ``indices`` (of shared values), ``values`` (what pruning leaves, not shared), ``exact`` (left alone), or
+        stored: ``indices`` (of shared values), ``integers`` (times a step),
+            ``values`` (what pruning leaves, not shared), ``exact`` (left alone), or
             ``same`` (another tensor's memory, `tied_to`).
         pruned: the fraction that would be removed.
         levels, bits: most shared values, and the width of an index to them; None where none are shared.
@@ -143,6 +145,7 @@ def _of_network(model: nn.Module, recipe: Recipe, going_on: bool) -> Plan:
         recipe,
         criterion=Recipe.criterion,
         max_drop=None,
+        target_size=None if recipe.quantizer == "rows" else recipe.target_size,
         schedule="one-shot",
         reload=False,
         regrow="none",
@@ -150,7 +153,7 @@ def _of_network(model: nn.Module, recipe: Recipe, going_on: bool) -> Plan:
     )
     job = Job(Run(work, weights, None, bare), layers)
     delivery = Delivery(work, state, layers, bare)
-    route: Route = ByFraction(job) if recipe.target_size is None else BySize(job, delivery.fixed_bytes)
+    route: Route = ByFraction(job) if bare.target_size is None else BySize(job, delivery.fixed_bytes)
     if not going_on or asks_for_more(weights, bare):
         route.prune()
     found = _described(
@@ -168,7 +171,7 @@ def _notes(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> list[str]:
         )
     if recipe.max_drop is not None or recipe.schedule in ("circular", "gap"):
         notes.append("how much is pruned in the end, validation data decides")
-    if recipe.target_size is not None:
+    if recipe.target_size is not None and recipe.quantizer != "rows":
         notes.append("which weights fit into target_size is estimated: training moves them between layers")
     return notes
 
@@ -184,16 +187,19 @@ def _described(
 ) -> Plan:
     masks = Masks({name: keep & (state[name] != 0) for name, keep in masks.keep.items()})
     tied, chosen = tied_to(state), {layer.name for layer in layers}
-    shared = {name: (tuple(names), levels) for names, levels in groups(list(layers), recipe) for name in names}
+    rows = recipe.quantizer == "rows"
+    coarser = coarseness({layer.name: layer.weights for layer in layers})
+    shared = {} if rows else _shared(layers, recipe)
     value_bits = {names: _value_bits(state, masks, names, levels, recipe) for names, levels in set(shared.values())}
     tensors = []
     for name, value in state.items():
         names, levels = shared.get(name, ((), None))
-        stored = (
-            "same" if name in tied else "exact" if name not in chosen else "values" if levels is None else "indices"
-        )
+        coded = "integers" if rows else "values" if levels is None else "indices"
+        stored = "same" if name in tied else coded if name in chosen else "exact"
         size = len(name) + _ENTRY_BYTES
-        if name in chosen and name not in tied:
+        if stored == "integers":
+            size += round(value.numel() * _integer_bits(value, recipe.step * coarser[name]) / 8)
+        elif name in chosen and name not in tied:
             per_value = value_bits[names] if levels is not None else 8.0 * value.element_size()
             size += round((mask_bits(masks.keep[name]) + masks.kept(name) * per_value) / 8)
             size += 0 if levels is None else _VALUE_TABLE_BYTES + levels * value.element_size() // len(names)
@@ -219,6 +225,20 @@ def _described(
     total = total if recipe.target_size is None else min(total, recipe.target_size)
     count = sum(layer.weights for layer in layers)
     return Plan(tensors, len(layers), count, masks.sparsity, dense, total, dense / total, notes)
+
+
+def _shared(layers: Sequence[Layer], recipe: Recipe) -> dict[str, tuple[tuple[str, ...], int]]:
+    """For each layer that shares values, all that share them with it, and how many values."""
+    return {name: (tuple(names), levels) for names, levels in groups(list(layers), recipe) for name in names}
+
+
+def _integer_bits(value: torch.Tensor, step: float) -> float:
+    """Entropy of the multiples of steps of `step` in bits a weight, from a sample of its rows."""
+    weight = in_numbers(value.detach())
+    steps = storable(weight, step * row_sizes(weight))
+    some = slice(None, None, max(value.numel() // SAMPLES, 1))
+    integers = nearest(weight[some], steps[some]).integers
+    return entropy(integers.numpy()) / integers.numel()
 
 
 def _value_bits(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from deepcompress.container.breakdown import Breakdown
+from deepcompress.training.evaluation import Evaluation
+from deepcompress.training.tasks import Task
 
 MOST_LAYERS_IN_A_LINE = 24
 
@@ -35,7 +38,8 @@ class Result:
     the file. `kept` is the surviving fraction of each layer after pruning; `held` are the layers that `max_drop` kept
     from being pruned as far as asked. `dense_bytes` counts four bytes for each float, `source_bytes` those of the types
     in which the tensors were given; `ratio` and `source_ratio` are these over the bytes of the file. `metric` is what
-    was measured, such as ``Error``, ``mIoU`` or ``MSE``, and `unit` what follows its values.
+    was measured, such as ``Error``, ``mIoU`` or ``MSE``, and `unit` what follows its values. `errors`, where weights
+    were rounded row by row, is what that changed in each layer: the norm of the difference as a part of the weights'.
     """
 
     file: str
@@ -53,6 +57,7 @@ class Result:
     metric: str = "Error"
     unit: str = " %"
     source_bytes: int | None = None
+    errors: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -108,11 +113,28 @@ class Result:
         """The task's metric of the network reloaded from the file."""
         return self.stages[-1].metric
 
+    def measured(self, before: Evaluation, after: Evaluation, task: Task) -> Result:
+        """With what was measured of the dense network and of the file's, in the first and the last stage."""
+        first, last = _with_facts(self.stages[0], before), _with_facts(self.stages[-1], after)
+        return replace(
+            self,
+            stages=[first, *self.stages[1:-1], last],
+            accuracy_before=before.accuracy,
+            accuracy_after=after.accuracy,
+            metric=task.metric,
+            unit=task.unit,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         plain = asdict(self)
         del plain["breakdown"], plain["unit"]
         return {**plain, "source_ratio": self.source_ratio, "value": self.metric_after}
+
+
+def _with_facts(stage: StageResult, found: Evaluation) -> StageResult:
+    loss = found.loss if math.isfinite(found.loss) else None
+    return replace(stage, accuracy=found.accuracy, loss=loss, metric=found.value)
 
 
 def kept_line(kept: dict[str, float], sparsity: float) -> str:

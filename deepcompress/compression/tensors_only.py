@@ -7,21 +7,23 @@ many weights each layer loses. The second prunes, shares, encodes and writes the
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from deepcompress.calibration.rounding import Rounded
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.compression.packing import Packer
 from deepcompress.compression.result import Result, StageResult, kept_line
+from deepcompress.compression.sizing import step_for
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.extensions import SMALLER, pack_extra_state
 from deepcompress.container.normalize import pack_normalize
-from deepcompress.container.writer import planned_size, save
+from deepcompress.container.writer import pack, planned_size, save
 from deepcompress.errors import CheckpointError
 from deepcompress.files import check_writable
 from deepcompress.layers import (
@@ -41,12 +43,19 @@ from deepcompress.prune.masks import prune_in_place, share_out
 from deepcompress.prune.scores import Profile, profile
 from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded, table_of
 from deepcompress.quantize.rate import Part
+from deepcompress.quantize.rows import coarseness, nearest, relative_error, row_sizes, storable
 from deepcompress.quantize.sharing import groups, place, snap, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector, vector_table
 from deepcompress.reading.arrays import Array, check_tensor, dense_bytes
 from deepcompress.recipe import Recipe
 from deepcompress.recipe.conflicts import check_tensors_only
 from deepcompress.training.progress import Progress
+
+RUINOUS = 0.5  # more than this part pruned without retraining, and most networks do not work any more
+RUINED = (
+    "which ruins most networks: give --data to retrain it, or compress it without --prune, which rounds its weights "
+    "finely"
+)
 
 
 def compress_state(
@@ -61,6 +70,7 @@ def compress_state(
     smaller: bool = False,
     extra: Mapping[str, Any] | None = None,
     watch: Progress | None = None,
+    rounder: Callable[[float], Rounded] | None = None,
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
 
@@ -77,6 +87,8 @@ def compress_state(
             be smaller than those of the network that takes them.
         extra: extra states of modules that are not in `state`.
         watch: told what happens.
+        rounder: rounds weights by samples, at a step (`calibration.rounding`); without, and what it leaves, is rounded
+            by the size of the weights.
 
     Raises:
         RecipeError: a setting does not fit the tensors.
@@ -101,12 +113,22 @@ def compress_state(
         watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
     kept = {name: 1 - losses[name] / layer.weights for name, layer in content.profiles.items()}
     total = sum(layer.weights for layer in content.profiles.values())
-    if total:
-        watch.message(kept_line(kept, sum(losses.values()) / total))
-    else:
+    lost = sum(losses.values()) / max(total, 1)
+    if lost:
+        watch.message(kept_line(kept, lost))
+    if lost > RUINOUS:
+        watch.message(f"warning: {100 * lost:.0f} % of the weights are pruned and nothing is retrained, {RUINED}")
+    if not total:
         watch.message("no tensor is pruned or shared: all are stored exactly")
-    stream = _Stream(state, content, losses, recipe, watch)
     pruned = time.perf_counter()
+    if recipe.target_size is not None:
+        names = network, data, extensions
+
+        def size_of(found: Recipe) -> int:
+            return len(pack(_Stream(state, content, losses, found, watch, rounder), *names))
+
+        recipe = _to_size(recipe, watch, size_of)
+    stream = _Stream(state, content, losses, recipe, watch, rounder)
     save(path, stream, network, data, extensions)
     sizes = [planned_size(infos.items(), network, data, extensions) for infos in (stream.pruned, stream.shared)]
     kept |= stream.kept
@@ -119,7 +141,14 @@ def compress_state(
         StageResult("quantize", sizes[1], dense / sizes[1], None, round(stream.sharing_seconds, 3)),
         StageResult("encode", found.file_bytes, found.ratio, None, round(now - pruned - stream.sharing_seconds, 3)),
     ]
-    return Result.of(found, stages, recipe.as_dict(), kept, source_bytes=content.source_bytes)
+    return Result.of(found, stages, recipe.as_dict(), kept, source_bytes=content.source_bytes, errors=stream.errors)
+
+
+def _to_size(recipe: Recipe, watch: Progress, size_of: Callable[[Recipe], int]) -> Recipe:
+    """`recipe` with the step that its target_size leaves room for."""
+    assert recipe.target_size is not None
+    step = step_for(recipe.target_size, lambda each: size_of(replace(recipe, step=each)), recipe.step, watch)
+    return replace(recipe, step=step)
 
 
 def _apart(state: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
@@ -210,7 +239,9 @@ class _Stream:
         losses: Mapping[str, int],
         recipe: Recipe,
         watch: Progress,
+        rounder: Callable[[float], Rounded] | None = None,
     ) -> None:
+        self._given = Rounded({}, {}) if rounder is None else rounder(recipe.step)
         self.state, self.content, self.losses, self.recipe, self.watch = state, content, losses, recipe, watch
         self.pruned: dict[str, TensorInfo] = {}
         self.shared: dict[str, TensorInfo] = {}
@@ -218,7 +249,10 @@ class _Stream:
         self.sharing_seconds = 0.0
         self._groups = {name: (members, most) for members, most in groups(content.layers, recipe) for name in members}
         self._tables: dict[tuple[str, ...], _Table] = {}
-        self._packer = Packer(recipe.small_dtype, recipe.coder, recipe.index_bits)
+        coder = "rans" if recipe.quantizer == "rows" else recipe.coder  # as rows with steps of their own have it
+        self._packer = Packer(recipe.small_dtype, coder, recipe.index_bits)
+        self._coarser = coarseness({layer.name: layer.weights for layer in content.layers})
+        self.errors: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[tuple[str, EncodedTensor]]:
         done = 0
@@ -236,6 +270,8 @@ class _Stream:
             yield name, encoded
 
     def _layer(self, name: str) -> EncodedTensor:
+        if self.recipe.quantizer == "rows":
+            return self._rounded(name)
         weight, dtype = self._pruned(name), self.content.dtypes[name]
         self.pruned[name] = self._packer.plan_fixed(name, weight.to(dtype))
         if name not in self._groups:
@@ -256,8 +292,23 @@ class _Stream:
         self.sharing_seconds += time.perf_counter() - started
         return self._packer.layer(name, weight, values, book)
 
+    def _rounded(self, name: str) -> EncodedTensor:
+        """A layer as whole numbers times steps."""
+        weight = self._pruned(name)
+        steps = self.recipe.step * self._coarser[name] * row_sizes(weight)
+        dtype = self.content.dtypes[name]
+        given = self._given.grids.get(name) if dtype is torch.float32 else None
+        found = given or nearest(weight, storable(weight.to(dtype), steps))
+        rounded = found.values().to(dtype)
+        self.errors[name] = relative_error(self.state[name], rounded)
+        self.kept[name] = int(torch.count_nonzero(found.integers)) / weight.numel()
+        encoded = self._packer.grid(name, rounded, found)
+        self.pruned[name] = self.shared[name] = encoded.info
+        return encoded
+
     def _small(self, name: str, value: torch.Tensor) -> EncodedTensor:
         """A tensor that is no layer: as it is, or on a grid if it is a vector and the recipe says so."""
+        value = self._given.corrected.get(name, value)
         bits, exact = self.recipe.small_bits, name in self.content.scales
         table = None
         if bits is not None and not exact and is_vector(value) and not is_statistic(name):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -123,8 +124,12 @@ def extensions_of(model: nn.Module) -> tuple[Extension, ...]:
     Raises:
         CheckpointError: a module keeps something that cannot be stored.
     """
-    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
-    return (*([SMALLER] if is_smaller(model) else []), *pack_extra_state(extra))
+    return (*([SMALLER] if is_smaller(model) else []), *pack_extra_state(extra_states(model)))
+
+
+def extra_states(model: nn.Module) -> dict[str, Any]:
+    """What modules keep in the state_dict beside tensors."""
+    return {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
 
 
 def kept_of(masks: Masks) -> dict[str, float]:

@@ -57,6 +57,12 @@ from deepcompress.recipe.ways import (
     Way,
 )
 
+#: Without retraining: settings that are not given; and which others, where one is given, leave the quantizer alone.
+AS_TRAINED: dict[str, Any] = {"prune": 0.0, "quantizer": "rows"}
+ASKS = frozenset(
+    ("prune", "quality", "bits", "conv_bits", "levels", "low_rank", "init", "weighting", "rate", "codebook_dtype")
+)
+
 #: What a network can be for (`training.tasks`). It is no setting of a recipe: the data says it.
 TASKS = ("classification", "tokens", "segmentation", "multilabel", "regression", "embedding")
 
@@ -93,12 +99,25 @@ class Recipe(Retraining, File, Sharing, Pruning, HowSmall):
         if self.bits is None:  # one way to say it, or a recipe written to TOML would come back with the default
             object.__setattr__(self, "bits", "none")
         object.__setattr__(self, "layers", Rules(self.layers))
+        if self.given is not None and not self.retrain:  # a copy: what `_fill_in` set was not given
+            for name, filled in AS_TRAINED.items():
+                if name not in self.given and getattr(self, name) == filled:
+                    object.__setattr__(self, name, DEFAULTS[name])
         values = {name: getattr(self, name) for name in SETTINGS}
         for name, known in SETTINGS.items():
             if values[name] is not None or DEFAULTS[name] is not None:
                 known.kind.check(values[name], name)
         self._note(told, values)
+        self._fill_in()
         check_together(self)
+
+    def _fill_in(self) -> None:
+        """Without retraining, nothing is pruned or shared that nobody asked for."""
+        given = self.given or frozenset()
+        asked = ASKS & given or any(rule.asks for rule in self.layers)
+        for name, value in AS_TRAINED.items():
+            if not self.retrain and name not in given and (name == "prune" or not asked):
+                object.__setattr__(self, name, value)
 
     def _note(self, told: set[str], values: dict[str, Any]) -> None:
         """Keep what was given, and refuse what it excludes. In a copy the changes win over what was given before."""

@@ -73,7 +73,7 @@ def check_together(recipe: Recipe) -> None:
     Raises:
         RecipeError: naming them.
     """
-    for check in (_check_size, _check_watching, _check_reload, _check_rewind, _check_regrowth):
+    for check in (_check_rows, _check_size, _check_watching, _check_reload, _check_rewind, _check_regrowth):
         check(recipe)
 
 
@@ -86,8 +86,13 @@ def check_masks(recipe: Recipe) -> None:
         raise RecipeError(f"masks say what is pruned, and regrow {recipe.regrow!r} would change it: choose one")
 
 
-def check_data(recipe: Recipe, trained: bool, measured: bool) -> None:
+def check_data(recipe: Recipe, trained: bool, measured: bool, calibrated: bool = False) -> None:
     """Refuse what needs data for training, or to measure on, where there is none (`RecipeError`)."""
+    if calibrated and recipe.quantizer != "rows":
+        raise RecipeError(
+            "samples to calibrate on are for weights that are rounded (retrain=False, quantizer 'rows'): leave out "
+            "either them, or what is pruned, shared, masked or gone on from"
+        )
     if recipe.retrain and not trained:
         raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
     if recipe.weighting != "none" and not recipe.retrain:
@@ -102,8 +107,10 @@ def check_tensors_only(recipe: Recipe) -> None:
         raise RecipeError("batch_norm 'fold' needs the network, not only its tensors: name it and its data")
     if recipe.low_rank is not None:
         raise RecipeError("low_rank needs the network, not only its tensors: name it")
-    if recipe.target_size is not None or recipe.max_drop is not None:
-        raise RecipeError("target_size and max_drop need the network, not only its tensors: name it")
+    if recipe.max_drop is not None or (recipe.target_size is not None and recipe.quantizer != "rows"):
+        raise RecipeError(
+            "max_drop needs the network and data, and target_size the network, unless the quantizer is 'rows': name it"
+        )
     if recipe.criterion != DEFAULTS["criterion"]:
         raise RecipeError(
             f"criterion {recipe.criterion!r} needs the network and data, and without retraining only tensors are "
@@ -126,6 +133,20 @@ def check_own_loop(recipe: Recipe) -> None:
         raise RecipeError(
             "reload, rewind, and regrow other than surgery, need a training loop of their own: use compress()"
         )
+
+
+def _check_rows(recipe: Recipe) -> None:
+    """The quantizer ``rows``, and what only it has."""
+    if recipe.quantizer != "rows":
+        if "step" in (recipe.given or ()):
+            raise RecipeError(f"step is only for quantizer 'rows', and quantizer is {recipe.quantizer!r}: leave it out")
+        return
+    others = {"retrain": recipe.retrain, "levels": recipe.levels is not None, "rate": bool(recipe.rate)}
+    for other, given in {**others, "low_rank": recipe.low_rank is not None}.items():
+        if given:
+            raise RecipeError(
+                f"quantizer 'rows' is for networks as they were trained, without {other}: take kmeans or uniform"
+            )
 
 
 def _check_size(recipe: Recipe) -> None:

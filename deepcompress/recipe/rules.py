@@ -101,6 +101,11 @@ class LayerRule:
         return bool(self.prune) or self.bits not in (None, "none") or self.levels is not None
 
     @property
+    def asks(self) -> bool:
+        """Whether the rule says how much is pruned or shared, or what is not."""
+        return (self.prune, self.bits, self.levels, self.group) != (None, None, None, None)
+
+    @property
     def name(self) -> str | None:
         """The one name that the pattern matches; None if it may match others. ``[*]`` is a ``*``."""
         plain = _ESCAPED.sub(r"\1", self.pattern)

@@ -27,7 +27,7 @@ class HowSmall:
 
     prune: float = setting(
         0.9, FRACTION, "Fraction of all prunable weights to remove.", metavar="F",
-        note="0 <= prune < 1; 0.9 removes 90 %.",
+        note="0 <= prune < 1; 0.9 removes 90 %. Without retraining the default is 0.",
     )  # fmt: skip
     bits: int | str | None = setting(
         5, Bits(), "Width of a codebook index: a layer shares 2^B values; none: no sharing.", metavar="B",
@@ -145,9 +145,15 @@ class Sharing:
     heading: ClassVar[str] = "Shared values"
 
     quantizer: str = setting(
-        "kmeans", Choice(("kmeans", "uniform")), "kmeans: k-means finds the shared values. uniform: they are multiples "
-        "of one step.",
+        "kmeans", Choice(("kmeans", "uniform", "rows")), "kmeans: k-means finds the shared values. uniform: they are "
+        "multiples of one step. rows: as many multiples of a step for each row as --step makes. The last is what "
+        "--no-retrain takes where neither --prune nor --bits is given.",
         note="With uniform, a codebook is one number in the file.",
+    )  # fmt: skip
+    step: float = setting(
+        0.04, Number(1e-4, 100), "With --quantizer rows: the step between weights, in root mean squares of the weights "
+        "of a row. Twice as much saves a bit for each weight.", metavar="S",
+        note="Larger layers have coarser steps. A target_size replaces it.",
     )  # fmt: skip
     init: str = setting(
         "linear", Choice(("linear", "random", "density")), "How k-means is initialized.",

@@ -76,6 +76,23 @@ def stages_table(result: Result) -> Table:
     return table
 
 
+MOST_ERRORS = 16
+
+
+def errors_table(result: Result, whole: bool = False) -> Table:
+    """What rounding changed in each layer; of many layers those with the largest errors, unless `whole`."""
+    table = grid([("Layer", "left"), ("Weights", "right"), ("Bits each", "right"), ("Weight error", "right")])
+    rows = [layer for layer in result.breakdown.layers if layer.name in result.errors]
+    if not whole and len(rows) > MOST_ERRORS:
+        largest = sorted(result.errors.values())[-MOST_ERRORS:]
+        rows = [layer for layer in rows if result.errors[layer.name] >= largest[0]]
+        table.title = f"The {len(rows)} of {len(result.errors)} layers that rounding changed most (-v: all)"
+    for layer in rows:
+        error = percent(100 * result.errors[layer.name])
+        table.add_row(Text(layer.name), size(layer.weights), f"{layer.bits_per_weight:.2f}", error)
+    return table
+
+
 #: The columns of `plan_table`, as `LAYER_COLUMNS`.
 PLAN_COLUMNS = (
     ("Tensor", "left", 0),

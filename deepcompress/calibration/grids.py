@@ -1,0 +1,107 @@
+"""From statistics to whole numbers and steps: one price of a bit for the whole network decides everything.
+
+Where a row's error costs g d per squared weight (d the geometric mean of what errors of its inputs cost), a uniform
+grid of step s costs s^2 g d / 12, and halving s costs a bit. So at one price l of a bit everywhere, the steps that cost
+least are s^2 = 12 l / (2 ln 2 g d): rows that the output hardly feels are coarse, down to zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from deepcompress.calibration.feedback import Curvature, rounded
+from deepcompress.calibration.statistics import Lookups, Moments, Statistics
+from deepcompress.quantize.rows import LARGEST, RowGrid, row_sizes, storable
+
+_QUIETEST_ROW = 1e-3  # of the mean of g: no row is taken to matter less
+
+
+@dataclass
+class Calibrated:
+    """Weights of a network and what samples told of them, ready to be rounded at any price.
+
+    Attributes:
+        weights: by name.
+        statistics: of them.
+    """
+
+    weights: Mapping[str, torch.Tensor]
+    statistics: Statistics
+    _curvatures: dict[str, list[Curvature]] = field(default_factory=dict)
+
+    def met(self) -> list[str]:
+        """Names of the weights that samples told something of."""
+        return [name for name in self.weights if self._known(name) is not None]
+
+    def price(self, error: float) -> float:
+        """What a bit costs where all weights together may change the output by `error`, a part of its variance."""
+        count = sum(self.weights[name].numel() for name in self.met())
+        return 2 * math.log(2) * error * self.statistics.power / max(count, 1)
+
+    def grids(self, error: float) -> Iterator[tuple[str, RowGrid]]:
+        """Each weight that was met, as whole numbers times steps (see `price`)."""
+        price = self.price(error)
+        for name in self.met():
+            found = self._known(name)
+            if isinstance(found, Lookups):
+                yield name, self._looked_up(name, found, price)
+            elif found is not None:
+                yield name, self._products(name, found, price)
+
+    def bias_change(self, name: str, grid: RowGrid) -> torch.Tensor | None:
+        """What rounding adds to the mean output of each row (rows); None for an embedding."""
+        found = self._known(name)
+        if not isinstance(found, Moments):
+            return None
+        assert found.first is not None
+        error = (grid.values() - self.weights[name].detach().float().cpu()).reshape(
+            found.groups, -1, found.first.shape[1]
+        )
+        return (error @ (found.first / found.positions).cpu()[:, :, None]).reshape(-1)
+
+    def _known(self, name: str) -> Moments | Lookups | None:
+        found = self.statistics.of.get(id(self.weights[name]))
+        if isinstance(found, Lookups):
+            return found if found.positions else None
+        return found if found is not None and found.second is not None else None
+
+    def _curvature(self, name: str, found: Moments) -> list[Curvature]:
+        if name not in self._curvatures:
+            assert found.second is not None
+            self._curvatures[name] = [Curvature.of(part / self.statistics.samples) for part in found.second]
+        return self._curvatures[name]
+
+    def _products(self, name: str, found: Moments, price: float) -> RowGrid:
+        weight = self.weights[name].detach().float().cpu()
+        assert found.gradient is not None
+        felt = found.gradient / found.positions
+        felt = felt.clamp_min(max(float(felt.mean()) * _QUIETEST_ROW, 1e-30))
+        curvatures = self._curvature(name, found)
+        groups, parts, rows = found.groups, len(curvatures) // found.groups, len(weight) // found.groups
+        levels = torch.tensor([each.level for each in curvatures]).log().reshape(groups, parts).mean(1).exp()
+        steps = (12 * price / (2 * math.log(2) * felt.cpu() * levels.repeat_interleave(rows))).sqrt()
+        steps = storable(weight, torch.minimum(steps, _coarsest(weight)))
+        apart = weight.reshape(groups, rows, parts, -1).transpose(1, 2).flatten(0, 1)
+        each = steps.reshape(groups, 1, rows).expand(-1, parts, -1).flatten(0, 1)
+        numbers = rounded(apart, each, curvatures, levels.repeat_interleave(parts), LARGEST)
+        integers = numbers.reshape(groups, parts, rows, -1).transpose(1, 2).reshape(weight.shape)
+        return RowGrid(integers.to(torch.int32), steps)
+
+    def _looked_up(self, name: str, found: Lookups, price: float) -> RowGrid:
+        """All rows have one step, by how often one is looked up on average: samples are too few to tell them apart."""
+        weight = self.weights[name].detach().float().cpu()
+        felt = float(found.gradient.mean()) / found.positions
+        often = float(found.counts.sum()) / self.statistics.samples / len(weight)
+        step = math.sqrt(12 * price / (2 * math.log(2) * max(felt * often, 1e-30)))
+        steps = torch.full((len(weight),), step)
+        steps = storable(weight, torch.minimum(steps, _coarsest(weight)))
+        return RowGrid(rounded(weight[None], steps[None], (), torch.ones(1), LARGEST)[0].to(torch.int32), steps)
+
+
+def _coarsest(weight: torch.Tensor) -> torch.Tensor:
+    """Steps above which a row would be zero anyway."""
+    return 16 * row_sizes(weight)

@@ -1,0 +1,110 @@
+"""What a layer meets on samples, and how much the network's output feels an error of each of its rows.
+
+The layer's output a = W x at a position changes by e x where the weights of a row change by e. H is the sum of x x^T
+over the positions of a sample, and g the mean squared gradient at the row of a random projection v f of the network's
+output f (v standard normal). Then the expected squared change of f is about g e H e^T: Kronecker-factored curvature
+(Martens and Grosse 2015) of the squared error of the output, for which no labels are needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+#: Rows of more inputs than this are taken apart: inputs of different parts count as if they had nothing in common.
+WIDEST = 2048
+_PART = 1024
+#: Positions of a batch that H is summed over, drawn at random.
+MOST_POSITIONS = 2048
+
+
+@dataclass
+class Moments:
+    """Sums over samples, for one weight.
+
+    A position counts in H as much as the output feels it: by its squared gradient, as a part of the mean.
+
+    Attributes:
+        groups: of a convolution; the weight's rows are divided into as many, each of which meets inputs of its own.
+        second: sum of x x^T (groups x parts, inputs, inputs); None until the first batch.
+        first: sum of x (groups, inputs).
+        gradient: sum of squared gradients at the outputs (rows).
+        positions: how many x there were.
+    """
+
+    groups: int = 1
+    second: torch.Tensor | None = None
+    first: torch.Tensor | None = None
+    gradient: torch.Tensor | None = None
+    positions: int = 0
+
+    def add(self, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Take positions into account: inputs (positions, groups, inputs), gradient (positions, rows)."""
+        felt = gradient.square().sum(1)
+        mean = float(felt.mean())
+        if not mean:  # nothing of this reaches the output
+            return
+        first, squares = inputs.sum(0), gradient.square().sum(0)
+        self.positions += len(inputs)
+        scale = 1.0
+        if len(inputs) > MOST_POSITIONS:
+            some = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:MOST_POSITIONS]
+            scale, inputs, felt = len(inputs) / MOST_POSITIONS, inputs[some], felt[some]
+        inputs = inputs * (scale * felt / mean).sqrt()[:, None, None]
+        inputs = inputs.reshape(len(inputs), -1, inputs.shape[2] // parts_of(inputs.shape[2])).transpose(0, 1)
+        second = inputs.transpose(1, 2) @ inputs
+        if self.second is None or self.first is None or self.gradient is None:
+            self.second, self.first, self.gradient = second, first, squares
+        else:
+            self.second += second
+            self.first += first
+            self.gradient += squares
+
+
+def parts_of(inputs: int) -> int:
+    """Into how many parts of one width a row of so many inputs is taken apart."""
+    if inputs <= WIDEST:
+        return 1
+    return next((parts for parts in range(2, inputs // 64) if inputs % parts == 0 and inputs // parts <= _PART), 1)
+
+
+@dataclass
+class Lookups:
+    """Sums over samples, for an embedding: how often each row is looked up, and squared gradients of its columns."""
+
+    counts: torch.Tensor
+    gradient: torch.Tensor
+    positions: int = 0
+
+    def add(self, indices: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Take look-ups into account: indices (positions), gradient (positions, columns)."""
+        self.counts += torch.bincount(indices, minlength=len(self.counts))
+        self.gradient += gradient.square().sum(0)
+        self.positions += len(indices)
+
+
+@dataclass
+class Statistics:
+    """What samples told of a network.
+
+    Attributes:
+        of: of each weight that was met, by the id of its parameter.
+        samples: how many there were.
+        power: the summed variance of the output, which errors are measured against.
+    """
+
+    of: dict[int, Moments | Lookups] = field(default_factory=dict)
+    samples: int = 0
+    power: float = 0.0
+
+    def moments(self, weight: torch.Tensor, groups: int = 1) -> Moments | None:
+        """Where to add what `weight` meets; None if another kind of layer has the same weight."""
+        found = self.of.setdefault(id(weight), Moments(groups))
+        return found if isinstance(found, Moments) else None
+
+    def lookups(self, weight: torch.Tensor) -> Lookups | None:
+        """As `moments`, for an embedding."""
+        empty = Lookups(torch.zeros(len(weight)), torch.zeros(weight.shape[1]))
+        found = self.of.setdefault(id(weight), empty)
+        return found if isinstance(found, Lookups) else None

@@ -1,0 +1,66 @@
+"""The step of the weights that makes a file of a given size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from deepcompress.errors import RecipeError
+from deepcompress.training.progress import Progress
+
+FINEST, COARSEST = 2.0**-10, 2.0**4  # in root mean squares of the weights
+TRIES = 8
+CLOSE = 0.01  # a file that is this part below its size is near enough
+_SLOPE = -0.7  # of log2(bytes) by log2(step), where nothing better is known
+
+
+def step_for(target: int, size_of: Callable[[float], int], start: float, watch: Progress) -> float:
+    """The finest step found whose file has at most `target` bytes, as a rule within 1 % of them.
+
+    Args:
+        target: most bytes.
+        size_of: bytes of the file with a step; fewer for larger ones.
+        start: the step to look at first.
+        watch: told what comes of it.
+
+    Raises:
+        RecipeError: not even the coarsest step makes so small a file.
+    """
+    sizes: dict[float, int] = {}
+    step = start
+    while len(sizes) < TRIES:
+        sizes[step] = size_of(step)
+        watch.message(f"a step of {step:.4g}: {sizes[step]:,} bytes")
+        fits = min((each for each in sizes if sizes[each] <= target), default=None)
+        if fits is not None and (sizes[fits] >= (1 - CLOSE) * target or fits == FINEST):
+            return fits
+        following = _next(sizes, target)
+        if following in sizes:
+            break
+        step = following
+    fits = min((each for each in sizes if sizes[each] <= target), default=None)
+    if fits is None and COARSEST not in sizes:
+        sizes[COARSEST] = size_of(COARSEST)
+        fits = COARSEST if sizes[COARSEST] <= target else None
+    if fits is None:
+        raise RecipeError(
+            f"target_size is {target} bytes, but with its weights as coarse as can be the file has "
+            f"{min(sizes.values())}: what is no weight takes the most of that (--small-bits 8 makes it smaller)"
+        )
+    return fits
+
+
+def _next(sizes: dict[float, int], target: int) -> float:
+    """Where a line through the two nearest points meets a size just below `target`; between them, if there are two."""
+    above = max((step for step in sizes if sizes[step] > target), default=None)
+    below = min((step for step in sizes if sizes[step] <= target), default=None)
+    goal = math.log2(target * (1 - CLOSE / 3))
+    if above is not None and below is not None:
+        high, low = math.log2(sizes[above]), math.log2(sizes[below])
+        part = min(max((high - goal) / max(high - low, 1e-9), 0.02), 0.98)
+        return float(above ** (1 - part) * below**part)
+    known = above if above is not None else below
+    assert known is not None
+    guess = known * 2 ** ((goal - math.log2(sizes[known])) / _SLOPE)
+    guess = guess * 1.1 if above is not None else guess / 1.1
+    return min(max(guess, FINEST), COARSEST)

@@ -1,0 +1,243 @@
+"""Rounding by samples: what layers meet, error feedback, and the way from a network to its file."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import deepcompress as dc
+from deepcompress.calibration.collect import collect
+from deepcompress.calibration.feedback import Curvature, code_lengths, rounded
+from deepcompress.calibration.hooks import patches, watched
+from deepcompress.calibration.samples import MOST, load_samples
+from deepcompress.calibration.statistics import Lookups, Statistics, parts_of
+from deepcompress.errors import DataError, NetworkError, RecipeError
+from deepcompress.recipe import Recipe
+from deepcompress.training.progress import Progress
+
+PLAIN = Recipe(retrain=False)
+
+
+class Listener(Progress):
+    def __init__(self):
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(4, 6, 3, padding=1, stride=2, groups=2), (5, 4, 11)),
+        (nn.Conv1d(3, 3, 5, padding="same", groups=3), (5, 3, 9)),
+        (nn.Conv2d(3, 5, (3, 2), dilation=(2, 1), padding=(1, 2)), (4, 3, 9, 8)),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", groups=4), (4, 4, 6, 6)),
+        (nn.Conv3d(2, 4, 2, stride=2), (3, 2, 4, 6, 4)),
+    ],
+    ids=str,
+)
+def test_patches_times_weights_is_the_convolution(layer, shape):
+    x = torch.randn(shape)
+    found = patches(layer, x)
+    weight = layer.weight.reshape(layer.groups, len(layer.weight) // layer.groups, -1)
+    products = torch.einsum("pgi,gri->pgr", found, weight).flatten(1) + layer.bias
+    torch.testing.assert_close(products, layer(x).movedim(1, -1).reshape(len(products), -1))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize(
+    "options", [{}, {"bidirectional": True, "num_layers": 2, "batch_first": True}, {"bias": False}]
+)
+def test_recurrent_layers_give_what_they_gave(kind, options):
+    torch.manual_seed(0)
+    layer = kind(3, 4, **options)
+    first = torch.randn(layer.num_layers * (2 if layer.bidirectional else 1), 5, 4)
+    x = torch.randn((5, 7, 3) if layer.batch_first else (7, 5, 3))
+    state = (first, first + 1) if kind is nn.LSTM else first
+    single = torch.randn(7, 3)
+    expected = [layer(x), layer(x, state), layer(single)]
+    statistics = Statistics()
+    with watched(layer, statistics):
+        found = [layer(x), layer(x, state), layer(single)]
+        found[1][0].sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(layer(x), expected[0])
+    weights = {id(value) for name, value in layer.named_parameters() if name.startswith("weight")}
+    assert set(statistics.of) == weights
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_attention_gives_what_it_gave(first):
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(8, 2, batch_first=first)
+    x, padding = torch.randn(3, 5, 8), torch.zeros(3, 5, dtype=torch.bool)
+    padding[0, 3:] = True
+    mask = torch.triu(torch.full((5, 5), -torch.inf), 1)
+    x = x if first else x.transpose(0, 1)
+    calls = [{}, {"attn_mask": mask}, {"key_padding_mask": padding}, {"attn_mask": mask < 0}]
+    expected = [layer(x, x, x, need_weights=False, **named)[0] for named in calls]
+    statistics = Statistics()
+    with watched(layer, statistics):
+        found = [layer(x, x, x, **named)[0] for named in calls]
+        found[0].square().sum().backward()
+    torch.testing.assert_close(found, expected)
+    assert set(statistics.of) == {id(layer.in_proj_weight), id(layer.out_proj.weight)}
+
+
+def test_statistics_of_a_linear_layer():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 2), torch.randn(40, 3)
+    found = collect(layer, [x[:30], x[30:]])
+    moments = found.of[id(layer.weight)]
+    assert (found.samples, moments.positions) == (40, 40)
+    torch.testing.assert_close(moments.first, x.sum(0)[None])
+    assert found.power == pytest.approx(float(layer(x).detach().double().var(0).sum()), rel=1e-5)
+    # The output is the product itself: the gradients are the noise, and positions count by its square.
+    assert float(moments.gradient.sum()) == pytest.approx(80, rel=0.5)
+    assert moments.second.shape == (1, 3, 3)
+    assert float(moments.second.diagonal(dim1=1, dim2=2).sum()) == pytest.approx(float(x.square().sum()), rel=0.6)
+
+
+def test_embeddings_count_look_ups_and_padding_tells_nothing():
+    network = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 2))
+    x = torch.tensor([[1, 2], [1, 3]] * 5)
+    lookups = collect(network, [x]).of[id(network[0].weight)]
+    assert isinstance(lookups, Lookups)
+    assert lookups.counts.tolist() == [0, 10, 5, 5, 0, 0, 0, 0, 0]
+
+
+def test_rows_are_taken_apart_where_they_are_long():
+    assert [parts_of(count) for count in (10, 2048, 4096, 8192, 2053)] == [1, 1, 4, 8, 1]
+
+
+def test_feedback_beats_rounding_where_inputs_are_alike():
+    torch.manual_seed(0)
+    mix = torch.randn(24, 24) @ torch.diag(torch.logspace(0, -2, 24)) @ torch.randn(24, 24)
+    h, weight = mix @ mix.T, torch.randn(1, 16, 24)
+    steps = torch.full((1, 16), 0.4)
+    curvature = Curvature.of(h)
+    level = torch.tensor([curvature.level])
+
+    def error(integers):
+        off = (integers * steps[..., None] - weight)[0]
+        return float((off @ h * off).sum())
+
+    found = rounded(weight, steps, [curvature], level, 1000)
+    plain = rounded(weight, steps, (), torch.ones(1), 1000)
+    assert torch.equal(found, found.round())
+    assert error(found) < 0.5 * error(plain)
+    assert rounded(weight, steps, [curvature], level, 2).abs().max() == 2
+
+
+def test_dead_inputs_have_no_weights():
+    h = torch.diag(torch.tensor([1.0, 0.0, 2.0]))
+    curvature = Curvature.of(h)
+    found = rounded(torch.full((1, 4, 3), 3.0), torch.ones(1, 4), [curvature], torch.ones(1), 100)
+    assert not found[:, :, 1].any()
+    assert (found[:, :, [0, 2]] == 3).all()
+
+
+def test_code_lengths_are_those_of_an_ideal_code():
+    bits = code_lengths(torch.tensor([0, 0, 1, -1] * 1000), 2)
+    assert bits[1:4].tolist() == pytest.approx([2, 1, 2], abs=1e-3)
+    assert bits[0] > 15
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.deep = nn.Conv1d(2, 6, 3, padding=1), nn.Conv1d(6, 6, 3, groups=6)
+        self.rnn, self.head = nn.GRU(6, 5, batch_first=True), nn.Linear(5, 3)
+        self.back = nn.ConvTranspose1d(6, 6, 2)
+
+    def forward(self, x):
+        x = self.back(self.deep(F.relu(self.conv(x))))
+        return self.head(self.rnn(x.transpose(1, 2))[0][:, -1])
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(1)
+    return Net().eval()
+
+
+@pytest.fixture(scope="module")
+def samples():
+    torch.manual_seed(2)
+    return list(torch.randn(96, 2, 12).split(32))
+
+
+@torch.no_grad()
+def change(network, path, x):
+    expected = network(x)
+    found = dc.load(path, into=Net())(x)
+    return float((found - expected).square().sum() / (expected - expected.mean(0)).square().sum())
+
+
+def test_a_network_keeps_its_output_in_fewer_bytes(network, samples, tmp_path):
+    watch, fresh = Listener(), torch.randn(200, 2, 12, generator=torch.Generator().manual_seed(3))
+    size = dc.compress(network, None, None, PLAIN, tmp_path / "a.dc", calibrate=samples, watch=watch).file_bytes
+    assert "rounded without calibration, as no product with them was seen: back.weight" in watch.lines
+    assert change(network, tmp_path / "a.dc", fresh) < 0.02
+    plain = Recipe(retrain=False, target_size=size)
+    dc.compress(network, None, None, plain, tmp_path / "b.dc")
+    assert change(network, tmp_path / "a.dc", fresh) < change(network, tmp_path / "b.dc", fresh)
+    again = dc.compress(network, None, None, PLAIN, tmp_path / "c.dc", calibrate=samples)
+    assert (tmp_path / "a.dc").read_bytes() == (tmp_path / "c.dc").read_bytes()
+    assert again.errors.keys() == {name for name, value in network.state_dict().items() if value.ndim > 1}
+    assert "forward" not in vars(network.rnn)
+
+
+def test_a_size_is_kept_and_used_with_samples(network, samples, tmp_path):
+    recipe = Recipe(retrain=False, target_size=1100)
+    found = dc.compress(network, None, None, recipe, tmp_path / "m.dc", calibrate=samples)
+    assert 1000 <= found.file_bytes <= 1100
+
+
+def test_samples_that_tell_nothing_are_refused(network, samples, tmp_path):
+    def run(batches, recipe=PLAIN):
+        dc.compress(network, None, None, recipe, tmp_path / "m.dc", calibrate=batches)
+
+    with pytest.raises(DataError, match="2 samples to calibrate on"):
+        run([samples[0][:2]])
+    with pytest.raises(DataError, match="NaN or infinity in the samples"):
+        run([torch.full((32, 2, 12), math.nan)])
+    with pytest.raises(DataError, match="the same for all samples"):
+        run([torch.zeros(32, 2, 12)])
+    with pytest.raises(NetworkError, match="cannot take samples of shape \\(7,\\)"):
+        run([torch.zeros(32, 7)])
+    with pytest.raises(RecipeError, match="quantizer 'rows'"):
+        run(samples, Recipe(retrain=False, bits=4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_of_files(tmp_path):
+    x = np.arange(80, dtype=np.float64).reshape(40, 2)
+    np.savez(tmp_path / "one.npz", x)
+    np.savez(tmp_path / "two.npz", ids=x.astype(np.int64), mask=x)
+    np.savez(tmp_path / "set.npz", x_train=x, y_train=x[:, 0], x_test=x[:3], y_test=x[:3, 0])
+    np.save(tmp_path / "more.npy", np.ones((MOST + 5, 1), dtype=np.float32))
+    (tmp_path / "own.py").write_text("import torch\ndef two(): return [(torch.ones(4, 1), torch.ones(4, 2))]\n"
+                                     "def one(): return torch.ones(50, 3)\ndef wrong(): return [3]\n")  # fmt: skip
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "bad.npz").write_text("no")
+    first = load_samples(str(tmp_path / "one.npz"))
+    assert [batch.dtype for batch in first] == [torch.float32] * 2
+    assert torch.cat(first).tolist() == x.tolist()
+    assert load_samples(str(tmp_path / "two.npz"))[1]["ids"].tolist() == x[32:].tolist()
+    assert sum(map(len, load_samples(str(tmp_path / "set.npz")))) == 40
+    assert sum(map(len, load_samples(str(tmp_path / "more.npy")))) == MOST
+    assert [len(part) for part in load_samples(f"{tmp_path}/own.py:two")[0]] == [4, 4]
+    assert [len(batch) for batch in load_samples(f"{tmp_path}/own.py:one")] == [32, 18]
+    for name, message in {
+        "none.npz": "No such file", "sub": "has no .npz", "bad.npz": "no .npz file of plain numbers",
+        "own.py:wrong": "a batch is a int", "own.py:absent": "absent",
+    }.items():  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            load_samples(f"{tmp_path}/{name}")
