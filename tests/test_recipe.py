@@ -138,6 +138,27 @@ def test_without_retraining_nothing_is_pruned_or_shared_that_nobody_asked_for():
     assert (sized.prune, sized.quantizer, sized.target_size) == (0.0, "rows", 1000)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": 3}, ("rows", 0.0)), ({"step": 0.1}, ("rows", 0.0)), ({"retrain": True}, ("kmeans", 0.9)),
+        ({"quantizer": "kmeans"}, ("kmeans", 0.0)), ({"prune": 0.5}, ("kmeans", 0.5)), ({"bits": 4}, ("kmeans", 0.0)),
+    ],
+)  # fmt: skip
+def test_changes_decide_anew_on_what_nobody_gave(changes, expected):
+    copy = dataclasses.replace(Recipe(retrain=False), **changes)
+    assert (copy.quantizer, copy.prune) == expected
+    again = dataclasses.replace(copy, seed=7)
+    assert (again.quantizer, again.prune) == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"bits": 5}, {"quantizer": "kmeans"}, {"bits": 4}])
+def test_a_size_without_retraining_comes_back_from_plain_data(settings):
+    recipe = Recipe(retrain=False, target_size=1000, **settings)
+    assert Recipe.from_dict(recipe.as_dict()) == recipe
+    assert Recipe.from_dict({**recipe.as_dict(), "prune": 0.9}).prune == 0.0  # as older versions wrote it
+
+
 @pytest.mark.parametrize("settings", [{}, {"retrain": False, "levels": 4}, {"retrain": False, "low_rank": 0.5}])
 def test_rows_are_for_networks_as_they_were_trained(settings):
     with pytest.raises(RecipeError, match="quantizer 'rows'"):

@@ -13,6 +13,7 @@ from typing import Any
 
 from deepcompress.errors import RecipeError
 from deepcompress.recipe.conflicts import (
+    AS_TRAINED,
     DEFAULTS,
     SETTINGS,
     check_one_of,
@@ -20,6 +21,7 @@ from deepcompress.recipe.conflicts import (
     check_used,
     instead_of,
     unused,
+    usual,
 )
 from deepcompress.recipe.kinds import (
     LARGEST,
@@ -55,12 +57,6 @@ from deepcompress.recipe.ways import (
     Steps,
     Surgery,
     Way,
-)
-
-#: Without retraining: settings that are not given; and which others, where one is given, leave the quantizer alone.
-AS_TRAINED: dict[str, Any] = {"prune": 0.0, "quantizer": "rows"}
-ASKS = frozenset(
-    ("prune", "quality", "bits", "conv_bits", "levels", "low_rank", "init", "weighting", "rate", "codebook_dtype")
 )
 
 #: What a network can be for (`training.tasks`). It is no setting of a recipe: the data says it.
@@ -99,10 +95,6 @@ class Recipe(Retraining, File, Sharing, Pruning, HowSmall):
         if self.bits is None:  # one way to say it, or a recipe written to TOML would come back with the default
             object.__setattr__(self, "bits", "none")
         object.__setattr__(self, "layers", Rules(self.layers))
-        if self.given is not None and not self.retrain:  # a copy: what `_fill_in` set was not given
-            for name, filled in AS_TRAINED.items():
-                if name not in self.given and getattr(self, name) == filled:
-                    object.__setattr__(self, name, DEFAULTS[name])
         values = {name: getattr(self, name) for name in SETTINGS}
         for name, known in SETTINGS.items():
             if values[name] is not None or DEFAULTS[name] is not None:
@@ -111,26 +103,29 @@ class Recipe(Retraining, File, Sharing, Pruning, HowSmall):
         self._fill_in()
         check_together(self)
 
-    def _fill_in(self) -> None:
-        """Without retraining, nothing is pruned or shared that nobody asked for."""
-        given = self.given or frozenset()
-        asked = ASKS & given or any(rule.asks for rule in self.layers)
-        for name, value in AS_TRAINED.items():
-            if not self.retrain and name not in given and (name == "prune" or not asked):
-                object.__setattr__(self, name, value)
-
     def _note(self, told: set[str], values: dict[str, Any]) -> None:
         """Keep what was given, and refuse what it excludes. In a copy the changes win over what was given before."""
         before = self.given or frozenset()
-        new = told if self.given is None else {name for name in values if values[name] != DEFAULTS[name]} - before
+        was = usual(before)
+        new = told if self.given is None else {name for name in values if values[name] != was[name]} - before
         new = {name for name in new if values.get(name) is not None}
+        for name in AS_TRAINED.keys() - before - new:  # `_fill_in` decides on them again
+            values[name] = DEFAULTS[name]
         check_one_of(new, new)
         check_used(new, values)
         lost = instead_of(new, dict.fromkeys(before)) | set(unused(values))
         for name in lost:
             object.__setattr__(self, name, DEFAULTS[name])
-        given = {name for name in before | new if values.get(name) is not None} - lost
+        plain = {"retrain"} if self.retrain else set()
+        given = {name for name in before | new if values.get(name) is not None} - lost - plain
         object.__setattr__(self, "given", frozenset(given))
+
+    def _fill_in(self) -> None:
+        """Set the defaults that depend on what was given."""
+        given = self.given or frozenset()
+        defaults = usual(given, any(rule.asks for rule in self.layers))
+        for name in AS_TRAINED.keys() - given:
+            object.__setattr__(self, name, defaults[name])
 
     @classmethod
     def smallest(cls, **settings: Any) -> Recipe:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 SETTINGS: dict[str, Setting] = {name: known for stage in STAGES for name, known in settings_in(stage).items()}
 DEFAULTS: dict[str, Any] = {name: getattr(stage, name) for stage in STAGES for name in settings_in(stage)}
 
+#: Without retraining: settings that are not given; and which others, where one is given, leave the quantizer alone.
+AS_TRAINED: dict[str, Any] = {"prune": 0.0, "quantizer": "rows"}
+ASKS = frozenset(
+    ("prune", "quality", "bits", "conv_bits", "levels", "low_rank", "init", "weighting", "rate", "codebook_dtype")
+)
+
 #: Settings of which a recipe can be given one only, and why.
 TWO_WAYS: dict[tuple[str, str], str] = {
     ("bits", "levels"): BITS_OR_LEVELS,
@@ -27,6 +33,17 @@ TWO_WAYS: dict[tuple[str, str], str] = {
     **{("target_size", other): f"target_size decides by bytes over the whole network, and {other} is for "
        "prune: choose one" for other in ("scope", "distribution")},
 }  # fmt: skip
+
+
+def usual(given: Collection[str], asked: bool = False) -> dict[str, Any]:
+    """The defaults beside settings that are `given`, or `asked` for in rules for layers.
+
+    ``retrain`` counts as given where it is off. Then nothing is pruned or shared that nobody asked for.
+    """
+    if "retrain" not in given:
+        return DEFAULTS
+    asked = asked or not ASKS.isdisjoint(given)
+    return {**DEFAULTS, **AS_TRAINED, **({"quantizer": DEFAULTS["quantizer"]} if asked else {})}
 
 
 def unused(values: Mapping[str, Any]) -> list[str]:

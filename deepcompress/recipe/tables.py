@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcompress.errors import RecipeError
-from deepcompress.recipe.conflicts import DEFAULTS, SETTINGS
+from deepcompress.recipe.conflicts import AS_TRAINED, DEFAULTS, SETTINGS
 from deepcompress.recipe.rules import LayerRule, check_known
 
 if TYPE_CHECKING:
@@ -49,15 +49,22 @@ def chosen(table: dict[str, Any]) -> dict[str, Any]:
     """What somebody has set in a table.
 
     That is everything, except in a table with most of the settings, which `as_table` has written: there nobody chose
-    the values that are defaults, and they contradict nothing. The fraction counts if it has an effect.
+    the values that are defaults, and they contradict nothing. The fraction counts if it has an effect; the quantizer,
+    if its default depends on what else was chosen.
     """
     if 2 * len(table) < len(SETTINGS):
         return dict(table)
-    fraction = () if {"target_size", "quality"} & table.keys() else ("prune",)
+    trained = table.get("retrain", True)
+    chosen = () if trained else ("quantizer",)
+    unchosen = {name: [value] for name, value in DEFAULTS.items()}
+    if not {"target_size", "quality"} & table.keys():
+        chosen += ("prune",)
+    elif not trained:
+        unchosen["prune"].append(AS_TRAINED["prune"])
     return {
         name: value
         for name, value in table.items()
-        if name in fraction or name not in DEFAULTS or value != DEFAULTS[name]
+        if name in chosen or name not in DEFAULTS or value not in unchosen[name]
     }
 
 
