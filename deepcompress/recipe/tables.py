@@ -55,16 +55,16 @@ def chosen(table: dict[str, Any]) -> dict[str, Any]:
     if 2 * len(table) < len(SETTINGS):
         return dict(table)
     trained = table.get("retrain", True)
-    chosen = () if trained else ("quantizer",)
+    always = set() if trained else {"quantizer"}
     unchosen = {name: [value] for name, value in DEFAULTS.items()}
     if not {"target_size", "quality"} & table.keys():
-        chosen += ("prune",)
+        always.add("prune")
     elif not trained:
         unchosen["prune"].append(AS_TRAINED["prune"])
     return {
         name: value
         for name, value in table.items()
-        if name in chosen or name not in DEFAULTS or value not in unchosen[name]
+        if name in always or name not in DEFAULTS or value not in unchosen[name]
     }
 
 
