@@ -234,8 +234,9 @@ class Recipe:
             keeps them as they are.
         init: where k-means starts (Han et al. 2016, section 3.2).
         finetune_epochs: epochs of centroid tuning by backpropagation, assignments fixed.
-        coder: ``huffman``; ``ans`` (adaptive, smaller); ``auto``: of all, the smallest for each tensor; or ``fixed``,
-            for the paper's stage 2 alone.
+        coder: ``huffman``; ``ans`` (adaptive, smaller; decodes some 3 million weights a second); ``rans`` (static
+            tables by context, about as small in large layers; decodes ten times as fast); ``auto``: of all, the
+            smallest for each tensor, at the speed of that one; or ``fixed``, for the paper's stage 2 alone.
         index_bits: width of the offsets between weights; None takes the best for each layer.
         small_dtype: precision of biases and other small tensors in the file.
         low_rank: before all other stages, layers become products of two thin ones by truncated SVD, where those have

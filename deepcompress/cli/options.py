@@ -366,7 +366,8 @@ def recipe_options(several: bool = False) -> Callable[[Command], Command]:
                      help=_shown("finetune_epochs", "Epochs of centroid tuning.")),
         click.option("--finetune-lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
                      help=_shown("finetune_lr", "Highest learning rate of centroid tuning (SGD).")),
-        _choice("--coder", "coder", "Entropy coder of offsets and indices."),
+        _choice("--coder", "coder", "Entropy coder of offsets and indices. auto takes the smallest for each tensor; "
+                "ans decodes about 3 million weights a second, rans ten times as many."),
         click.option("--index-bits", type=click.IntRange(1, MAX_BITS), metavar="B",
                      help="Bits of the offset from one kept weight to the next. A longer gap needs a filler (a stored "
                      "zero).  [default: the best for each layer]"),
