@@ -262,7 +262,13 @@ def _cost_lines(more: dict[str, Any]) -> list[str]:
     "-o", "--output", type=click.Path(), metavar="OUT.dc", help="The new file.  [default: in place of the old]"
 )
 @force_option
-@click.option("--coder", type=click.Choice(CHOICES["coder"]), default="auto", show_default=True, help="Entropy coder.")
+@click.option(
+    "--coder",
+    type=click.Choice(CHOICES["coder"]),
+    default="auto",
+    show_default=True,
+    help="Entropy coder. auto takes the smallest for each tensor; ans decodes slowly, rans fast.",
+)
 @max_bytes_option
 @common
 def recode(

@@ -136,3 +136,160 @@ sparse_options = options(
                    help="Penalty on the weights in addition to --weight-decay, which is L2.  [default: none]"),
     setting_option("penalty_weight"),
 )  # fmt: skip
+<<<<<<< HEAD
+=======
+score_samples_option = click.option(
+    "--score-samples", type=click.IntRange(min=1), metavar="N",
+    help=_shown("score_samples", "Training samples that a criterion looks at."),
+)  # fmt: skip
+retraining_options = options(
+    _choice("--optimizer", "optimizer", "Of retraining."),
+    click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
+                 help=_shown("lr", "Highest learning rate of retraining.")),
+    training_choice("--lr-schedule", "lr_schedule", None, "How the learning rates fall."),
+    warmup_option,
+    click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help=_shown("batch_size", "")),
+    _choice("--penalty", "penalty", "On the weights while retraining."),
+    click.option("--penalty-weight", type=click.FloatRange(min=0), metavar="X", help=_shown("penalty_weight", "")),
+    click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), metavar="E",
+                 help=_shown("label_smoothing", "Probability that the labels spread over all classes.")),
+    click.option("--distill", type=click.FloatRange(0, 1), metavar="W",
+                 help=_shown("distill", "Weight of the dense network's word beside the labels'.")),
+    click.option("--temperature", type=click.FloatRange(min=0, min_open=True), metavar="T",
+                 help=_shown("temperature", "With --distill: what the logits are divided by.")),
+    training_choice("--precision", "precision", None, "What the network computes in while training."),
+    augmentation_options,
+)  # fmt: skip
+
+
+#: Settings of which `recipe_options` can take several values, from the one that changes slowest in a sweep.
+AXES = ("target_size", "prune", "bits", "conv_bits", "init", "seed")
+
+
+def recipe_options(several: bool = False) -> Callable[[Command], Command]:
+    """All settings of a recipe; with `several` those of `AXES` take comma-separated lists."""
+
+    def kind(single: click.ParamType[Any]) -> click.ParamType[Any]:
+        return Several(single) if several else single
+
+    more = ",…" if several else ""
+    sizes = click.option(
+        "--target-size", type=Several(Size()), metavar="SIZE,…", help="Most bytes of the file: 10KB, 1.5MB."
+    )
+    return options(
+        *([sizes] if several else []),
+        recipe_file_option,
+        click.option("--prune", type=kind(click.FloatRange(0, 1, max_open=True)), metavar=f"F{more}",
+                     help=_shown("prune", "Fraction of all prunable weights to remove.")),
+        click.option("--bits", type=kind(Bits()), metavar=f"B{more}",
+                     help=_shown("bits", "2^B shared values a layer; none: no sharing.")),
+        click.option("--conv-bits", type=kind(Bits()), metavar=f"B{more}",
+                     help="The same for convolutions.  [default: --bits]"),
+        click.option("--levels", type=click.IntRange(1, MAX_LEVELS), metavar="K",
+                     help="In place of --bits: at most K shared values a layer, zero not counted; 2 makes it ternary."),
+        click.option("--layer", "layers", multiple=True, metavar="'PATTERN:prune=F,bits=B,group=G'",
+                     help="Settings for the layers whose name matches; repeatable, the last wins. levels=K is in place "
+                     "of bits=B. Layers of one group share a codebook. 'PATTERN:keep' leaves them alone."),
+        _choice("--scope", "scope", "Spread the fraction over the layers, or one threshold for the network.  "
+                "[default: the criterion's own]"),
+        score_samples_option,
+        _choice("--distribution", "distribution", "How the fraction is spread over the layers. lamp (layer-adaptive "
+                "magnitude pruning): layers whose weights are hard to replace keep more. uniform: each loses the same "
+                "part. std: the threshold of a layer is --quality times its standard deviation."),
+        click.option("--quality", type=click.FloatRange(min=0), metavar="Q",
+                     help="With --distribution std: the threshold in standard deviations, in place of --prune."),
+        criterion_option,
+        _choice("--schedule", "schedule", "How sparsity rises over the iterations. Or, watching validation data: "
+                "circular (a step of one layer after the other while no more than --max-drop is lost), gap (a step "
+                "whenever the error there exceeds that in training by more than --gap)."),
+        click.option("--iterations", type=click.IntRange(min=1), metavar="N",
+                     help=_shown("iterations", "Rounds of pruning and retraining.")),
+        click.option("--prune-step", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="F",
+                     help=_shown("prune_step", "Of circular and gap: the part of the surviving weights that a step "
+                     "removes.")),
+        click.option("--gap", type=click.FloatRange(0, 100), metavar="POINTS",
+                     help=_shown("gap", "Of the schedule gap: validation error less training error.")),
+        click.option("--reload", is_flag=True, default=None,
+                     help="Each iteration prunes the dense weights afresh, and retrains from there."),
+        click.option("--epochs", type=click.IntRange(min=0), metavar="N",
+                     help=_shown("epochs", "Retraining epochs in all.")),
+        _choice("--quantizer", "quantizer", "Shared values: as k-means finds them, or multiples of one step."),
+        regrow_options,
+        click.option("--init", type=kind(click.Choice(CHOICES["init"])), help=_shown("init", "Where k-means starts.")),
+        _choice("--weighting", "weighting", "How much the error of a weight counts in k-means. none: all alike. "
+                "fisher: by the weight's mean squared gradient, an estimate of how much the loss depends on it."),
+        click.option("--rate", type=click.FloatRange(min=0), metavar="L",
+                     help=_shown("rate", "Trade error for bytes: a bit counts L mean squared weights. Try 0.03.")),
+        _choice("--codebook-dtype", "codebook_dtype", "Precision of the shared values."),
+        click.option("--finetune-epochs", type=click.IntRange(min=0), metavar="N",
+                     help=_shown("finetune_epochs", "Epochs of centroid tuning.")),
+        click.option("--finetune-lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
+                     help=_shown("finetune_lr", "Highest learning rate of centroid tuning (SGD).")),
+        _choice("--coder", "coder", "Entropy coder of offsets and indices. auto takes the smallest for each tensor; "
+                "ans decodes about 3 million weights a second, rans ten times as many."),
+        click.option("--index-bits", type=click.IntRange(1, MAX_BITS), metavar="B",
+                     help="Bits of the offset from one kept weight to the next. A longer gap needs a filler (a stored "
+                     "zero).  [default: the best for each layer]"),
+        click.option("--low-rank", type=click.FloatRange(0, 1, min_open=True), metavar="F",
+                     help="First make layers products of two thin ones, where that is smaller: F of the "
+                     "energy (squared singular values) is kept, such as 0.95."),
+        _choice("--batch-norm", "batch_norm", "fold: running statistics into scale and shift, for fewer bytes."),
+        _choice("--small-dtype", "small_dtype", "Precision of biases and other small tensors in the file."),
+        click.option("--small-bits", type=click.IntRange(1, MAX_BITS), metavar="B",
+                     help="Biases and other vectors share 2^B multiples of a step each.  [default: not shared]"),
+        click.option("--no-retrain", "retrain", is_flag=True, flag_value=False, default=None,
+                     help="Use no data: neither retraining nor tuning."),
+        retraining_options,
+        click.option("--seed", type=kind(click.IntRange(min=0)), metavar=f"N{more}", help=_shown("seed", "")),
+    )  # fmt: skip
+
+
+#: Options of which the first, given on the command line, replaces the others in a recipe file.
+_INSTEAD = {
+    "bits": ("levels",),
+    "levels": ("bits",),
+    "prune": ("target_size",),
+    "quality": ("target_size",),
+    "target_size": ("max_drop", "quality"),
+    "max_drop": ("target_size",),
+}
+
+
+def build_recipe(path: str | None, layers: tuple[str, ...], settings: dict[str, Any]) -> Recipe:
+    """The recipe of the file, if any, with the options that were given on top."""
+    return build_budgeted(path, layers, settings)[0]
+
+
+def build_budgeted(
+    path: str | None, layers: tuple[str, ...], settings: dict[str, Any], base: dict[str, Any] | None = None
+) -> tuple[Recipe, bool]:
+    """As `build_recipe`, and whether its size is to be searched for: there is a `max_drop`, and nothing to prune.
+
+    A circular schedule needs the `max_drop` for itself, and prunes as far as the recipe's default without a fraction.
+
+    Where a size or a search is asked for, what nobody set is as in `recipe.SMALLEST`. A recipe file that has a size of
+    its own is taken as it stands. `base` are the settings of a compressed file to go on from.
+    """
+    values = read_toml(path) if path else {}
+    given = {key: value for key, value in settings.items() if value is not None}
+    check_one_of(given, "options")
+    _check_budgets(given)
+    fraction = {"prune", "quality"} & (set(given) if "target_size" in values else {*given, *values})
+    for one in given:
+        for other in _INSTEAD.get(one, ()):
+            values.pop(other, None)
+    values |= given
+    searching = "max_drop" in values and not fraction and values.get("schedule") != "circular"
+    if "target_size" in given or searching:
+        values = with_smallest(values)
+    if base is not None:
+        values = going_on(values, base)
+    recipe = Recipe.from_dict(values, f"recipe {path}" if path else "options")
+    return Recipe(**{**vars(recipe), "layers": (*recipe.layers, *map(LayerRule.parse, layers))}), searching
+
+
+def _check_budgets(given: Container[str]) -> None:
+    for other, flag in (("prune", "--prune"), ("quality", "--quality"), ("max_drop", "--max-drop")):
+        if "target_size" in given and other in given:
+            raise click.UsageError(f"--target-size and {flag} are two ways to say how much is pruned: give one of them")
+>>>>>>> w-coder
