@@ -137,3 +137,12 @@ def test_pictures_and_links_of_the_documents_are_there():
     for page in [ROOT / "README.md", ROOT / "findings" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_table_of_settings_is_what_the_fields_say():
+    made = subprocess.run(
+        [sys.executable, "-c", "import settings; print(settings.page(), end='')"],
+        cwd=ROOT / "docs", env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}, capture_output=True,
+        check=True,
+    )  # fmt: skip
+    assert made.stdout.decode() == (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")

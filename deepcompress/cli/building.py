@@ -10,19 +10,9 @@ from deepcompress.cli.common import SMALLER
 from deepcompress.usercode import names_code
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from deepcompress.checkpoint import Checkpoint
-
-
-def outlines(source: Checkpoint) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint without their values, which are not read where the file tells the shapes."""
-    import torch
-
-    known = source.stored or {}
-    shapes = {name: known[name].shape if name in known else source.state[name].shape for name in source.state}
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def outline(name: str | None, source: Checkpoint) -> nn.Module | None:
@@ -32,6 +22,7 @@ def outline(name: str | None, source: Checkpoint) -> nn.Module | None:
     import torch
 
     from deepcompress import networks
+    from deepcompress.networks.names import outlines
 
     if name is None:
         return None
@@ -45,6 +36,7 @@ def check_shapes(network: nn.Module, source: Checkpoint, name: str | None, file:
     Raises:
         NetworkError: naming the first of them.
     """
+    from deepcompress.networks.names import outlines
     from deepcompress.reading.fitting import make_fit
 
     make_fit(network, outlines(source), file, smaller=is_smaller(source, name))
@@ -76,7 +68,7 @@ def build_fitted(
         NetworkError: it cannot be built, or the tensors do not fit.
     """
     from deepcompress import networks
-    from deepcompress.networks.names import fitted
+    from deepcompress.networks.names import fitted, outlines
     from deepcompress.networks.precision import remember
     from deepcompress.reading.fitting import fill
 

@@ -335,9 +335,11 @@ def _compress_tensors(
 ) -> Result:
     """Without data and without the network: tensor by tensor."""
     from deepcompress.compression.tensors_only import compress_state
-    from deepcompress.layers import buffers_of
+    from deepcompress.layers import buffers_of, part_of_computed
     from deepcompress.networks.names import fitted
 
+    if name is not None and part_of_computed(source.state) is not None:  # what it comes to, only the network knows
+        return _compress_without_data(source, checkpoint, name, label, recipe, output, watch, None, start)
     if start is not None:  # whose batch norm is folded, if it is
         recipe = replace(recipe, batch_norm="keep")
     network = outline(name, source)
@@ -401,7 +403,7 @@ def _show_trials(trials: Sequence[dict[str, Any]], result: Result) -> None:
 
 def _line(result: Result) -> str:
     error = "" if result.accuracy_after is None else f", error {100 - result.accuracy_after:.2f} %"
-    return f"{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller{error}"
+    return f"{result.file}: {result.file_bytes:,} bytes, {result.smaller}{error}"
 
 
 def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
@@ -413,6 +415,6 @@ def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
         tables.say(console, f"\n{tables.layers_notes(result.breakdown)}")
         console.print()
     console.print(tables.stages_table(result))
-    tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.ratio:.2f}× smaller")
+    tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.smaller}")
     if saved:
         tables.say(console, ", ".join(saved))

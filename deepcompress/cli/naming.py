@@ -74,8 +74,7 @@ def _why_not(named: str, source: Checkpoint) -> str:
     import torch
 
     from deepcompress import networks
-    from deepcompress.cli.building import outlines
-    from deepcompress.networks.names import fitted
+    from deepcompress.networks.names import fitted, outlines
     from deepcompress.reading.fitting import make_fit
 
     if names_code(named):

@@ -30,11 +30,12 @@ class Form(IntEnum):
     GRID = 2
     GRID_HALF = 3  # the scale is a float16
     GRID_BFLOAT = 4  # the scale is a bfloat16
+    ROWS = 5  # no codebook, but whole numbers, and a scale for each row (`scales`)
 
     @property
     def is_grid(self) -> bool:
         """Whether the entries are multiples of one scale."""
-        return self >= Form.GRID
+        return Form.GRID <= self <= Form.GRID_BFLOAT
 
     @property
     def scale_bytes(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import codebooks, lanes, offsets, planes, streams
+from deepcompress.coding import codebooks, integers, lanes, offsets, planes, streams
 from deepcompress.coding.adaptive import codec
 from deepcompress.coding.adaptive.codec import Book
 from deepcompress.coding.bits import varint
@@ -27,13 +27,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Names of coders. The first two write format version 1; the others take of all layouts the smallest (`ans`: wherever
 #: there is a codebook, the adaptive one), of codebooks and constant tensors too.
-CODERS = ("huffman", "fixed", "ans", "auto")
-COMPACT = ("ans", "auto")
+CODERS = ("huffman", "fixed", "ans", "auto", "rans")
+COMPACT = ("ans", "auto", "rans")
 
 #: Bytes that a layout of format version 3 must save: a file that gains less stays readable for older releases.
 WORTH = 1 << 10
 
 CHUNK = 1 << 20
+SMALL = 1 << 14  # elements up to which "rans" takes the adaptive model where that is smaller
 _NO_STREAM = Stream(Coder.NONE, b"", b"")
 
 
@@ -267,8 +268,11 @@ def encode_coded(
     best = plan_plain(found, compact)
     encoded = None
     if codebook is not None and compact:
-        encoded = _write_mixed(values, found, target)
-        best, encoded = (encoded.info, encoded) if len(encoded.section) < best.section else (best, None)
+        for candidate in _write_mixed(values, found, target, coder):
+            # Where all coders may be had, the newest must be worth it: older releases do not read its layout.
+            worth = WORTH if coder == "auto" and candidate.info.weight_coder is Coder.RANS else 1
+            if len(candidate.section) + worth <= best.section:
+                best, encoded = candidate.info, candidate
     if codebook is None and coder != "fixed" and (encoded := _write_rows(values, dtype, best.section)):
         best = encoded.info
     if codebook is None or coder != "ans":
@@ -298,8 +302,11 @@ def _encode_streams(
     return encoded if len(encoded.section) < limit else None
 
 
-def _write_mixed(values: Array, found: Survey, target: int | None) -> EncodedTensor:
-    """By the adaptive model, which sees the codebook sorted."""
+def _write_mixed(values: Array, found: Survey, target: int | None, coder: str) -> Iterator[EncodedTensor]:
+    """By the adaptive model, which sees the codebook sorted, and by the rANS coder, as `coder` says.
+
+    The adaptive model is the smaller one for small tensors, which it decodes as soon as anything else.
+    """
     assert found.entries is not None
     flat = _bits_of(values, found.dtype)
     order = codebooks.order(found.entries)
@@ -309,10 +316,16 @@ def _write_mixed(values: Array, found: Survey, target: int | None) -> EncodedTen
         symbols[start + positions] = _lookup(chunk[positions], found.entries[order]) + 1
         start += len(chunk)
     book = Book(len(order), codebooks.negatives(found.entries))
-    scan, payload = codec.smallest(symbols, found.shape, book)
     info = _with_codebook(found, target, compact=True)
-    info = replace(info, weights=len(payload), weight_coder=Coder.ANS, scan=scan)
-    return EncodedTensor(info, _codebook_bytes(found, info) + payload)
+    head = _codebook_bytes(found, info)
+    if coder != "rans" or len(flat) <= SMALL:
+        scan, payload = codec.smallest(symbols, found.shape, book)
+        mixed = replace(info, weights=len(payload), weight_coder=Coder.ANS, scan=scan)
+        yield EncodedTensor(mixed, head + payload)
+    if coder != "ans" and len(flat):
+        ranks = symbols - np.int16(book.negative) - (symbols <= book.negative)
+        ranks[symbols == 0] = 0
+        yield integers.encode(ranks, info, head)
 
 
 def _codebook_bytes(found: Survey, info: TensorInfo) -> bytes:

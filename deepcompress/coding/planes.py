@@ -29,7 +29,7 @@ def encode(elements: Array) -> bytes:
     Args:
         elements: their bytes, uint8 of shape (number of elements, bytes of one).
     """
-    return b"".join(_stream(plane, 256) for plane in elements.T)
+    return b"".join(encode_plane(plane, 256) for plane in elements.T)
 
 
 def decode(reader: Reader, count: int, width: int) -> Array:
@@ -40,16 +40,22 @@ def decode(reader: Reader, count: int, width: int) -> Array:
     """
     elements = np.empty((count, width), dtype=np.uint8)
     for plane in elements.T:
-        plane[:] = _read_stream(reader, count, 256)
+        plane[:] = decode_plane(reader, count, 256)
     return elements
 
 
-def _stream(symbols: Array, alphabet: int) -> bytes:
+def encode_plane(symbols: Array, alphabet: int) -> bytes:
+    """Symbols below `alphabet` with the coder, the length, and the table in front."""
     stream = streams.encode(symbols, alphabet)
     return bytes([stream.coder]) + varint(stream.size) + stream.table + stream.payload
 
 
-def _read_stream(reader: Reader, count: int, alphabet: int) -> Array:
+def decode_plane(reader: Reader, count: int, alphabet: int) -> Array:
+    """The inverse: `count` symbols.
+
+    Raises:
+        FormatError: the stream does not hold exactly these.
+    """
     coder = coder_of(reader.byte("coder"))
     body = Reader(reader.take(reader.varint("length of a plane"), "plane"), "plane")
     table = streams.read_table(coder, body, alphabet)
@@ -72,7 +78,7 @@ def encode_rows(values: Array, dtype: DType) -> bytes | None:
     kinds = _kinds(rows, dtype)
     if not kinds.max() > kinds.min():
         return None
-    out = bytearray(_stream(kinds, MAX_KINDS))
+    out = bytearray(encode_plane(kinds, MAX_KINDS))
     for part in _by_kind(rows, kinds):
         out += encode(part)
     return bytes(out)
@@ -85,7 +91,7 @@ def decode_rows(reader: Reader, rows: int, columns: int, width: int) -> Array:
         FormatError: the streams do not hold exactly these.
     """
     out = np.empty((rows, columns, width), dtype=np.uint8)
-    kinds = _read_stream(reader, rows, MAX_KINDS)
+    kinds = decode_plane(reader, rows, MAX_KINDS)
     for kind in np.unique(kinds):
         places = np.flatnonzero(kinds == kind)
         stored = 1 if kind == _CONSTANT else columns

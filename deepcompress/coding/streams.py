@@ -21,7 +21,7 @@ _CHUNK = 1 << 16  # a multiple of 8
 
 
 class Coder(IntEnum):
-    """How a stream is written; the numbers are part of the file format, but ANS is told by a layout of its own."""
+    """How a stream is written; the numbers are part of the file format, but ANS and RANS are told by their layouts."""
 
     NONE = 0
     CONSTANT = 1
@@ -29,11 +29,12 @@ class Coder(IntEnum):
     HUFFMAN = 3
     LITERAL = 4
     ANS = 5
+    RANS = 6
 
 
 def coder_of(number: int) -> Coder:
     """The coder with this number in the file format."""
-    if number > Coder.LITERAL:  # ANS is told by the layout of the tensor
+    if number > Coder.LITERAL:  # the others are told by the layout of the tensor
         raise FormatError(f"coder {number} is unknown; known are 0 to {Coder.LITERAL}")
     return Coder(number)
 

@@ -7,18 +7,20 @@ same width, so that any dtype, signed zeros and NaN payloads come back as they w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import codebooks, lanes, offsets, planes, streams, threads
+from deepcompress.coding import codebooks, lanes, offsets, planes, scales, streams, threads
 from deepcompress.coding.adaptive import codec
 from deepcompress.coding.adaptive.codec import Book, Scan
 from deepcompress.coding.bits import Reader
 from deepcompress.coding.codebooks import Form
 from deepcompress.coding.dtypes import DType
+from deepcompress.coding.rans import codec as rans
 from deepcompress.coding.streams import Coder
 from deepcompress.errors import FormatError
 
@@ -35,7 +37,7 @@ class Encoding(IntEnum):
     CODED = 2
     ALIAS = 3
     CONSTANT = 4
-    ROWS = 6  # 5 is CODED by the adaptive model
+    ROWS = 6  # 5 is CODED by the adaptive model, 8 by the rANS coder
     COPY = 7
 
 
@@ -47,7 +49,7 @@ class TensorInfo:
     in the file; a RAW, PLANES, CONSTANT or ROWS tensor has only `weights`, an ALIAS or COPY has none. `target` is the
     index of the earlier tensor that an ALIAS is (their memory is one) or a COPY equals, or whose codebook a CODED
     tensor shares (then `codebook` is 0). `form` is that of the codebook, `grid` its lowest and highest multiple where
-    it is a grid; `scan` is that of an ANS stream.
+    it is a grid, or there are ROWS in its place; `scan` is that of an ANS stream. With RANS, the tables are the model.
     """
 
     shape: tuple[int, ...]
@@ -101,7 +103,13 @@ class TensorInfo:
     @property
     def is_shared(self) -> bool:
         """Whether weights are stored as indices into a codebook, so that there is something for `decode_survivors`."""
-        return self.encoding is Encoding.CODED and self.weight_coder is not Coder.LITERAL
+        literal = self.weight_coder is Coder.LITERAL or self.form is Form.ROWS
+        return self.encoding is Encoding.CODED and not literal
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether positions and values are one stream."""
+        return self.weight_coder in (Coder.ANS, Coder.RANS)
 
     @property
     def book(self) -> codebooks.Layout:
@@ -151,7 +159,10 @@ def decode(info: TensorInfo, section: memoryview, codebook: Array | None = None,
     if info.encoding is Encoding.CONSTANT:
         return np.tile(_decode_raw(replace(info, shape=(1,)), section), info.size).reshape(info.shape)
     assert info.encoding is Encoding.CODED
-    return _decode_coded(info, section, decode_codebook(info, section) if codebook is None else codebook, workers)
+    if info.form is Form.ROWS:
+        return _decode_scaled(info, section, workers)
+    codebook = decode_codebook(info, section) if codebook is None else codebook
+    return (_decode_ranks if info.weight_coder is Coder.RANS else _decode_coded)(info, section, codebook, workers)
 
 
 def decode_codebook(info: TensorInfo, section: memoryview) -> Array:
@@ -195,6 +206,8 @@ def decode_survivors(
     """
     assert info.is_shared
     codebook = decode_codebook(info, section) if codebook is None else codebook
+    if info.weight_coder is Coder.RANS:
+        return _ranked_survivors(info, section, codebook, workers)
     gap_symbols, symbols, entries = _streams(info, section, codebook, workers)
     assert entries is not None
     if gap_symbols is None:
@@ -253,6 +266,85 @@ def _mixed(info: TensorInfo, payload: memoryview, codebook: Array) -> tuple[Arra
     ordered = codebook[codebooks.order(codebook)]
     book = Book(len(ordered), codebooks.negatives(ordered))
     return codec.decode(payload, info.shape, book, info.nonzeros, info.scan), _after_zero(ordered)
+
+
+# Integers by the rANS coder ---------------------------------------------------------------------------------------
+
+
+def _decode_scaled(info: TensorInfo, section: memoryview, workers: int) -> Array:
+    """Whole numbers times the step of their row."""
+    rows, columns = info.shape[0], info.size // info.shape[0]
+    steps = scales.unpack(section[: info.codebook], rows, max(-info.grid[0], info.grid[1]))
+    values = np.empty((rows, columns), dtype=np.float32)
+
+    def place(start: int, integers: Array) -> None:
+        first = start // columns
+        part = integers.reshape(-1, columns)
+        values[first : first + len(part)] = scales.values(part, steps[first : first + len(part)])
+
+    _integers(info, section, info.grid, place, workers)
+    return values.view(info.dtype.storage).reshape(info.shape)
+
+
+def _decode_ranks(info: TensorInfo, section: memoryview, codebook: Array, workers: int) -> Array:
+    """Entries of the sorted codebook, counted from zero: -1 is the largest that has its sign bit set."""
+    entries, negative = _around_zero(codebook)
+    values = np.empty(info.size, dtype=info.dtype.bits)
+
+    def place(start: int, integers: Array) -> None:
+        symbols = (integers + np.int16(negative)).view(np.uint16)
+        values[start : start + len(integers)] = look_up(entries, symbols)
+
+    _integers(info, section, (-negative, len(codebook) - negative), place, workers)
+    return values.view(info.dtype.storage).reshape(info.shape)
+
+
+def _ranked_survivors(info: TensorInfo, section: memoryview, codebook: Array, workers: int) -> Survivors:
+    ordered = codebook[codebooks.order(codebook)]
+    negative = codebooks.negatives(ordered)
+    found: dict[int, tuple[Array, Array]] = {}
+
+    def place(start: int, integers: Array) -> None:
+        places = np.flatnonzero(integers)
+        ranks = integers[places]
+        found[start] = places + start, (ranks + negative - (ranks > 0)).astype(lanes.symbol_type(len(ordered)))
+
+    _integers(info, section, (-negative, len(ordered) - negative), place, workers)
+    parts = [found[start] for start in sorted(found)]
+    positions, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Survivors(positions, indices, ordered)
+
+
+def _around_zero(codebook: Array) -> tuple[Array, int]:
+    """The sorted codebook with zero in it, and where zero is."""
+    ordered = codebook[codebooks.order(codebook)]
+    negative = codebooks.negatives(ordered)
+    return np.insert(ordered, negative, 0), negative
+
+
+def _integers(
+    info: TensorInfo,
+    section: memoryview,
+    limits: tuple[int, int],
+    place: Callable[[int, Array], None],
+    workers: int,
+) -> None:
+    """Decode the integers of a RANS tensor and give them to `place`, part by part; checked."""
+    counts: list[int] = []
+
+    def take(start: int, integers: Array) -> None:
+        lowest, highest = int(integers.min()), int(integers.max())
+        if lowest < limits[0] or highest > limits[1]:
+            raise FormatError(f"integers from {lowest} to {highest}, but only {limits[0]} to {limits[1]} are allowed")
+        counts.append(int(np.count_nonzero(integers)))
+        place(start, integers)
+
+    reader = Reader(section, "section")
+    reader.take(info.codebook, "codebook")
+    packed = reader.take(info.tables, "model")
+    rans.decode(packed, reader.take(info.weights, "streams"), info.shape, take, workers)
+    if sum(counts) != info.nonzeros:
+        raise FormatError(f"{sum(counts)} weights are not zero, but {info.nonzeros} were announced")
 
 
 def _after_zero(codebook: Array) -> Array:

@@ -33,8 +33,9 @@ class Result:
 
     Accuracies are in percent, None where nothing measured them; `accuracy_after` is that of the network reloaded from
     the file. `kept` is the surviving fraction of each layer after pruning; `held` are the layers that `max_drop` kept
-    from being pruned as far as asked. `metric` is what was measured, such as ``Error``, ``mIoU`` or ``MSE``, and `unit`
-    what follows its values.
+    from being pruned as far as asked. `dense_bytes` counts four bytes for each float, `source_bytes` those of the types
+    in which the tensors were given; `ratio` and `source_ratio` are these over the bytes of the file. `metric` is what
+    was measured, such as ``Error``, ``mIoU`` or ``MSE``, and `unit` what follows its values.
     """
 
     file: str
@@ -51,6 +52,46 @@ class Result:
     held: list[str] = field(default_factory=list)
     metric: str = "Error"
     unit: str = " %"
+    source_bytes: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        breakdown: Breakdown,
+        stages: list[StageResult],
+        recipe: dict[str, Any],
+        kept: dict[str, float],
+        **more: Any,
+    ) -> Result:
+        """The result that `stages` (from dense to the file) and the finished file say; `more` are other attributes."""
+        first, last = stages[0], stages[-1]
+        return cls(
+            file=breakdown.file,
+            file_bytes=breakdown.file_bytes,
+            dense_bytes=first.bytes,
+            ratio=first.bytes / breakdown.file_bytes,
+            accuracy_before=first.accuracy,
+            accuracy_after=last.accuracy,
+            kept=kept,
+            stages=stages,
+            seed=recipe["seed"],
+            recipe=recipe,
+            breakdown=breakdown,
+            **more,
+        )
+
+    @property
+    def source_ratio(self) -> float | None:
+        """How many times smaller the file is than the tensors that were given, in the types that they had."""
+        return None if self.source_bytes is None else self.source_bytes / self.file_bytes
+
+    @property
+    def smaller(self) -> str:
+        """How much smaller the file is, in words: against fp32, and against what was given where that differs."""
+        line = f"{self.ratio:.2f}× smaller"
+        if self.source_bytes in (None, self.dense_bytes):
+            return line
+        return f"{line} than fp32, {self.source_ratio:.2f}× smaller than what was given"
 
     @property
     def loss_before(self) -> float | None:
@@ -71,7 +112,7 @@ class Result:
         """Plain data for JSON."""
         plain = asdict(self)
         del plain["breakdown"], plain["unit"]
-        return {**plain, "value": self.metric_after}
+        return {**plain, "source_ratio": self.source_ratio, "value": self.metric_after}
 
 
 def kept_line(kept: dict[str, float], sparsity: float) -> str:

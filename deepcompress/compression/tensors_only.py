@@ -119,19 +119,7 @@ def compress_state(
         StageResult("quantize", sizes[1], dense / sizes[1], None, round(stream.sharing_seconds, 3)),
         StageResult("encode", found.file_bytes, found.ratio, None, round(now - pruned - stream.sharing_seconds, 3)),
     ]
-    return Result(
-        file=str(path),
-        file_bytes=found.file_bytes,
-        dense_bytes=dense,
-        ratio=dense / found.file_bytes,
-        accuracy_before=None,
-        accuracy_after=None,
-        kept=kept,
-        stages=stages,
-        seed=recipe.seed,
-        recipe=recipe.as_dict(),
-        breakdown=found,
-    )
+    return Result.of(found, stages, recipe.as_dict(), kept, source_bytes=content.source_bytes)
 
 
 def _apart(state: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
@@ -157,6 +145,7 @@ class _Content:
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     scales: set[str] = field(default_factory=set)
     dense_bytes: int = 0
+    source_bytes: int = 0
     elements: int = 0
 
 
@@ -180,6 +169,7 @@ def _look_through(
         scales.look(name, value)
         content.elements += value.numel()
         content.dense_bytes += dense_bytes({name: value})
+        content.source_bytes += value.numel() * value.element_size()
         if not is_layer(value):
             continue
         layer = Layer(name, tuple(value.shape))

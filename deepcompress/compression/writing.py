@@ -34,13 +34,13 @@ from deepcompress.layers import (
 from deepcompress.networks.adapt import is_smaller
 from deepcompress.networks.batchnorm import fold_statistics
 from deepcompress.networks.copies import copied
-from deepcompress.networks.precision import stored_of
+from deepcompress.networks.precision import given_bytes, stored_of
 from deepcompress.networks.unmade import check_made
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections, silence
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.quantize.vectors import is_vector, share_vectors
-from deepcompress.reading.arrays import check_tensor
+from deepcompress.reading.arrays import check_tensor, dense_bytes
 from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
@@ -105,21 +105,15 @@ class Delivery:
         fill_from(self.model, path, most)
         breakdown = inspect(path)
         stages.finish("encode", breakdown.file_bytes)
-        return Result(
-            file=str(path),
-            file_bytes=breakdown.file_bytes,
-            dense_bytes=stages.dense,
-            ratio=stages.dense / breakdown.file_bytes,
-            accuracy_before=stages.results[0].accuracy,
-            accuracy_after=stages.results[-1].accuracy,
-            kept=kept_of(masks),
-            stages=stages.results,
-            seed=self.recipe.seed,
-            recipe=self.recipe.as_dict(),
-            breakdown=breakdown,
+        return Result.of(
+            breakdown,
+            stages.results,
+            self.recipe.as_dict(),
+            kept_of(masks),
             held=list(held),
             metric=stages.task.metric,
             unit=stages.task.unit,
+            source_bytes=stages.source,
         )
 
 
@@ -141,8 +135,12 @@ def kept_of(masks: Masks) -> dict[str, float]:
 class Stages:
     """What the stages came to: each measures from where the one before it ended, with what an interrupted run took."""
 
-    def __init__(self, dense: int, measured: Callable[[], Evaluation | None], task: Task = CLASSIFICATION) -> None:
-        self.dense, self.measured, self.task = dense, measured, task
+    def __init__(
+        self, given: nn.Module, measured: Callable[[], Evaluation | None], task: Task = CLASSIFICATION
+    ) -> None:
+        """`given` is the dense network, of which sizes are counted."""
+        self.dense, self.source = dense_bytes(tensors_of(given)), given_bytes(given)
+        self.measured, self.task = measured, task
         self.results: list[StageResult] = []
         self._since = clock()
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deepcompress.coding.codebooks import Form
 from deepcompress.coding.offsets import MAX_BITS
 from deepcompress.coding.streams import Coder, fixed_width
 from deepcompress.coding.tensors import Encoding, TensorInfo
@@ -31,7 +32,8 @@ class LayerBreakdown:
     itself where it is not shared) and of an offset (0: no offsets). `coded_bits` and `coded_index_bits` are the
     means per surviving weight in the file. `pruned_bytes` and `shared_bytes` are what the tensor would take after
     stage 1 (values and offsets at fixed width) and stage 2 (indices and offsets at fixed width, codebook). Where
-    positions and values are one stream (coder ``ans``), `coded_bits` is that of both. `book` is the codebook's form.
+    positions and values are one stream (coders ``ans`` and ``rans``), `coded_bits` is that of both. `book` is the
+    codebook's form.
     """
 
     name: str
@@ -141,7 +143,7 @@ def _layer(entry: Entry, header: Header) -> LayerBreakdown:
     itembits = 8 * info.dtype.storage.itemsize
     nonzeros = info.nonzeros if coded else info.size
     shared = coded and info.weight_coder is not Coder.LITERAL
-    bits = fixed_width(info.codebook_size if info.weight_coder is Coder.ANS else info.alphabet) if shared else itembits
+    bits = fixed_width(_book_size(info)) if shared else itembits
     pruned, quantized = _stage_bytes(info, bits, itembits)
     per_nonzero = 8 / nonzeros if nonzeros else 0.0
     return LayerBreakdown(
@@ -166,6 +168,13 @@ def _layer(entry: Entry, header: Header) -> LayerBreakdown:
         book=info.form.name.lower() if shared and info.target is None else "",
         parts=_parts(info),
     )
+
+
+def _book_size(info: TensorInfo) -> int:
+    """How many values an index can stand for."""
+    if info.form is Form.ROWS:
+        return info.grid[1] - info.grid[0] + 1
+    return info.codebook_size if info.is_mixed else info.alphabet
 
 
 def _coder_name(info: TensorInfo, header: Header) -> str:
@@ -193,10 +202,10 @@ def _stage_bytes(info: TensorInfo, bits: int, itembits: int) -> tuple[int, int]:
     if info.encoding is not Encoding.CODED:
         return info.section, info.section
     positions = (info.nonzeros + info.fillers) * info.offset_bits if info.offset_bits else info.size
-    if info.weight_coder is Coder.ANS:
+    if info.is_mixed:
         positions = _most_position_bits(info)
     pruned = min(-(-(info.nonzeros * itembits + positions) // 8), info.nbytes)
-    apart = info.offset_bits > 0 or info.weight_coder is Coder.ANS
+    apart = info.offset_bits > 0 or info.is_mixed
     entries = info.nonzeros * bits + positions if apart else info.size * bits
     return pruned, min(-(-entries // 8) + info.codebook, info.nbytes)
 

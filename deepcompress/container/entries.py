@@ -13,6 +13,7 @@ from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import MAX_MULTIPLE, Form
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.offsets import MAX_BITS
+from deepcompress.coding.rans.tokens import LARGEST
 from deepcompress.coding.streams import Coder, coder_of
 from deepcompress.coding.tensors import Encoding, TensorInfo
 from deepcompress.errors import FormatError
@@ -141,7 +142,7 @@ def check_coded(info: TensorInfo, name: str, earlier: Sequence[Entry]) -> None:
         raise FormatError(
             f"tensor {name}: {info.fillers} fillers and {info.nonzeros} weights exceed its {info.size} elements"
         )
-    if info.offset_coder in (Coder.LITERAL, Coder.ANS) or (
+    if info.offset_coder in (Coder.LITERAL, Coder.ANS, Coder.RANS) or (
         info.offset_coder is not Coder.NONE and not info.offset_bits
     ):
         raise FormatError(f"tensor {name}: offsets coded as {info.offset_coder.name}")
@@ -153,7 +154,7 @@ def check_coded(info: TensorInfo, name: str, earlier: Sequence[Entry]) -> None:
         _check_form(info, name)
     if info.target is not None:
         owner = earlier[info.target].info
-        has = owner.encoding is Encoding.CODED and owner.target is None
+        has = owner.encoding is Encoding.CODED and owner.target is None and owner.form is not Form.ROWS
         if not has or (owner.dtype, owner.codebook_size) != (info.dtype, info.codebook_size):
             raise FormatError(f"tensor {name}: it cannot share the codebook of {earlier[info.target].name}")
     if info.section > info.nbytes:
@@ -162,6 +163,10 @@ def check_coded(info: TensorInfo, name: str, earlier: Sequence[Entry]) -> None:
 
 def _check_form(info: TensorInfo, name: str) -> None:
     low, high = info.grid
+    if info.form is Form.ROWS and (
+        len(info.shape) < 2 or info.codebook_size or low > high or max(-low, high) > LARGEST
+    ):
+        raise FormatError(f"tensor {name}: integers from {low} to {high} with a scale for each row of {info.shape}")
     if info.dtype is not DType.FLOAT32:
         raise FormatError(f"tensor {name}: a codebook of {info.dtype.name} stored as {info.form.name}")
     if not info.form.is_grid:

@@ -203,6 +203,17 @@ class ModelFile:
             self._codebooks[index] = tensors.decode_codebook(owner.info, self._section(owner)).copy()
         return self._codebooks[index]
 
+    def section(self, entry: Entry) -> bytes:
+        """The bytes of a tensor as they are stored.
+
+        Raises:
+            FormatError: they are damaged.
+        """
+        try:
+            return bytes(self._section(entry))
+        except FormatError as error:
+            raise FormatError(f"{self.path}: tensor {entry.name}: {error}") from None
+
     def _section(self, entry: Entry) -> memoryview:
         with self._position:
             self._stream.seek(entry.start)

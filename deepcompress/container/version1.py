@@ -8,7 +8,6 @@ from dataclasses import replace
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.codebooks import Form
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.streams import Coder
 from deepcompress.coding.tensors import MAX_CODEBOOK, Encoding, TensorInfo
 from deepcompress.container.entries import (
     CRC_BYTES,
@@ -28,7 +27,7 @@ from deepcompress.errors import FormatError
 def holds(info: TensorInfo) -> bool:
     """Whether version 1 has what this tensor needs."""
     plain = info.encoding <= Encoding.ALIAS and info.dtype <= DType.BOOL
-    return plain and info.weight_coder is not Coder.ANS and info.form is Form.ENTRIES
+    return plain and not info.is_mixed and info.form is Form.ENTRIES
 
 
 def pack_tensors(entries: Sequence[Entry]) -> bytes:

@@ -26,7 +26,8 @@ from deepcompress.container.entries import (
 )
 from deepcompress.errors import FormatError
 
-_MIXED = 5  # the layout of a CODED tensor whose coder is ANS; the other layouts are the encodings
+_MIXED, RANKED = 5, 8  # the layouts of a CODED tensor whose coder is ANS or RANS; the others are the encodings
+_LAYOUTS = {Coder.ANS: _MIXED, Coder.RANS: RANKED}
 _BY_COLUMN, _SIDE = 1, 2
 _OWN_FORMS = 8  # from here on, a codebook is that of an earlier tensor
 NAME_END = 0x0A
@@ -34,7 +35,7 @@ NAME_END = 0x0A
 
 def holds(info: TensorInfo) -> bool:
     """Whether version 2 has what this tensor needs."""
-    return info.encoding <= Encoding.CONSTANT and info.dtype <= DType.BOOL
+    return info.encoding <= Encoding.CONSTANT and info.dtype <= DType.BOOL and info.weight_coder is not Coder.RANS
 
 
 def pack_tensors(entries: Sequence[Entry], checked: bool) -> bytes:
@@ -57,7 +58,7 @@ def _pack_info(info: TensorInfo) -> bytes:
 def layout_of(info: TensorInfo) -> tuple[int, int]:
     """The number of a tensor's layout, and its flags."""
     flags = (_BY_COLUMN if info.scan.by_column else 0) | (_SIDE if info.scan.side else 0)
-    return (_MIXED if info.weight_coder is Coder.ANS else int(info.encoding)), flags
+    return _LAYOUTS.get(info.weight_coder, int(info.encoding)), flags
 
 
 def pack_fields(info: TensorInfo) -> bytes:
@@ -71,6 +72,8 @@ def pack_fields(info: TensorInfo) -> bytes:
     if info.encoding is not Encoding.CODED:
         return out
     out += _pack_book(info) + varint(info.nonzeros)
+    if info.weight_coder is Coder.RANS:
+        return out + varint(info.tables) + varint(info.weights)
     if info.weight_coder is not Coder.ANS:
         return out + pack_streams(info)
     return out + (varint(info.scan.side) if info.scan.side else b"") + varint(info.weights)
@@ -78,9 +81,9 @@ def pack_fields(info: TensorInfo) -> bytes:
 
 def _pack_book(info: TensorInfo) -> bytes:
     out = varint(info.codebook_size) + varint(info.form if info.target is None else info.target + _OWN_FORMS)
-    if info.target is None and info.form.is_grid:
+    if info.target is None and (info.form.is_grid or info.form is Form.ROWS):
         out += b"".join(varint(_zigzag(step)) for step in info.grid)
-    return out
+    return out + (varint(info.codebook) if info.form is Form.ROWS else b"")
 
 
 def _zigzag(number: int) -> int:
@@ -134,12 +137,14 @@ def read_fields(
     if dimensions > MAX_DIMENSIONS:
         raise FormatError(f"tensor {name}: {dimensions} dimensions; at most {MAX_DIMENSIONS} are allowed")
     mixed = layout == _MIXED
-    encoding = Encoding.CODED if mixed else Encoding(layout)
+    encoding = Encoding.CODED if layout in _LAYOUTS.values() else Encoding(layout)
     info = TensorInfo(read_shape(reader, name, dimensions), dtype, encoding)
     if flags and not (mixed and flags <= (_BY_COLUMN | _SIDE) and len(info.shape) > 1):
         raise FormatError(f"tensor {name}: flags {flags}, which mean nothing here")
     if mixed:
         return _read_mixed(reader, info, name, earlier, flags)
+    if layout == RANKED:
+        return _read_ranked(reader, info, name, earlier)
     if encoding is Encoding.CODED:
         return read_streams(reader, _read_book(reader, info, name, earlier), name, earlier)
     if info.is_reference:
@@ -148,26 +153,28 @@ def read_fields(
         if encoding is Encoding.ROWS and (len(info.shape) < 2 or not info.size):
             raise FormatError(f"tensor {name}: a shape of {info.shape} stored by the kinds of its rows")
         return replace(info, weights=reader.varint("length of the section", limit=info.nbytes))
-    if encoding is Encoding.CONSTANT:
-        if info.size < 2:
-            raise FormatError(f"tensor {name}: {info.size} elements stored as a constant")
-        return replace(info, weights=info.dtype.storage.itemsize)
-    return replace(info, weights=info.nbytes)
+    if encoding is Encoding.CONSTANT and info.size < 2:
+        raise FormatError(f"tensor {name}: {info.size} elements stored as a constant")
+    return replace(info, weights=info.dtype.storage.itemsize if encoding is Encoding.CONSTANT else info.nbytes)
 
 
-def _read_book(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
-    """The facts of the codebook, and the number of weights."""
+def _read_book(
+    reader: Reader, info: TensorInfo, name: str, earlier: Sequence[Entry], last: Form = Form.GRID_BFLOAT
+) -> TensorInfo:
+    """The facts of the codebook, in a form up to `last`, and the number of weights."""
     size = reader.varint("size of the codebook", limit=MAX_CODEBOOK)
     form = reader.varint("form of the codebook", limit=len(earlier) - 1 + _OWN_FORMS)
     if form >= _OWN_FORMS:
         info = replace(info, codebook_size=size, target=form - _OWN_FORMS)
-    elif form > max(Form):
-        raise FormatError(f"tensor {name}: codebook form {form} is unknown; known are 0 to {max(Form)}")
+    elif form > last:
+        raise FormatError(f"tensor {name}: codebook form {form} is unknown; known are 0 to {last}")
     else:
         info = replace(info, codebook_size=size, form=Form(form))
-        if info.form.is_grid:
+        if info.form.is_grid or info.form is Form.ROWS:
             info = replace(info, grid=(_read_step(reader), _read_step(reader)))
-        info = replace(info, codebook=info.book.size(info.dtype.storage.itemsize))
+        own = info.form is Form.ROWS
+        size = reader.varint("length of the scales") if own else info.book.size(info.dtype.storage.itemsize)
+        info = replace(info, codebook=size)
     return replace(info, nonzeros=reader.varint("number of weights", limit=info.size))
 
 
@@ -186,5 +193,15 @@ def _read_mixed(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[E
     if info.nonzeros and not info.codebook_size:
         raise FormatError(f"tensor {name}: {info.nonzeros} weights, but no codebook")
     info = replace(info, weight_coder=Coder.ANS, scan=scan, weights=weights)
+    check_coded(info, name, earlier)
+    return info
+
+
+def _read_ranked(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
+    info = _read_book(reader, info, name, earlier, Form.ROWS)
+    tables, weights = reader.varint("length of the model"), reader.varint("length of the streams")
+    if not info.size or (info.nonzeros and not info.codebook_size and info.form is not Form.ROWS):
+        raise FormatError(f"tensor {name}: {info.nonzeros} weights of {info.size} elements, but no codebook")
+    info = replace(info, weight_coder=Coder.RANS, tables=tables, weights=weights)
     check_coded(info, name, earlier)
     return info

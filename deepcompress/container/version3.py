@@ -12,7 +12,7 @@ from deepcompress.container.entries import CRC_BYTES, MAX_TENSORS, Entry, checke
 from deepcompress.errors import FormatError
 
 _MORE = 15  # in four bits: the number is in a byte of its own
-_LAYOUTS = {*range(6), Encoding.ROWS, Encoding.COPY}
+_LAYOUTS = {*range(6), Encoding.ROWS, Encoding.COPY, version2.RANKED}
 
 
 def pack_tensors(entries: Sequence[Entry], checked: bool, front_coded: bool) -> bytes:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from deepcompress.layers import tensors_of, tied_to
+
 _PLACE = "deepcompress_stored"  # an attribute, which goes along when the network is copied or sent to a process
 
 
@@ -50,6 +52,15 @@ def remember(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     }
     doubles = {name: value for name, value in other.items() if value.dtype is torch.float64}
     setattr(network, _PLACE, Stored({name: value.dtype for name, value in other.items()}, doubles))
+
+
+def given_bytes(network: nn.Module) -> int:
+    """Bytes of the network's tensors in the types that they came in; tied ones count once."""
+    types, state = stored_of(network).dtypes, tensors_of(network)
+    tied = tied_to(state)
+    return sum(
+        value.numel() * types.get(name, value.dtype).itemsize for name, value in state.items() if name not in tied
+    )
 
 
 def stored_of(network: nn.Module) -> Stored:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from deepcompress.coding import codebooks
+from deepcompress.coding.codebooks import Form
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import CODERS, COMPACT, alias, encode_coded, encode_plain
-from deepcompress.coding.streams import Coder
 from deepcompress.coding.tensors import EncodedTensor, Encoding
 from deepcompress.container import extensions
 from deepcompress.container.entries import Entry
@@ -96,6 +96,8 @@ class _Recoder:
         info = entry.info
         if info.encoding is Encoding.ALIAS and info.target is not None:
             return alias(info.shape, info.dtype, info.target)
+        if info.form is Form.ROWS and self._coder in COMPACT:
+            return EncodedTensor(info, self._file.section(entry))
         values, dtype = self._file.read(entry.name)
         if info.encoding is not Encoding.CODED:
             return encode_plain(values, dtype, self._coder in COMPACT)
@@ -113,4 +115,4 @@ class _Recoder:
 
 
 def _is_shared(entry: Entry) -> bool:
-    return entry.info.encoding is Encoding.CODED and entry.info.weight_coder is not Coder.LITERAL
+    return entry.info.is_shared

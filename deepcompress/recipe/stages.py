@@ -186,9 +186,9 @@ class File:
     heading: ClassVar[str] = "File"
 
     coder: str = setting(
-        "huffman", Choice(("huffman", "ans", "auto", "fixed")), "Entropy coder of offsets and indices.",
-        note="huffman: the paper's; ans: adaptive, smaller; auto: the smallest of all for each tensor; fixed: fixed "
-        "widths, the paper's stage 2 alone.",
+        "huffman", Choice(("huffman", "ans", "auto", "rans", "fixed")), "Entropy coder of offsets and indices.",
+        note="huffman: the paper's; ans: adaptive, smaller; rans: static tables by context, small and fast for large "
+        "tensors; auto: the smallest of all for each tensor; fixed: fixed widths, the paper's stage 2 alone.",
     )  # fmt: skip
     index_bits: int | None = setting(
         None, Whole(1, MAX_BITS), "Width of the offset from one kept weight to the next. A longer gap needs a filler "

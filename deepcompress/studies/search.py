@@ -23,6 +23,7 @@ from deepcompress.errors import DeepCompressError, OutputError, PruneError, Reci
 from deepcompress.files import check_writable, write_atomic
 from deepcompress.layers import buffers_of, check_finite, check_rules, compressible, tensors_of
 from deepcompress.networks.parametrized import plain
+from deepcompress.networks.precision import given_bytes
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.recipe import Recipe, check_number
 from deepcompress.recipe.conflicts import instead_of
@@ -371,20 +372,14 @@ def deliver(found: Found, model: nn.Module, data: DataSet, path: str | Path) -> 
     }
     stages = [_measured(StageResult(**stage), tested.get(stage["stage"])) for stage in best.outcome.stages]
     write_atomic(path, source.read_bytes())
-    return Result(
-        file=str(path),
-        file_bytes=breakdown.file_bytes,
-        dense_bytes=stages[0].bytes,
-        ratio=stages[0].bytes / breakdown.file_bytes,
-        accuracy_before=tested["dense"].accuracy,
-        accuracy_after=tested["encode"].accuracy,
-        kept=_kept(breakdown),
-        stages=stages,
-        seed=best.outcome.recipe["seed"],
-        recipe=best.outcome.recipe,
-        breakdown=breakdown,
+    return Result.of(
+        breakdown,
+        stages,
+        best.outcome.recipe,
+        _kept(breakdown),
         metric=data.task.metric,
         unit=data.task.unit,
+        source_bytes=given_bytes(model),
     )
 
 

@@ -43,6 +43,7 @@ def test_the_numbers_of_the_coders_are_part_of_the_format():
         "HUFFMAN": 3,
         "LITERAL": 4,
         "ANS": 5,
+        "RANS": 6,
     }
 
 

@@ -15,6 +15,7 @@ import deepcompress as dc
 from deepcompress.compression.pipeline import compress
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import CheckpointError, DeepCompressError, FormatError, OutputError, RecipeError
+from deepcompress.networks.precision import remember
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import fit
@@ -389,3 +390,10 @@ def test_extra_state_that_is_no_plain_data_is_refused(tmp_path):
 
     with pytest.raises(CheckpointError, match=r"entry 0\._extra_state of the state_dict \(a dict\) is no tensor"):
         compress(torch.nn.Sequential(Extra(4, 4)), None, None, Recipe(retrain=False), tmp_path / "m.dc")
+
+
+def test_a_network_of_a_half_precision_checkpoint_knows_what_was_given(dense, tmp_path):
+    work = copy.deepcopy(dense)
+    remember(work, {name: value.bfloat16() for name, value in work.state_dict().items()})
+    result = compress(work, None, None, Recipe(prune=0.5, retrain=False), tmp_path / "m.dc")
+    assert result.source_bytes == result.dense_bytes / 2

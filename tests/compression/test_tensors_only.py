@@ -174,3 +174,18 @@ def test_the_watcher_hears_of_every_weight(tmp_path):
     assert [note for _, _, note in encoded] == list(state)
     assert encoded[0] == (0, total, "conv.weight")
     assert encoded[-1] == (total - 1, total, "steps")
+
+
+def test_both_ratios_against_fp32_and_against_what_was_given(tmp_path):
+    torch.manual_seed(0)
+    weight = torch.randn(60, 40).bfloat16()
+    state = {"w": weight, "tied": weight, "b": torch.randn(60, dtype=torch.float64), "n": torch.tensor(3)}
+    result = compress_state(state, Recipe(prune=0.8, retrain=False), tmp_path / "m.dc")
+    assert (result.dense_bytes, result.source_bytes) == (4 * 2460 + 8, 2 * 2400 + 8 * 60 + 8)
+    assert result.as_dict()["source_ratio"] == result.source_bytes / result.file_bytes
+    assert result.smaller == (
+        f"{result.ratio:.2f}× smaller than fp32, {result.source_ratio:.2f}× smaller than what was given"
+    )
+    plain = compress_state({"w": weight.float()}, Recipe(prune=0.8, retrain=False), tmp_path / "m.dc")
+    assert plain.source_ratio == plain.ratio
+    assert plain.smaller == f"{plain.ratio:.2f}× smaller"

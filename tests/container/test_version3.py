@@ -234,7 +234,7 @@ def test_a_crafted_file_is_read(load):
     [
         ([b"\x1f\x16\x00\x01"], b"\x00", "tensor 0: dtype 22 is unknown; known are 0 to 21; update"),
         ([b"\x1f\x0e\x00\x01"], b"\x00", "tensor 0: dtype 14 is not in its shortest form"),
-        ([b"\x1a\x08\x01"], b"\x00", "tensor 0: layout 8 is unknown; known are 0 to 7; update"),
+        ([b"\x1a\x09\x01"], b"\x00", "tensor 0: layout 9 is unknown; known are 0 to 8; update"),
         ([b"\x1a\x0f\x10\x01"], b"\x00", "tensor 0: layout 16 is unknown"),
         ([b"\x1a\x0f\x07\x01"], b"\x00", "tensor 0: layout 7 is not in its shortest form"),
         ([b"\x1a\x10\x01"], b"\x00", "flags 1"),

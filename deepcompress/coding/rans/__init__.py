@@ -1,0 +1,1 @@
+"""The `rans` coder: static tables chosen by context, many states side by side (docs/format.md, sections 17 to 19)."""

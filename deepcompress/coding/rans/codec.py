@@ -1,0 +1,231 @@
+"""Integers of a tensor to bytes and back, by a `Model` and interleaved rANS states (docs/format.md, section 19).
+
+A stream holds some rows and starts with the states of its lanes. Streams know nothing of each other, so threads can
+share them, and a decoder needs no more memory than one of them beside the tensor.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from deepcompress.coding import lanes, threads
+from deepcompress.coding.bits import Reader, varint
+from deepcompress.coding.rans import fitting, frequencies, model, plain, tokens
+from deepcompress.coding.rans.model import Model
+from deepcompress.coding.rans.shape import Matrix, Tile, cut_for, matrix_of, streams_of, tile_of
+from deepcompress.errors import FormatError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+LOW = 1 << 16  # of a state
+_STATE_BYTES, _WORD_BYTES = 4, 2
+_KERNELS = "deepcompress.coding.rans.kernels"
+_KERNELS_FROM = 1 << 15
+
+
+def encode(integers: Array, shape: tuple[int, ...], gaps: bool) -> tuple[bytes, bytes]:
+    """Code a tensor.
+
+    Args:
+        integers: flat, int16, one at least, none of them -2^15.
+        shape: of the tensor.
+        gaps: whether zeros are skipped.
+
+    Returns:
+        The model's bytes, and the streams.
+    """
+    return (_encode_gaps if gaps else _encode_dense)(integers, shape)
+
+
+def decode(
+    packed: memoryview,
+    payload: memoryview,
+    shape: tuple[int, ...],
+    take: Callable[[int, Array], None],
+    workers: int = 1,
+) -> None:
+    """The inverse of `encode`, stream by stream.
+
+    Args:
+        packed: the model's bytes.
+        payload: the streams.
+        shape: of the tensor, which has elements.
+        take: is given what is decoded: the number of the first element, and integers from there on (flat, int16).
+            With more than one worker it is called from their threads.
+        workers: threads that share the streams.
+
+    Raises:
+        FormatError: this is not what `encode` makes of any such tensor.
+    """
+    matrix = matrix_of(shape)
+    reader = Reader(packed, "rANS model")
+    found = model.unpack(reader, matrix)
+    reader.end()
+    decoder = _Decoder(found, matrix)
+    parts = _parts(payload, streams_of(matrix, found.cut))
+
+    def work(first: int, stop: int) -> None:
+        for (start, end), part in parts[first:stop]:
+            take(start * matrix.columns, decoder.decode(part, start, end))
+
+    threads.run(work, threads.split(len(parts), 1 if decoder.loops is plain else workers, 1))
+
+
+def _parts(payload: memoryview, rows: list[tuple[int, int]]) -> list[tuple[tuple[int, int], memoryview]]:
+    reader = Reader(payload, "streams")
+    found = []
+    for span in rows:
+        length = reader.varint("length of a stream", len(reader)) if len(rows) > 1 else len(reader)
+        found.append((span, reader.take(length, "stream")))
+    reader.end()
+    return found
+
+
+class _Decoder:
+    """What all streams of a tensor are decoded by."""
+
+    def __init__(self, found: Model, matrix: Matrix) -> None:
+        self.loops = _loops(matrix)
+        self._model, self._matrix = found, matrix
+        self._by_row = model.row_classes(found, matrix)
+        self._by_column = model.column_classes(found.axes, matrix)
+        self._order = model.column_order(self._by_column)
+        self._tables = (
+            frequencies.slots_of(frequencies.of_levels(found.levels)), found.contexts, model.scales(),
+            model.scale_classes(), tokens.bases(), tokens.extra_bits(), np.array([found.own], dtype=np.int64),
+        )  # fmt: skip
+
+    def decode(self, part: memoryview, start: int, stop: int) -> Array:
+        """The integers of rows `start` to `stop` - 1, flat, int16."""
+        tile = tile_of(stop - start, self._matrix.columns, self._model.cut)
+        head = Reader(part, "stream").take(_STATE_BYTES * tile.cut.lanes, "states")
+        states = np.frombuffer(head, dtype="<u4").astype(np.int64)
+        if (len(part) - len(head)) % _WORD_BYTES or (states < LOW).any():
+            raise FormatError("a rANS stream does not have whole words, or starts with a state that is too small")
+        words = np.frombuffer(bytes(part[len(head) :]) + bytes(_WORD_BYTES), dtype="<u2").astype(np.uint16)
+        classes = (self._by_row[start:stop], self._by_column)
+        out = np.zeros(tile.rows * tile.columns, dtype=np.int16)
+        if self._model.gaps:
+            used = self.loops.decode_gaps(words, states, _numbers(tile), classes, self._order, self._tables, out)
+        else:
+            near = _near(self._model)
+            used = self.loops.decode_dense(words, states, _numbers(tile), classes, near, self._tables, out)
+        if used != len(words) - 1 or (states != LOW).any():
+            raise FormatError("a rANS stream does not end with its last symbol: it is damaged")
+        return out
+
+
+def _loops(matrix: Matrix) -> Any:
+    """The module whose loops serve so many elements: a small tensor does not repay importing numba."""
+    small = matrix.rows * matrix.columns < _KERNELS_FROM and _KERNELS not in sys.modules
+    return plain if small or lanes.kernels() is None else import_module(_KERNELS)
+
+
+def _numbers(tile: Tile) -> tuple[int, int, int, int, int]:
+    return tile.rows, tile.columns, tile.height, tile.width, tile.cut.across
+
+
+def _near(found: Model) -> Array:
+    rows = [(near.rows, near.columns, near.aim, near.size) for near in found.neighbours]
+    return np.array(rows, dtype=np.int64).reshape(-1, 4)
+
+
+def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
+    matrix = matrix_of(shape)
+    base, axes = fitting.classes_of(integers, matrix, gaps=False)
+    near, own = fitting.neighbours(integers, shape, matrix, base, axes)
+    cut = fitting.cut_of(matrix, near)
+    blank = np.zeros((1, 1), dtype=np.uint8)
+    draft = Model(cut, False, base, axes, near, own, np.zeros(model.context_count(False, len(near)), np.uint8), blank)
+    found = []
+    counts = np.zeros((len(draft.contexts), tokens.TOKENS), dtype=np.int64)
+    loops = _loops(matrix)
+    by_row, by_column = model.row_classes(draft, matrix), model.column_classes(axes, matrix)
+    tables = (model.scales(), model.scale_classes(), np.array([own], dtype=np.int64), tokens.classes())
+    spans = streams_of(matrix, cut)
+    for start, stop in spans:
+        tile = tile_of(stop - start, matrix.columns, cut)
+        values = integers[start * matrix.columns : stop * matrix.columns]
+        contexts = np.empty(len(values), dtype=np.uint8)
+        loops.find_contexts(
+            values, _numbers(tile), (by_row[start:stop], by_column), _near(draft), tables, contexts, counts
+        )
+        found.append(contexts)
+    full = _with_tables(draft, counts)
+    coder = _coding(full)
+    streams = []
+    for (start, stop), contexts in zip(spans, found, strict=True):
+        tile = tile_of(stop - start, matrix.columns, cut)
+        values = integers[start * matrix.columns : stop * matrix.columns]
+        states = np.full(cut.lanes, LOW, dtype=np.int64)
+        words = np.empty(2 * len(values) + 1, dtype=np.uint16)
+        at = loops.encode_dense(values, contexts, _numbers(tile), coder, states, words)
+        streams.append(_stream(states, words[at:]))
+    return model.pack(full), _joined(streams)
+
+
+def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
+    matrix = matrix_of(shape)
+    base, axes = fitting.classes_of(integers, matrix, gaps=True)
+    cut = cut_for(matrix, True, 2 * np.count_nonzero(integers) / len(integers))
+    blank = np.zeros((1, 1), dtype=np.uint8)
+    draft = Model(cut, True, base, axes, (), 0, np.zeros(model.context_count(True, 0), np.uint8), blank)
+    counts = np.zeros((2 * model.SCALES, tokens.TOKENS), dtype=np.int64)
+    loops = _loops(matrix)
+    by_row, by_column = model.row_classes(draft, matrix), model.column_classes(axes, matrix)
+    order = model.column_order(by_column)
+    found = []
+    for start, stop in streams_of(matrix, cut):
+        tile = tile_of(stop - start, matrix.columns, cut)
+        values = integers[start * matrix.columns : stop * matrix.columns]
+        room = np.count_nonzero(values) + len(values) // tokens.LARGEST + cut.lanes
+        events, ends = np.empty(room, dtype=np.int64), np.zeros(cut.lanes, dtype=np.int64)
+        loops.find_events(values, _numbers(tile), cut.lanes, (by_row[start:stop], by_column), order, events, ends)
+        events = events[: ends[-1]]
+        _count_events(events, counts)
+        found.append((events, ends))
+    full = _with_tables(draft, counts)
+    coder = _coding(full)
+    streams = []
+    for events, ends in found:
+        states = np.full(cut.lanes, LOW, dtype=np.int64)
+        words = np.empty(4 * len(events) + 1, dtype=np.uint16)
+        at = loops.encode_gaps(events, ends, coder, states, words)
+        streams.append(_stream(states, words[at:]))
+    return model.pack(full), _joined(streams)
+
+
+def _count_events(events: Array, counts: Array) -> None:
+    classes = tokens.classes()
+    flat = counts.reshape(-1)
+    width = counts.shape[1]
+    flat += np.bincount((events >> 16 & 31) * width + classes[events & 65535], minlength=len(flat))
+    values = (events >> 32) - 32768
+    weights = values != 0
+    token = 2 * classes[np.abs(values[weights])].astype(np.int64) - (values[weights] < 0)
+    flat += np.bincount((32 + (events[weights] >> 24 & 31)) * width + token, minlength=len(flat))
+
+
+def _with_tables(draft: Model, counts: Array) -> Model:
+    alphabet = int(np.flatnonzero(counts.any(axis=0))[-1]) + 1
+    contexts, levels = fitting.tables_of(counts[:, :alphabet])
+    return Model(draft.cut, draft.gaps, draft.base, draft.axes, draft.neighbours, draft.own, contexts, levels)
+
+
+def _coding(found: Model) -> tuple[Array, ...]:
+    shares = frequencies.of_levels(found.levels)
+    begins = shares.cumsum(axis=1) - shares
+    return begins, shares, found.contexts, tokens.classes(), tokens.bases(), tokens.extra_bits()
+
+
+def _stream(states: Array, words: Array) -> bytes:
+    return states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
+
+
+def _joined(streams: list[bytes]) -> bytes:
+    return b"".join(varint(len(part)) + part for part in streams) if len(streams) > 1 else streams[0]

@@ -1,0 +1,233 @@
+"""The rANS coder: what goes in comes out, compiled or not, near what its statistics say; and damage is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deepcompress.coding.bits import Reader
+from deepcompress.coding.rans import codec, fitting, frequencies, kernels, model, plain, shape, tokens
+from deepcompress.coding.rans.model import Model, Neighbour
+from deepcompress.coding.rans.shape import Cut, matrix_of
+from deepcompress.errors import FormatError
+
+
+def back(packed, payload, dims, workers=1):
+    found = np.full(int(np.prod(dims)), 99, dtype=np.int16)
+
+    def take(start, integers):
+        found[start : start + len(integers)] = integers
+
+    codec.decode(memoryview(packed), memoryview(payload), dims, take, workers)
+    return found
+
+
+def drawn(dims, spread=2.0, density=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    size = int(np.prod(dims))
+    found = np.clip(np.rint(rng.standard_t(4, size) * spread), -32767, 32767)
+    return np.where(rng.random(size) < density, found, 0).astype(np.int16)
+
+
+def smooth(dims, seed=0):
+    steps = np.random.default_rng(seed).integers(-2, 3, dims)
+    return (np.cumsum(steps, axis=-1) % 64 - 20).astype(np.int16).reshape(-1)
+
+
+def entropy(integers):
+    counts = np.unique(integers, return_counts=True)[1]
+    return float(-(counts * np.log2(counts / counts.sum())).sum()) / 8
+
+
+CASES = {
+    "one": ((), np.array([-7], np.int16)),
+    "vector": ((57,), drawn((57,))),
+    "column": ((31, 1), drawn((31, 1))),
+    "zeros": ((12, 40), np.zeros(480, np.int16)),
+    "same": ((9, 30), np.full(270, -3, np.int16)),
+    "matrix": ((70, 61), drawn((70, 61))),
+    "kernels": ((20, 12, 3, 3), drawn((20, 12, 3, 3), density=0.4)),
+    "sparse": ((64, 300), drawn((64, 300), density=0.03)),
+    "large": ((13, 50), drawn((13, 50), spread=9000)),
+    "smooth": ((16, 300), smooth((16, 300))),
+    "below": ((150, 32), smooth((32, 150)).reshape(32, 150).T.reshape(-1).copy()),
+    "long gaps": ((2, 70_000), np.where(np.arange(140_000) % 66_000 == 65_999, 5, 0).astype(np.int16)),
+}
+
+
+@pytest.mark.parametrize("gaps", [False, True], ids=["dense", "gaps"])
+@pytest.mark.parametrize("name", CASES)
+def test_what_goes_in_comes_out_compiled_or_not(monkeypatch, name, gaps):
+    dims, integers = CASES[name]
+    made = []
+    for loops in (kernels, plain):
+        monkeypatch.setattr(codec, "_loops", lambda _, loops=loops: loops)
+        made.append(codec.encode(integers, dims, gaps))
+        assert np.array_equal(back(*made[-1], dims), integers)
+    assert made[0] == made[1]
+    assert np.array_equal(back(*made[0], dims), integers)
+
+
+@pytest.mark.parametrize("gaps", [False, True], ids=["dense", "gaps"])
+def test_streams_side_by_side_give_the_same(monkeypatch, gaps):
+    monkeypatch.setattr(shape, "PER_STREAM", 1000)
+    monkeypatch.setattr(shape, "PER_LANE", 100)
+    dims, integers = (50, 90), drawn((50, 90), density=0.5)
+    packed, payload = codec.encode(integers, dims, gaps)
+    found = model.unpack(Reader(packed, "model"), matrix_of(dims))
+    assert len(shape.streams_of(matrix_of(dims), found.cut)) > 3
+    assert found.cut.lanes > 1
+    for workers in (1, 2, 3):
+        assert np.array_equal(back(packed, payload, dims, workers), integers)
+
+
+def test_every_magnitude_has_its_token():
+    magnitudes = np.arange(tokens.LARGEST + 1)
+    classes = tokens.classes().astype(np.int64)
+    rest = magnitudes - tokens.starts()[classes]
+    bits = tokens.extra_bits()
+    assert (rest >= 0).all() and (rest < 1 << bits[2 * classes]).all()
+    assert np.array_equal(np.unique(classes), np.arange(60))
+    assert list(classes[[15, 16, 19, 20, 31, 32, 40, 32767]]) == [15, 16, 16, 17, 19, 20, 21, 59]
+    assert tokens.bases()[:5].tolist() == [0, -1, 1, -2, 2]
+    assert tokens.bases()[[31, 32]].tolist() == [-16, 16]
+    assert bits[30:33].tolist() == [0, 2, 2] and bits[-1] == 12
+    assert len(bits) == tokens.TOKENS == 119
+
+
+def test_frequencies_fill_the_table():
+    counts = np.array([[5, 0, 1, 1 << 40], [0, 0, 0, 0], [0, 7, 0, 0], [1, 1, 1, 1]])
+    levels = frequencies.levels_of(counts)
+    assert levels.tolist() == [[1, 0, 1, 49], [49, 0, 0, 0], [0, 49, 0, 0], [49, 49, 49, 49]]
+    shares = frequencies.of_levels(levels)
+    assert shares.tolist() == [[1, 0, 2, 4093], [4096, 0, 0, 0], [0, 4096, 0, 0], [1024] * 4]
+    slots = frequencies.slots_of(shares)[0]
+    assert [slots[0], slots[1], slots[2], slots[3]] == [
+        0,
+        2 << 24 | 1 << 12,
+        2 << 24 | 1 << 12 | 1,
+        3 << 24 | 4092 << 12,
+    ]
+    with pytest.raises(FormatError, match="no token"):
+        frequencies.of_levels(np.zeros((1, 3), np.uint8))
+
+
+def test_independent_numbers_take_their_entropy():
+    integers = drawn((300, 200), seed=3)
+    packed, payload = codec.encode(integers, (300, 200), False)
+    assert entropy(integers) < len(packed) + len(payload) < 1.012 * entropy(integers)
+
+
+def test_few_weights_take_their_entropy_too():
+    rng = np.random.default_rng(0)
+    integers = np.where(rng.random(200_000) < 0.02, rng.integers(1, 9, 200_000), 0).astype(np.int16)
+    packed, payload = codec.encode(integers, (500, 400), True)
+    assert entropy(integers) < len(packed) + len(payload) < 1.02 * entropy(integers)
+
+
+def test_rows_and_columns_that_differ_are_told_apart():
+    rng = np.random.default_rng(0)
+    scale = np.exp(rng.normal(0, 1, (200, 1)) + rng.normal(0, 0.7, (1, 300)))
+    integers = np.rint(rng.normal(0, 1, (200, 300)) * scale).astype(np.int16).reshape(-1)
+    packed, payload = codec.encode(integers, (200, 300), False)
+    assert len(packed) + len(payload) < 0.85 * entropy(integers)
+
+
+@pytest.mark.parametrize("name", ["smooth", "below"])
+def test_neighbours_tell_smooth_rows(name):
+    dims, integers = CASES[name]
+    packed, payload = codec.encode(integers, dims, False)
+    found = model.unpack(Reader(packed, "model"), matrix_of(dims))
+    assert (0, 1) in {(n.rows, n.columns) for n in found.neighbours} or name == "below"
+    assert found.neighbours
+    assert len(packed) + len(payload) < 0.85 * entropy(integers)
+
+
+def test_noise_has_no_neighbours():
+    packed, _ = codec.encode(drawn((120, 150)), (120, 150), False)
+    assert model.unpack(Reader(packed, "model"), matrix_of((120, 150))).neighbours == ()
+
+
+def test_contexts_that_are_alike_share_a_table():
+    counts = np.zeros((32, 5), dtype=np.int64)
+    counts[3], counts[4], counts[20] = [900, 90, 10, 0, 0], [1800, 180, 20, 0, 0], [0, 10, 90, 900, 1]
+    contexts, levels = fitting.tables_of(counts)
+    assert len(levels) == 2
+    assert contexts[3] == contexts[4] == contexts[10] == 0 and contexts[20] == contexts[31] == 1
+
+
+# What is refused -------------------------------------------------------------------------------------------------
+
+DIMS = (10, 12)
+GOOD = Model(
+    Cut(10, 1, 1), False, 3, (None, np.arange(1, dtype=np.uint8), None), (Neighbour(1, 2, -3, 4),), 9,
+    np.zeros(128, np.uint8), np.array([[49, 1]], np.uint8),
+)  # fmt: skip
+
+
+def test_a_model_is_packed_and_unpacked():
+    found = model.unpack(Reader(model.pack(GOOD), "model"), matrix_of((10, 1, 12)))
+    assert (found.cut, found.gaps, found.base, found.neighbours, found.own) == (GOOD.cut, False, 3, GOOD.neighbours, 9)
+    assert found.axes[0] is None and found.axes[1].tolist() == [0] and found.axes[2] is None
+    assert np.array_equal(found.contexts, GOOD.contexts) and np.array_equal(found.levels, GOOD.levels)
+
+
+PLAIN = replace(GOOD, axes=(None, None, None), neighbours=(), own=0, contexts=np.zeros(32, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (replace(PLAIN, cut=Cut(0, 1, 1)), "streams of 0 rows"),
+        (replace(PLAIN, cut=Cut(11, 1, 1)), "rows of a stream is 11"),
+        (replace(PLAIN, cut=Cut(10, 32, 16)), r"in 2\^5 by 2\^4 lanes"),
+        (replace(PLAIN, base=257), "base of the classes is 513"),
+        (replace(PLAIN, neighbours=(Neighbour(0, 0, 1, 1),)), "a neighbour of itself"),
+        (replace(PLAIN, neighbours=(Neighbour(11, 0, 1, 1),)), "rows to a neighbour is 11"),
+        (replace(PLAIN, neighbours=(Neighbour(0, 13, 1, 1),)), "columns to a neighbour is 13"),
+        (replace(PLAIN, neighbours=(Neighbour(0, 1, 1, 1),) * 5), "number of neighbours 5"),
+        (replace(PLAIN, gaps=True, neighbours=(Neighbour(0, 1, 1, 1),)), "number of neighbours 1"),
+        (replace(PLAIN, contexts=np.ones(32, np.uint8)), "table 1"),
+        (replace(PLAIN, levels=np.full((1, 2), 50, np.uint8)), "level 50"),
+        (replace(PLAIN, levels=np.zeros((1, 2), np.uint8)), "no token"),
+        (replace(PLAIN, levels=np.full((1, 120), 49, np.uint8)), "1 tables of 120 tokens"),
+        (replace(PLAIN, levels=np.full((65, 1), 49, np.uint8)), "65 tables of 1 tokens"),
+    ],
+)  # fmt: skip
+def test_models_that_break_a_rule(wrong, message):
+    with pytest.raises(FormatError, match=message):
+        back(model.pack(wrong), bytes(4), DIMS)
+
+
+@pytest.mark.parametrize("loops", [kernels, plain], ids=["compiled", "plain"])
+def test_damage_is_refused_or_gives_numbers(monkeypatch, loops):
+    monkeypatch.setattr(codec, "_loops", lambda _: loops)
+    rng = np.random.default_rng(0)
+    for gaps in (False, True):
+        integers = drawn((10, 20), spread=20, density=0.3)
+        packed, payload = codec.encode(integers, (10, 20), gaps)
+        for wrong in (payload[:-2], payload[:-1], payload + bytes(2), bytes(4) + payload[4:], payload[:3], b""):
+            with pytest.raises(FormatError):
+                back(packed, wrong, (10, 20))
+        refused = 0
+        for _ in range(40):
+            data = [bytearray(packed), bytearray(payload)]
+            part = data[int(rng.integers(2))]
+            part[int(rng.integers(len(part)))] ^= 1 << int(rng.integers(8))
+            try:
+                back(*data, (10, 20))
+            except FormatError:
+                refused += 1
+        assert refused > 25
+
+
+def test_gaps_may_not_lead_out_of_a_lane():
+    levels = np.zeros((1, tokens.TOKENS), np.uint8)
+    for token, message in ((59, "does not end"), (60, "does not end"), (0, "does not end")):
+        table = levels.copy()
+        table[0, token] = 49
+        wrong = replace(PLAIN, gaps=True, contexts=np.zeros(64, np.uint8), levels=table)
+        for loops in (kernels, plain):
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(FormatError, match=message):
+                patch.setattr(codec, "_loops", lambda _, loops=loops: loops)
+                back(model.pack(wrong), b"\0\0\1\0", DIMS)
