@@ -388,7 +388,8 @@ def test_ctrl_c_says_how_to_go_on(trained, monkeypatch):
     from deepcompress.report.console import ConsoleProgress
 
     monkeypatch.setattr(ConsoleProgress, "epoch", interrupt)
-    assert "interrupted; the state is kept in model.dc.resume, and the same command with --resume" in fail(*trained, "-q")
+    line = fail(*trained, "-q")
+    assert "interrupted; the state is kept in model.dc.resume, and the same command with --resume" in line
 
 
 def test_training_goes_on(trained, tmp_path, monkeypatch):
