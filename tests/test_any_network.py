@@ -225,7 +225,7 @@ def test_what_is_wrong_with_a_task_is_said_before_any_work(tmp_path):
         run(loss=F.cross_entropy)
     with pytest.raises(RecipeError, match=r"the metric gives a str"):
         run(loss=token_loss, metric=lambda output, target: "good")
-    with pytest.raises(RecipeError, match="label_smoothing is of classification"):
+    with pytest.raises(RecipeError, match="label_smoothing is for classification"):
         run(replace(RECIPE, label_smoothing=0.1), loss=token_loss)
     with pytest.raises(RecipeError, match="max_drop needs validation data"):
         run(replace(RECIPE, max_drop=1.0), loss=token_loss)

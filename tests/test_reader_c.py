@@ -129,3 +129,6 @@ def test_a_microcontroller_sees_what_torch_sees(tmp_path):
     said = [int(number) for number in re.findall(r"^\d: (-?\d+) / 1000$", done.stdout, re.MULTILINE)]
     assert said == pytest.approx([round(1000 * float(logit)) for logit in logits], abs=2)
     assert "This is a 3.\n" in done.stdout
+    figures = dict(re.findall(r"^(Flash|Memory): (\d+) bytes", done.stdout, re.MULTILINE))
+    assert int(figures["Flash"]) < 20_000
+    assert int(figures["Memory"]) < 80_000

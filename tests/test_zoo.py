@@ -181,7 +181,7 @@ def test_what_cannot_be_traced_goes_on_with_one_message(tmp_path):
     told = [text for text in watch.said if "torch.fx" in text]
     assert len(told) == 1
     assert told[0].startswith(
-        "neurons that pruning leaves without input or output are not looked for: torch.fx cannot trace the network "
+        "dead neurons cannot be found, so they keep their weights: torch.fx cannot trace the network "
         "Branches (TraceError: "
     )
 

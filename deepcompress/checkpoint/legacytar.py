@@ -51,7 +51,7 @@ def read(path: Path) -> Any:
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     stream = archive.extractfile(name)
     if stream is None:
-        raise CheckpointError(f"its member {name} is no file")
+        raise CheckpointError(f"its member {name} is not a file")
     return stream.read()
 
 

@@ -62,6 +62,6 @@ def write(
         if name is None:
             raise
         raise CheckpointError(
-            f"{path}: tensor {name} is of {plain[name].dtype}, which .safetensors does not have; write a .pt file"
+            f"{path}: tensor {name} has dtype {plain[name].dtype}, which .safetensors does not have; write a .pt file"
         ) from None
     write_atomic(path, packed)

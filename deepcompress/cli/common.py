@@ -107,7 +107,7 @@ def file_settings(file: str) -> dict[str, Any]:
 
 @contextmanager
 def resumable(journal: Path | None, resume: bool, watch: Progress) -> Iterator[None]:
-    """A run whose state is kept in `journal`, if it is: it goes on from there, or it must begin anew.
+    """A run whose state is kept in `journal`, if there is one: it continues from there, or it must start anew.
 
     Raises:
         ResumeError: there is the state of an interrupted run, and nobody said `resume`.
@@ -128,7 +128,7 @@ def resumable(journal: Path | None, resume: bool, watch: Progress) -> Iterator[N
         if not is_interrupted(journal):
             raise
         raise DeepCompressError(
-            f"interrupted; what is done stays in {journal}, and the same command with --resume goes on from there"
+            f"interrupted; the state is kept in {journal}, and the same command with --resume continues the run"
         ) from None
 
 

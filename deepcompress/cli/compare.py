@@ -70,11 +70,11 @@ pruning_options = options(
 @click.option("--prune", "sparsities", type=Several(click.FloatRange(0, 1, max_open=True)), metavar="F,F,…",
               help="Fractions of all prunable weights to remove.  [default: 0.5,0.8,0.9,0.95,0.98]")  # fmt: skip
 @click.option("--seed", "seeds", type=Several(click.IntRange(min=0)), default="0", show_default=True, metavar="N,…",
-              help="All is done once with each; the table has means and deviations.")  # fmt: skip
+              help="Seeds. Everything is run once with each; the table has means and standard deviations.")  # fmt: skip
 @click.option("--rank-layer", metavar="LAYER",
-              help="Where scores are held against the empirical ones.  [default: the smallest layer]")  # fmt: skip
-@setting_option("max_drop", help="With retraining: most points of validation accuracy to lose; layers that cost more "
-                "are rolled back.")  # fmt: skip
+              help="Layer whose scores are compared with the empirical ones.  [default: the smallest one]")  # fmt: skip
+@setting_option("max_drop", help="With retraining: maximum loss of validation accuracy, in percentage points. Layers "
+                "that lose more are rolled back.")  # fmt: skip
 @network_option
 @data_options()
 @task_options
@@ -101,15 +101,15 @@ def compare(
 ) -> None:
     """Compare criteria of pruning: error against sparsity, time, and rank correlation.
 
-    CKPT is pruned by each criterion to each sparsity, from the dense weights each time, and measured before and after
-    retraining (--epochs; 0: not retrained):
+    Each criterion prunes the dense weights of CKPT to each sparsity. The network is evaluated before and after
+    retraining (--epochs; 0: no retraining):
 
     \b
       deepcompress compare lenet5.pt --criteria magnitude,taylor2,obs --prune 0.5,0.9,0.98 --seed 0,1,2 --epochs 4
 
-    Without --schedule all weights go in one cut, and retraining follows; with it they go on its way. Errors are those
-    on the validation data; the test error is in compare.csv, and decides nothing. The Pareto front of sparsity and
-    error, over all criteria, is marked in the table, and a grey line in the picture.
+    Without --schedule all weights are removed at once, before retraining. Errors are measured on the validation data.
+    The test error is only written to compare.csv and decides nothing. The Pareto front of sparsity and error over all
+    criteria is marked in the table, and drawn as a grey line in the picture.
 
     Spearman is the rank correlation of a criterion's scores with the rise of the loss that is measured when a weight
     alone is removed (criterion empirical), in one layer. Rows are written to compare.csv as they come.

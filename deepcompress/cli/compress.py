@@ -67,25 +67,25 @@ ESSENTIAL = {
 
 HELP = f"""Prune, share and code a network into one .dc file.
 
-CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several. It may also be a .dc file, to go on from:
-what is pruned there stays so, shared values are tuned further (--finetune-epochs N), and everything that is not asked
-for is as in that file.
+CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several. It can also be a .dc file. Then its
+pruned weights stay pruned, its shared values are fine-tuned further (--finetune-epochs N), and every setting that you
+do not give is that of the file.
 
 \b
-Say how small in one of these ways:
-  --prune F --bits B            so many weights, so many shared values
+Choose one of these ways to say how small the file is:
+  --prune F --bits B            fraction of weights to remove, bits of a codebook index
   --prune F --max-drop POINTS   the same, but layers that lose too much keep more
   --target-size SIZE            a file of at most this size
-  --max-drop POINTS             the smallest file that loses no more than this
+  --max-drop POINTS             the smallest file that loses no more accuracy
 
-With the last two, what is not given is set for small files:
+The last two use these settings for small files, unless you give others:
 {" ".join(f"--{name.replace('_', '-')} {value}" for name, value in SMALLEST.items())}.
 
-A run that retrains keeps its state in OUTPUT.resume until it ends: after an interruption of any kind, the same command
-with --resume goes on from the last whole epoch, and ends in the same file. --max-drop without --prune compresses many
-times, and keeps its trials in OUTPUT.search: there the same command goes on, with --resume or without.
+A run that retrains keeps its state in OUTPUT.resume until it ends. If it is interrupted, the same command with --resume
+continues after the last complete epoch and writes the same file. --max-drop without --prune compresses many times and
+keeps its trials in OUTPUT.search. The same command continues such a search, with or without --resume.
 
-The test data decides nothing: it is measured on for the table at the end.
+The test data decides nothing. It is used only for the table at the end.
 """
 
 
@@ -136,7 +136,7 @@ class Sections(click.Command):
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="model.dc", show_default=True, metavar="FILE")
 @force_option
-@click.option("--resume", is_flag=True, help="Go on with this command where it was interrupted, if it was.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run, if there is one.")
 @network_option
 @data_options()
 @task_options
@@ -173,11 +173,11 @@ def compress(
     settings["rewind"] = rewind if rewind in (None, "random") else "start"
     recipe, searching = build_budgeted(recipe_file, layers, settings, file_settings(start) if start else None)
     if not searching and (trials is not None or keep_trials):
-        raise click.UsageError("--trials and --keep-trials are of the search: --max-drop without --prune")
+        raise click.UsageError("--trials and --keep-trials are for the search only: give --max-drop without --prune")
     files = MaskFiles(masks_file, save_masks, save_scores)
     files.check(settings, recipe, searching)
     if resume and save_scores is not None:
-        raise click.UsageError("--save-scores is of a run that judges every weight itself: without --resume")
+        raise click.UsageError("--save-scores needs a run that computes all scores itself: leave out --resume")
 
     from deepcompress.checkpoint import load_checkpoint, open_checkpoint
     from deepcompress.files import check_writable
@@ -243,12 +243,12 @@ def _together(recipe: Recipe, searching: bool, device: str) -> tuple[bool, Recip
         return True, recipe
     if searching:
         raise DeepCompressError(
-            "--max-drop without --prune compresses many times, and does so in one process: with several, give "
-            "--target-size, or --prune beside it"
+            "--max-drop without --prune runs in one process only: for several processes, give "
+            "--target-size, or add --prune"
         )
     precision = distributed.mixed_precision()
     if precision not in ("no", "bf16"):
-        raise DeepCompressError(f"--mixed_precision {precision}: the launcher must be told bf16, or no")
+        raise DeepCompressError(f"--mixed_precision {precision}: only bf16 and no are supported")
     if precision == "bf16":
         recipe = replace(recipe, precision="bfloat16")
     first = distributed.is_first()
@@ -335,9 +335,11 @@ def _compress_tensors(
 ) -> Result:
     """Without data and without the network: tensor by tensor."""
     from deepcompress.compression.tensors_only import compress_state
-    from deepcompress.layers import buffers_of
+    from deepcompress.layers import buffers_of, part_of_computed
     from deepcompress.networks.names import fitted
 
+    if name is not None and part_of_computed(source.state) is not None:  # what it comes to, only the network knows
+        return _compress_without_data(source, checkpoint, name, label, recipe, output, watch, None, start)
     if start is not None:  # whose batch norm is folded, if it is
         recipe = replace(recipe, batch_norm="keep")
     network = outline(name, source)
@@ -383,7 +385,7 @@ def _search(
         )
     except KeyboardInterrupt:
         raise DeepCompressError(
-            f"interrupted; the trials that are done stay in {folder}, and the same command goes on from there"
+            f"interrupted; the finished trials stay in {folder}, and the same command continues the search"
         ) from None
     result = library.deliver(found, model, samples, output)
     if not keep:

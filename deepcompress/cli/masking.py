@@ -40,7 +40,7 @@ class MaskFiles:
                 flag = f"--{given[0] if given else 'max_drop'}".replace("_", "-")
                 raise click.UsageError(f"--masks says what is pruned, and so does {flag}: give one of them")
         if self.save_scores is not None and (self.masks is not None or searching or recipe.target_size is not None):
-            raise click.UsageError("--save-scores is for a criterion: to a size, or by --masks, there is none")
+            raise click.UsageError("--save-scores needs a criterion, and a budget or --masks uses none")
 
         from deepcompress.checkpoint import check_ending
         from deepcompress.files import check_writable

@@ -130,8 +130,8 @@ def data_name(given: str | None, named: str | None, file: str, packed: bool) -> 
     if named in DATA_SETS or (not packed and _is_there(named)):
         return named
     raise DataError(
-        f"{file}: the file names the data {named!r}, which is a folder or .npz file of whoever made it: "
-        "give it with --data"
+        f"{file}: the file names the data {named!r}, which is a folder or .npz file of its author: "
+        "give your copy with --data"
     )
 
 

@@ -15,8 +15,10 @@ REGROWTH = ("regrow", "regrow_fraction", "regrow_every", "deepr_alpha", "deepr_t
 
 common = options(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there."),
-    click.option("-v", "--verbose", is_flag=True, help="Say more."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress, no messages, and one line instead of tables."),
+    click.option("-v", "--verbose", is_flag=True, help="Show more details."),
+    click.option(
+        "-q", "--quiet", is_flag=True, help="Show no progress and no messages, and one line instead of tables."
+    ),
 )
 
 
@@ -28,43 +30,44 @@ def data_options(default: str | None = None) -> Callable[[Command], Command]:
                      help="digits, mnist, fashion-mnist, cifar10; a folder with one folder of images for each class; "
                      f"or a .npz file with x_train, y_train, x_test, y_test.  [default: {named}]"),
         click.option("--data-dir", type=click.Path(), envvar="DEEPCOMPRESS_DATA", show_envvar=True,
-                     help="Folder of the named data sets, as torchvision lays them out."),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True),
+                     help="Folder that holds the named data sets in torchvision's layout."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True,
+                     help="Device that runs the network."),
     )  # fmt: skip
 
 
 normalize_option = click.option(
     "--normalize", metavar="MEAN,STD|WORD",
-    help="How inputs are normalized: one mean and one deviation, or all means and then all deviations of the channels; "
-    "imagenet; data (by the training data); none.  "
-    "[default: what the file says, else your own data is fed as it is: floats unchanged, bytes ÷ 255]",
+    help="How inputs are normalized: one mean and one standard deviation, or all means and then all deviations of the "
+    "channels; imagenet; data (from the training data); none.  "
+    "[default: what the file says; else your own floats are used unchanged, and bytes are divided by 255]",
 )  # fmt: skip
 #: What the data is for, and how its inputs are fed.
 task_options = options(
-    click.option("--task", type=click.Choice(TASKS), help="What the network is for.  [default: by the shapes of its "
-                 "outputs and of the targets]"),
-    click.option("--loss", metavar="FILE.py:FN", help="In place of a task: your own loss(output, target), a scalar."),
+    click.option("--task", type=click.Choice(TASKS), help="Task of the network.  [default: by the shapes of outputs "
+                 "and targets]"),
+    click.option("--loss", metavar="FILE.py:FN", help="Your own loss(output, target), which returns a scalar."),
     click.option("--metric", metavar="FILE.py:FN",
-                 help="In place of the task's metric: your own metric(output, target), a number. Higher is better, "
-                 "unless the function has the attribute higher_is_better = False."),
+                 help="Your own metric(output, target), which returns a number. Higher is better, unless the function "
+                 "has the attribute higher_is_better = False."),
     normalize_option,
 )  # fmt: skip
 
 
 network_option = click.option(
     "--network", metavar="NAME",
-    help="lenet5, lenet-300-100, resnet20, torchvision:resnet18, or your own: file.py:function, by choice with "
+    help="lenet5, lenet-300-100, resnet20, torchvision:resnet18, or your own file.py:function. It may have "
     "arguments: 'net.py:make(classes=10)'.",
 )  # fmt: skip
 strict_option = click.option(
     "--no-strict", is_flag=True,
-    help="Load what fits: tensors that are missing, or that the network does not know, are told and left.",
+    help="Load the tensors that match. Missing and unexpected tensors cause a warning.",
 )  # fmt: skip
 trust_option = options(
     click.option("--trust-pickle", is_flag=True,
-                 help="Load a pickled module. It can run any code: only for files of your own."),
+                 help="Load a pickled module. It can run any code, so use this only for your own files."),
     click.option("--key", metavar="A.B",
-                 help="Where the state_dict is in a file that holds several, such as ema or model.ema."),
+                 help="Key of the state_dict in a file that holds several, such as ema or model.ema."),
 )  # fmt: skip
 
 
@@ -77,22 +80,22 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # a generic class in ne
         """The numbers as a tuple."""
         parts = str(value).split(",")
         if not all(part.strip().isdecimal() and 0 < int(part) <= 1 << 20 for part in parts):
-            self.fail(f"{value!r} is no shape: write the dimensions of one sample, such as 1,28,28", param, ctx)
+            self.fail(f"{value!r} is not a shape: write the dimensions of one sample, such as 1,28,28", param, ctx)
         return tuple(int(part) for part in parts)
 
 
 #: What a network takes, for commands that run it once.
 shape_options = options(
-    click.option("--data", metavar="NAME|DIR|FILE.npz", help="Of which two samples are looked at.  "
-                 "[default: what the file names]"),
+    click.option("--data", metavar="NAME|DIR|FILE.npz", help="Data set that supplies the two samples used to run the "
+                 "network.  [default: what the file names]"),
     click.option("--data-dir", type=click.Path(), envvar="DEEPCOMPRESS_DATA", show_envvar=True,
-                 help="Folder of the named data sets, as torchvision lays them out."),
+                 help="Folder that holds the named data sets in torchvision's layout."),
     click.option("--input-shape", type=Shape(), metavar="C,H,W",
-                 help="Shape of one sample, such as 1,28,28, if no data shall be looked at."),
+                 help="Shape of one sample, such as 1,28,28, instead of --data."),
 )  # fmt: skip
 max_bytes_option = click.option(
     "--max-bytes", type=click.IntRange(min=0), metavar="N",
-    help="Most bytes that the decoded tensors may take.  [default: 1024 × the file, at least 256 MiB]",
+    help="Maximum number of bytes of the decoded tensors.  [default: 1024 × the file, at least 256 MiB]",
 )  # fmt: skip
 
 
@@ -106,30 +109,30 @@ budget_options = options(
 )  # fmt: skip
 mask_options = options(
     click.option("--masks", "masks_file", type=click.Path(), metavar="FILE",
-                 help="Prune exactly as these masks say, in place of --prune and a criterion."),
+                 help="Prune exactly with these masks, instead of --prune and a criterion."),
     click.option("--save-masks", type=click.Path(), metavar="FILE",
-                 help="Write the masks, .safetensors or .pt: which weights the file keeps."),
+                 help="Write the masks to a .safetensors or .pt file. They say which weights the .dc file keeps."),
     click.option("--save-scores", type=click.Path(), metavar="FILE",
-                 help="Write the criterion's scores at the last cut, .safetensors or .pt."),
+                 help="Write the criterion's scores at the last iteration to a .safetensors or .pt file."),
 )  # fmt: skip
 
 
 rewind_option = setting_option(
     "rewind", type=click.STRING, metavar="FILE.pt|random",
-    help="Lottery ticket: after each iteration of pruning, survivors go back to their values in this checkpoint of the "
+    help="Lottery ticket: after each iteration, reset the surviving weights to their values in this checkpoint of the "
     "untrained network (train --keep-step), or to random ones, and train for --epochs.",
 )  # fmt: skip
 #: Sparse training with `train`: how much, what chooses the weights, how they come back, and penalties.
 sparse_options = options(
-    setting_option("prune", help="Train a sparse network: this fraction of all prunable weights is zero from the "
-                   "start."),
+    setting_option("prune", help="Train a sparse network, in which this fraction of all prunable weights is zero "
+                   "from the start."),
     click.option("--layer", "layers", multiple=True, metavar="'PATTERN:prune=F'",
-                 help="With --prune: the fraction of the layers whose name matches; repeatable, the last wins."),
+                 help="With --prune: the fraction for the layers whose name matches. Repeatable; the last match wins."),
     setting_option("criterion", type=click.STRING,
-                   help="With --prune: what chooses the weights, before training: snip, grasp, or any of compress.  "
-                   "[default: snip; with --regrow random ones]"),
+                   help="With --prune: the criterion that chooses the weights before training: snip, grasp, or any of "
+                   "compress.  [default: snip; with --regrow random]"),
     *map(setting_option, ("score_samples", *REGROWTH)),
     setting_option("penalty", type=click.Choice([name for name in CHOICES["penalty"] if name != "l2"]),
-                   help="On the weights, beside --weight-decay, which is L2.  [default: none]"),
+                   help="Penalty on the weights in addition to --weight-decay, which is L2.  [default: none]"),
     setting_option("penalty_weight"),
 )  # fmt: skip

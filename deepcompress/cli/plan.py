@@ -34,21 +34,24 @@ def plan(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Show what compress would do to each tensor, with the same options, before anything is done.
+    """Show what compress would do to each tensor with the same options.
 
-    Which tensors are pruned, shared or left alone, how much of each would go, how many values it would share and with
-    whom, and about how many bytes that makes. No data is needed, and nothing is trained or written.
+    The table shows which tensors would be pruned or share values, how much of each would be removed, how many values it
+    would share and with which tensors, and its estimated bytes. No data is needed. Nothing is trained or written.
     """
     packed = is_packed(checkpoint)
     recipe, _ = build_budgeted(recipe_file, layers, settings, file_settings(checkpoint) if packed else None)
 
     from deepcompress.compression import plan
+    from deepcompress.compression.from_file import renamed
+    from deepcompress.reading.loader import names_in
 
     source = load_any(checkpoint, trust_pickle, None, key)
     name = network_name(network, source, checkpoint)
     known = None
     if name is not None:
         known, source = build_fitted(source, name, checkpoint)
+        recipe = renamed(recipe, names_in(checkpoint, known)) if packed else recipe
     found = plan.plan(known if known is not None else source.state, recipe, going_on=packed)
 
     def report() -> None:

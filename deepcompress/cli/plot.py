@@ -66,7 +66,7 @@ def plot(
     if kind is not None:
         written = [draw_saved(file, kind, folder, patterns, masks_file)]
     elif masks_file is not None:
-        raise click.UsageError(f"--masks goes with a file of scores, and {file} is none")
+        raise click.UsageError(f"--masks goes with a file of scores, and {file} is not one")
     else:
         written = draw_packed(file, folder, before, patterns, trust_pickle, key, max_bytes)
         if len(written) == 1 and not quiet:

@@ -78,7 +78,9 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # as above
         found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) ?([a-z]*)", str(value).strip(), re.ASCII | re.IGNORECASE)
         unit = self.units.get(found[2].upper()) if found else None
         if found is None or unit is None:
-            self.fail(f"{value!r} is no size: write bytes, or a number and KB, MB, KiB or MiB, as 10KB", param, ctx)
+            self.fail(
+                f"{value!r} is not a size: write bytes, or a number with KB, MB, KiB or MiB, such as 10KB", param, ctx
+            )
         size = int(Decimal(found[1]) * unit)
         if size < 1:
             self.fail(f"{value!r} is less than one byte", param, ctx)
@@ -96,7 +98,11 @@ class OwnName(click.ParamType):  # type: ignore[type-arg]  # as above
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name itself; whether the user's own file has that function is seen when it is asked."""
         if value not in self.known and ".py:" not in value:
-            self.fail(f"{value!r} is none of {', '.join(self.known)}, nor your own as file.py:function", param, ctx)
+            self.fail(
+                f"{value!r} is unknown; known are {', '.join(self.known)}, or your own function as file.py:function",
+                param,
+                ctx,
+            )
         return value
 
 

@@ -49,9 +49,9 @@ class SweepSections(Sections):
               help="Gets sweep.csv, sweep.png, and points/NAME.dc and .json.")  # fmt: skip
 @force_option
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="Points to work on at a time, each in a process of its own. The files are the same.")  # fmt: skip
+              help="Number of points to compute in parallel, each in a process. The files are the same.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="CPU threads of each process. More of them round differently, so the files can differ.")  # fmt: skip
+              help="CPU threads of each process. Another number rounds differently, so files can differ.")  # fmt: skip
 @network_option
 @data_options()
 @task_options
@@ -82,11 +82,11 @@ def sweep(
     \b
       deepcompress sweep lenet5.pt --prune 0,0.8,0.9 --bits none,2,4,5 --seed 0,1,2 --jobs 2
 
-    The front, marked in the table, is that of file size and error on the validation data. The test data decides
-    nothing: its error stands beside. --no-retrain is fast, and needs data to measure on.
+    The table marks the Pareto front of file size and validation error. The test data decides nothing; the test error
+    is only shown. --no-retrain is fast, but it needs data for the evaluation.
 
-    Points that FOLDER has already, of the same network and data with the same settings, are not computed again: after
-    an interruption, the same command goes on from there.
+    Points that FOLDER already has for the same network, data and settings are not computed again. So after an
+    interruption the same command continues the sweep.
     """
     asked = Asked.taken_from(settings)
     axes = {axis: settings.pop(axis) for axis in AXES}
@@ -116,7 +116,7 @@ def sweep(
             )
     except KeyboardInterrupt:
         raise DeepCompressError(
-            f"interrupted; the points that are done stay in {place}, and the same command goes on from there"
+            f"interrupted; the finished points stay in {place}, and the same command continues the sweep"
         ) from None
     tell(samples, quiet)
     named = {"checkpoint": checkpoint, "network": label, "data": samples.name, **facts_of(samples)}

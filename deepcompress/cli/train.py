@@ -48,10 +48,10 @@ class TrainingSections(Sections):
 @trust_option
 @click.option("-o", "--output", type=click.Path(), metavar="FILE.pt", help="[default: NETWORK-DATA.pt]")
 @force_option
-@click.option("--resume", is_flag=True, help="Go on with this command where it was interrupted, if it was.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run, if there is one.")
 @click.option("--keep-step", "keep", type=(click.IntRange(min=0), click.Path()), multiple=True, metavar="K FILE.pt",
-              help="Write the weights after K steps of the optimizer to a file of their own; 0: those at the start. "
-              "Repeatable. They are what compress --rewind goes back to.")  # fmt: skip
+              help="Also write the weights after K steps of the optimizer; 0: those at the start. Repeatable. "
+              "compress --rewind resets weights to them.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
               help="Highest learning rate (SGD, Nesterov momentum 0.9).  "
@@ -89,10 +89,10 @@ def train(
     """Train a network and write a checkpoint.
 
     NETWORK is lenet5, lenet-300-100, resnet20, torchvision:NAME, or a function in a file of yours, file.py:factory.
-    The checkpoint names its network and its data, so that compress and eval need not be told. The state after each
-    epoch is kept in OUTPUT.resume until the end: an interrupted run goes on with --resume, to the same numbers.
+    The checkpoint names its network and its data, so that compress and eval find them. OUTPUT.resume keeps the state
+    after each epoch until the run ends. An interrupted run continues with --resume and gives the same weights.
 
-    With --prune the network is sparse from the start. Compress with the same --prune then keeps its zeros.
+    With --prune the network is sparse from the start. Compress it with the same --prune to keep its zeros.
     """
     import torch
 
@@ -171,7 +171,7 @@ def _sparse_recipe(given: dict[str, Any], epochs: int) -> Recipe | None:
     if "prune" not in settings and not layers:
         for name in (*REGROWTH, "criterion", "score_samples"):
             if name in settings:
-                raise click.UsageError(f"--{name.replace('_', '-')} is of sparse training: say how sparse with --prune")
+                raise click.UsageError(f"--{name.replace('_', '-')} is for sparse training: also give --prune")
     if "penalty_weight" in settings and "penalty" not in settings:
         raise click.UsageError("--penalty-weight needs a --penalty; that of L2 is --weight-decay")
     for rule in layers:

@@ -1,7 +1,7 @@
 """Going on from a .dc file: which values its weights share, and the settings that it was made by.
 
 Which weights are pruned needs no record: they are zero. Which values are shared, and who takes which, is read off the
-file exactly, so that tuning goes on where it ended, and compressing again without training gives the same tensors.
+file exactly, so that tuning continues where it ended, and compressing again without training gives the same tensors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from deepcompress.recipe import Recipe
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def restore(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> list[Codebook]:
+def restore(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], called: Mapping[str, str] | None = None
+) -> list[Codebook]:
     """The codebooks of a file, for tensors that hold its values: grids as grids, of layers and vectors alike.
 
     A vector that is stored as it is has one of its own values: it may have been shared before.
@@ -39,18 +41,21 @@ def restore(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> list[Codeb
         path: the file.
         tensors: by name, on their device. Those that the file does not have are passed over, and so is a codebook whose
             values are not those of its tensors.
+        called: the file's name of each, where they differ (`reading.loader.names_in`).
 
     Raises:
         FormatError: the file is missing or damaged.
     """
     with ModelFile(path) as file:
-        stored = {name: info for name, info in _stored(file).items() if name in tensors}
+        held, called = _stored(file), called or {}
+        names = {name: called.get(name, name) for name in tensors}
+        stored = {name: held[full] for name, full in names.items() if full in held}
         tables: dict[int | str, Table] = {}
         members: dict[int | str, list[str]] = {}
         for name, info in stored.items():
             if not info.is_shared:
                 continue
-            owner, source = _owner(file, name)
+            owner, source = _owner(file, names[name])
             if owner not in tables:
                 tables[owner] = _table(*file.codebook(source))
             members.setdefault(owner, []).append(name)
@@ -143,6 +148,18 @@ def settings_of(path: str | Path) -> dict[str, Any]:
     return found
 
 
+def renamed(recipe: Recipe, called: Mapping[str, str]) -> Recipe:
+    """A recipe whose rules for single tensors of a file (`settings_of`) are for those of a network.
+
+    Args:
+        recipe: the settings.
+        called: the names of the network's tensors, each with that in the file.
+    """
+    patterns = {_pattern(full): _pattern(own) for own, full in called.items() if own != full}
+    rules = (replace(rule, pattern=patterns.get(rule.pattern, rule.pattern)) for rule in recipe.layers)
+    return replace(recipe, layers=tuple(rules)) if patterns else recipe
+
+
 def _stored(file: ModelFile) -> dict[str, TensorInfo]:
     """Of each tensor that is not tied to an earlier one: how its values are stored, there or where it is a copy of."""
     entries = (entry for entry in file.header.entries if entry.info.encoding is not Encoding.ALIAS)
@@ -163,12 +180,16 @@ def _owner(file: ModelFile, name: str) -> tuple[int, int]:
 
 
 def _rule(name: str, info: TensorInfo, group: str | None) -> dict[str, Any]:
-    """The layer rule for one tensor, whose name may hold what is special in a pattern."""
-    pattern = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+    """The layer rule for one tensor."""
     if not info.is_shared:
-        return {"pattern": pattern, "bits": "none"}
-    rule: dict[str, Any] = {"pattern": pattern, "levels": max(info.codebook_size, 1)}
+        return {"pattern": _pattern(name), "bits": "none"}
+    rule: dict[str, Any] = {"pattern": _pattern(name), "levels": max(info.codebook_size, 1)}
     return rule if group is None else rule | {"group": group}
+
+
+def _pattern(name: str) -> str:
+    """What matches this name alone, which may hold what is special in a pattern."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _table(values: Array, dtype: DType) -> Table:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from deepcompress.compression.from_file import asks_for_more, restore, settings_of
+from deepcompress.compression.from_file import asks_for_more, renamed, restore, settings_of
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.stages import Job
 from deepcompress.compression.writing import Delivery, Stages, contiguous_state, finish_small, kept_of, layers_of
@@ -23,7 +23,7 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import PruningHooks
 from deepcompress.quantize.sharing import Codebook, TuningHooks, finish, still_kept
-from deepcompress.reading.loader import fill_from
+from deepcompress.reading.loader import fill_from, names_in
 from deepcompress.recipe import Recipe
 from deepcompress.recipe.conflicts import check_own_loop
 from deepcompress.training.batches import as_pairs
@@ -123,10 +123,11 @@ class Compressor:
             NetworkError: its tensors do not fit.
         """
         network_itself = unwrapped(model)
+        called = names_in(path, network_itself)
         fill_from(network_itself, path)
-        settings = recipe or Recipe.from_dict(settings_of(path), str(path))
+        settings = renamed(recipe or Recipe.from_dict(settings_of(path), str(path)), called)
         compressor = cls(network_itself, settings, network=network, data=data, watch=watch)
-        compressor._former = restore(path, live_tensors(network_itself, compressor._delivery.state))
+        compressor._former = restore(path, live_tensors(network_itself, compressor._delivery.state), called)
         return compressor
 
     @property
@@ -154,7 +155,7 @@ class Compressor:
         Args:
             epochs: how many the loop will run, calling `epoch` before each; None takes the recipe's.
             steps: in place of epochs, how many optimizer steps; `step` then prunes by itself, and here already.
-            done: how many of those epochs or steps were trained before, in a run that goes on from its checkpoint.
+            done: how many of those epochs or steps were trained before, in a run that is resumed from its checkpoint.
             batches: training data for a criterion that looks at it.
             loss: ``loss(output, target)`` for such a criterion.
             task: what the network is for, as in `compress`, in place of a loss; with neither, the batches tell.
@@ -318,7 +319,7 @@ class Compressor:
 
     def _check_open(self) -> None:
         if self._finished:
-            raise DeepCompressError("finalize() was called: go on with Compressor.from_file")
+            raise DeepCompressError("finalize() was called: continue with Compressor.from_file")
 
 
 class _Pruning:

@@ -45,8 +45,8 @@ class Normalization:
         half = len(parts) // 2
         if len(parts) % 2 or half > MAX_CHANNELS or not all(_NUMBER.fullmatch(part.strip()) for part in parts):
             raise ValueError(
-                f"{text[:80]!r} is no normalization: write {', '.join(WORDS)}, or mean,std, or all means and then all "
-                f"deviations of up to {MAX_CHANNELS} channels"
+                f"{text[:80]!r} is not a normalization: write {', '.join(WORDS)}, or mean,std, or all means and then "
+                f"all deviations of up to {MAX_CHANNELS} channels"
             )
         return cls.of([float(part) for part in parts[:half]], [float(part) for part in parts[half:]])
 

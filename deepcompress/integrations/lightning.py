@@ -25,7 +25,7 @@ class CompressCallback(CompressionSteps, Callback):  # type: ignore[misc]
     """Compresses a LightningModule, or one of its submodules, during ``fit``; see `CompressionSteps` for arguments.
 
     It works with automatic and manual optimization, accumulated gradients, gradient clipping and mixed precision, and
-    in several processes that each hold the whole network (ddp). A run that goes on from a checkpoint (``ckpt_path``)
+    in several processes that each hold the whole network (ddp). A run that is resumed from a checkpoint (``ckpt_path``)
     is pruned as it was. Strategies that divide the network (fsdp, deepspeed stage 3) are refused.
     """
 

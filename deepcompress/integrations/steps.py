@@ -58,7 +58,7 @@ class CompressionSteps:
         self._done = self._total = self._tuning_from = 0
 
     def begin(self, model: nn.Module, total: float, done: int = 0) -> None:
-        """Training begins, or goes on at optimizer step `done` of `total`.
+        """Training begins, or is resumed at optimizer step `done` of `total`.
 
         Raises:
             DeepCompressError: the trainer does not know how long training is, or `model` has no such submodule.
@@ -109,7 +109,7 @@ class CompressionSteps:
     @property
     def _begun(self) -> Compressor:
         if self.compressor is None:
-            raise DeepCompressError("training has not begun: the callback's compressor is made when it does")
+            raise DeepCompressError("training has not started: the callback makes its compressor at the start")
         return self.compressor
 
 

@@ -22,8 +22,8 @@ class CompressCallback(CompressionSteps, TrainerCallback):  # type: ignore[misc]
     """Compresses the network of a Trainer during ``train``; see `CompressionSteps` for arguments.
 
     It works with accumulated gradients, gradient clipping and mixed precision, and in several processes that each hold
-    the whole network. A run that goes on from a checkpoint (``resume_from_checkpoint``) is pruned as it was. Networks
-    that are divided between processes (fsdp, deepspeed stage 3) are refused.
+    the whole network. A run that is resumed from a checkpoint (``resume_from_checkpoint``) is pruned as it was.
+    Networks that are divided between processes (fsdp, deepspeed stage 3) are refused.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

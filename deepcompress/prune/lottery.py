@@ -97,8 +97,8 @@ def _drawn(model: nn.Module) -> list[Callable[[], None]]:
             found.append(reset)
         elif own:
             raise RecipeError(
-                f"rewind 'random' draws parameters anew by their module's reset_parameters(), and {own[0]} is of a "
-                f"{type(module).__name__}, which has none: give it one, or rewind to a start"
+                f"rewind 'random' resets parameters with reset_parameters() of their module, and {own[0]} belongs to a "
+                f"{type(module).__name__}, which has no such method: add one, or rewind to a checkpoint"
             )
     return found
 

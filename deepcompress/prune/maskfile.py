@@ -82,7 +82,7 @@ def _load(path: str | Path, what: str, fits: Callable[[torch.Tensor], bool]) -> 
     state = load_checkpoint(path).state
     for name, value in state.items():
         if not fits(value):
-            raise CheckpointError(f"{path}: tensor {name} is {value.dtype}: this is no file of {what}s")
+            raise CheckpointError(f"{path}: tensor {name} is {value.dtype}: this is not a file of {what}s")
     return dict(state)
 
 

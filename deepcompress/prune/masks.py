@@ -138,7 +138,7 @@ def _remaining(
     removed = sum(losses.values())
     wanted = round(recipe.prune * progress * total) - removed
     if wanted >= available and not losses:
-        raise RecipeError(f"prune is {recipe.prune}: none of the {total} weights would be left; prune less")
+        raise RecipeError(f"prune is {recipe.prune}, which removes all {total} weights: prune less")
     if wanted >= available:
         raise RecipeError(
             f"prune is {recipe.prune}, but the layers with fractions of their own lose only {removed} of {total} "

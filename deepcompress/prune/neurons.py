@@ -63,7 +63,7 @@ def connections(model: nn.Module, watch: Progress | None = None) -> list[Connect
         graph = traced(model)
     except NetworkError as error:
         if watch is not None:
-            watch.message(f"neurons that pruning leaves without input or output are not looked for: {error}")
+            watch.message(f"dead neurons cannot be found, so they keep their weights: {error}")
         return []
     modules = dict(model.named_modules())
     names = _followed(model, graph)

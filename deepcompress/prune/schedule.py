@@ -23,8 +23,8 @@ def progress(name: str, iterations: int) -> list[float]:
         RecipeError: validation data decides in this schedule, and there is no saying in advance.
     """
     if name not in SCHEDULES:
-        raise RecipeError(f"schedule {name!r} needs validation data at every step, which is not looked at here: take "
-                          f"{', '.join(SCHEDULES)}")  # fmt: skip
+        raise RecipeError(f"schedule {name!r} needs validation data at every step, which is not used here: choose "
+                          f"one of {', '.join(SCHEDULES)}")  # fmt: skip
     if name == "one-shot":
         iterations = 1
     return [SCHEDULES[name]((i + 1) / iterations) for i in range(iterations)]

@@ -22,8 +22,8 @@ TWO_WAYS: dict[tuple[str, str], str] = {
     **{(one, other): f"{one} and {other} are two ways to say how much is pruned: give one of them"
        for one, other in (("target_size", "prune"), ("target_size", "quality"), ("prune", "quality"))},
     ("target_size", "max_drop"): "target_size and max_drop are two budgets: give one of them",
-    ("target_size", "criterion"): "target_size has a saliency of its own, by bytes; a criterion is for prune: choose "
-    "one",
+    ("target_size", "criterion"): "target_size ranks weights by bytes and has no criterion: leave out one of "
+    "them",
     **{("target_size", other): f"target_size decides by bytes over the whole network, and {other} is for "
        "prune: choose one" for other in ("scope", "distribution")},
 }  # fmt: skip
@@ -134,7 +134,7 @@ def _check_size(recipe: Recipe) -> None:
     for rule in recipe.layers:
         if rule.prune is not None:
             raise RecipeError(
-                f"target_size decides how many weights each layer keeps, and so does layer {rule.pattern!r}: prune: "
+                f"target_size and the prune of layer {rule.pattern!r} both decide how many weights the layer keeps: "
                 "give one of them"
             )
     if recipe.keeps_count:
@@ -150,7 +150,7 @@ def _check_watching(recipe: Recipe) -> None:
         return
     if recipe.schedule == "circular" and recipe.max_drop is None:
         raise RecipeError(
-            "schedule 'circular' prunes as long as accuracy holds: say with max_drop how many points may be lost"
+            "schedule 'circular' prunes while the loss of accuracy is small enough: set max_drop to the allowed points"
         )
     if recipe.keeps_count:
         raise RecipeError(
@@ -171,7 +171,7 @@ def _check_watching(recipe: Recipe) -> None:
 def _check_reload(recipe: Recipe) -> None:
     if recipe.reload:
         _refuse_others(
-            recipe, "reload prunes the dense weights at each iteration, and {} goes on from pruned ones: choose one",
+            recipe, "reload prunes the dense weights at each iteration, and {} continues from pruned ones: choose one",
             ("schedule", "target_size", "regrow"),
         )  # fmt: skip
 
@@ -180,7 +180,7 @@ def _check_rewind(recipe: Recipe) -> None:
     if recipe.rewind == "none":
         return
     _refuse_others(
-        recipe, f"rewind {recipe.rewind!r} trains survivors from the start again, and {{}} goes on from trained "
+        recipe, f"rewind {recipe.rewind!r} trains survivors from the start again, and {{}} continues from trained "
         "weights: choose one",
         ("max_drop", "target_size", "regrow", "schedule", "reload", "low_rank"),
     )  # fmt: skip

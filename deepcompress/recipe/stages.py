@@ -37,23 +37,23 @@ class HowSmall:
         None, Bits(), "The same for convolutions.", metavar="B", unset="--bits", note="None takes bits, or levels.",
     )  # fmt: skip
     levels: int | None = setting(
-        None, Whole(1, MAX_LEVELS), "In place of --bits: a layer shares at most K values. Zero is not counted; 2 makes "
-        "it ternary.", metavar="K",
+        None, Whole(1, MAX_LEVELS), "At most K shared values in a layer, instead of --bits. Zero is not counted, so 2 "
+        "makes it ternary.", metavar="K",
     )  # fmt: skip
     target_size: int | None = setting(
-        None, Bytes(), "In place of --prune: a file of at most this size, such as 10KB, 6.5KB, 40KiB or 9000 (bytes).",
+        None, Bytes(), "Write a file of at most this size, instead of --prune: 10KB, 6.5KB, 40KiB or 9000 (bytes).",
         metavar="SIZE", note="The size decides how many weights each layer keeps.",
     )  # fmt: skip
     max_drop: float | None = setting(
-        None, Number(0, 100), "Most points of validation accuracy to lose. Without --prune: searches the smallest "
-        "file, with the --bits that are given, if any. With --prune: rolls back the layers that cost more while "
-        "pruning.", metavar="POINTS",
+        None, Number(0, 100), "Maximum loss of validation accuracy, in percentage points. Without --prune: search "
+        "for the smallest file, with the given --bits, if any. With --prune: roll back the layers that lose more while "
+        "they are pruned.", metavar="POINTS",
         note="An iteration after which more is lost is rolled back in the layers that cost most. In Python, a recipe "
         "with max_drop alone prunes to the default fraction.",
     )  # fmt: skip
     low_rank: float | None = setting(
-        None, Number(0, 1, above=True), "First make layers products of two thin ones, where that is smaller: F of the "
-        "energy (squared singular values) is kept, such as 0.95.", metavar="F",
+        None, Number(0, 1, above=True), "First replace layers by products of two thin ones, where that is "
+        "smaller. F is the fraction of the energy (squared singular values) to keep, such as 0.95.", metavar="F",
         note="By truncated SVD, before all other stages (Denton et al. 2014).",
     )  # fmt: skip
 
@@ -65,31 +65,31 @@ class Pruning:
     heading: ClassVar[str] = "Pruning"
 
     scope: str | None = setting(
-        None, Choice(("layer", "global")), "Spread the fraction over the layers, or one threshold for the network.",
+        None, Choice(("layer", "global")), "layer: a fraction for each layer. global: one threshold for the network.",
         unset="the criterion's own",
     )  # fmt: skip
     distribution: str = setting(
-        "lamp", Choice(("lamp", "uniform", "std")), "How the fraction is spread over the layers. lamp (layer-adaptive "
-        "magnitude pruning): layers whose weights are hard to replace keep more. uniform: each loses the same "
-        "part. std: the threshold of a layer is --quality times its standard deviation.",
+        "lamp", Choice(("lamp", "uniform", "std")), "How the fraction is distributed over the layers. lamp "
+        "(layer-adaptive magnitude pruning): layers whose weights are hard to replace keep more. uniform: every layer "
+        "loses the same fraction. std: the threshold of a layer is --quality times its standard deviation.",
         note="lamp: Lee et al. 2021, from the weights alone; std: Han et al. 2015, section 3.",
     )  # fmt: skip
     quality: float | None = setting(
-        None, Number(), "The threshold in standard deviations, in place of --prune.", metavar="Q",
+        None, Number(), "Threshold in standard deviations, instead of --prune.", metavar="Q",
         when=When("distribution", ("std",)),
         note="With scope global the standard deviation is that of all weights together.",
     )  # fmt: skip
     criterion: str = setting(
-        "magnitude", Name(CRITERIA), f"What makes a weight worth keeping: {', '.join(CRITERIA)}, or your own, "
+        "magnitude", Name(CRITERIA), f"How the saliency of a weight is computed: {', '.join(CRITERIA)}, or your own "
         "file.py:function.", metavar="NAME",
     )  # fmt: skip
     score_samples: int = setting(
         1024, Whole(1), "Number of training samples that a criterion looks at.", metavar="N",
     )  # fmt: skip
     schedule: str = setting(
-        "cubic", Choice(("one-shot", "linear", "cubic", *WATCHING)), "How sparsity rises over the iterations. Or, "
-        "watching validation data: circular (a step of one layer after the other while no more than --max-drop is "
-        "lost), gap (a step whenever the error there exceeds that in training by more than --gap).",
+        "cubic", Choice(("one-shot", "linear", "cubic", *WATCHING)), "How sparsity rises over the iterations. "
+        "Two schedules watch the validation data: circular prunes one layer after the other while no more than "
+        "--max-drop is lost; gap prunes whenever the validation error exceeds the training error by more than --gap.",
     )  # fmt: skip
     iterations: int = setting(
         6, Whole(1), "Rounds of pruning and retraining.", metavar="N", when=When("schedule", WATCHING, but=True),
@@ -100,24 +100,24 @@ class Pruning:
         metavar="F", when=When("schedule", WATCHING),
     )  # fmt: skip
     gap: float = setting(
-        1.0, Number(0, 100), "Most points of validation error above the training error.", metavar="POINTS",
-        when=When("schedule", ("gap",)),
+        1.0, Number(0, 100), "Allowed difference of validation error and training error, in percentage points.",
+        metavar="POINTS", when=When("schedule", ("gap",)),
     )  # fmt: skip
     reload: bool = setting(
-        False, Switch(), "Each iteration prunes the dense weights afresh, and retrains from there.",
+        False, Switch(), "Start each iteration from the dense weights, not from the retrained ones.",
     )  # fmt: skip
     rewind: str = setting(
-        "none", Choice(("none", "start", "random")), "Lottery ticket: after each iteration of pruning, survivors go "
-        "back to their values in the untrained network (start), or to random ones, and train for --epochs.",
+        "none", Choice(("none", "start", "random")), "Lottery ticket: after each iteration, reset the surviving "
+        "weights to their values in the untrained network (start), or to random ones, and train for --epochs.",
         note="Frankle and Carbin 2019; see prune.lottery.",
     )  # fmt: skip
     regrow: str = setting(
-        "none", Choice(("none", "surgery", "set", "deepr", "dsr")), "surgery: pruned weights go on learning unseen, "
-        "and may come back. set, deepr, dsr: weights are removed and regrown, and their number stays.",
+        "none", Choice(("none", "surgery", "set", "deepr", "dsr")), "surgery: pruned weights keep learning "
+        "in the background and may return. set, deepr, dsr: weights are removed and regrown at constant density.",
         note="See prune.regrow.",
     )  # fmt: skip
     regrow_fraction: float | None = setting(
-        None, FRACTION, "Fraction of the kept weights that moves at once.", metavar="F",
+        None, FRACTION, "Fraction of the kept weights that is moved at a time.", metavar="F",
         unset="0.3 for set, 0.05 for dsr", when=When("regrow", ("set", "dsr")),
     )  # fmt: skip
     regrow_every: int | None = setting(
@@ -125,10 +125,10 @@ class Pruning:
         when=When("regrow", ("set", "dsr")),
     )  # fmt: skip
     deepr_alpha: float = setting(
-        1e-5, Number(), "The weight of the L1 term.", metavar="A", when=When("regrow", ("deepr",)),
+        1e-5, Number(), "Weight of the L1 term.", metavar="A", when=When("regrow", ("deepr",)),
     )  # fmt: skip
     deepr_temperature: float | None = setting(
-        None, Number(), "The temperature of the noise.", metavar="T", unset="rate × A² / 2",
+        None, Number(), "Temperature of the noise.", metavar="T", unset="rate × A² / 2",
         when=When("regrow", ("deepr",)), note="Noise and L1 term are as large at the default.",
     )  # fmt: skip
 
@@ -145,35 +145,37 @@ class Sharing:
     heading: ClassVar[str] = "Shared values"
 
     quantizer: str = setting(
-        "kmeans", Choice(("kmeans", "uniform")), "Shared values: as k-means finds them, or multiples of one step.",
+        "kmeans", Choice(("kmeans", "uniform")), "kmeans: k-means finds the shared values. uniform: they are multiples "
+        "of one step.",
         note="With uniform, a codebook is one number in the file.",
     )  # fmt: skip
     init: str = setting(
-        "linear", Choice(("linear", "random", "density")), "Where k-means starts.",
+        "linear", Choice(("linear", "random", "density")), "How k-means is initialized.",
         note="Han et al. 2016, section 3.2.", when=When("quantizer", ("kmeans",)),
     )  # fmt: skip
     weighting: str = setting(
-        "none", Choice(("none", "fisher")), "How much the error of a weight counts in k-means. none: all alike. "
-        "fisher: by the weight's mean squared gradient, an estimate of how much the loss depends on it.",
+        "none", Choice(("none", "fisher")), "How much the error of a weight counts in k-means. none: all count the "
+        "same. fisher: by the mean squared gradient, which estimates how much the loss depends on the weight.",
         note="Choi, El-Khamy and Lee 2017.",
     )  # fmt: skip
     rate: float = setting(
-        0.0, Number(), "Trade error for bytes: a bit counts L mean squared weights. Try 0.03.", metavar="L",
-        note="0 takes the nearest value for each weight.",
+        0.0, Number(), "Trade error for bytes: one bit counts as much as L mean squared weights. Try 0.03.",
+        metavar="L", note="0 takes the nearest value for each weight.",
     )  # fmt: skip
     codebook_dtype: str = setting(
         "float32", Choice(("float32", "float16")), "Precision of the shared values.",
         note="Values that are out of the range of float16 stay float32.",
     )  # fmt: skip
     small_bits: int | None = setting(
-        None, Whole(1, MAX_BITS), "Biases and other vectors share 2^B multiples of a step each.", metavar="B",
+        None, Whole(1, MAX_BITS), "Each bias and other vector shares 2^B multiples of one step.", metavar="B",
         unset="not shared",
     )  # fmt: skip
     finetune_epochs: int = setting(
-        3, Whole(), "Epochs of centroid tuning.", metavar="N", note="By backpropagation, with fixed assignments.",
+        3, Whole(), "Number of epochs in which the shared values are fine-tuned.", metavar="N",
+        note="By backpropagation, with fixed assignments.",
     )  # fmt: skip
     finetune_lr: float = setting(
-        0.005, Number(), "Highest learning rate of centroid tuning (SGD).", metavar="RATE",
+        0.005, Number(), "Highest learning rate of fine-tuning (SGD).", metavar="RATE",
     )  # fmt: skip
 
 
@@ -189,11 +191,11 @@ class File:
         "widths, the paper's stage 2 alone.",
     )  # fmt: skip
     index_bits: int | None = setting(
-        None, Whole(1, MAX_BITS), "Bits of the offset from one kept weight to the next. A longer gap needs a filler (a "
-        "stored zero).", metavar="B", unset="the best for each layer",
+        None, Whole(1, MAX_BITS), "Width of the offset from one kept weight to the next. A longer gap needs a filler "
+        "(a stored zero).", metavar="B", unset="the best for each layer",
     )  # fmt: skip
     batch_norm: str = setting(
-        "keep", Choice(("keep", "fold")), "fold: running statistics into scale and shift, for fewer bytes.",
+        "keep", Choice(("keep", "fold")), "fold: merge the running statistics into scale and shift, to save bytes.",
         note="Exact in evaluation; a folded file cannot be trained on as well as one that keeps them.",
     )  # fmt: skip
     small_dtype: str = setting(
@@ -208,20 +210,20 @@ class Retraining:
     heading: ClassVar[str] = "Retraining"
 
     retrain: bool = setting(
-        True, Switch(), "Use no data: neither retraining nor tuning.", flag="--no-retrain",
+        True, Switch(), "Skip retraining and fine-tuning. No data is needed.", flag="--no-retrain",
     )  # fmt: skip
     epochs: int = setting(18, Whole(), "Number of retraining epochs, over all iterations.", metavar="N")
     optimizer: str = setting("sgd", Choice(("sgd", "adam")), "Optimizer of retraining.")
     lr: float = setting(0.02, Number(), "Highest learning rate of retraining.", metavar="RATE")
     lr_schedule: str = setting(
-        "cosine", Choice(("cosine", "constant", "step")), "How the learning rates fall.",
+        "cosine", Choice(("cosine", "constant", "step")), "How the learning rate decreases.",
         note="During retraining, and again during centroid tuning.",
     )  # fmt: skip
     warmup: float | None = setting(
-        None, Number(), "Epochs in which the learning rate rises first.", metavar="EPOCHS",
+        None, Number(), "Number of epochs in which the learning rate rises at the start.", metavar="EPOCHS",
         unset="a 50th of the run for cosine, else 0",
     )  # fmt: skip
-    batch_size: int = setting(128, Whole(1), "Number of samples in a batch of training.", metavar="N")
+    batch_size: int = setting(128, Whole(1), "Number of samples in a training batch.", metavar="N")
     penalty: str = setting(
         "l2", Choice(("l2", "l1", "rate", "hyperbolic", "exponential", "none")), "Penalty on the surviving weights "
         "while retraining.",
@@ -230,28 +232,28 @@ class Retraining:
         0.0005, Number(), "Weight of the penalty.", metavar="X",
     )  # fmt: skip
     label_smoothing: float = setting(
-        0.0, Number(0, 0.99), "Probability that the labels spread over all classes.", metavar="E",
+        0.0, Number(0, 0.99), "Probability that is spread over all classes instead of the label.", metavar="E",
     )  # fmt: skip
     distill: float = setting(
         0.0, Number(0, 1), "Weight of the distillation loss (teacher: the dense network).", metavar="W",
     )  # fmt: skip
     temperature: float = setting(
-        4.0, Number(0.01, 1000), "What the logits of both networks are divided by.", metavar="T",
+        4.0, Number(0.01, 1000), "The logits of both networks are divided by it.", metavar="T",
         when=When("distill", (0,), but=True),
     )  # fmt: skip
     precision: str = setting(
-        "float32", Choice(("float32", "bfloat16")), "What the network computes in while training.",
+        "float32", Choice(("float32", "bfloat16")), "Number format in which the network computes while training.",
         note="bfloat16: where torch's autocast finds it safe.",
     )  # fmt: skip
     shift: int | None = setting(
-        None, Whole(0, 64), "Random shifts of training images; 0: none.", metavar="PIXELS",
+        None, Whole(0, 64), "Largest random shift of training images; 0: no shift.", metavar="PIXELS",
         unset="the data's own, 1 for digits and mnist",
     )  # fmt: skip
     flip: bool | None = setting(
-        None, Switch(), "Mirror training images at random.", flag="--flip/--no-flip",
+        None, Switch(), "Flip training images horizontally at random.", flag="--flip/--no-flip",
         unset="the data's own, yes for cifar10",
     )  # fmt: skip
-    seed: int = setting(0, Whole(), "Seed of everything that is drawn at random.", metavar="N")
+    seed: int = setting(0, Whole(), "Seed of all random numbers.", metavar="N")
 
     @property
     def weight_decay(self) -> float:

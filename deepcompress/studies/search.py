@@ -3,7 +3,7 @@
 Each trial is a real file of one size, made as ``compress --target-size`` makes it, and judged by validation data alone.
 A few short trials find the region, then full ones bisect it on a logarithmic scale. Trials are kept in a folder as the
 points of a sweep are (`sweep.run_point`), and the sizes that are tried depend on nothing but the trials before: when a
-search is stopped, the same search goes on from there and ends in the same file.
+search is stopped, the same search continues and ends in the same file.
 """
 
 from __future__ import annotations

@@ -110,11 +110,11 @@ def ascending(sparsities: Sequence[float]) -> list[float]:
     """The sparsities above 0, each once.
 
     Raises:
-        RecipeError: one is no fraction to prune.
+        RecipeError: one is not a fraction to prune.
     """
     for sparsity in sparsities:
         if not 0 <= sparsity < 1:
-            raise RecipeError(f"sparsity {sparsity} is no fraction to prune; it must be at least 0 and below 1")
+            raise RecipeError(f"sparsity {sparsity} is not a fraction to prune; it must be at least 0 and below 1")
     return sorted({float(sparsity) for sparsity in sparsities} - {0.0})
 
 

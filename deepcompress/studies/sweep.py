@@ -4,7 +4,7 @@ Each point is a real file, as `pipeline.compress` makes it. The front is that of
 the metric of another task); the test error is written down beside it and decides nothing.
 
 Points are kept in a folder, ``NAME.dc`` and then ``NAME.json``, each put in its place by a rename: whenever a sweep is
-stopped, a point is there whole or not at all, and the next sweep goes on from there.
+stopped, a point is there whole or not at all, and the next sweep continues from there.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def grid(recipe: Recipe, axes: Mapping[str, Sequence[Any]]) -> list[Point]:
     """
     for axis in axes:
         if axis not in SETTINGS:
-            raise RecipeError(f"{axis!r} is no setting that can be swept; known are {', '.join(sorted(SETTINGS))}")
+            raise RecipeError(f"{axis!r} cannot be swept; known are {', '.join(sorted(SETTINGS))}")
     points = {}
     for values in itertools.product(*axes.values()):
         settings = replace(recipe, **dict(zip(axes, values, strict=True)))

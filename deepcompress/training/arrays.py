@@ -87,7 +87,7 @@ def check_inputs(where: str, array: Array) -> None:
     with np.errstate(over="ignore"):
         fine = array.dtype.kind != "f" or bool(np.isfinite(array.astype(np.float32)).all())
     if not fine:
-        raise DataError(f"{where} holds NaN, infinite values, or ones that float32 has not")
+        raise DataError(f"{where} holds NaN, infinite values, or values outside the range of float32")
 
 
 def targets_of(where: str, array: Array) -> torch.Tensor:

@@ -83,7 +83,7 @@ def check_labels(task: Task, output: Any, targets: Iterable[Any]) -> None:
     low, high = min(int(end.min) for end in ends) if ends else 0, max(int(end.max) for end in ends) if ends else 0
     if low < 0 or high >= classes:
         raise DataError(
-            f"the network tells {classes} classes apart, but labels go from {low} to {high}: "
+            f"the network has {classes} classes, but labels go from {low} to {high}: "
             "is this the data it was trained on?"
         )
 

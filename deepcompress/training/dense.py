@@ -88,7 +88,7 @@ def train_dense(
 
 def _check_steps(asked: int, steps: int) -> None:
     if asked > steps:
-        raise DataError(f"the weights after step {asked} shall be kept, but training ends after {steps} steps")
+        raise DataError(f"the weights after step {asked} cannot be kept: training ends after {steps} steps")
 
 
 class KeepingHooks(Hooks):

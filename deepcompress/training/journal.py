@@ -2,8 +2,8 @@
 
 A run does the same things in the same order whenever it starts from the same network, data and settings. So only
 training, which takes the time, is written down, each call of `training.loop.fit` as one phase in a file of its own. A
-run that goes on does everything again, but a phase that is in the journal is read instead of trained. What lies between
-(cuts, clustering, measuring) comes out as it did before, and so does the file at the end, byte for byte.
+run that is resumed does everything again, but a phase that is in the journal is read instead of trained. What lies
+between (cuts, clustering, measuring) comes out as it did before, and so does the file at the end, byte for byte.
 
 Every write is atomic (`files.write_atomic`), so a kill leaves a state or the one before it. A phase whose file is lost
 is trained again, to the same state; those after it still fit.
@@ -93,8 +93,8 @@ class Phase:
         found = _read(self.path)
         if (found.get("stage"), found.get("epochs")) != (self.stage, self.epochs):
             raise ResumeError(
-                f"{self.path} is of {found.get('stage')!r} with {found.get('epochs')} epochs, but {self.stage!r} with "
-                f"{self.epochs} comes here: code has changed since; remove {self.path.parent} to start over"
+                f"{self.path} belongs to {found.get('stage')!r} with {found.get('epochs')} epochs, but {self.stage!r} "
+                f"with {self.epochs} comes here: code has changed since; remove {self.path.parent} to start over"
             )
         self._since -= found["seconds"]
         self.journal.restored_seconds += found["seconds"]
@@ -111,7 +111,7 @@ class Phase:
             write_atomic(self.path, lambda temporary: _save({**facts, "state": state}, temporary))
         except OutputError as error:
             raise OutputError(
-                f"{error}. The epochs before this one are kept in {self.path.parent}: put that right, and --resume"
+                f"{error}. The epochs before this one are kept in {self.path.parent}: solve this, and use --resume"
             ) from None
 
 
@@ -128,7 +128,7 @@ def check_unused(folder: str | Path) -> None:
     """
     if is_interrupted(folder):
         raise ResumeError(
-            f"{folder} holds the state of an interrupted run: go on from it with --resume, or remove it to start over "
+            f"{folder} holds the state of an interrupted run: continue it with --resume, or remove it to start over "
             "(unless that run is still at work)"
         )
 
@@ -248,7 +248,7 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception:  # zipfile, pickle and torch raise anything on damaged bytes
         pass
     raise ResumeError(
-        f"{path} is damaged: remove this file, and the run goes on without it (what it held is trained again)"
+        f"{path} is damaged: remove this file, and the run continues without it (it trains that part again)"
     )
 
 
@@ -260,7 +260,7 @@ def _read_about(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         pass
     raise ResumeError(
-        f"{path} is lost or damaged, so nobody can say which run {path.parent} is of: remove the folder to start over"
+        f"{path} is lost or damaged, so the run in {path.parent} is unknown: remove the folder to start over"
     )
 
 
@@ -268,8 +268,8 @@ def _check_same(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -
     for key in [*now, *then]:
         if then.get(key) != now.get(key):
             raise ResumeError(
-                f"{folder} is of a run with another {key}: {_shown(then.get(key))} then, {_shown(now.get(key))} now; "
-                "go on with what it was, or remove that folder to start over"
+                f"{folder} belongs to a run with another {key}: {_shown(then.get(key))} then, {_shown(now.get(key))} "
+                f"now; use the old {key}, or remove that folder to start over"
             )
 
 

@@ -32,9 +32,9 @@ _LONE = "more than 1 value per channel"
 class Hooks:
     """What a stage adds to the loop. Each method does nothing unless overridden.
 
-    A run that is killed goes on from its last whole epoch (see `training.journal`), and several processes must have the
-    same hooks. For both, each class says in ``changing`` which of its *own* attributes change from `__init__` to the
-    end of training; those of its base classes are added. `()` says that none does::
+    A run that is killed continues after its last complete epoch (see `training.journal`), and several processes must
+    have the same hooks. For both, each class says in ``changing`` which of its *own* attributes change from `__init__`
+    to the end of training; those of its base classes are added. `()` says that none does::
 
         class CountingHooks(MaskHooks):
             changing = ("step", "drawn")

@@ -114,7 +114,7 @@ def objective_of(recipe: Recipe, dense: nn.Module, task: Task = CLASSIFICATION) 
     classifies = task.loss is CLASSIFICATION.loss
     if recipe.label_smoothing and not classifies:
         raise RecipeError(
-            f"label_smoothing is of classification, and the task is {task.name}: make it part of a loss of your own"
+            f"label_smoothing is for classification, and the task is {task.name}: make it part of your own loss"
         )
     teacher = copied(dense).eval().requires_grad_(False) if recipe.distill else None
     if teacher is not None and recipe.precision == "bfloat16":

@@ -28,7 +28,7 @@ def main_of(output: Any) -> torch.Tensor:
             return _float(named[name])
     first = next((tensor for tensor in tensors_in(output) if tensor.is_floating_point()), None)
     if first is None:
-        raise DataError(f"the network gives {type(output).__name__}, in which there is no floating-point tensor")
+        raise DataError(f"the network gives {type(output).__name__}, which holds no floating-point tensor")
     return _float(first)
 
 

@@ -203,7 +203,7 @@ def detect(output: Any, target: Any) -> Task:
             raise DataError(f"{_found(found, target)}: that may be tokens or segmentation; say which with --task")
         if names and not (names[0] == "regression" and measures.is_whole(target)):
             return TASKS[names[0]]
-    raise DataError(f"{_found(found, target)}, which fits no task that can be told by its shapes; {_CHOICES}")
+    raise DataError(f"{_found(found, target)}, which fits no task that shapes can identify; {_CHOICES}")
 
 
 _CHOICES = (

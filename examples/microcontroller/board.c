@@ -7,7 +7,8 @@
 
 /* From board.ld. What is behind board_stack_in_use may be the stack of board_start. */
 extern uint32_t board_data_from[], board_data[], board_data_end[], board_bss[], board_bss_end[];
-extern uint32_t board_stack[], board_stack_in_use[], board_stack_end[];
+extern uint32_t board_stack[], board_stack_in_use[], board_stack_end[], board_flash_end[];
+enum { FLASH = 0x08000000 };
 int main(void);
 
 static const uint32_t UNUSED_STACK = 0xdcdcdcdc;
@@ -33,6 +34,8 @@ unsigned board_stack_bytes(void) {
   while (at < board_stack_end && *at == UNUSED_STACK) at++;
   return (unsigned)((board_stack_end - at) * 4);
 }
+
+unsigned board_flash_bytes(void) { return (unsigned)((uintptr_t)board_flash_end - FLASH); }
 
 __attribute__((naked)) static void reset(void) { __asm__ volatile("ldr r0, =board_start\n bx r0"); }
 

@@ -6,5 +6,6 @@
 void board_print(const char *text);
 void board_exit(int code);
 unsigned board_stack_bytes(void); /* how much of the stack was used so far */
+unsigned board_flash_bytes(void); /* code and constants, the network's file included */
 
 #endif

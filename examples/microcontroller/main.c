@@ -49,7 +49,11 @@ int main(void) {
     if (logits[k] > logits[best]) best = k;
   }
   print_line("This is a ", best, ".\n");
-  print_line("Memory: ", (int)(sizeof memory + sizeof header + sizeof image), " bytes, ");
-  print_line("and ", (int)board_stack_bytes(), " bytes of stack\n");
+  print_line("Flash: ", (int)board_flash_bytes(), " bytes, ");
+  print_line("of them ", MODEL_FILE_BYTES, " of the network's file\n");
+  print_line("Memory: ", (int)(sizeof memory + sizeof header + sizeof image + board_stack_bytes()), " bytes, ");
+  print_line("of them ", (int)board_stack_bytes(), " of stack\n");
+  board_print("As published: TFLite Micro has 16 kB of flash for its core; TinyMaix less than 3 kB of code,\n");
+  board_print("and 1,464 bytes of memory for a network of 2.4 kB\n");
   return 0;
 }

@@ -183,3 +183,21 @@ def test_extra_states_of_a_checkpoint_are_kept(prefix):
     fresh[0].note = "new"
     fresh.load_state_dict(torch.load("y.pt")["state_dict"])
     assert fresh[0].note == NOTE
+
+
+def test_weights_that_only_the_network_can_compute():
+    """With --network and without data it is built, and what its weights come to is compressed."""
+    Path("own.py").write_text(
+        "from torch import nn\nfrom torch.nn.utils.parametrizations import orthogonal\n"
+        "def make():\n    return nn.Sequential(orthogonal(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 3))\n"
+    )
+    network = nn.Sequential(parametrizations.orthogonal(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 3))
+    torch.save(under("model.", network.state_dict()), "x.pt")
+    assert "name it (--network)" in run("compress", "x.pt", "--no-retrain", "-o", "x.dc", code=1).stderr
+    done = run(
+        "compress", "x.pt", "--network", "own.py:make", "--no-retrain", "--prune", 0, "--bits", "none", "-o", "x.dc"
+    )
+    assert "0.weight is computed from other tensors" in done.stderr
+    found = load_state_dict("x.dc")
+    assert found.keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert torch.equal(found["0.weight"], network[0].weight)

@@ -465,7 +465,7 @@ def test_data_that_is_not_for_the_network(work, dense):
     np.savez("more.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
     for arguments in (["compress", dense, "--network", network[1]], ["train", network[1]]):
         line = fail(*arguments, "--data", "more.npz")
-        assert f"tells {CLASSES} classes apart, but labels go from 0 to {CLASSES}" in line
+        assert f"has {CLASSES} classes, but labels go from 0 to {CLASSES}" in line
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,10 @@ def test_what_is_refused(work):
         ("--schedule", "linear"),
     ):
         assert f"so does {flag}" in fail(*command, "--masks", work["masks"], flag, value, code=2)
-    assert "--save-scores is for a criterion" in fail(*command, "--target-size", "2KB", "--save-scores", "s.pt", code=2)
+    assert "--save-scores needs a criterion" in fail(*command, "--target-size", "2KB", "--save-scores", "s.pt", code=2)
     assert "unknown ending" in fail(*command, "--save-masks", "m.png")
     assert "folder none does not exist" in fail(*command, "--save-scores", "none/s.pt")
-    assert "this is no file of masks" in fail(*command, "--masks", work["scores"])
+    assert "this is not a file of masks" in fail(*command, "--masks", work["scores"])
     assert "no such file" in fail(*command, "--masks", "none.safetensors")
     masks = load_masks(work["masks"])
     save_masks("part.safetensors", Masks({"4.weight": masks.keep["4.weight"]}))

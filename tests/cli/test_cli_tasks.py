@@ -162,7 +162,7 @@ def test_a_loss_and_a_metric_of_your_own(work):
         (["--task", "detection"], "'--task'", 2),
         (["--task", "regression", "--loss", "own.py:loss"], "task and loss are two ways", 2),
         (["--task", "segmentation"], "task segmentation takes outputs (N, C, ...) and labels (N, ...)", 1),
-        (["--normalize", "half"], "'half' is no normalization", 1),
+        (["--normalize", "half"], "'half' is not a normalization", 1),
         (["--normalize", "imagenet"], "is for 3 channels, but inputs of shape (6,) have 6", 1),
     ],
 )

@@ -279,7 +279,7 @@ def test_a_state_that_belongs_elsewhere(dense, tmp_path):
     recipe, path = Recipe(**FLAT), tmp_path / "a.dc"
     folder = interrupted(dense, recipe, path)
     (folder / "phase-002.pt").replace(folder / "phase-001.pt")
-    with pytest.raises(ResumeError, match=r"phase-001\.pt is of 'quantize' with 2 epochs, but 'prune' with 3"):
+    with pytest.raises(ResumeError, match=r"phase-001\.pt belongs to 'quantize' with 2 epochs, but 'prune' with 3"):
         runner(dense, recipe, path)()
 
 

@@ -174,7 +174,7 @@ def test_a_parameter_that_nobody_can_draw_is_named(dense, flat_train):
     dense.fc1.register_parameter("scale", nn.Parameter(torch.ones(1)))
     reinitialize(dense, 0)  # of a Linear, which says that it can
     dense.register_parameter("token", nn.Parameter(torch.ones(3)))
-    with pytest.raises(RecipeError, match=r"reset_parameters\(\), and token is of a Mlp"):
+    with pytest.raises(RecipeError, match=r"reset_parameters\(\) of their module, and token belongs to a Mlp"):
         find(dense, flat_train, Recipe(**{**vars(RECIPE), "rewind": "random"}))
     rewind(dense, RECIPE, state_of(dense))
 
@@ -185,13 +185,13 @@ def test_a_parameter_that_nobody_can_draw_is_named(dense, flat_train):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"max_drop": 1.0}, "and max_drop goes on"),
-        ({"target_size": 1000}, "and target_size goes on"),
-        ({"regrow": "surgery"}, "and regrow 'surgery' goes on"),
-        ({"regrow": "set"}, "and regrow 'set' goes on"),
-        ({"schedule": "gap"}, "and schedule 'gap' goes on"),
-        ({"reload": True}, "and reload goes on"),
-        ({"low_rank": 0.9}, "and low_rank goes on"),
+        ({"max_drop": 1.0}, "and max_drop continues"),
+        ({"target_size": 1000}, "and target_size continues"),
+        ({"regrow": "surgery"}, "and regrow 'surgery' continues"),
+        ({"regrow": "set"}, "and regrow 'set' continues"),
+        ({"schedule": "gap"}, "and schedule 'gap' continues"),
+        ({"reload": True}, "and reload continues"),
+        ({"low_rank": 0.9}, "and low_rank continues"),
         ({"epochs": 0}, "leaves an untrained network"),
         ({"retrain": False}, "leaves an untrained network"),
     ],
@@ -288,14 +288,14 @@ def test_mistakes_are_one_line(tmp_path, npz, network_file):
     network = f"{network_file}:small"
     line = fail("train", network, "--data", str(npz), "--epochs", "1", "--keep-step", "99", str(tmp_path / "s.pt"),
                 "-o", str(tmp_path / "d.pt"))  # fmt: skip
-    assert "after step 99 shall be kept, but training ends after" in line
+    assert "after step 99 cannot be kept: training ends after" in line
     dense, other = str(tmp_path / "d.pt"), str(tmp_path / "other.pt")
     succeed("train", network, "--data", str(npz), "--epochs", "1", "-o", dense)
     save_checkpoint(other, Checkpoint(state_of(Mlp())))
     arguments = ["compress", dense, "--network", network, "--data", str(npz), "-o", str(tmp_path / "m.dc")]
     assert "the start to rewind to: has no tensor" in fail(*arguments, "--rewind", other)
     assert "no such file" in fail(*arguments, "--rewind", str(tmp_path / "missing.pt"))
-    assert "max_drop goes on" in fail(*arguments, "--rewind", other, "--prune", "0.5", "--max-drop", "1", code=2)
+    assert "max_drop continues" in fail(*arguments, "--rewind", other, "--prune", "0.5", "--max-drop", "1", code=2)
     (tmp_path / "r.toml").write_text('rewind = "start"\n')
     assert "--rewind FILE.pt" in fail(*arguments, "--recipe", str(tmp_path / "r.toml"), code=2)
     assert not (tmp_path / "m.dc").exists()

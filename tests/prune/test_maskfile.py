@@ -47,10 +47,10 @@ def test_the_same_masks_are_the_same_bytes(masks, tmp_path):
 
 def test_files_of_something_else(masks, tmp_path):
     save_scores(tmp_path / "s.safetensors", {"a": torch.ones(3, 2)})
-    with pytest.raises(CheckpointError, match=r"s.safetensors: tensor a is torch.float32: this is no file of masks"):
+    with pytest.raises(CheckpointError, match=r"s.safetensors: tensor a is torch.float32: this is not a file of masks"):
         load_masks(tmp_path / "s.safetensors")
     save_masks(tmp_path / "m.safetensors", masks)
-    with pytest.raises(CheckpointError, match=r"m.safetensors: .* torch.bool: this is no file of scores"):
+    with pytest.raises(CheckpointError, match=r"m.safetensors: .* torch.bool: this is not a file of scores"):
         load_scores(tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match="no such file"):
         load_masks(tmp_path / "none.safetensors")
@@ -108,5 +108,5 @@ def test_what_masks_do_not_go_with(dense, flat_train, flat_test, masks, tmp_path
 
 def test_a_checkpoint_of_weights_is_no_file_of_masks(tmp_path):
     save_checkpoint(tmp_path / "w.safetensors", Checkpoint(Mlp().state_dict()))
-    with pytest.raises(CheckpointError, match="this is no file of masks"):
+    with pytest.raises(CheckpointError, match="this is not a file of masks"):
         load_masks(tmp_path / "w.safetensors")

@@ -137,7 +137,7 @@ def test_own_fractions_follow_the_schedule_too():
 
 
 def test_a_fraction_that_leaves_nothing_is_refused():
-    with pytest.raises(RecipeError, match=r"prune is 0.99: none of the 10 weights would be left"):
+    with pytest.raises(RecipeError, match=r"prune is 0.99, which removes all 10 weights"):
         cut(layers(a=(2, 5)), Recipe(prune=0.99))
 
 

@@ -210,8 +210,8 @@ def test_a_shrunk_network_goes_through_a_file(tmp_path, lenet):
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        (["--input-shape", "1,x"], 2, "is no shape"),
-        (["--input-shape", "0,28,28"], 2, "is no shape"),
+        (["--input-shape", "1,x"], 2, "is not a shape"),
+        (["--input-shape", "0,28,28"], 2, "is not a shape"),
         (["--input-shape", "3,5"], 1, "does not run on such an input"),
         (["--network", "lenet5"], 1, "has no tensor conv1.weight"),
     ],

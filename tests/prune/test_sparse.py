@@ -153,7 +153,7 @@ def test_bad_input_is_refused():
         trained(Recipe(prune=0.5, regrow="surgery"))
     with pytest.raises(RecipeError, match="matches no layer"):
         trained(Recipe(prune=0.5, layers=(LayerRule("nothing", prune=0.5),)), "magnitude")
-    with pytest.raises(RecipeError, match="none of the"):
+    with pytest.raises(RecipeError, match="which removes all"):
         trained(Recipe(prune=1 - 1e-9), "magnitude")
     with pytest.raises(NetworkError, match="nothing to prune"):
         trained(Recipe(prune=0.5), "magnitude", model=nn.Sequential(nn.Flatten(), nn.BatchNorm1d(SIDE * SIDE)))

@@ -75,14 +75,14 @@ def test_layers_and_penalties(arguments):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--criterion", "magnitude"], "--criterion is of sparse training: say how sparse with --prune"),
-        (["--regrow", "set"], "--regrow is of sparse training"),
+        (["--criterion", "magnitude"], "--criterion is for sparse training: also give --prune"),
+        (["--regrow", "set"], "--regrow is for sparse training"),
         (["--penalty-weight", "0.1"], "--penalty-weight needs a --penalty"),
         (["--prune", "0.5", "--regrow", "surgery"], "regrow 'surgery' needs a network to cut again and again"),
         (["--prune", "0.5", "--layer", "0:bits=3"], "train only prunes"),
         (["--prune", "0.5", "--layer", "nobody:prune=0.3"], "matches no layer"),
         (["--prune", "0.5", "--criterion", "nonsense"], "criterion is 'nonsense'"),
-        (["--prune", "0.99999999"], "none of the"),
+        (["--prune", "0.99999999"], "which removes all"),
         (["--prune", "0.99999999", "--regrow", "set"], "prune is 0.99999999"),
     ],
 )

@@ -216,7 +216,7 @@ def test_blocks_need_a_graph_and_blocks():
         DeepCompressError, match=r"residual blocks cannot be found: torch.fx cannot trace the network Opaque"
     ):
         prune(evidence(Opaque(), batches(32, 1), "blocks-epsilon"))
-    with pytest.raises(DeepCompressError, match="blocks-epsilon removes whole units, and the network has none"):
+    with pytest.raises(DeepCompressError, match="blocks-epsilon removes whole units, and it found no unit"):
         prune(evidence(Mlp(), batches(32, 1), "blocks-epsilon"))
 
 

@@ -397,7 +397,7 @@ def test_trials_can_be_kept_and_the_bits_fixed(work):
 def test_an_interrupted_search_says_so_and_leaves_the_old_file(work, monkeypatch):
     Path("model.dc").write_bytes(b"old")
     Counter(monkeypatch, fatal=1)
-    assert "the same command goes on from there" in run("compress", *work, "--max-drop", "20").stderr
+    assert "the same command continues the search" in run("compress", *work, "--max-drop", "20").stderr
     assert Path("model.dc").read_bytes() == b"old"
 
 

@@ -179,7 +179,7 @@ def test_retraining_helps_and_follows_the_recipe(dense, flat_test, new_loader):
 
 def test_what_is_refused(dense, flat_test):
     for sparsity in (1.0, -0.1, float("nan"), 1.5):
-        with pytest.raises(RecipeError, match=f"sparsity {sparsity} is no fraction"):
+        with pytest.raises(RecipeError, match=f"sparsity {sparsity} is not a fraction"):
             sensitivity(dense, flat_test, [0.5, sparsity])
     with pytest.raises(RecipeError, match=r"'fc9' matches no layer; there are fc1.weight, fc2.weight, fc3.weight"):
         sensitivity(dense, flat_test, [0.5], layers=["fc1", "fc9"])

@@ -366,7 +366,7 @@ def refused_normalization(normalize):
         ({"y_train": np.zeros((30, 3), int)}, r"samples of y_train are \(3,\), but those of y_test \(\)"),
         ({"y_train": np.array(["a"] * 30)}, "y_train is <U1"),
         ({"y_train": np.array(3)}, r"y_train \(\)"),
-        ({"x_train": np.full((30, 3), 1e300)}, "ones that float32 has not"),
+        ({"x_train": np.full((30, 3), 1e300)}, "values outside the range of float32"),
         ({"x_train": np.zeros((30, 3), np.uint8)}, "x_train is uint8, but x_test float64; make both the same"),
         ({"x_test": np.zeros((10, 4))}, r"samples of x_train are \(3,\), but those of x_test \(4,\)"),
         ({"y_train": np.zeros(30)}, "y_train is float64, but y_test int64; make both the same"),

@@ -388,7 +388,7 @@ def test_labels_beyond_the_outputs_wherever_they_are(flat_train):
     x, y = flat_train[-1]
     for label, found in ((CLASSES, f"from 0 to {CLASSES}"), (-1, f"from -1 to {CLASSES - 1}")):
         bad = torch.cat([torch.tensor([label]), y[1:]])
-        with pytest.raises(DataError, match=f"tells {CLASSES} classes apart, but labels go {found}"):
+        with pytest.raises(DataError, match=f"has {CLASSES} classes, but labels go {found}"):
             settle(Mlp(), [[*flat_train, (x, bad)]], "classification")
 
 

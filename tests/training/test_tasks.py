@@ -208,7 +208,7 @@ def test_shapes_tell_the_task(output, target, task):
         ),
         (random(4, 1), labels(9, 4), "name the task with --task"),
         (random(4, 3), {"boxes": random(4, 4)}, "the targets are dict, which fits no task"),
-        ({"boxes": labels(3, 4)}, labels(3, 4), "gives dict, in which there is no floating-point tensor"),
+        ({"boxes": labels(3, 4)}, labels(3, 4), "gives dict, which holds no floating-point tensor"),
     ],
 )
 def test_what_fits_no_task_is_one_line(output, target, reason):
@@ -222,12 +222,12 @@ def test_what_fits_no_task_is_one_line(output, target, reason):
     [
         ("segmentation", random(4, 3), labels(3, 4), r"task segmentation takes outputs \(N, C, ...\) and labels"),
         ("multilabel", random(4, 3), labels(3, 4, 3), "targets .* that are 0 or 1"),
-        ("tokens", random(4, 6, 9), 3 * labels(9, 4, 6), "tells 9 classes apart, but labels go from"),
+        ("tokens", random(4, 6, 9), 3 * labels(9, 4, 6), "has 9 classes, but labels go from"),
         (
             "segmentation",
             random(4, 3, 8, 8),
             labels(3, 4, 8, 8) - 1,
-            "tells 3 classes apart, but labels go from -1",
+            "has 3 classes, but labels go from -1",
         ),
         ("segmentation", random(4, 300, 2, 2), labels(3, 4, 2, 2) + 298, "labels go from 298 to 300"),
         ("classification", random(4, 1), 2 * labels(2, 4), "task classification takes"),
@@ -292,7 +292,7 @@ def test_a_teacher_of_every_task(task, output, target):
         }[task]()
     expected = 0.75 * known(output, None, target) + 0.25 * told
     assert float(objective(output, x, target)) == pytest.approx(float(expected), rel=1e-5)
-    with pytest.raises(RecipeError, match="label_smoothing is of classification, and the task is"):
+    with pytest.raises(RecipeError, match="label_smoothing is for classification, and the task is"):
         objective_of(Recipe(label_smoothing=0.1), Given(), known)
 
 

@@ -356,8 +356,8 @@ def test_a_file_that_names_data_of_its_makers(here, name):
     (here / "elsewhere" / "shapes").mkdir(parents=True)
     line = fail("eval", named(name))
     assert line == (
-        f"Error: m.dc: the file names the data {name!r}, which is a folder or .npz file of whoever made it: "
-        "give it with --data"
+        f"Error: m.dc: the file names the data {name!r}, which is a folder or .npz file of its author: "
+        "give your copy with --data"
     )
     assert from_json("eval", "m.dc", "--data", "digits")["data"] == "digits"
 

@@ -179,8 +179,8 @@ def with_groups(evidence: Evidence) -> Evidence:
     groups = tuple(STRUCTURES[units](evidence.model, evidence.weights, example))
     if not groups:
         raise PruneError(
-            f"criterion {evidence.recipe.criterion} removes whole units, and the network has none of which it is "
-            "certain that they can go"
+            f"criterion {evidence.recipe.criterion} removes whole units, and it found no unit in this network that can "
+            "be removed safely"
         )
     return replace(evidence, groups=groups)
 

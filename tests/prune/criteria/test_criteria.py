@@ -292,7 +292,7 @@ def test_criteria_that_cannot_be_found(tmp_path, name, reason, own):
 
 
 def test_an_unknown_name_is_wrong_usage():
-    assert "'nonsense' is none of magnitude, random, taylor1" in fail(
+    assert "'nonsense' is unknown; known are magnitude, random, taylor1" in fail(
         "compress", "none.pt", "--criterion", "nonsense", code=2
     )
 
