@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepcompress.cli.common import SMALLER
 from deepcompress.usercode import names_code
 
 if TYPE_CHECKING:
@@ -14,6 +13,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from deepcompress.checkpoint import Checkpoint
+
+
+#: A fact of a checkpoint: units were taken out of its network (`export --shrink`).
+SMALLER = "smaller"
 
 
 def outlines(source: Checkpoint) -> dict[str, torch.Tensor]:
