@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepcompress.cli.common import SMALLER
 from deepcompress.usercode import names_code
 
 if TYPE_CHECKING:
     from torch import nn
 
     from deepcompress.checkpoint import Checkpoint
+
+
+#: A fact of a checkpoint: units were taken out of its network (`export --shrink`).
+SMALLER = "smaller"
 
 
 def outline(name: str | None, source: Checkpoint) -> nn.Module | None:

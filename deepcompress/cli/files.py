@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.building import build_model
-from deepcompress.cli.common import SMALLER, is_packed, load_any, show
+from deepcompress.cli.building import SMALLER, build_model
+from deepcompress.cli.common import is_packed, load_any, show
 from deepcompress.cli.data import Asked, example_input, facts_of, tell
 from deepcompress.cli.naming import needed_network, stored_network
 from deepcompress.cli.options import (
