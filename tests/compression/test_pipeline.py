@@ -14,7 +14,15 @@ from torch import nn
 import deepcompress as dc
 from deepcompress.compression.pipeline import compress
 from deepcompress.compression.tensors_only import compress_state
-from deepcompress.errors import CheckpointError, DeepCompressError, FormatError, OutputError, RecipeError
+from deepcompress.errors import (
+    CheckpointError,
+    DataError,
+    DeepCompressError,
+    FormatError,
+    NetworkError,
+    OutputError,
+    RecipeError,
+)
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import fit
@@ -389,3 +397,15 @@ def test_extra_state_that_is_no_plain_data_is_refused(tmp_path):
 
     with pytest.raises(CheckpointError, match=r"entry 0\._extra_state of the state_dict \(a dict\) is no tensor"):
         compress(torch.nn.Sequential(Extra(4, 4)), None, None, Recipe(retrain=False), tmp_path / "m.dc")
+
+
+@pytest.mark.parametrize("call", [dc.compress, lambda model, *rest: dc.Compressor(model)])
+def test_what_is_no_network_is_refused_in_one_line(call, dense, flat_train, tmp_path):
+    with pytest.raises(NetworkError, match=r"the network is a OrderedDict; give a torch\.nn\.Module"):
+        call(dense.state_dict(), flat_train, None, Recipe(), tmp_path / "x.dc")
+
+
+def test_arrays_of_numpy_are_refused_in_one_line(dense, flat_train, tmp_path):
+    arrays = [(x.numpy(), y.numpy()) for x, y in flat_train]
+    with pytest.raises(DataError, match=r"the training data gives arrays of numpy; .* torch\.from_numpy"):
+        dc.compress(dense, arrays, None, Recipe(), tmp_path / "x.dc")
