@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from deepcompress.checkpoint import Checkpoint
 
 
+<<<<<<< HEAD
 #: A fact of a checkpoint: units were taken out of its network (`export --shrink`).
 SMALLER = "smaller"
 
 
+=======
+>>>>>>> w-try12
 def outline(name: str | None, source: Checkpoint) -> nn.Module | None:
     """The network `name` for the tensors of `source`, without them: only names and shapes mean anything."""
     from contextlib import nullcontext
@@ -30,7 +33,7 @@ def outline(name: str | None, source: Checkpoint) -> nn.Module | None:
     if name is None:
         return None
     with nullcontext() if names_code(name) else torch.device("meta"):
-        return networks.build(name, outlines(source))
+        return networks.build(name, source.outlines())
 
 
 def check_shapes(network: nn.Module, source: Checkpoint, name: str | None, file: str) -> None:
@@ -42,7 +45,7 @@ def check_shapes(network: nn.Module, source: Checkpoint, name: str | None, file:
     from deepcompress.networks.names import outlines
     from deepcompress.reading.fitting import make_fit
 
-    make_fit(network, outlines(source), file, smaller=is_smaller(source, name))
+    make_fit(network, source.outlines(), file, smaller=is_smaller(source, name))
 
 
 def is_smaller(source: Checkpoint, name: str | None) -> bool:
@@ -75,7 +78,7 @@ def build_fitted(
     from deepcompress.networks.precision import remember
     from deepcompress.reading.fitting import fill
 
-    model = networks.build(name, outlines(source))
+    model = networks.build(name, source.outlines())
     source = fitted(source, model)
     state = dict(source.state)
     misfit = fill(model, state, file, smaller=is_smaller(source, name), strict=strict, extra=source.extra)

@@ -23,7 +23,16 @@ _OWN = ("_parameters", "_buffers", "_modules")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, without what torch's compiler, data parallelism or averaging puts around it."""
+    """The network itself, without what torch's compiler, data parallelism or averaging puts around it.
+
+    Raises:
+        NetworkError: it is no network.
+    """
+    if not isinstance(model, nn.Module):
+        raise NetworkError(
+            f"the network is a {type(model).__name__}; give a torch.nn.Module with its weights (bare tensors are "
+            "compressed by deepcompress.compression.tensors_only.compress_state)"
+        )
     while True:
         inner = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):

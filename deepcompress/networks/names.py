@@ -241,7 +241,7 @@ def _way(
 def _under(source: Checkpoint, stored: Mapping[str, Stored], way: Way, kinds: Mapping[str, str]) -> Checkpoint:
     """The checkpoint with the names of a way."""
     tensors = {name: stored[full] for name, full in way.names.items()}
-    found = source.found or Found("a file")
+    found = source.found or Found("a .dc file")
     others = [entry for entry in found.left_out if entry not in (source.stored or ())]
     computed = {name: kinds[full] for name, full in way.names.items() if full in kinds}
     found = replace(found, prefix=way.prefix, combined=computed, left_out=(*others, *way.unused), **about(tensors))
