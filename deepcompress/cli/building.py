@@ -14,13 +14,10 @@ if TYPE_CHECKING:
     from deepcompress.checkpoint import Checkpoint
 
 
-<<<<<<< HEAD
 #: A fact of a checkpoint: units were taken out of its network (`export --shrink`).
 SMALLER = "smaller"
 
 
-=======
->>>>>>> w-try12
 def outline(name: str | None, source: Checkpoint) -> nn.Module | None:
     """The network `name` for the tensors of `source`, without them: only names and shapes mean anything."""
     from contextlib import nullcontext
@@ -28,7 +25,6 @@ def outline(name: str | None, source: Checkpoint) -> nn.Module | None:
     import torch
 
     from deepcompress import networks
-    from deepcompress.networks.names import outlines
 
     if name is None:
         return None
@@ -42,7 +38,6 @@ def check_shapes(network: nn.Module, source: Checkpoint, name: str | None, file:
     Raises:
         NetworkError: naming the first of them.
     """
-    from deepcompress.networks.names import outlines
     from deepcompress.reading.fitting import make_fit
 
     make_fit(network, source.outlines(), file, smaller=is_smaller(source, name))
@@ -74,7 +69,7 @@ def build_fitted(
         NetworkError: it cannot be built, or the tensors do not fit.
     """
     from deepcompress import networks
-    from deepcompress.networks.names import fitted, outlines
+    from deepcompress.networks.names import fitted
     from deepcompress.networks.precision import remember
     from deepcompress.reading.fitting import fill
 

@@ -74,11 +74,7 @@ def _why_not(named: str, source: Checkpoint) -> str:
     import torch
 
     from deepcompress import networks
-<<<<<<< HEAD
-    from deepcompress.networks.names import fitted, outlines
-=======
     from deepcompress.networks.names import fitted
->>>>>>> w-try12
     from deepcompress.reading.fitting import make_fit
 
     if names_code(named):

@@ -71,13 +71,6 @@ def fitted(source: Checkpoint, network: nn.Module, plain: bool = False) -> Check
     return source
 
 
-def outlines(source: Checkpoint) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint on the meta device: their values are not read where the file tells the shapes."""
-    known = source.stored or {}
-    shapes = {name: known[name].shape if name in known else source.state[name].shape for name in source.state}
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-
-
 def naming(network: nn.Module, tensors: Mapping[str, torch.Tensor], extra: Collection[str] = ()) -> dict[str, str]:
     """The names of `network`, each with that under which `tensors` have it, whose values do not matter; or `extra`.
 

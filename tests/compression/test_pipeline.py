@@ -14,10 +14,6 @@ from torch import nn
 import deepcompress as dc
 from deepcompress.compression.pipeline import compress
 from deepcompress.compression.tensors_only import compress_state
-<<<<<<< HEAD
-from deepcompress.errors import CheckpointError, DeepCompressError, FormatError, OutputError, RecipeError
-from deepcompress.networks.precision import remember
-=======
 from deepcompress.errors import (
     CheckpointError,
     DataError,
@@ -27,7 +23,7 @@ from deepcompress.errors import (
     OutputError,
     RecipeError,
 )
->>>>>>> w-try12
+from deepcompress.networks.precision import remember
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import fit
@@ -404,13 +400,13 @@ def test_extra_state_that_is_no_plain_data_is_refused(tmp_path):
         compress(torch.nn.Sequential(Extra(4, 4)), None, None, Recipe(retrain=False), tmp_path / "m.dc")
 
 
-<<<<<<< HEAD
 def test_a_network_of_a_half_precision_checkpoint_knows_what_was_given(dense, tmp_path):
     work = copy.deepcopy(dense)
     remember(work, {name: value.bfloat16() for name, value in work.state_dict().items()})
     result = compress(work, None, None, Recipe(prune=0.5, retrain=False), tmp_path / "m.dc")
     assert result.source_bytes == result.dense_bytes / 2
-=======
+
+
 @pytest.mark.parametrize("call", [dc.compress, lambda model, *rest: dc.Compressor(model)])
 def test_what_is_no_network_is_refused_in_one_line(call, dense, flat_train, tmp_path):
     with pytest.raises(NetworkError, match=r"the network is a OrderedDict; give a torch\.nn\.Module"):
@@ -421,4 +417,3 @@ def test_arrays_of_numpy_are_refused_in_one_line(dense, flat_train, tmp_path):
     arrays = [(x.numpy(), y.numpy()) for x, y in flat_train]
     with pytest.raises(DataError, match=r"the training data gives arrays of numpy; .* torch\.from_numpy"):
         dc.compress(dense, arrays, None, Recipe(), tmp_path / "x.dc")
->>>>>>> w-try12
