@@ -156,8 +156,8 @@ def scales_line(names: Collection[str]) -> str:
     """What to say of tensors that are left alone because they belong to quantized weights."""
     some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
     return (
-        f"{len(names)} tensors are scales or zero points of weights that are quantized already ({some}): they and the "
-        "integers are stored exactly"
+        f"{len(names)} tensor{'s are scales or zero points' if len(names) > 1 else ' is a scale or a zero point'} of "
+        f"weights that are quantized already ({some}): stored exactly, as the integers are"
     )
 
 
@@ -267,10 +267,15 @@ def check_plain(names: Iterable[str]) -> None:
     Raises:
         CheckpointError: naming the first.
     """
-    for name in names:
-        if ".parametrizations." in f".{name}":
-            raise CheckpointError(
-                f"tensor {name}: a weight is computed from it (torch.nn.utils.parametrize), and how only the network "
-                "knows: name it (--network), or remove the parametrizations before saving (deepcompress.bake; of "
-                "torch.ao.pruning, whose masks are not in the file, sparsifier.squash_mask())"
-            )
+    name = part_of_computed(names)
+    if name is not None:
+        raise CheckpointError(
+            f"tensor {name}: a weight is computed from it (torch.nn.utils.parametrize), and how only the network "
+            "knows: name it (--network), or remove the parametrizations before saving (deepcompress.bake; of "
+            "torch.ao.pruning, whose masks are not in the file, sparsifier.squash_mask())"
+        )
+
+
+def part_of_computed(names: Iterable[str]) -> str | None:
+    """The first tensor that a weight is computed from, by the names that torch gives them; None if there is none."""
+    return next((name for name in names if ".parametrizations." in f".{name}"), None)

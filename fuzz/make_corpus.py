@@ -161,20 +161,23 @@ def exact() -> Named:
 
 
 def ranked() -> Named:
-    """Version 3: ranks and multiples by the rANS coder, dense and with gaps, with extra bits and neighbours."""
+    """Version 3: ranks and multiples by the rANS coder, dense and with gaps, with extra bits and neighbours.
+
+    The names are those of the dictionary, so that the header is deflated.
+    """
     rng = np.random.default_rng(5)
     book = np.array([-0.9, -0.3, 0.1, 0.77], dtype=np.float32)
-    smooth = np.cumsum(rng.integers(-3, 4, (40, 60)), axis=1)
-    wide = rng.integers(-900, 900, (30, 20)) * (rng.random((30, 20)) < 0.2)
-    ranks = np.array([-1, 1, -2, 0, 0, 0, 0, 2], dtype=np.int16)[rng.integers(0, 8, 900)]
-    own = TensorInfo((30, 10, 3), DType.FLOAT32, Encoding.CODED, codebook=16, codebook_size=4)
-    shared = TensorInfo((900,), DType.FLOAT32, Encoding.CODED, codebook_size=4, target=0)
+    smooth = np.cumsum(rng.integers(-3, 4, (12, 20)), axis=1)
+    wide = rng.integers(-900, 900, (15, 10)) * (rng.random((15, 10)) < 0.2)
+    ranks = np.array([-1, 1, -2, 0, 0, 0, 0, 2], dtype=np.int16)[rng.integers(0, 8, 180)]
+    own = TensorInfo((6, 10, 3), DType.FLOAT32, Encoding.CODED, codebook=16, codebook_size=4)
+    shared = TensorInfo((180,), DType.FLOAT32, Encoding.CODED, codebook_size=4, target=0)
     return [
-        ("ranks", integers.encode(ranks, own, book.tobytes())),
-        ("shared", integers.encode(np.abs(ranks), shared, b"")),
-        ("rows", integers.encode_scaled(smooth, np.float32(0.01), rng.integers(0, 9, 40))),
-        ("wide", integers.encode_scaled(wide, np.float32(1e-30), rng.integers(0, 200, 30))),
-        ("same", integers.encode_scaled(np.zeros((3, 40), np.int8), np.float32(1), np.zeros(3, np.uint8))),
+        ("layer1.0.conv1.weight", integers.encode(ranks, own, book.tobytes())),
+        ("fc1.weight", integers.encode(np.abs(ranks), shared, b"")),
+        ("fc2.weight", integers.encode_scaled(smooth, np.float32(0.01), rng.integers(0, 9, 12))),
+        ("fc3.weight", integers.encode_scaled(wide, np.float32(1e-30), rng.integers(0, 200, 15))),
+        ("conv1.weight", integers.encode_scaled(np.zeros((3, 40), np.int8), np.float32(1), np.zeros(3, np.uint8))),
     ]
 
 
@@ -189,7 +192,7 @@ def files() -> dict[str, bytes]:
         "laned": pack(laned()),
         "adaptive": pack(adaptive(), "lenet5", "mnist"),
         "exact": pack(exact()),
-        "ranked": pack(ranked()),
+        "ranked": pack(ranked(), "lenet5", "mnist"),
         "extensions": crafting.craft(extensions=[(0, "new", b"later"), (0, "empty", b"")], network="net"),
         "required": crafting.craft(extensions=[(1, "newer", b"")]),
     }

@@ -6,23 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepcompress.cli.common import SMALLER
 from deepcompress.usercode import names_code
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from deepcompress.checkpoint import Checkpoint
 
 
-def outlines(source: Checkpoint) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint without their values, which are not read where the file tells the shapes."""
-    import torch
-
-    known = source.stored or {}
-    shapes = {name: known[name].shape if name in known else source.state[name].shape for name in source.state}
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+#: A fact of a checkpoint: units were taken out of its network (`export --shrink`).
+SMALLER = "smaller"
 
 
 def outline(name: str | None, source: Checkpoint) -> nn.Module | None:
@@ -36,7 +29,7 @@ def outline(name: str | None, source: Checkpoint) -> nn.Module | None:
     if name is None:
         return None
     with nullcontext() if names_code(name) else torch.device("meta"):
-        return networks.build(name, outlines(source))
+        return networks.build(name, source.outlines())
 
 
 def check_shapes(network: nn.Module, source: Checkpoint, name: str | None, file: str) -> None:
@@ -47,7 +40,7 @@ def check_shapes(network: nn.Module, source: Checkpoint, name: str | None, file:
     """
     from deepcompress.reading.fitting import make_fit
 
-    make_fit(network, outlines(source), file, smaller=is_smaller(source, name))
+    make_fit(network, source.outlines(), file, smaller=is_smaller(source, name))
 
 
 def is_smaller(source: Checkpoint, name: str | None) -> bool:
@@ -80,7 +73,7 @@ def build_fitted(
     from deepcompress.networks.precision import remember
     from deepcompress.reading.fitting import fill
 
-    model = networks.build(name, outlines(source))
+    model = networks.build(name, source.outlines())
     source = fitted(source, model)
     state = dict(source.state)
     misfit = fill(model, state, file, smaller=is_smaller(source, name), strict=strict, extra=source.extra)

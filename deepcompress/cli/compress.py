@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from deepcompress.cli.building import build_model, check_shapes, outline, tell_found
+from deepcompress.cli.building import SMALLER, build_model, check_shapes, outline, tell_found
 from deepcompress.cli.common import (
-    SMALLER,
     command_line,
     file_settings,
     is_packed,
@@ -367,9 +366,11 @@ def _compress_tensors(
 ) -> Result:
     """Without data and without the network: tensor by tensor."""
     from deepcompress.compression.tensors_only import compress_state
-    from deepcompress.layers import buffers_of
+    from deepcompress.layers import buffers_of, part_of_computed
     from deepcompress.networks.names import fitted
 
+    if name is not None and part_of_computed(source.state) is not None:  # what it comes to, only the network knows
+        return _compress_without_data(source, checkpoint, name, label, recipe, output, watch, None, start, None)
     if start is not None:  # whose batch norm is folded, if it is
         recipe = replace(recipe, batch_norm="keep")
     network = outline(name, source)

@@ -43,12 +43,15 @@ def plan(
     recipe, _ = build_budgeted(recipe_file, layers, settings, file_settings(checkpoint) if packed else None)
 
     from deepcompress.compression import plan
+    from deepcompress.compression.from_file import renamed
+    from deepcompress.reading.loader import names_in
 
     source = load_any(checkpoint, trust_pickle, None, key)
     name = network_name(network, source, checkpoint)
     known = None
     if name is not None:
         known, source = build_fitted(source, name, checkpoint)
+        recipe = renamed(recipe, names_in(checkpoint, known)) if packed else recipe
     found = plan.plan(known if known is not None else source.state, recipe, going_on=packed)
 
     def report() -> None:

@@ -18,6 +18,7 @@ from deepcompress.coding.tensors import EncodedTensor, Encoding, TensorInfo
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _GAPS_BELOW, _DENSE_ABOVE = 0.35, 0.12  # densities at which zeros may be skipped, and at which they may be coded
+_SMALL = 1 << 20  # elements up to which that takes little time at lower densities
 
 
 def encode_scaled(integers: Array, scale: np.float32, exponents: Array) -> EncodedTensor:
@@ -59,6 +60,7 @@ def encode(integers: Array, info: TensorInfo, head: bytes) -> EncodedTensor:
 def smallest(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
     """The model's bytes and the streams of `codec.encode`, in the mode that makes them smaller."""
     density = np.count_nonzero(integers) / len(integers)
-    modes = [gaps for gaps, fits in ((False, density >= _DENSE_ABOVE), (True, density < _GAPS_BELOW)) if fits]
+    dense = density >= (_DENSE_ABOVE if len(integers) > _SMALL else _DENSE_ABOVE / 4)
+    modes = [gaps for gaps, fits in ((False, dense), (True, density < _GAPS_BELOW)) if fits]
     coded = [codec.encode(integers, shape, gaps) for gaps in modes]
     return min(coded, key=lambda parts: len(parts[0]) + len(parts[1]))

@@ -30,7 +30,9 @@ from deepcompress.recipe import Recipe
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def restore(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> list[Codebook]:
+def restore(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], called: Mapping[str, str] | None = None
+) -> list[Codebook]:
     """The codebooks of a file, for tensors that hold its values: grids as grids, of layers and vectors alike.
 
     A vector that is stored as it is has one of its own values: it may have been shared before.
@@ -39,18 +41,21 @@ def restore(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> list[Codeb
         path: the file.
         tensors: by name, on their device. Those that the file does not have are passed over, and so is a codebook whose
             values are not those of its tensors.
+        called: the file's name of each, where they differ (`reading.loader.names_in`).
 
     Raises:
         FormatError: the file is missing or damaged.
     """
     with ModelFile(path) as file:
-        stored = {name: info for name, info in _stored(file).items() if name in tensors}
+        held, called = _stored(file), called or {}
+        names = {name: called.get(name, name) for name in tensors}
+        stored = {name: held[full] for name, full in names.items() if full in held}
         tables: dict[int | str, Table] = {}
         members: dict[int | str, list[str]] = {}
         for name, info in stored.items():
             if not info.is_shared:
                 continue
-            owner, source = _owner(file, name)
+            owner, source = _owner(file, names[name])
             if owner not in tables:
                 tables[owner] = _table(*file.codebook(source))
             members.setdefault(owner, []).append(name)
@@ -124,8 +129,9 @@ def settings_of(path: str | Path) -> dict[str, Any]:
             rules.append(_rule(name, info, file.header.entries[owners[name]].name if together else None))
         compact = file.header.version > 1
     found: dict[str, Any] = {"prune": 0.0, "epochs": 0, "finetune_epochs": 0, "layer": rules}
-    adaptive = all(info.weight_coder is Coder.ANS for info in stored.values() if info.is_shared)
-    found["coder"] = ("ans" if adaptive else "auto") if compact else "huffman"
+    coders = {info.weight_coder for info in stored.values() if info.is_shared}
+    named = "ans" if coders <= {Coder.ANS} else "rans" if coders == {Coder.RANS} else "auto"
+    found["coder"] = named if compact else "huffman"
     small = [info for info in stored.values() if len(info.shape) < 2]
     most = max((info.codebook_size for info in small if info.encoding is Encoding.CODED), default=None)
     if most is not None:
@@ -141,6 +147,18 @@ def settings_of(path: str | Path) -> dict[str, Any]:
     if "running_mean" in names and "num_batches_tracked" not in names:
         found["batch_norm"] = "fold"
     return found
+
+
+def renamed(recipe: Recipe, called: Mapping[str, str]) -> Recipe:
+    """A recipe whose rules for single tensors of a file (`settings_of`) are for those of a network.
+
+    Args:
+        recipe: the settings.
+        called: the names of the network's tensors, each with that in the file.
+    """
+    patterns = {_pattern(full): _pattern(own) for own, full in called.items() if own != full}
+    rules = (replace(rule, pattern=patterns.get(rule.pattern, rule.pattern)) for rule in recipe.layers)
+    return replace(recipe, layers=tuple(rules)) if patterns else recipe
 
 
 def _stored(file: ModelFile) -> dict[str, TensorInfo]:
@@ -163,12 +181,16 @@ def _owner(file: ModelFile, name: str) -> tuple[int, int]:
 
 
 def _rule(name: str, info: TensorInfo, group: str | None) -> dict[str, Any]:
-    """The layer rule for one tensor, whose name may hold what is special in a pattern."""
-    pattern = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+    """The layer rule for one tensor."""
     if not info.is_shared:
-        return {"pattern": pattern, "bits": "none"}
-    rule: dict[str, Any] = {"pattern": pattern, "levels": max(info.codebook_size, 1)}
+        return {"pattern": _pattern(name), "bits": "none"}
+    rule: dict[str, Any] = {"pattern": _pattern(name), "levels": max(info.codebook_size, 1)}
     return rule if group is None else rule | {"group": group}
+
+
+def _pattern(name: str) -> str:
+    """What matches this name alone, which may hold what is special in a pattern."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _table(values: Array, dtype: DType) -> Table:

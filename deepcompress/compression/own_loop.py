@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from deepcompress.compression.from_file import asks_for_more, restore, settings_of
+from deepcompress.compression.from_file import asks_for_more, renamed, restore, settings_of
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.stages import Job
 from deepcompress.compression.writing import Delivery, Stages, contiguous_state, finish_small, kept_of, layers_of
@@ -23,7 +23,7 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import PruningHooks
 from deepcompress.quantize.sharing import Codebook, TuningHooks, finish, still_kept
-from deepcompress.reading.loader import fill_from
+from deepcompress.reading.loader import fill_from, names_in
 from deepcompress.recipe import Recipe
 from deepcompress.recipe.conflicts import check_own_loop
 from deepcompress.training.batches import as_pairs
@@ -123,10 +123,11 @@ class Compressor:
             NetworkError: its tensors do not fit.
         """
         network_itself = unwrapped(model)
+        called = names_in(path, network_itself)
         fill_from(network_itself, path)
-        settings = recipe or Recipe.from_dict(settings_of(path), str(path))
+        settings = renamed(recipe or Recipe.from_dict(settings_of(path), str(path)), called)
         compressor = cls(network_itself, settings, network=network, data=data, watch=watch)
-        compressor._former = restore(path, live_tensors(network_itself, compressor._delivery.state))
+        compressor._former = restore(path, live_tensors(network_itself, compressor._delivery.state), called)
         return compressor
 
     @property

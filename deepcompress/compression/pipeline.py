@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deepcompress.calibration.rounding import Rounder
-from deepcompress.compression.from_file import asks_for_more, restore
+from deepcompress.compression.from_file import asks_for_more, renamed, restore
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.stages import ByFraction, BySize, Job, Route
@@ -37,7 +37,7 @@ from deepcompress.networks.unmade import check_made
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
-from deepcompress.reading.loader import fill_from, load_state_dict
+from deepcompress.reading.loader import fill_from, load_state_dict, names_in
 from deepcompress.recipe import Recipe, Size
 from deepcompress.recipe.conflicts import check_data
 from deepcompress.training import distributed
@@ -225,6 +225,8 @@ class _Order:
 
 
 def _compress(order: _Order) -> Result:
+    called = {} if order.start is None else names_in(order.start, order.model)
+    order = replace(order, recipe=renamed(order.recipe, called))
     recipe, watch = order.recipe, order.watch
     check_data(recipe, order.train_loader is not None, order.val_loader is not None, order.calibrate is not None)
     origin = origin_of(order.model, recipe, order.rewind_to)
@@ -250,7 +252,7 @@ def _compress(order: _Order) -> Result:
     if work is not dense:
         stages.finish("low-rank", dense_bytes(state))
     delivery = Delivery(work, state, layers, recipe, order.network, order.data, order.normalize)
-    former = [] if order.start is None else restore(order.start, tensors)
+    former = [] if order.start is None else restore(order.start, tensors, called)
     run = Run(work, weights, order.batches, recipe, order.val_loader, watch, objective)
     job = Job(run, layers, former, origin)
     route = _route(job, order.masks, delivery)

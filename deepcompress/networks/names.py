@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import chain, takewhile
 
 import torch
 from torch import nn
@@ -51,7 +51,8 @@ def fitted(source: Checkpoint, network: nn.Module, plain: bool = False) -> Check
     """The tensors of `source` under the names of `network`, as far as they can be found; it is not changed.
 
     A tensor that the network ties to another may be missing. Computed weights are matched as what they are computed
-    from, or else (always if `plain`) as what they come to. Where nothing fits, names stay as they were.
+    from, or else (always if `plain`) as what they come to. Where that leaves tensors of the network without any, the
+    names are those under which most fit; where that is no more than half of them, names stay as they were.
 
     Raises:
         CheckpointError: several parts of the file fit, as a network and its average.
@@ -63,21 +64,27 @@ def fitted(source: Checkpoint, network: nn.Module, plain: bool = False) -> Check
         return _under(source, stored, way, {})
     if (way := _whole(combined(own)[0], computed, network, extra)) is not None:
         return _under(source, computed, way, kinds)
+    if not plain and (way := _nearest(own, stored, network, extra)) is not None:
+        return _under(source, stored, way, {})
+    if (way := _nearest(combined(own)[0], computed, network, extra)) is not None:
+        return _under(source, computed, way, kinds)
     return source
 
 
 def naming(network: nn.Module, tensors: Mapping[str, torch.Tensor], extra: Collection[str] = ()) -> dict[str, str]:
     """The names of `network`, each with that under which `tensors` have it, whose values do not matter; or `extra`.
 
-    Where not all of them fit, names stay as they are.
+    Where not all of them fit, names are those under which most do, or stay as they are.
 
     Raises:
         CheckpointError: as `fitted`.
     """
     stored = _of(tensors)
     own = _own(network)
-    ways = (_whole(names, stored, network, extra, partly=False) for names in (own, combined(own)[0]))
-    way = next((way for way in ways if way is not None), None)
+    forms = (own, combined(own)[0])
+    whole = (_whole(names, stored, network, extra, partly=False) for names in forms)
+    near = (_nearest(names, stored, network, extra) for names in forms)
+    way = next((way for way in chain(whole, near) if way is not None), None)
     return {name: name for name in (*tensors, *extra)} if way is None else {**way.names, **way.extra}
 
 
@@ -125,17 +132,13 @@ def _whole(
     """
     if not own:
         return None
-    ties, spare = _tied(network), networks.batch_counters(network)
-    shapes = {name: tensor.shape for name, tensor in own.items()}
     ways: list[Way] = []
-    for names, prefix in _candidates(list(shapes), [*stored, *extra], spare):
-        tensors = {name: full for name, full in names.items() if full in stored}
-        beside = {name: full for name, full in names.items() if full not in stored}
-        way = replace(_way(tensors, prefix, shapes, stored, ties, spare), extra=beside)
+    shapes = {name: tensor.shape for name, tensor in own.items()}
+    for way in _ways(own, stored, network, extra):
         enough = not way.unused or (partly and _is_most(way, shapes, stored))
         if not way.missing and enough and not any(way.names == other.names for other in ways):
             ways.append(way)
-        if not way.missing and not prefix and way.fits == sum(name in shapes for name in way.names):
+        if not way.missing and not way.prefix and way.fits == sum(name in own for name in way.names):
             return way  # what else is in the file has no place in the network
     if not ways:
         return None
@@ -152,6 +155,32 @@ def _is_most(way: Way, own: Mapping[str, Shape], stored: Mapping[str, Stored]) -
     taken = {name: full for name, full in way.names.items() if name in own}
     left, kept = (sum(stored[name].elements for name in names) for names in (way.unused, set(taken.values())))
     return way.fits == len(taken) and left <= kept and any(name != full for name, full in taken.items())
+
+
+def _nearest(
+    own: Mapping[str, Stored], stored: Mapping[str, Stored], network: nn.Module, extra: Collection[str]
+) -> Way | None:
+    """The one way by which most of a network's tensors fit, if that is more than half of them.
+
+    What has no place in the network has its name in the file, so that it can be told.
+    """
+    ways = [way for way in _ways(own, stored, network, extra) if way.missing]
+    best = max((way.fits for way in ways), default=0)
+    same = [way for way in ways if way.fits == best]
+    if 2 * best <= len(own) or any(way.names != same[0].names for way in same[1:]):
+        return None
+    return replace(same[0], names={**same[0].names, **{name: name for name in same[0].unused}}, unused=[])
+
+
+def _ways(
+    own: Mapping[str, Stored], stored: Mapping[str, Stored], network: nn.Module, extra: Collection[str]
+) -> Iterator[Way]:
+    ties, spare = _tied(network), networks.batch_counters(network)
+    shapes = {name: tensor.shape for name, tensor in own.items()}
+    for names, prefix in _candidates(list(shapes), [*stored, *extra], spare):
+        tensors = {name: full for name, full in names.items() if full in stored}
+        beside = {name: full for name, full in names.items() if full not in stored}
+        yield replace(_way(tensors, prefix, shapes, stored, ties, spare), extra=beside)
 
 
 def _candidates(own: list[str], stored: list[str], spare: Collection[str]) -> Iterator[tuple[dict[str, str], str]]:
@@ -205,7 +234,7 @@ def _way(
 def _under(source: Checkpoint, stored: Mapping[str, Stored], way: Way, kinds: Mapping[str, str]) -> Checkpoint:
     """The checkpoint with the names of a way."""
     tensors = {name: stored[full] for name, full in way.names.items()}
-    found = source.found or Found("a file")
+    found = source.found or Found("a .dc file")
     others = [entry for entry in found.left_out if entry not in (source.stored or ())]
     computed = {name: kinds[full] for name, full in way.names.items() if full in kinds}
     found = replace(found, prefix=way.prefix, combined=computed, left_out=(*others, *way.unused), **about(tensors))

@@ -114,7 +114,7 @@ def load(
         # Before files said so, a smaller network was known by naming the network that it came from.
         smaller = into is None or says_smaller(file.header)
         fitting = {own: tensors[name] for own, name in names.items()}
-        misfit = make_fit(network, fitting, str(path), smaller=smaller, strict=strict)
+        misfit = make_fit(network, fitting, str(path), smaller=smaller, strict=strict, extra=extra)
         workers = torch.get_num_threads()
         compressed = compress_layers(network, file, workers, names) if mode == "sparse" else set()
         dense = {own: name for own, name in names.items() if own not in compressed}
@@ -177,6 +177,19 @@ def fill_from(network: nn.Module, path: str | Path, max_bytes: int | None = None
     """
     with ModelFile(path) as file:
         file.check(max_bytes)
-        smaller, extra = says_smaller(file.header), extra_state(file.header)
-        state = _decode(file, list(file), "cpu", torch.get_num_threads())
+        smaller, beside = says_smaller(file.header), extra_state(file.header)
+        names = naming(network, outlines(file), beside)
+        held = {**_decode(file, list(file), "cpu", torch.get_num_threads()), **beside}
+    state = {own: held[name] for own, name in names.items() if name not in beside}
+    extra = {own: held[name] for own, name in names.items() if name in beside}
     fill(network, state, str(path), smaller=smaller, extra=extra)
+
+
+def names_in(path: str | Path, network: nn.Module) -> dict[str, str]:
+    """The names of a network's tensors, each with that under which a .dc file has it (`networks.names.naming`).
+
+    Raises:
+        FormatError: the file is missing or damaged.
+    """
+    with ModelFile(path) as file:
+        return naming(network, outlines(file))

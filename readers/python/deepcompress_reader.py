@@ -206,9 +206,9 @@ _DTYPES: dict[int, tuple[str, str]] = {
     20: ("complex64", "<c8"), 21: ("complex128", "<c16"),
 }  # fmt: skip
 _DEFLATED, _CHECKED = 1, 2  # flags of a file
-_RAW, _PLANES, _CODED, _ALIAS, _SAME, _ADAPTIVE, _ROWS, _COPY = range(8)
-_LAYOUTS = {1: 4, 2: 6, 3: 8}  # how many each version has
-_SHARED = (0, 1, 2, 3, 10, 11, 12, 13)  # dtypes of layouts 2 and 5
+_RAW, _PLANES, _CODED, _ALIAS, _SAME, _ADAPTIVE, _ROWS, _COPY, _RANKED = range(9)
+_LAYOUTS = {1: 4, 2: 6, 3: 9}  # how many each version has
+_SHARED = (0, 1, 2, 3, 10, 11, 12, 13)  # dtypes of layouts 2, 5 and 8
 
 
 class Tensor:
@@ -278,7 +278,8 @@ def _read_layout(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version:
         _must(tensor.number in _SHARED, f"tensor {name}: {tensor.dtype} cannot be coded", 4)
         book = _read_book_facts(header, tensor, earlier, version)
         tensor.n = header.varint(tensor.size, "the number of weights")
-        (_read_streams if layout == _CODED else _read_scan)(header, tensor, book)
+        read = {_CODED: _read_streams, _ADAPTIVE: _read_scan, _RANKED: _read_ranked}[layout]
+        read(header, tensor, book)
 
 
 def _read_streams(header: _Bytes, tensor: Tensor, book: int) -> None:
@@ -305,6 +306,13 @@ def _read_scan(header: _Bytes, tensor: Tensor, book: int) -> None:
     tensor.parts = (book, header.varint())
 
 
+def _read_ranked(header: _Bytes, tensor: Tensor, book: int) -> None:
+    """Section 17."""
+    ok = tensor.size and (tensor.k or not tensor.n or tensor.form == 5)
+    _must(ok, f"tensor {tensor.name}: {tensor.n} weights of {tensor.size} elements, but no codebook", 17)
+    tensor.parts = (book, header.varint(), header.varint())
+
+
 def _read_book_facts(header: _Bytes, tensor: Tensor, earlier: list[Tensor], version: int) -> int:
     """Sections 4 and 10: what the header says of a codebook; returns its bytes in this section."""
     tensor.k = k = header.varint(4096, "the size of a codebook")
@@ -314,15 +322,20 @@ def _read_book_facts(header: _Bytes, tensor: Tensor, earlier: list[Tensor], vers
     if form >= 8:
         _must(form - 8 < len(earlier), f"tensor {tensor.name}: its codebook is in no earlier tensor", header.section)
         tensor.target, of = form - 8, earlier[form - 8]
-        own = of.layout in (_CODED, _ADAPTIVE) and of.target < 0
+        own = of.layout in (_CODED, _ADAPTIVE, _RANKED) and of.target < 0 and of.form != 5
         like = (of.number, of.k) == (tensor.number, k)
         _must(own and like, f"tensor {tensor.name}: it cannot share the codebook of {of.name}", 4)
         return 0
     tensor.form = form
-    _must(form < 5 and not (form and tensor.number), f"tensor {tensor.name}: a codebook of form {form}", 10)
+    last = 5 if tensor.layout == _RANKED else 4
+    _must(form <= last and not (form and tensor.number), f"tensor {tensor.name}: a codebook of form {form}", 10)
     if form < 2:
         return k * (2 if form else tensor.itemsize)
     low, high = (-(step + 1 >> 1) if step & 1 else step >> 1 for step in (header.varint(), header.varint()))
+    if form == 5:
+        tensor.grid, ok = (low, high), not k and len(tensor.shape) > 1 and -32768 < low <= high < 32768
+        _must(ok, f"tensor {tensor.name}: numbers from {low} to {high}, with a scale for each row", 17)
+        return header.varint()
     tensor.grid, entries = (low, high), high - low + (0 if low <= 0 <= high else 1)
     _must(-32768 <= low <= high <= 32768 and 0 < k <= entries, f"tensor {tensor.name}: a grid from {low} to {high}", 10)
     return (4 if form == 2 else 2) + (-(-(high - low + 1) // 8) if k < entries else 0)
@@ -706,6 +719,226 @@ def _decode_adaptive(tensor: Tensor, section: _Bytes, book: Array) -> Array:
     return np.concatenate((zero, entries))[np.frombuffer(model.symbols, np.uint16)]
 
 
+# 17 to 19: ranks and multiples -----------------------------------------------------------------------------
+
+
+class _Lanes:
+    """One stream of section 19: the states of its lanes, and the words that they share."""
+
+    def __init__(self, data: bytes, lanes: int, tables: list[list[tuple[int, int, int]]]) -> None:
+        head, rest = data[: 4 * lanes], data[4 * lanes :]
+        _must(len(head) == 4 * lanes and len(rest) % 2 == 0, "a stream ends in the middle of a state or a word", 19)
+        self.states = np.frombuffer(head, "<u4").tolist()
+        _must(min(self.states) >= 1 << 16, "a state is too small", 19)
+        self.words, self.at, self.tables = np.frombuffer(rest, "<u2").tolist(), 0, tables
+
+    def _fill(self, lane: int) -> None:
+        if self.states[lane] < 1 << 16:
+            _must(self.at < len(self.words), "a stream ends before its last symbol", 19)
+            self.states[lane] = self.states[lane] << 16 | self.words[self.at]
+            self.at += 1
+
+    def token(self, lane: int, table: int) -> int:
+        x = self.states[lane]
+        token, begin, frequency = self.tables[table][x & 4095]
+        self.states[lane] = frequency * (x >> 12) + (x & 4095) - begin
+        self._fill(lane)
+        return token
+
+    def extra(self, lane: int, count: int) -> int:
+        x = self.states[lane]
+        self.states[lane] = x >> count
+        self._fill(lane)
+        return x & (1 << count) - 1
+
+    def end(self) -> None:
+        done = self.at == len(self.words) and set(self.states) == {1 << 16}
+        _must(done, "a stream does not end with its last symbol", 19)
+
+
+def _start_of(number: int) -> tuple[int, int]:
+    """Section 18: the base of a class of magnitudes, and its extra bits."""
+    if number < 16:
+        return number, 0
+    octave, part = divmod(number - 16, 4)
+    return (4 + part) << octave + 2, octave + 2
+
+
+def _table(levels: list[int]) -> list[tuple[int, int, int]]:
+    """Section 18: token, begin and frequency at each of the 4096 places."""
+    sums = list(accumulate((64, 76, 91, 108)[(v - 1) % 4] << (v - 1) // 4 if v else 0 for v in levels))
+    _must(sums[-1], "a table has no token", 18)
+    rest, out, before = 4096 - sum(v > 0 for v in levels), [], 0
+    for token, total in enumerate(sums):
+        share = total * rest // sums[-1]
+        frequency = share - before + (levels[token] > 0)
+        out += [(token, len(out), frequency)] * frequency
+        before = share
+    return out
+
+
+class _Static:
+    """The model of section 18, and the streams of section 19."""
+
+    def __init__(self, tensor: Tensor, raw: bytes) -> None:
+        shape, source = tensor.shape, _Bytes(raw, 18)
+        self.rows = shape[0] if len(shape) > 1 else 1
+        planes = shape[1] if len(shape) > 2 else 1
+        self.columns = tensor.size // self.rows
+        places = self.columns // planes
+        self.gaps, self.height = source.byte(), source.varint(self.rows, "the rows of a stream")
+        self.down, self.across = divmod(source.byte(), 16)
+        fits = self.gaps < 2 and self.height and self.down + self.across <= 8
+        _must(fits, "a mode, or a number of rows or lanes, that there is not", 18)
+        base = source.varint(512, "the base") - 256
+        by_row, by_plane, by_place = (self._classes(source, count) for count in (self.rows, planes, places))
+        self.by_row = [base + number for number in by_row]
+        self.by_column = [a + b for a in by_plane for b in by_place]
+        self.near = self._neighbours(source)
+        self.own = source.byte() if self.near else 0
+        count, tokens = source.byte(), source.byte()
+        _must(0 < count <= 64 and 0 < tokens < 120, f"{count} tables of {tokens} tokens", 18)
+        self.contexts = _plane(source, 64 if self.gaps else 128 if self.near else 32, 64).tolist()
+        _must(max(self.contexts) < count, "a context has a table that there is not", 18)
+        steps = _plane(source, count * tokens, 64).reshape(count, tokens)
+        source.end()
+        levels = np.cumsum(steps.astype(int), axis=0) & 63
+        _must(levels.max() < 50, "a level is above 49", 18)
+        self.tables = [_table(row) for row in levels.tolist()]
+
+    def _classes(self, source: _Bytes, count: int) -> list[int]:
+        told = source.byte()
+        _must(told < 2, "classes are there or not", 18)
+        return _plane(source, count, 64).tolist() if told else [0] * count  # type: ignore[no-any-return]
+
+    def _neighbours(self, source: _Bytes) -> list[tuple[int, int, int, int]]:
+        count, found = source.byte(), []
+        _must(count <= (0 if self.gaps else 4), f"{count} neighbours", 18)
+        for _ in range(count):
+            rows, columns = source.varint(self.rows, "rows up"), source.varint(self.columns, "columns left")
+            _must(rows + columns, "an element is its own neighbour", 18)
+            aim = source.byte()
+            found.append((rows, columns, aim - 256 if aim > 127 else aim, source.byte()))
+        return found
+
+    def decode(self, raw: bytes) -> Array:
+        """All numbers, row by row."""
+        source, out = _Bytes(raw, 19), []
+        for start in range(0, self.rows, self.height):
+            rows = min(self.height, self.rows - start)
+            length = source.varint() if self.height < self.rows else source.left()
+            lanes = _Lanes(source.take(length), 1 << self.down + self.across, self.tables)
+            out.append((self._skip if self.gaps else self._walk)(lanes, start, rows))
+            lanes.end()
+        source.end()
+        return np.concatenate(out)
+
+    def _tiles(self, rows: int) -> list[tuple[range, range]]:
+        height, width = -(-rows >> self.down), -(-self.columns >> self.across)
+        return [
+            (range(top, min(top + height, rows)), range(left, min(left + width, self.columns)))
+            for top in range(0, height << self.down, height)
+            for left in range(0, width << self.across, width)
+        ]
+
+    def _scale(self, row: int, column: int) -> int:
+        return min(max(self.by_row[row] + self.by_column[column], 0), 31)
+
+    def _walk(self, lanes: _Lanes, start: int, rows: int) -> Array:
+        """Dense: a token for each element."""
+        out, tiles = [0] * (rows * self.columns), self._tiles(rows)
+        for i in range(-(-rows >> self.down)):
+            for j in range(-(-self.columns >> self.across)):
+                waiting = []
+                for lane, (tall, wide) in enumerate(tiles):
+                    if i < len(tall) and j < len(wide):
+                        here = tall[i] * self.columns + wide[j]
+                        context, turned = self._context(out, here, i, j, self._scale(start + tall[i], wide[j]))
+                        token = lanes.token(lane, self.contexts[context])
+                        waiting.append((lane, here, token, turned))
+                for lane, here, token, turned in waiting:
+                    first, extra = _start_of(token + 1 >> 1)
+                    number = first + (lanes.extra(lane, extra) if extra else 0)
+                    out[here] = -number if token % 2 != turned else number
+        return np.array(out)
+
+    def _context(self, out: list[int], here: int, i: int, j: int, scale: int) -> tuple[int, bool]:
+        if not self.near:
+            return scale, False
+        aimed, expected = 0, self.own * ((64, 81, 102)[scale % 3] << scale // 3)
+        for rows, columns, aim, size in self.near:
+            if rows <= i and columns <= j:
+                number = out[here - rows * self.columns - columns]
+                aimed += 1024 * aim * number
+                expected += 1024 * size * abs(number)
+        expected >>= 5
+        far = 16 * abs(aimed >> 5)
+        context = 4 * sum(((56, 72, 88)[n % 3] << n // 3) <= expected for n in range(1, 32))
+        return context + sum(bound * expected <= far for bound in (3, 10, 19)), aimed < 0
+
+    def _skip(self, lanes: _Lanes, start: int, rows: int) -> Array:
+        """With gaps."""
+        order = sorted(range(self.columns), key=lambda column: self.by_column[column])
+        out = np.zeros(rows * self.columns, int)
+        paths = [[(row, order[place]) for row in tall for place in wide] for tall, wide in self._tiles(rows)]
+        at = [0] * len(paths)
+        while active := [lane for lane, path in enumerate(paths) if at[lane] < len(path)]:
+            gaps, weights = {}, {}
+            for lane in active:
+                row, column = paths[lane][at[lane]]
+                gaps[lane] = lanes.token(lane, self.contexts[self._scale(start + row, column)])
+                _must(gaps[lane] < 60, "a gap is negative", 19)
+            for lane, token in gaps.items():
+                first, extra = _start_of(token)
+                gaps[lane] = first + (lanes.extra(lane, extra) if extra else 0)
+                at[lane] += gaps[lane]
+                _must(at[lane] <= len(paths[lane]), "a gap leads out of its lane", 19)
+            for lane in active:
+                if at[lane] < len(paths[lane]) and gaps[lane] < 32767:
+                    row, column = paths[lane][at[lane]]
+                    weights[lane] = lanes.token(lane, self.contexts[32 + self._scale(start + row, column)])
+                    _must(weights[lane], "a weight is zero", 19)
+            for lane, token in weights.items():
+                first, extra = _start_of(token + 1 >> 1)
+                number = first + (lanes.extra(lane, extra) if extra else 0)
+                row, column = paths[lane][at[lane]]
+                out[row * self.columns + column] = -number if token % 2 else number
+                at[lane] += 1
+        return out
+
+
+def _decode_ranked(tensor: Tensor, section: _Bytes, owner: Tensor, book: bytes) -> Array:
+    section.take(tensor.parts[0])
+    model = _Static(tensor, section.take(tensor.parts[1]))
+    numbers = model.decode(section.take(tensor.parts[2]))
+    _must(np.count_nonzero(numbers) == tensor.n, "another number of weights is announced", 17)
+    if tensor.form == 5:
+        return _multiples(tensor, book, numbers)
+    entries = _read_book(owner, book)
+    sign = np.array(1 << 8 * tensor.itemsize - 1, entries.dtype)
+    entries = entries[np.argsort(np.where(entries & sign, ~entries, entries | sign), kind="stable")]
+    negative = int(np.count_nonzero(entries & sign))
+    ok = -negative <= numbers.min() and numbers.max() <= len(entries) - negative
+    _must(ok, "a rank is beyond the codebook", 17)
+    return np.insert(entries, negative, 0)[numbers + negative]
+
+
+def _multiples(tensor: Tensor, raw: bytes, numbers: Array) -> Array:
+    rows, (low, high) = tensor.shape[0], tensor.grid
+    _must(low <= numbers.min() and numbers.max() <= high, "a number is beyond the lowest or the highest", 17)
+    source = _Bytes(raw, 17)
+    scale = np.frombuffer(source.take(4), "<f4")[0]
+    exponents = _plane(source, rows).astype(int)
+    source.end()
+    quarters = np.array([0x3F800000, 0x3F9837F0, 0x3FB504F3, 0x3FD744FD], "<u4").view("<f4")
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.ldexp(scale * quarters[exponents & 3], exponents >> 2).astype("<f4")
+        largest = np.float32(max(-low, high)) * steps
+        values = numbers.reshape(rows, -1).astype("<f4") * steps[:, None]
+    _must(scale >= 2.0**-126 and np.isfinite(largest).all() and np.isfinite(steps).all(), "a scale of a row", 17)
+    return values.reshape(-1)
+
+
 # The face --------------------------------------------------------------------------------------------------
 
 
@@ -750,9 +983,12 @@ class File(Mapping[str, Array]):
 
     def _decoded(self, tensor: Tensor) -> Array:
         layout, size = tensor.layout, tensor.itemsize
-        section = _Bytes(self._section(tensor), {_PLANES: 6, _ADAPTIVE: 11, _ROWS: 14}.get(layout, 4))
+        section = _Bytes(self._section(tensor), {_PLANES: 6, _ADAPTIVE: 11, _ROWS: 14, _RANKED: 17}.get(layout, 4))
         if layout in (_RAW, _SAME):
             return np.tile(np.frombuffer(section.data, np.uint8), tensor.size if layout == _SAME else 1)
+        if layout == _RANKED:
+            owner = self._numbered[tensor.target] if tensor.target >= 0 else tensor
+            return _decode_ranked(tensor, section, owner, self._section(owner)[: owner.parts[0]])
         if layout in (_CODED, _ADAPTIVE):
             owner = self._numbered[tensor.target] if tensor.target >= 0 else tensor
             book = _read_book(owner, self._section(owner)[: owner.parts[0]])

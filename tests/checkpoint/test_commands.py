@@ -183,3 +183,35 @@ def test_extra_states_of_a_checkpoint_are_kept(prefix):
     fresh[0].note = "new"
     fresh.load_state_dict(torch.load("y.pt")["state_dict"])
     assert fresh[0].note == NOTE
+
+
+def test_extra_states_that_the_network_does_not_know():
+    torch.save({**plain().state_dict(), "_extra_state": [1]}, "x.pt")
+    run("compress", "x.pt", "--no-retrain", "-o", "x.dc")
+    refused = run("plan", "x.pt", "--network", "net.py:make", code=1).stderr
+    assert refused == "Error: x.pt: has _extra_state, which the network Sequential does not load\n"
+    told = "has a tensor _extra_state, which the network Sequential does not know: left out"
+    done = run(
+        "export", "x.dc", "--network", "net.py:make", "--shrink", "--input-shape", 6, "--no-strict", "-o", "y.pt"
+    )
+    assert told in done.stderr
+    with pytest.warns(UserWarning, match=told):
+        load("x.dc", into=plain(), strict=False)
+
+
+def test_weights_that_only_the_network_can_compute():
+    """With --network and without data it is built, and what its weights come to is compressed."""
+    Path("own.py").write_text(
+        "from torch import nn\nfrom torch.nn.utils.parametrizations import orthogonal\n"
+        "def make():\n    return nn.Sequential(orthogonal(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 3))\n"
+    )
+    network = nn.Sequential(parametrizations.orthogonal(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 3))
+    torch.save(under("model.", network.state_dict()), "x.pt")
+    assert "name it (--network)" in run("compress", "x.pt", "--no-retrain", "-o", "x.dc", code=1).stderr
+    done = run(
+        "compress", "x.pt", "--network", "own.py:make", "--no-retrain", "--prune", 0, "--bits", "none", "-o", "x.dc"
+    )
+    assert "0.weight is computed from other tensors" in done.stderr
+    found = load_state_dict("x.dc")
+    assert found.keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert torch.equal(found["0.weight"], network[0].weight)

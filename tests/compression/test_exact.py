@@ -209,7 +209,8 @@ def test_quantized_weights_and_their_scales_are_let_be(tmp_path, kind, recipe):
     floats = [name for name, value in quantized.items() if value.is_floating_point() and name not in pruned]
     floats = [name for name in floats if name != "m.blocks"]
     assert said[0].startswith(
-        f"{len(floats)} tensors are scales or zero points of weights that are quantized already ("
+        f"{len(floats)} tensor{'s are scales or zero points' if len(floats) > 1 else ' is a scale or a zero point'} of "
+        "weights that are quantized already ("
     )
     assert said[0] in plan(state, recipe).notes
 

@@ -122,6 +122,30 @@ def test_retraining_brings_nothing_back(file, data, tmp_path, prune):
     assert all(torch.equal(mask, first[name]) for name, mask in zeros(tmp_path / "b.dc").items())
 
 
+class Wrapped(nn.Module):
+    """The network under names with a beginning that the file does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = fresh()
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_names_of_the_network_s_own(trained, data, tmp_path):
+    recipe = replace(RECIPE, **WAYS["groups"])
+    dc.compress(trained, data, None, recipe, tmp_path / "a.dc")
+    settings = Recipe.from_dict(settings_of(tmp_path / "a.dc"), "a.dc")
+    before = dc.load_state_dict(tmp_path / "a.dc")
+    dc.compress(Wrapped(), None, None, replace(settings, retrain=False), tmp_path / "b.dc", start=tmp_path / "a.dc")
+    dc.Compressor.from_file(tmp_path / "a.dc", Wrapped()).finalize(tmp_path / "c.dc")
+    for path in ("b.dc", "c.dc"):
+        after = dc.load_state_dict(tmp_path / path)
+        assert after.keys() == {f"net.{name}" for name in before}
+        assert all(torch.equal(after[f"net.{name}"], value) for name, value in before.items())
+
+
 def test_what_is_restored(trained, data, tmp_path):
     for quantizer in ("kmeans", "uniform"):
         dc.compress(trained, data, None, replace(RECIPE, quantizer=quantizer, small_bits=4), tmp_path / "a.dc")

@@ -231,3 +231,19 @@ def test_tensors_beside_the_network_s_own_names_are_seen():
     state = whole.state_dict()
     assert list(fitted(Checkpoint(state), whole[:2]).state) == list(state)
     assert naming(whole[:2], state) == {name: name for name in state}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "net.", "module.model.encoder."])
+def test_a_tensor_that_is_missing_leaves_the_other_names_found(prefix):
+    network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    state = {prefix + name: value for name, value in network.state_dict().items() if name != "2.bias"}
+    state[f"{prefix}more"] = torch.ones(2)
+    fresh = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    found = fitted(Checkpoint(state), fresh)
+    with pytest.raises(NetworkError, match=r"has no tensor 2\.bias"):
+        fill(fresh, dict(found.state), "x")
+    misfit = fill(fresh, dict(found.state), "x", strict=False)
+    assert misfit.missing == ("2.bias",)
+    assert [name.rpartition(".")[2] for name in misfit.unexpected] == ["more"]
+    assert torch.equal(fresh[0].weight, network[0].weight)
+    assert naming(fresh, state)["2.weight"] == f"{prefix}2.weight"

@@ -21,6 +21,7 @@ _FEWEST = 24  # elements for each class of an axis
 _TELLING = 3  # how much more than chance the sums of an axis must vary
 _SOME, _ENOUGH = 0.04, 0.08  # what a neighbour must tell: one of several, and the best of them
 _FACTORS = 32
+_LEVEL_BITS = 4  # what a level of a table takes, about
 
 
 def magnitudes(integers: Array, matrix: Matrix, gaps: bool) -> list[Array]:
@@ -178,7 +179,7 @@ def tables_of(counts: Array) -> tuple[Array, Array]:
     for number, (_, k) in enumerate(kept):
         contexts[members[k]] = number
     contexts = _filled(contexts, used)
-    return contexts.astype(np.uint8), frequencies.levels_of(sums[[k for _, k in kept]])
+    return contexts.astype(np.uint8), _alike(sums[[k for _, k in kept]])
 
 
 def _filled(contexts: Array, used: Array) -> Array:
@@ -188,12 +189,25 @@ def _filled(contexts: Array, used: Array) -> Array:
     return filled
 
 
+def _alike(counts: Array) -> Array:
+    """The levels of these counts, but those of the table before where they serve nearly as well: 0 is a cheap step."""
+    levels = frequencies.levels_of(counts)
+    for table in range(1, len(levels)):
+        share = counts[table] / counts[table].sum()
+        told = np.where(levels[table - 1] > 0, 2 ** ((levels[table - 1] - float(frequencies.TOP)) / 4), 0) * share.max()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            loss = told - share + np.where(share > 0, share * np.log(share / told), 0)
+        keep = counts[table].sum() * loss < 0.7 * _LEVEL_BITS
+        levels[table] = np.where(keep, levels[table - 1], levels[table])
+    return levels
+
+
 def _bits(counts: Array) -> Array:
     """Bits of tokens that occur `counts` times, with their table."""
     totals = counts.sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         each = np.where(counts > 0, counts * np.log2(totals / counts), 0)
-    bits: Array = each.sum(axis=1) + 3 * (counts > 0).sum(axis=1) + 8
+    bits: Array = each.sum(axis=1) + _LEVEL_BITS * (counts > 0).sum(axis=1) + 8
     return bits
 
 
