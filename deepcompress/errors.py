@@ -48,3 +48,10 @@ class ResumeError(DeepCompressError):
 
 class OutputError(DeepCompressError):
     """A file could not be written; whatever stood there before is untouched."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, or else what it is: for a message of one line."""
+    if isinstance(error, KeyError):  # which says the key alone
+        return f"KeyError: {error}"
+    return (str(error).splitlines() or [type(error).__name__])[0]

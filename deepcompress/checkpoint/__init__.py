@@ -52,6 +52,12 @@ class Checkpoint:
     extra: Mapping[str, Any] = field(default_factory=dict)
     stored_extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def outlines(self) -> dict[str, torch.Tensor]:
+        """The tensors without their values, which are not read where the file tells the shapes."""
+        known = self.stored or {}
+        shapes = {name: known[name].shape if name in known else self.state[name].shape for name in self.state}
+        return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
 
 def load_checkpoint(path: str | Path, trust_pickle: bool = False, key: str | None = None) -> Checkpoint:
     """Read a checkpoint onto the CPU.

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepcompress.cli.common import SMALLER
 from deepcompress.usercode import names_code
 
 if TYPE_CHECKING:
     from torch import nn
 
     from deepcompress.checkpoint import Checkpoint
+
+
+#: A fact of a checkpoint: units were taken out of its network (`export --shrink`).
+SMALLER = "smaller"
 
 
 def outline(name: str | None, source: Checkpoint) -> nn.Module | None:
@@ -22,12 +25,11 @@ def outline(name: str | None, source: Checkpoint) -> nn.Module | None:
     import torch
 
     from deepcompress import networks
-    from deepcompress.networks.names import outlines
 
     if name is None:
         return None
     with nullcontext() if names_code(name) else torch.device("meta"):
-        return networks.build(name, outlines(source))
+        return networks.build(name, source.outlines())
 
 
 def check_shapes(network: nn.Module, source: Checkpoint, name: str | None, file: str) -> None:
@@ -36,10 +38,9 @@ def check_shapes(network: nn.Module, source: Checkpoint, name: str | None, file:
     Raises:
         NetworkError: naming the first of them.
     """
-    from deepcompress.networks.names import outlines
     from deepcompress.reading.fitting import make_fit
 
-    make_fit(network, outlines(source), file, smaller=is_smaller(source, name))
+    make_fit(network, source.outlines(), file, smaller=is_smaller(source, name))
 
 
 def is_smaller(source: Checkpoint, name: str | None) -> bool:
@@ -68,11 +69,11 @@ def build_fitted(
         NetworkError: it cannot be built, or the tensors do not fit.
     """
     from deepcompress import networks
-    from deepcompress.networks.names import fitted, outlines
+    from deepcompress.networks.names import fitted
     from deepcompress.networks.precision import remember
     from deepcompress.reading.fitting import fill
 
-    model = networks.build(name, outlines(source))
+    model = networks.build(name, source.outlines())
     source = fitted(source, model)
     state = dict(source.state)
     misfit = fill(model, state, file, smaller=is_smaller(source, name), strict=strict, extra=source.extra)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepcompress.cli.building import SMALLER
 from deepcompress.cli.outputs import name_replaced
 from deepcompress.errors import DeepCompressError, OutputError
 from deepcompress.files import write_atomic
@@ -22,9 +23,6 @@ from deepcompress.version import __version__
 if TYPE_CHECKING:
     from deepcompress.checkpoint import Checkpoint
     from deepcompress.training.progress import Progress
-
-#: A fact of a checkpoint: units were taken out of its network (`export --shrink`).
-SMALLER = "smaller"
 
 
 def show(as_json: bool, result: dict[str, Any], text: Callable[[], str | None], brief: str | None = None) -> None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from deepcompress.cli.building import build_model, check_shapes, outline, tell_found
+from deepcompress.cli.building import SMALLER, build_model, check_shapes, outline, tell_found
 from deepcompress.cli.common import (
-    SMALLER,
     command_line,
     file_settings,
     is_packed,

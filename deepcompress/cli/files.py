@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepcompress.cli.building import build_model
-from deepcompress.cli.common import SMALLER, is_packed, load_any, show
+from deepcompress.cli.building import SMALLER, build_model
+from deepcompress.cli.common import is_packed, load_any, show
 from deepcompress.cli.data import Asked, example_input, facts_of, tell
 from deepcompress.cli.naming import needed_network, stored_network
 from deepcompress.cli.options import (
@@ -262,7 +262,13 @@ def _cost_lines(more: dict[str, Any]) -> list[str]:
     "-o", "--output", type=click.Path(), metavar="OUT.dc", help="The new file.  [default: in place of the old]"
 )
 @force_option
-@click.option("--coder", type=click.Choice(CHOICES["coder"]), default="auto", show_default=True, help="Entropy coder.")
+@click.option(
+    "--coder",
+    type=click.Choice(CHOICES["coder"]),
+    default="auto",
+    show_default=True,
+    help="Entropy coder. auto takes the smallest for each tensor; ans decodes slowly, rans fast.",
+)
 @max_bytes_option
 @common
 def recode(

@@ -74,7 +74,7 @@ def _why_not(named: str, source: Checkpoint) -> str:
     import torch
 
     from deepcompress import networks
-    from deepcompress.networks.names import fitted, outlines
+    from deepcompress.networks.names import fitted
     from deepcompress.reading.fitting import make_fit
 
     if names_code(named):
@@ -83,8 +83,8 @@ def _why_not(named: str, source: Checkpoint) -> str:
         return "there is no such network here"
     try:
         with torch.device("meta"):
-            network = networks.build_known(named, outlines(source))
-        make_fit(network, outlines(fitted(source, network)), "it", smaller=True)
+            network = networks.build_known(named, source.outlines())
+        make_fit(network, fitted(source, network).outlines(), "it", smaller=True)
     except NetworkError as error:
         return f"its tensors do not fit ({error})"
     return ""

@@ -129,8 +129,9 @@ def settings_of(path: str | Path) -> dict[str, Any]:
             rules.append(_rule(name, info, file.header.entries[owners[name]].name if together else None))
         compact = file.header.version > 1
     found: dict[str, Any] = {"prune": 0.0, "epochs": 0, "finetune_epochs": 0, "layer": rules}
-    adaptive = all(info.weight_coder is Coder.ANS for info in stored.values() if info.is_shared)
-    found["coder"] = ("ans" if adaptive else "auto") if compact else "huffman"
+    coders = {info.weight_coder for info in stored.values() if info.is_shared}
+    named = "ans" if coders <= {Coder.ANS} else "rans" if coders == {Coder.RANS} else "auto"
+    found["coder"] = named if compact else "huffman"
     small = [info for info in stored.values() if len(info.shape) < 2]
     most = max((info.codebook_size for info in small if info.encoding is Encoding.CODED), default=None)
     if most is not None:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 
-from deepcompress.errors import NetworkError
+from deepcompress.errors import NetworkError, first_line
 
 Value = TypeVar("Value")
 
@@ -23,7 +23,16 @@ _OWN = ("_parameters", "_buffers", "_modules")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, without what torch's compiler, data parallelism or averaging puts around it."""
+    """The network itself, without what torch's compiler, data parallelism or averaging puts around it.
+
+    Raises:
+        NetworkError: it is no network.
+    """
+    if not isinstance(model, nn.Module):
+        raise NetworkError(
+            f"the network is a {type(model).__name__}; give a torch.nn.Module with its weights (bare tensors are "
+            "compressed by deepcompress.compression.tensors_only.compress_state)"
+        )
     while True:
         inner = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
@@ -41,7 +50,7 @@ def traced(network: nn.Module) -> torch.fx.Graph:
     try:
         return torch.fx.symbolic_trace(twin).graph
     except Exception as error:  # tracing runs the user's forward, which may fail in any way
-        reason = (str(error).splitlines() or [""])[0]
+        reason = first_line(error)
         raise NetworkError(
             f"torch.fx cannot trace the network {type(twin).__name__} ({type(error).__name__}: {reason})"
         ) from error
@@ -64,7 +73,7 @@ def copied(network: nn.Module) -> nn.Module:
         try:
             twin = _copy(network, _uncopied(network))
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise NetworkError(f"the network {type(network).__name__} cannot be copied: {reason}") from error
     learns = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     for name, parameter in twin.named_parameters():

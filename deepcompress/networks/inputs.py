@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcompress.errors import DataError, DeepCompressError, NetworkError
+from deepcompress.errors import DataError, DeepCompressError, NetworkError, first_line
 
 #: Pairs (input, target), passed over again each epoch. Each of a pair is a tensor, or a structure of tensors that all
 #: have the samples in their first dimension.
@@ -59,13 +59,6 @@ def predict(model: nn.Module, x: Any) -> Any:
         raise NetworkError(
             f"the network {type(model).__name__} cannot take samples {shown}: {first_line(error)}{place_of(error)}"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first, or else what it is."""
-    if isinstance(error, KeyError):  # which says the key alone
-        return f"KeyError: {error}"
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def place_of(error: Exception) -> str:

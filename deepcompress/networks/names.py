@@ -71,13 +71,6 @@ def fitted(source: Checkpoint, network: nn.Module, plain: bool = False) -> Check
     return source
 
 
-def outlines(source: Checkpoint) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint on the meta device: their values are not read where the file tells the shapes."""
-    known = source.stored or {}
-    shapes = {name: known[name].shape if name in known else source.state[name].shape for name in source.state}
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-
-
 def naming(network: nn.Module, tensors: Mapping[str, torch.Tensor], extra: Collection[str] = ()) -> dict[str, str]:
     """The names of `network`, each with that under which `tensors` have it, whose values do not matter; or `extra`.
 
@@ -241,7 +234,7 @@ def _way(
 def _under(source: Checkpoint, stored: Mapping[str, Stored], way: Way, kinds: Mapping[str, str]) -> Checkpoint:
     """The checkpoint with the names of a way."""
     tensors = {name: stored[full] for name, full in way.names.items()}
-    found = source.found or Found("a file")
+    found = source.found or Found("a .dc file")
     others = [entry for entry in found.left_out if entry not in (source.stored or ())]
     computed = {name: kinds[full] for name, full in way.names.items() if full in kinds}
     found = replace(found, prefix=way.prefix, combined=computed, left_out=(*others, *way.unused), **about(tensors))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ def fill(
     Raises:
         NetworkError: naming the first tensor that is missing, unknown, or of another shape.
     """
-    misfit = make_fit(network, state, source, smaller=smaller, strict=strict)
+    misfit = make_fit(network, state, source, smaller=smaller, strict=strict, extra=extra or {})
     take(network, state, source, misfit, extra or {})
     return misfit
 
@@ -76,6 +76,7 @@ def make_fit(
     *,
     smaller: bool = False,
     strict: bool = True,
+    extra: Collection[str] = (),
 ) -> Misfit:
     """Give `network` the names and shapes of `tensors`, whose values do not matter (they may be on the meta device).
 
@@ -88,6 +89,7 @@ def make_fit(
         source: where they come from, for messages.
         smaller: whether it is said there that units were taken out. Otherwise only low rank makes layers smaller.
         strict: whether missing and unknown tensors are errors. Other shapes always are.
+        extra: names of what modules keep beside tensors; without `strict`, those that are unknown are unexpected.
 
     Raises:
         NetworkError: as `fill`; then no module is replaced.
@@ -102,6 +104,9 @@ def make_fit(
         tuple(name for name in own if name not in tensors and name not in counters),
         tuple(name for name in tensors if name not in own),
     )
+    if not strict and extra:
+        known = network.state_dict()
+        misfit = replace(misfit, unexpected=(*misfit.unexpected, *(name for name in extra if name not in known)))
     if strict and misfit.missing:
         raise NetworkError(f"{source}: has no tensor {misfit.missing[0]}, which the network {kind} needs")
     for name, value in tensors.items():
@@ -146,13 +151,14 @@ def take(
 ) -> None:
     """Load tensors that are known to fit; what there is nothing for stays as it is."""
     given = {name: value for name, value in state.items() if name not in misfit.unexpected}
+    beside = {name: value for name, value in extra.items() if name not in misfit.unexpected}
     unmade.make(network, given)
     unmade.unfold(network)
     own = (*network.parameters(), *network.buffers())
     inside = any(value.is_inference() for value in own if not is_lazy(value))
     try:
         with torch.inference_mode(inside):  # where alone such tensors can be written to
-            found = network.load_state_dict({**given, **extra}, strict=False)
+            found = network.load_state_dict({**given, **beside}, strict=False)
     except Exception as error:  # the network may have methods and hooks of its own for loading
         raise NetworkError(
             f"{source}: the network {type(network).__name__} cannot load it ({type(error).__name__}: {error})"

@@ -114,7 +114,7 @@ def load(
         # Before files said so, a smaller network was known by naming the network that it came from.
         smaller = into is None or says_smaller(file.header)
         fitting = {own: tensors[name] for own, name in names.items()}
-        misfit = make_fit(network, fitting, str(path), smaller=smaller, strict=strict)
+        misfit = make_fit(network, fitting, str(path), smaller=smaller, strict=strict, extra=extra)
         workers = torch.get_num_threads()
         compressed = compress_layers(network, file, workers, names) if mode == "sparse" else set()
         dense = {own: name for own, name in names.items() if own not in compressed}

@@ -18,7 +18,7 @@ from torch import nn
 
 from deepcompress.compression.stages import ByFraction, Job
 from deepcompress.compression.writing import layers_of
-from deepcompress.errors import DeepCompressError, RecipeError
+from deepcompress.errors import DeepCompressError, RecipeError, first_line
 from deepcompress.layers import Layer, live_tensors, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.parametrized import plain
@@ -231,7 +231,7 @@ class _Bench:
                     recipe.criterion, recipe.seed, False, step, scoring_seconds=round(seconds, 4), spearman=rho,
                 ))  # fmt: skip
         except (DeepCompressError, RuntimeError, MemoryError) as error:  # torch's word for too little memory too
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             self.watch.message(f"{recipe.criterion}, {100 * step:g} %: {reason}")
             yield Compared(recipe.criterion, recipe.seed, False, step, failure=reason)
 

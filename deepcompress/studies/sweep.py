@@ -27,7 +27,7 @@ from torch import nn
 
 from deepcompress.compression.pipeline import compress
 from deepcompress.compression.result import Result
-from deepcompress.errors import DeepCompressError, RecipeError, ResumeError
+from deepcompress.errors import DeepCompressError, RecipeError, ResumeError, first_line
 from deepcompress.files import write_atomic
 from deepcompress.layers import buffers_of, check_finite, check_rules, compressible, tensors_of
 from deepcompress.networks.copies import copied
@@ -326,7 +326,7 @@ def _attempt(
     try:
         return run_point(point, model, data, folder, origin, watch)
     except (DeepCompressError, RuntimeError, MemoryError, OSError) as error:  # torch's word for too little memory too
-        return _failed(point, (str(error).splitlines() or [type(error).__name__])[0])
+        return _failed(point, first_line(error))
 
 
 def _failed(point: Point, reason: str) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from deepcompress.errors import DataError
@@ -62,12 +63,13 @@ def as_pairs(batches: Iterable[Any], what: str) -> Batches:
         what: what errors call them.
 
     Raises:
-        DataError: they can be passed over once only, or there are none.
+        DataError: they can be passed over once only, or there are none, or they are arrays of numpy.
     """
     if isinstance(batches, Iterator):
         raise DataError(f"the {what} is an iterator, spent after one pass; give a DataLoader, or a list of batches")
     first = first_batch(batches, what)
-    pair_of(first)
+    if any(isinstance(part, np.ndarray) for part in pair_of(first)):
+        raise DataError(f"the {what} gives arrays of numpy; a batch has tensors: make them with torch.from_numpy")
     plain = isinstance(first, (tuple, list)) and len(first) == 2
     return batches if plain else Pairs(batches)
 

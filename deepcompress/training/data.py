@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from deepcompress.container.entries import is_printable
 from deepcompress.container.normalize import MAX_CHANNELS, Normalization
-from deepcompress.errors import DataError
+from deepcompress.errors import DataError, first_line
 from deepcompress.training.arrays import Takes, form_of, forms_of, read_npz, targets_of
 from deepcompress.training.folders import SPLIT_SEED, read_folder
 from deepcompress.training.tasks import CLASSIFICATION, Task
@@ -208,7 +208,7 @@ def _from_torchvision(name: str, class_name: str, shift: int, flip: bool = False
             try:
                 parts.append(_fetch(maker, folder, train))
             except Exception as error:  # no file, no network, or any complaint of a parser about a damaged file
-                reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(": ")
+                reason = first_line(error).rstrip(": ")
                 raise DataError(
                     f"{name} is not in {folder} and could not be downloaded ({reason}); point --data-dir or "
                     "DEEPCOMPRESS_DATA at a folder that holds it, or use --data digits, which needs no download"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepcompress.errors import DataError
+from deepcompress.errors import DataError, first_line
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Classes = dict[str, list[Path]]  # the images of each class, classes and files sorted by name
@@ -220,5 +220,5 @@ def _opened(file: Path) -> Iterator[Any]:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise anything on damaged bytes
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(f"{file} is a damaged image ({reason}); replace or remove it") from None

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deepcompress.errors import DataError, DeepCompressError, OutputError, ResumeError
+from deepcompress.errors import DataError, DeepCompressError, OutputError, ResumeError, first_line
 from deepcompress.files import write_atomic
 from deepcompress.networks.inputs import Batches, tensors_in
 from deepcompress.training.snapshot import Plain, generators, tensors_of
@@ -234,7 +234,7 @@ def _save(content: Plain, path: Path) -> None:
         with open(path, "wb") as stream:
             torch.save(content, stream)
     except RuntimeError as error:  # torch's word for a full disk
-        raise OSError(str(error).splitlines()[0]) from None
+        raise OSError(first_line(error)) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from deepcompress.errors import DataError, DeepCompressError, NetworkError
-from deepcompress.networks.inputs import Batches, first_line, in_float32, place_of, predict, to_device
+from deepcompress.errors import DataError, DeepCompressError, NetworkError, first_line
+from deepcompress.networks.inputs import Batches, in_float32, place_of, predict, to_device
 from deepcompress.training import distributed
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.journal import Phase, begin_phase

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from deepcompress.errors import DataError, RecipeError
-from deepcompress.networks.inputs import count_samples, first_line, place_of
+from deepcompress.errors import DataError, RecipeError, first_line
+from deepcompress.networks.inputs import count_samples, place_of
 from deepcompress.training import measures
 from deepcompress.training.measures import IGNORED, VOID, Figures, sums_of
 from deepcompress.training.outputs import auxiliary, main_of

@@ -185,6 +185,20 @@ def test_extra_states_of_a_checkpoint_are_kept(prefix):
     assert fresh[0].note == NOTE
 
 
+def test_extra_states_that_the_network_does_not_know():
+    torch.save({**plain().state_dict(), "_extra_state": [1]}, "x.pt")
+    run("compress", "x.pt", "--no-retrain", "-o", "x.dc")
+    refused = run("plan", "x.pt", "--network", "net.py:make", code=1).stderr
+    assert refused == "Error: x.pt: has _extra_state, which the network Sequential does not load\n"
+    told = "has a tensor _extra_state, which the network Sequential does not know: left out"
+    done = run(
+        "export", "x.dc", "--network", "net.py:make", "--shrink", "--input-shape", 6, "--no-strict", "-o", "y.pt"
+    )
+    assert told in done.stderr
+    with pytest.warns(UserWarning, match=told):
+        load("x.dc", into=plain(), strict=False)
+
+
 def test_weights_that_only_the_network_can_compute():
     """With --network and without data it is built, and what its weights come to is compressed."""
     Path("own.py").write_text(

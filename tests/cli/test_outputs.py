@@ -118,7 +118,7 @@ def test_two_outputs_are_two_files():
 
 def test_force_writes_all_the_same(files):
     succeed("compress", "x.pt", "--no-retrain", "-o", "new.pt", "--force")
-    assert Path("new.pt").read_bytes()[:4] == files["x.dc"][:4]
+    assert Path("new.pt").read_bytes()[:3] == files["x.dc"][:3]  # the version may be another
     succeed("compress", "x.dc", "--no-retrain", "-o", "x.dc", "--force")
     succeed("recode", "x.dc", "-o", "x.dc", "--force", "--coder", "ans")
     succeed("verify", "x.dc")

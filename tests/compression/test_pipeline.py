@@ -14,7 +14,15 @@ from torch import nn
 import deepcompress as dc
 from deepcompress.compression.pipeline import compress
 from deepcompress.compression.tensors_only import compress_state
-from deepcompress.errors import CheckpointError, DeepCompressError, FormatError, OutputError, RecipeError
+from deepcompress.errors import (
+    CheckpointError,
+    DataError,
+    DeepCompressError,
+    FormatError,
+    NetworkError,
+    OutputError,
+    RecipeError,
+)
 from deepcompress.networks.precision import remember
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.evaluation import evaluate
@@ -397,3 +405,15 @@ def test_a_network_of_a_half_precision_checkpoint_knows_what_was_given(dense, tm
     remember(work, {name: value.bfloat16() for name, value in work.state_dict().items()})
     result = compress(work, None, None, Recipe(prune=0.5, retrain=False), tmp_path / "m.dc")
     assert result.source_bytes == result.dense_bytes / 2
+
+
+@pytest.mark.parametrize("call", [dc.compress, lambda model, *rest: dc.Compressor(model)])
+def test_what_is_no_network_is_refused_in_one_line(call, dense, flat_train, tmp_path):
+    with pytest.raises(NetworkError, match=r"the network is a OrderedDict; give a torch\.nn\.Module"):
+        call(dense.state_dict(), flat_train, None, Recipe(), tmp_path / "x.dc")
+
+
+def test_arrays_of_numpy_are_refused_in_one_line(dense, flat_train, tmp_path):
+    arrays = [(x.numpy(), y.numpy()) for x, y in flat_train]
+    with pytest.raises(DataError, match=r"the training data gives arrays of numpy; .* torch\.from_numpy"):
+        dc.compress(dense, arrays, None, Recipe(), tmp_path / "x.dc")

@@ -31,7 +31,8 @@ from deepcompress.training.progress import Progress
 
 forked = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a process that was forked")
 
-FLAT = {"prune": 0.7, "iterations": 2, "epochs": 3, "finetune_epochs": 2, "bits": 3, "lr": 0.05}
+TRAINED = {"prune": 0.7, "epochs": 3, "finetune_epochs": 2, "bits": 3, "lr": 0.05}
+FLAT = {**TRAINED, "iterations": 2}
 RECIPES = {
     "iterations": FLAT,
     "adam, one-shot": {**FLAT, "optimizer": "adam", "schedule": "one-shot", "lr": 0.01},
@@ -49,8 +50,8 @@ RECIPES = {
     "set": {**FLAT, "regrow": "set", "epochs": 4},
     "deepr": {**FLAT, "regrow": "deepr", "deepr_alpha": 0.01},
     "dsr": {**FLAT, "regrow": "dsr", "regrow_every": 2, "epochs": 6, "lr": 0.2},
-    "gap": {**FLAT, "schedule": "gap", "gap": 0.0, "prune_step": 0.2, "epochs": 6, "lr": 0.2},
-    "circular": {**FLAT, "schedule": "circular", "max_drop": 1.0, "prune_step": 0.5, "epochs": 5},
+    "gap": {**TRAINED, "schedule": "gap", "gap": 0.0, "prune_step": 0.2, "epochs": 6, "lr": 0.2},
+    "circular": {**TRAINED, "schedule": "circular", "max_drop": 1.0, "prune_step": 0.5, "epochs": 5},
     "reload": {**FLAT, "reload": True},
     "rewind": {**FLAT, "rewind": "random", "epochs": 2},
     "gradients": {**FLAT, "criterion": "taylor2"},
@@ -387,7 +388,8 @@ def test_ctrl_c_says_how_to_go_on(trained, monkeypatch):
     from deepcompress.report.console import ConsoleProgress
 
     monkeypatch.setattr(ConsoleProgress, "epoch", interrupt)
-    assert "interrupted; what is done stays in model.dc.resume, and the same command with --resume" in fail(*trained)
+    line = fail(*trained, "-q")
+    assert "interrupted; the state is kept in model.dc.resume, and the same command with --resume" in line
 
 
 def test_training_goes_on(trained, tmp_path, monkeypatch):
@@ -398,7 +400,7 @@ def test_training_goes_on(trained, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ConsoleProgress, "epoch", interrupt)
         stopped = fail(*command, "-o", "stopped.pt", "-q")
-    assert "interrupted; what is done stays in stopped.pt.resume, and the same command with --resume" in stopped
+    assert "interrupted; the state is kept in stopped.pt.resume, and the same command with --resume" in stopped
     assert is_interrupted(tmp_path / "stopped.pt.resume")
     assert "stopped.pt.resume holds the state of an interrupted run" in fail(*command, "-o", "stopped.pt")
     assert "another lr: 0.05 then, 0.1 now" in fail(*command, "-o", "stopped.pt", "--lr", "0.1", "--resume")

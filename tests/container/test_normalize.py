@@ -7,7 +7,7 @@ from crafting import craft, floats, header_of, tensor
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from deepcompress.container.normalize import MAX_BYTES, MAX_CHANNELS, Normalization, extensions_of, normalize_in
+from deepcompress.container.normalize import MAX_BYTES, MAX_CHANNELS, Normalization, normalize_in, pack_normalize
 from deepcompress.container.writer import pack
 from deepcompress.errors import FormatError
 
@@ -19,14 +19,14 @@ def with_extension(*contents):
 @pytest.mark.parametrize("text", ["0.5,0.25", "imagenet", "data", "-1,0.001", "1,2,3,4,5,6", "1e-06,3.40282347e+38"])
 def test_there_and_back(text):
     assert str(Normalization.parse(text)) == text
-    header = header_of(pack([], normalize=text))
+    header = header_of(pack([], extensions=pack_normalize(text)))
     assert normalize_in(header.extensions) == text
-    assert pack([], normalize=text) == craft(extensions=[(0, "normalize", text.encode())])
+    assert pack([], extensions=pack_normalize(text)) == craft(extensions=[(0, "normalize", text.encode())])
 
 
 def test_nothing_is_written_where_nothing_is_done():
-    assert extensions_of("none") == extensions_of("") == ()
-    assert pack([], normalize="none") == pack([])
+    assert pack_normalize("none") == pack_normalize("") == ()
+    assert pack([], extensions=pack_normalize("none")) == pack([])
     assert normalize_in(()) == ""
 
 

@@ -67,6 +67,6 @@ def slots_of(frequencies: Array) -> Array:
     flat = frequencies.reshape(-1)
     begins = np.cumsum(flat) - flat
     each = (np.tile(np.arange(tokens, dtype=np.int64), tables) << 24) | (np.maximum(flat - 1, 0) << BITS)
-    places = np.arange(tables * TOTAL) - np.repeat(begins, flat)
-    slots: Array = (np.repeat(each, flat) | places).astype(np.uint32)
+    slots: Array = np.repeat((each - begins).astype(np.uint32), flat)  # modulo 2^32, until the places are added
+    slots += np.arange(tables * TOTAL, dtype=np.uint32)
     return slots.reshape(tables, TOTAL)
