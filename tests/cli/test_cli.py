@@ -316,7 +316,7 @@ def test_an_unknown_network_that_would_have_to_be_retrained(plain):
         (["--bits", "five"], "--bits"),
         (["--conv-bits", "0"], "--conv-bits"),
         (["--levels", "0"], "--levels"),
-        (["--levels", "3", "--bits", "2"], "--bits and --levels"),
+        (["--levels", "3", "--bits", "2"], "--bits and --levels are two ways"),
         (["--layer", "conv*:bits=2,levels=3"], "bits and levels"),
         (["--rate", "-1"], "--rate"),
         (["--rate", "nan"], "rate"),
