@@ -358,7 +358,7 @@ def test_the_types_of_a_network_are_kept(tmp_path, flat_train, flat_test, mlp, d
 
 def test_a_type_that_safetensors_has_not_is_named(tmp_path):
     state = {"w": WEIGHT, "c": random_bits(torch.complex128, 2, 2), "f": random_bits(torch.float8_e8m0fnu, 2, 2)}
-    with pytest.raises(CheckpointError, match=r"tensor c is of torch\.complex128, which .* write a .pt file"):
+    with pytest.raises(CheckpointError, match=r"tensor c has dtype torch\.complex128, which .* write a .pt file"):
         save_checkpoint(tmp_path / "a.safetensors", Checkpoint(state))
     assert not (tmp_path / "a.safetensors").exists()
     save_checkpoint(tmp_path / "a.pt", Checkpoint(state))

@@ -81,6 +81,9 @@ def test_a_model_is_not_overwritten_by_its_page(model):
     before = model.read_bytes()
     done = view(model, "-o", model)
     assert done.exit_code == 1
+    assert "the ending says a compressed network, and this command writes a .html file" in done.stderr
+    done = view(model, "-o", model, "--force")
+    assert done.exit_code == 1
     assert "the page shows this model" in done.stderr
     assert model.read_bytes() == before
 
