@@ -24,7 +24,7 @@ LARGEST, LARGEST_SHARED = 32767, 2040
 SMALLEST = 2.0**-120  # step
 #: A row is rounded no finer than one whose weights are this part of the tensor's: what training never used is smaller.
 QUIETEST = 1e-3
-_GROWTH = 0.3  # of steps with the number of weights of a layer; measured on a transformer, an LSTM and a CNN
+_GROWTH = 0.3  # of steps with the number of weights of a layer: between none and the Frobenius norm's 0.5
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def files(tmp_path, monkeypatch):
 def test_an_encoding_without_our_characters_is_no_error():
     code = "import sys; from deepcompress.cli import main; sys.argv = ['deepcompress', *sys.argv[1:]]; main()"
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
-    succeed("compress", "x.pt", "--no-retrain", "--prune", "0.9", "-o", "m.dc", "-q")
+    succeed("compress", "x.pt", "--no-retrain", "--prune", "0.9", "--bits", "5", "-o", "m.dc", "-q")
     done = subprocess.run([sys.executable, "-c", code, "inspect", "m.dc"], env=environment, capture_output=True,
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr

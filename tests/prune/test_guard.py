@@ -130,7 +130,7 @@ def test_the_result_says_which_layers_were_held(flat_train, flat_test, dense, tm
 def test_what_it_needs(dense, flat_train, flat_test, tmp_path):
     with pytest.raises(RecipeError, match="validation data"):
         compress(dense, flat_train, None, Recipe(max_drop=1.0), tmp_path / "m.dc")
-    with pytest.raises(RecipeError, match="need the network"):
+    with pytest.raises(RecipeError, match="max_drop needs the network and data"):
         compress_state(Mlp().state_dict(), Recipe(max_drop=1.0), tmp_path / "m.dc")
     with pytest.raises(RecipeError, match="regrow"):
         Recipe(max_drop=1.0, regrow="surgery")
