@@ -294,7 +294,7 @@ def test_an_old_resnet20_in_safetensors(here):
     torch.manual_seed(0)
     state = {name: value for name, value in build("resnet20").state_dict().items() if "num_batches" not in name}
     save_file(state, here / "old.safetensors")
-    succeed("compress", "old.safetensors", "--no-retrain", "--index-bits", "4")
+    succeed("compress", "old.safetensors", "--no-retrain", "--prune", "0.9", "--index-bits", "4")
     info = dc.inspect(here / "model.dc")
     assert info.network == "resnet20"
     coded = [layer for layer in info.layers if layer.kind == "coded"]
