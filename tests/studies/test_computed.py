@@ -57,6 +57,7 @@ def test_sweep(model, tmp_path):
 
 def test_search(model, tmp_path):
     network, data = model
-    found = search.search(network, data, QUICK, 100, tmp_path, trials=1)
+    recipe = Recipe(epochs=1, iterations=1, finetune_epochs=1)  # a search decides itself how much is pruned
+    found = search.search(network, data, recipe, 100, tmp_path, trials=1)
     assert found.best is not None
     assert search.deliver(found, network, data, tmp_path / "x.dc").accuracy_after is not None
