@@ -163,7 +163,7 @@ def test_extra_states_come_back(tmp_path):
 @pytest.mark.parametrize("criterion", ["filters-l1", "nisp", "thinet"])
 def test_a_network_without_units_that_can_go_is_told_before_any_score(criterion):
     compressor = dc.Compressor(make("tied"), Recipe(prune=0.3, bits=3, criterion=criterion, epochs=0))
-    with pytest.raises(PruneError, match="has none of which it is certain that they can go"):
+    with pytest.raises(PruneError, match="it found no unit in this network that can be removed safely"):
         compressor.prepare(epochs=0, batches=DATA)
 
 
