@@ -6,6 +6,7 @@ if [ -z "${PYTHON:-}" ]; then
     python3 -m venv "$folder/venv"; PYTHON="$folder/venv/bin/python"
     "$PYTHON" -m pip install -q torch==2.14.1 numpy safetensors==0.8.0
 fi
+case "$PYTHON" in /*) ;; *) PYTHON="$PWD/$PYTHON" ;; esac
 cd "$folder"
 "$PYTHON" -W ignore - <<'END'
 """torch.load goes by the ending: what torch.save wrote as NAME.safetensors it cannot read under its own name.

@@ -6,6 +6,7 @@ if [ -z "${PYTHON:-}" ]; then
     python3 -m venv "$folder/venv"; PYTHON="$folder/venv/bin/python"
     "$PYTHON" -m pip install -q torch==2.14.1 numpy safetensors==0.8.0
 fi
+case "$PYTHON" in /*) ;; *) PYTHON="$PWD/$PYTHON" ;; esac
 cd "$folder"
 "$PYTHON" -W ignore - <<'END'
 """A mask of torch.nn.utils.prune on weight_v: remove_weight_norm fails half-way and leaves a layer that cannot run.
