@@ -51,12 +51,6 @@ def of_levels(levels: Array) -> Array:
     return found
 
 
-def costs_of(frequencies: Array) -> Array:
-    """Bits of each token, float64; those that do not occur are infinitely dear."""
-    with np.errstate(divide="ignore"):
-        return BITS - np.log2(frequencies)
-
-
 def slots_of(frequencies: Array) -> Array:
     """What the decoder finds at each of the `TOTAL` slots of a table: token, frequency - 1, and place in the token.
 

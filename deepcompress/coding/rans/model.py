@@ -88,13 +88,6 @@ def scale_classes() -> Array:
     return classes.astype(np.int64)
 
 
-def class_of_scale(expected: Array) -> Array:
-    """The class of each expected magnitude."""
-    table = scale_classes()
-    found: Array = table[np.minimum(expected >> 3, len(table) - 1)]
-    return found
-
-
 def row_classes(model: Model, matrix: Matrix) -> Array:
     """The class of each row, the base included, int64."""
     found = model.axes[0]
