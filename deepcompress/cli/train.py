@@ -121,11 +121,7 @@ def train(
         check_writable(written)
     sparse = {name: settings.pop(name) for name in SPARSE}
     recipe = _sparse_recipe(sparse, settings["epochs"])
-    sparse_from_start = recipe is not None and recipe.prunes
-    settings["lr"] = settings["lr"] or RATES[sparse_from_start]
-    if settings["clip_norm"] is None and sparse_from_start:
-        settings["clip_norm"] = LONGEST
-    settings["clip_norm"] = settings["clip_norm"] or None
+    _fill_in(settings, recipe is not None and recipe.prunes)
     dense = DenseSettings(**settings)
     more: dict[str, str | float] = {}
     seed_everything(dense.seed)
@@ -165,6 +161,13 @@ def train(
     pruned = f", {100 * float(more['sparsity']):.2f} % of the weights pruned" if "sparsity" in more else ""
     tell(samples, quiet)
     show(as_json, result, lambda: f"{path}: {parameters:,} parameters{pruned}, test error {test.value:.2f} % on {data}")
+
+
+def _fill_in(settings: dict[str, Any], is_sparse: bool) -> None:
+    """The defaults that differ between dense and sparse training."""
+    settings["lr"] = settings["lr"] or RATES[is_sparse]
+    longest = LONGEST if is_sparse and settings["clip_norm"] is None else settings["clip_norm"]
+    settings["clip_norm"] = longest or None
 
 
 def _keep(file: str, step: int, seed: int, network: str, data: str, state: dict[str, Any]) -> None:
