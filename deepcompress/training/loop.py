@@ -140,8 +140,8 @@ def fit(
     the run, set before every step. With `precision` ``bfloat16`` the network computes in it where torch's autocast
     finds that safe; weights, gradients of weights and the loss stay float32. With `clip_norm` the gradient of all that
     the optimizer moves is scaled down to this Euclidean norm in each step where it is longer. Validation data, if
-    given, is only reported; nothing is chosen by it. Where a journal is kept (`training.journal.recording`), epochs that
-    an interrupted run has done are not done again. Several processes share every batch (`training.distributed`).
+    given, is only reported; nothing is chosen by it. Where a journal is kept (`training.journal.recording`), epochs
+    that an interrupted run has done are not done again. Several processes share every batch (`training.distributed`).
 
     Raises:
         DataError: `batches` is empty, or an iterator.
