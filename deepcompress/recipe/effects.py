@@ -123,8 +123,8 @@ NEEDS = (
     Need(
         ("criterion",),
         lambda values: prunes(values) or bool(values["retrain"]),
-        "is for pruning, and without retraining nothing is pruned unless prune is given (criteria that look at data need "
-        "--epochs 0 --finetune-epochs 0 in place of --no-retrain)",
+        "is for pruning, and without retraining nothing is pruned unless prune is given (criteria that look at data "
+        "need --epochs 0 --finetune-epochs 0 in place of --no-retrain)",
     ),
     Need((*_WHICH, *_WHEN), prunes, "is for pruning, and nothing is pruned (prune is 0)"),
     Need(("max_drop",), prunes, "limits what pruning may lose, and nothing is pruned (prune is 0)"),
