@@ -45,7 +45,7 @@ ORDER = [
 
 # Folders, from the bottom up: the same rule inside of each.
 INSIDE = {
-    "recipe": ["kinds", "setting", "rules", "stages", "ways", "conflicts", "smallest", "tables"],
+    "recipe": ["kinds", "setting", "rules", "stages", "ways", "effects", "conflicts", "smallest", "tables"],
     "checkpoint": [
         "stored",
         "found",
@@ -152,13 +152,15 @@ INSIDE = {
         "writing",
         "stages",
         "sizing",
+        "contents",
+        "stream",
         "tensors_only",
         "pipeline",
         "own_loop",
         "plan",
     ],
     "integrations": ["steps", "lightning", "transformers"],
-    "studies": ["sensitivity", "sweep", "search", "compare"],
+    "studies": ["points", "budget", "trials", "sensitivity", "sweep", "search", "compare"],
     "training": [
         "progress",
         "outputs",
@@ -209,6 +211,7 @@ INSIDE = {
         "regrow",
         "budget",
         "stage",
+        "steps",
         "guard",
         "lottery",
         "circular",
@@ -216,8 +219,8 @@ INSIDE = {
         "sparse",
         "shrink",
     ],
-    "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "vectors", "latent"],
-    "report": ["console", "names", "tables", "page", "charts", "masks", "plots", "view"],
+    "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "steps", "vectors", "latent"],
+    "report": ["console", "names", "tables", "filetables", "studytables", "page", "charts", "masks", "plots", "view"],
     "cli": [
         "group",
         "settings",
@@ -228,6 +231,9 @@ INSIDE = {
         "common",
         "data",
         "masking",
+        "order",
+        "routes",
+        "sections",
         "compress",
         "train",
         "plan",
