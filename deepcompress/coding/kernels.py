@@ -172,7 +172,7 @@ def scatter(symbols: Array, filler: int, survivors: Array, entries: Array | None
 
 @njit(cache=True, nogil=True)
 def look_up(entries: Array, symbols: Array, values: Array) -> None:
-    """values[i] = entries[symbols[i]]; the slow twin is `tensors.look_up_in_chunks`."""
+    """values[i] = entries[symbols[i]]; the slow twin is `layouts.coded.look_up_in_chunks`."""
     for i in range(symbols.shape[0]):
         values[i] = entries[symbols[i]]
 

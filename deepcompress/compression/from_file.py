@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import MAX_CODEBOOK, Encoding, TensorInfo
+from deepcompress.coding.forms import MAX_CODEBOOK
+from deepcompress.coding.layouts.coded import Coded
+from deepcompress.coding.tensors import Encoding, TensorInfo
 from deepcompress.container.reader import ModelFile
 from deepcompress.layers import Layer
 from deepcompress.prune.masks import share_out
@@ -129,11 +130,11 @@ def settings_of(path: str | Path) -> dict[str, Any]:
             rules.append(_rule(name, info, file.header.entries[owners[name]].name if together else None))
         compact = file.header.version > 1
     found: dict[str, Any] = {"prune": 0.0, "epochs": 0, "finetune_epochs": 0, "layer": rules}
-    coders = {info.weight_coder for info in stored.values() if info.is_shared}
-    named = "ans" if coders <= {Coder.ANS} else "rans" if coders == {Coder.RANS} else "auto"
+    coders = {info.layout.coder for info in stored.values() if info.is_shared}
+    named = "ans" if coders <= {"ans"} else "rans" if coders == {"rans"} else "auto"
     found["coder"] = named if compact else "huffman"
     small = [info for info in stored.values() if len(info.shape) < 2]
-    most = max((info.codebook_size for info in small if info.encoding is Encoding.CODED), default=None)
+    most = max((info.layout.codebook.count for info in small if isinstance(info.layout, Coded)), default=None)
     if most is not None:
         found["small_bits"] = max(most.bit_length(), 1)
     types = {info.dtype for info in small}
@@ -184,7 +185,8 @@ def _rule(name: str, info: TensorInfo, group: str | None) -> dict[str, Any]:
     """The layer rule for one tensor."""
     if not info.is_shared:
         return {"pattern": _pattern(name), "bits": "none"}
-    rule: dict[str, Any] = {"pattern": _pattern(name), "levels": max(info.codebook_size, 1)}
+    assert isinstance(info.layout, Coded)
+    rule: dict[str, Any] = {"pattern": _pattern(name), "levels": max(info.layout.codebook.count, 1)}
     return rule if group is None else rule | {"group": group}
 
 

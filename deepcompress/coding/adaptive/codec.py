@@ -40,7 +40,7 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Book:
+class Alphabet:
     """A codebook as the model sees it: how many entries there are, and how many of them are negative and come first."""
 
     entries: int
@@ -76,23 +76,23 @@ def scans(shape: tuple[int, ...]) -> list[Scan]:
     return [Scan(by_column, side) for side in sides for by_column in orders]
 
 
-def smallest(symbols: Array, shape: tuple[int, ...], book: Book) -> tuple[Scan, bytes]:
+def smallest(symbols: Array, shape: tuple[int, ...], alphabet: Alphabet) -> tuple[Scan, bytes]:
     """The scan that codes `symbols` in the fewest bytes, the earlier of `scans` where two do, and those bytes."""
-    coded = [(scan, encode(symbols, shape, book, scan)) for scan in scans(shape)]
+    coded = [(scan, encode(symbols, shape, alphabet, scan)) for scan in scans(shape)]
     return min(coded, key=lambda pair: len(pair[1]))
 
 
-def encode(symbols: Array, shape: tuple[int, ...], book: Book, scan: Scan) -> bytes:
+def encode(symbols: Array, shape: tuple[int, ...], alphabet: Alphabet, scan: Scan) -> bytes:
     """Code a tensor.
 
     Args:
         symbols: flat, int16: 0 for zero, else the index in the sorted codebook plus 1.
         shape: of the tensor.
-        book: the codebook.
+        alphabet: the codebook.
         scan: one that fits the shape (`fits`).
     """
     weights = int(np.count_nonzero(symbols))
-    state = _State(symbols, shape, book, scan, weights, decoding=False)
+    state = _State(symbols, shape, alphabet, scan, weights, decoding=False)
     size = len(symbols)
     blocks = [state.encode(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
     if len(blocks) > 1:
@@ -100,7 +100,7 @@ def encode(symbols: Array, shape: tuple[int, ...], book: Book, scan: Scan) -> by
     return b"".join(blocks)
 
 
-def decode(payload: memoryview, shape: tuple[int, ...], book: Book, weights: int, scan: Scan) -> Array:
+def decode(payload: memoryview, shape: tuple[int, ...], alphabet: Alphabet, weights: int, scan: Scan) -> Array:
     """The inverse of `encode`: flat symbols, int16; `weights` of them are not zero.
 
     Raises:
@@ -108,7 +108,7 @@ def decode(payload: memoryview, shape: tuple[int, ...], book: Book, weights: int
     """
     size = math.prod(shape)
     symbols = np.zeros(size, dtype=np.int16)
-    state = _State(symbols, shape, book, scan, weights, decoding=True)
+    state = _State(symbols, shape, alphabet, scan, weights, decoding=True)
     reader = Reader(payload, "coded weights")
     for start in range(0, size, BLOCK):
         length = reader.varint("length of a block", len(reader)) if size > BLOCK else len(reader)
@@ -121,7 +121,7 @@ class _State:
     """The model's memory while one tensor is coded: arrays for the compiled model, lists for the plain one."""
 
     def __init__(
-        self, symbols: Array, shape: tuple[int, ...], book: Book, scan: Scan, weights: int, decoding: bool
+        self, symbols: Array, shape: tuple[int, ...], alphabet: Alphabet, scan: Scan, weights: int, decoding: bool
     ) -> None:
         size = len(symbols)
         fast = size >= _KERNELS_FROM or "numba" in sys.modules
@@ -132,7 +132,8 @@ class _State:
         rows, columns, plane, width = matrix(shape, scan)
         facts = [0] * model.FACTS
         facts[: model.BASE] = [
-            size, rows, columns, plane, width, int(scan.by_column), book.entries, book.negative, weights, int(decoding),
+            size, rows, columns, plane, width, int(scan.by_column),
+            alphabet.entries, alphabet.negative, weights, int(decoding),
             *_starts(rows, columns, plane),
         ]  # fmt: skip
         density = min(max((weights << 30) // max(size, 1), 1 << 15), model.ONE - (1 << 15))
@@ -140,7 +141,7 @@ class _State:
         prior = min(max((1 << 26) // min(density, model.ONE - density), 2), 2000)
         facts[model.FRESH] = prior
         self._facts = self._int64(facts)
-        slots = facts[model.AT_TREE] + book.entries * model.NODE_SLOTS
+        slots = facts[model.AT_TREE] + alphabet.entries * model.NODE_SLOTS
         self._probabilities = self._filled(slots, 1 << 29)
         self._counts = self._filled(slots, 0)
         for at in range(facts[model.AT_BESIDE]):
@@ -150,13 +151,13 @@ class _State:
         self._seen[model.BALANCE :: model.FIELDS] = self._filled(lines, 4)
         self._zero_weights = self._int64(model.ZERO_WEIGHTS)
         self._tree_weights = self._int64(model.TREE_WEIGHTS)
-        self._classes = self._int64(_classes(book))
+        self._classes = self._int64(_classes(alphabet))
         self._at = self._int64([weights, 0, 0, 0, 0])
         self._scratch = self._int64([0] * 40)
         self._tables = tuple(
             self._numbers(table) for table in (tables.squash_table(), tables.stretch_table(), tables.reciprocal_table())
         )
-        self._book = book
+        self._book = alphabet
 
     def _numbers(self, array: Array) -> Any:
         return array.tolist() if self._kernels is None else array
@@ -216,8 +217,8 @@ def _starts(rows: int, columns: int, plane: int) -> list[int]:
     return [sum(sizes[: index + 1]) for index in range(len(sizes))]
 
 
-def _classes(book: Book) -> list[int]:
+def _classes(alphabet: Alphabet) -> list[int]:
     """Of each symbol: 0 for zero, 1 to 3 for the thirds of the negative entries by magnitude, 4 to 6 of the others."""
-    negative = [1 + 3 * rank // book.negative for rank in range(book.negative - 1, -1, -1)]
-    positive = book.entries - book.negative
+    negative = [1 + 3 * rank // alphabet.negative for rank in range(alphabet.negative - 1, -1, -1)]
+    positive = alphabet.entries - alphabet.negative
     return [0, *negative, *(4 + 3 * rank // positive for rank in range(positive))]
