@@ -14,7 +14,7 @@ import numpy as np
 from deepcompress.coding import codebooks, lanes, scales
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.forms import Form, RowScales, read_fields
+from deepcompress.coding.forms import Form, RowScales, SharedCodebook, StoredCodebook, read_fields
 from deepcompress.coding.layouts.coded import Coded, Counted, Sorted, check_count, look_up
 from deepcompress.coding.rans import codec
 from deepcompress.coding.rans.tokens import LARGEST
@@ -208,10 +208,16 @@ def encode(tensor: TensorType, given: Sorted) -> EncodedTensor:
     """A tensor with a codebook, as ranks."""
     ranks = given.symbols - np.int16(given.negative) - (given.symbols <= given.negative)
     ranks[given.symbols == 0] = 0
+    return encode_ranks(ranks, tensor, given.codebook, given.head)
+
+
+def encode_ranks(
+    ranks: Array, tensor: TensorType, codebook: StoredCodebook | SharedCodebook, head: bytes
+) -> EncodedTensor:
+    """Ranks (flat, int16) in a codebook, whose bytes in the section are `head`."""
     packed, payload = smallest(ranks, tensor.shape)
-    numbers = Numbers(len(packed), len(payload))
-    layout = Ranks(given.codebook, int(np.count_nonzero(ranks)), numbers)
-    return EncodedTensor(TensorInfo(tensor.shape, tensor.dtype, layout), given.head + packed + payload)
+    layout = Ranks(codebook, int(np.count_nonzero(ranks)), Numbers(len(packed), len(payload)))
+    return EncodedTensor(TensorInfo(tensor.shape, tensor.dtype, layout), head + packed + payload)
 
 
 def encode_scaled(integers: Array, scale: np.float32, exponents: Array) -> EncodedTensor:

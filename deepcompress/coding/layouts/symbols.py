@@ -60,7 +60,7 @@ class Streams(Coded):
         if of_offsets is not Coder.NONE:
             raise FormatError(f"offsets coded as {of_offsets.name}, but there are none")
         if of_weights is Coder.LITERAL:
-            raise FormatError("literal weights need offsets")
+            raise FormatError("literal weights need offsets and no codebook")
         return Dense(*common)
 
     def pack_streams(self, bits: int, of_offsets: Coder) -> bytes:
