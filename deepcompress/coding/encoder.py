@@ -13,9 +13,10 @@ import numpy as np
 
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.layouts import adaptive, coded, ranked
+from deepcompress.coding.layouts.dense import Streams
 from deepcompress.coding.layouts.exact import Rows, plan_plain, write_plain
 from deepcompress.coding.layouts.references import Alias
-from deepcompress.coding.layouts.symbols import Streams, plan_literal, plan_shared
+from deepcompress.coding.layouts.relative import plan_literal, plan_shared
 from deepcompress.coding.survey import Survey, count_bytes, survey
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 

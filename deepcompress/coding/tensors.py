@@ -115,13 +115,13 @@ class Layout(ABC):
         """Its fields in a header of this version of the format."""
 
     @classmethod
-    @abstractmethod
     def read(cls, reader: Reader, tensor: TensorType, version: int, flags: int) -> Layout:
-        """The inverse of `pack`; `check` is still to come.
+        """The inverse of `pack`; `check` is still to come. Of layouts that share a number, one reads for all.
 
         Raises:
             FormatError: a field is above its limit.
         """
+        raise AssertionError(f"layout {cls.number} is read by another class")
 
     def check(self, tensor: TensorType) -> None:
         """What the fields and the tensor must satisfy together, so that decoding stays within ``tensor.nbytes``.

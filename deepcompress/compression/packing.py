@@ -12,7 +12,7 @@ from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import COMPACT, SMALL, alias, encode_coded, encode_plain
 from deepcompress.coding.layouts.exact import least_plain, plan_plain
 from deepcompress.coding.layouts.ranked import encode_scaled
-from deepcompress.coding.layouts.symbols import plan_literal, plan_shared
+from deepcompress.coding.layouts.relative import plan_literal, plan_shared
 from deepcompress.coding.survey import CHUNK, survey
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container.entries import Extension

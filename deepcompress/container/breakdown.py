@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcompress.coding.layouts.coded import Counted
-from deepcompress.coding.layouts.symbols import Sparse
+from deepcompress.coding.layouts.relative import Relative
 from deepcompress.coding.tensors import Encoding, TensorInfo
 from deepcompress.container.entries import CRC_BYTES, Entry, Header
 from deepcompress.container.normalize import normalize_in
@@ -139,7 +139,7 @@ def breakdown(header: Header, file: str, file_bytes: int) -> Breakdown:
 def _layer(entry: Entry, header: Header) -> LayerBreakdown:
     info, layout = entry.info, entry.info.layout
     nonzeros = info.nonzeros
-    parts, offsets = _parts(info), layout.offsets if isinstance(layout, Sparse) else None
+    parts, offsets = _parts(info), layout.offsets if isinstance(layout, Relative) else None
     counted = layout if isinstance(layout, Counted) else None
     pruned, quantized = _stage_bytes(info)
     per_nonzero = 8 / nonzeros if nonzeros else 0.0

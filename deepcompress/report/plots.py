@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.layouts.symbols import Literal
+from deepcompress.coding.layouts.relative import Literal
 from deepcompress.container.breakdown import PARTS, Breakdown
 from deepcompress.container.reader import ModelFile
 from deepcompress.report.charts import Curve, draw_curves, draw_front, draw_panels, draw_sensitivity

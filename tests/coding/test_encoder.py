@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import CODERS, encode_coded, mixed_bytes
-from deepcompress.coding.layouts.symbols import Dense, Sparse, plan_literal, plan_shared
+from deepcompress.coding.layouts.dense import Dense
+from deepcompress.coding.layouts.relative import Relative, plan_literal, plan_shared
 from deepcompress.coding.offsets import MAX_BITS
 from deepcompress.coding.survey import survey
 from deepcompress.coding.tensors import Encoding, decode
@@ -65,7 +66,7 @@ def test_no_width_is_smaller_than_the_default(density, coder, book):
         width: len(encode_coded(values, DType.FLOAT32, book, coder, offset_bits=width).section) for width in WIDTHS
     }
     assert len(best.section) <= min(sizes.values())
-    if isinstance(best.info.layout, Sparse):
+    if isinstance(best.info.layout, Relative):
         assert len(best.section) == sizes[best.info.layout.offsets.bits]
 
 

@@ -14,9 +14,10 @@ from deepcompress.coding.forms import MAX_CODEBOOK, SharedCodebook, StoredCodebo
 from deepcompress.coding.layouts import LAYOUTS
 from deepcompress.coding.layouts.adaptive import Adaptive
 from deepcompress.coding.layouts.coded import decode_codebook, decode_survivors, look_up
+from deepcompress.coding.layouts.dense import Dense
 from deepcompress.coding.layouts.exact import Planes, Raw
 from deepcompress.coding.layouts.references import Alias
-from deepcompress.coding.layouts.symbols import Dense, Literal, Offsets, Sparse
+from deepcompress.coding.layouts.relative import Literal, Offsets, Relative
 from deepcompress.coding.streams import Coder, coder_of
 from deepcompress.coding.tensors import EncodedTensor, Encoding, TensorInfo, decode
 from deepcompress.errors import FormatError
@@ -90,7 +91,7 @@ def test_the_numbers_in_the_file():
     assert {number: (layout.__name__, layout.since) for number, layout in LAYOUTS.items()} == {
         0: ("Raw", 1),
         1: ("Planes", 1),
-        2: ("Streams", 1),
+        2: ("Relative", 1),
         3: ("Alias", 1),
         4: ("Constant", 2),
         5: ("Adaptive", 2),
@@ -263,7 +264,7 @@ def test_literal_weights(dtype, density):
     info = encoded.info
     assert_same(values, decoded(encoded), dtype)
     assert (info.encoding, info.layout.codebook) == (Encoding.CODED, StoredCodebook())
-    assert type(info.layout) is (Literal if density else Sparse)
+    assert type(info.layout) is (Literal if density else Relative)
     survivors = values[values.view(dtype.bits) != 0]
     assert encoded.section[len(encoded.section) - info.layout.length :] == survivors.tobytes()
 
@@ -287,7 +288,7 @@ def test_a_sparse_section_by_hand():
     values = np.zeros(32, dtype=np.float32)
     values[[6, 13, 27]] = [3.0, 0.5, 3.0]  # 6, 6 and 13 zeros: offsets 6, 6, filler, 6
     encoded = encode_coded(values, DType.FLOAT32, np.array([0.5, 3.0], dtype=np.float32), "fixed")
-    layout = Sparse(
+    layout = Relative(
         StoredCodebook(count=2),
         nonzeros=3,
         tables=0,
@@ -325,10 +326,10 @@ def test_the_smaller_layout_is_taken(density, allow_huffman):
     sparse = min(
         streams.encode(offsets.to_symbols(gap, bits), 1 << bits, allow_huffman).size for bits in range(1, 13)
     ) + (streams.encode(symbols[positions] - 1, 8, allow_huffman).size if len(positions) else 0)
-    assert isinstance(info.layout, Sparse) == (sparse < dense)
+    assert isinstance(info.layout, Relative) == (sparse < dense)
     assert info.section - info.codebook == min(dense, sparse)
     if density <= 0.1:
-        assert isinstance(info.layout, Sparse)
+        assert isinstance(info.layout, Relative)
     if 0.7 <= density < 1 and allow_huffman:
         assert isinstance(info.layout, Dense)
 

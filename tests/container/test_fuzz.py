@@ -8,10 +8,11 @@ import pytest
 
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.layouts.adaptive import Adaptive
+from deepcompress.coding.layouts.dense import Dense, Streams
 from deepcompress.coding.layouts.exact import Constant, Planes, Raw, Rows
 from deepcompress.coding.layouts.ranked import Multiples, Ranks
 from deepcompress.coding.layouts.references import Alias, Copy
-from deepcompress.coding.layouts.symbols import Dense, Literal, Sparse, Streams
+from deepcompress.coding.layouts.relative import Literal, Relative
 from deepcompress.coding.streams import Coder
 from deepcompress.coding.tensors import Encoding
 from deepcompress.container.reader import ModelFile
@@ -50,11 +51,11 @@ def test_the_corpus_has_all_that_the_format_has(target):
         layouts |= {type(info.layout) for info in infos}
         streams = [info.layout for info in infos if isinstance(info.layout, Streams)]
         coders |= {layout.stream_coder for layout in streams}
-        offsets |= {layout.offsets.stream_coder for layout in streams if isinstance(layout, Sparse)}
+        offsets |= {layout.offsets.stream_coder for layout in streams if isinstance(layout, Relative)}
         features |= {"shared" for info in infos if info.encoding is Encoding.CODED and info.target is not None}
     assert kinds == {(encoding, dtype) for encoding in (Encoding.RAW, Encoding.PLANES) for dtype in DType}
     assert types == {dtype for dtype in DType if dtype.is_float}
-    assert layouts == {Raw, Planes, Constant, Rows, Alias, Copy, Dense, Sparse, Literal, Adaptive, Ranks, Multiples}
+    assert layouts == {Raw, Planes, Constant, Rows, Alias, Copy, Dense, Relative, Literal, Adaptive, Ranks, Multiples}
     assert coders == set(Coder)
     assert offsets == set(Coder) - {Coder.LITERAL}
     assert features == {"extension", "shared"}

@@ -11,9 +11,10 @@ from crafting import header_of
 
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import alias, encode_coded, encode_plain
+from deepcompress.coding.layouts.dense import Dense, Streams
 from deepcompress.coding.layouts.exact import Planes, Raw
 from deepcompress.coding.layouts.references import Alias
-from deepcompress.coding.layouts.symbols import Dense, Literal, Sparse, Streams
+from deepcompress.coding.layouts.relative import Literal, Relative
 from deepcompress.coding.streams import Coder
 from deepcompress.container.writer import pack
 
@@ -80,10 +81,10 @@ def test_the_plain_reader_reads_the_golden_file():
 def test_the_golden_file_has_everything_that_the_format_has():
     header = header_of(GOLDEN.read_bytes())
     infos = [entry.info for entry in header.entries]
-    assert {type(info.layout) for info in infos} == {Raw, Planes, Dense, Sparse, Literal, Alias}
+    assert {type(info.layout) for info in infos} == {Raw, Planes, Dense, Relative, Literal, Alias}
     assert {info.dtype for info in infos} == set(list(DType)[:10])
     coded = [info.layout for info in infos if isinstance(info.layout, Streams)]
-    offsets = [layout.offsets for layout in coded if isinstance(layout, Sparse)]
+    offsets = [layout.offsets for layout in coded if isinstance(layout, Relative)]
     assert {layout.stream_coder for layout in coded} == set(Coder)
     assert {facts.stream_coder for facts in offsets} == set(Coder) - {Coder.LITERAL}
     assert {layout.target for layout in coded} == {None, 0}

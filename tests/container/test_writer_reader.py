@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepcompress.coding.encoder import CODERS, alias, encode_coded, encode_plain
+from deepcompress.coding.layouts.dense import Dense, Streams
 from deepcompress.coding.layouts.references import Alias
-from deepcompress.coding.layouts.symbols import Dense, Sparse, Streams
+from deepcompress.coding.layouts.relative import Relative
 from deepcompress.coding.streams import Coder
 from deepcompress.coding.tensors import DType, TensorInfo
 from deepcompress.container import reader
@@ -54,7 +55,7 @@ def test_the_plain_reader_agrees(small_file, load):
         assert (entry.name, entry.start, entry.info.section) == (tensor.name, tensor.start, sum(tensor.parts))
         layout = entry.info.layout
         if isinstance(layout, Streams):
-            assert (layout.nonzeros, layout.offsets.bits if isinstance(layout, Sparse) else 0) == (tensor.n, tensor.b)
+            assert (layout.nonzeros, layout.offsets.bits if isinstance(layout, Relative) else 0) == (tensor.n, tensor.b)
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -6,10 +6,10 @@ from deepcompress.coding.layouts.adaptive import Adaptive
 from deepcompress.coding.layouts.exact import Constant, Planes, Raw, Rows
 from deepcompress.coding.layouts.ranked import Ranked
 from deepcompress.coding.layouts.references import Alias, Copy
-from deepcompress.coding.layouts.symbols import Streams
+from deepcompress.coding.layouts.relative import Relative
 from deepcompress.coding.tensors import Layout
 
-#: All that there are. `Streams` and `Ranked` stand for some that share a number.
+#: All that there are. `Relative` and `Ranked` stand for all that share their number.
 LAYOUTS: dict[int, type[Layout]] = {
-    layout.number: layout for layout in (Raw, Planes, Streams, Alias, Constant, Adaptive, Rows, Copy, Ranked)
+    layout.number: layout for layout in (Raw, Planes, Relative, Alias, Constant, Adaptive, Rows, Copy, Ranked)
 }

@@ -1,8 +1,7 @@
-"""Layout 2, of weights as streams of symbols (docs/format.md, section 4): with offsets or without, shared or not."""
+"""Layout 2 (docs/format.md, section 4) with offsets from weight to weight, shared or not; and how it is planned."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 
 from deepcompress.coding import codebooks, lanes, offsets, streams
 from deepcompress.coding.bits import Reader, varint
-from deepcompress.coding.forms import Form, SharedCodebook, StoredCodebook
-from deepcompress.coding.layouts.coded import Coded, after_zero, check_count, dense_survivors, look_up, read_coded
+from deepcompress.coding.forms import SharedCodebook, StoredCodebook
+from deepcompress.coding.layouts.coded import read_coded
+from deepcompress.coding.layouts.dense import Dense, Streams
 from deepcompress.coding.offsets import MAX_BITS
 from deepcompress.coding.streams import Coder, Stream, coder_of
 from deepcompress.coding.survey import Survey, bits_of, indices_of, walk
@@ -32,122 +32,7 @@ class Offsets:
 
 
 @dataclass(frozen=True)
-class Streams(Coded):
-    """What the three have in common: bytes of all tables, coder of the weight stream, and bytes of its payload."""
-
-    tables: int
-    stream_coder: Coder
-    length: int
-    number, since = 2, 1
-
-    @property
-    def coder(self) -> str:
-        """That of the weights."""
-        return self.stream_coder.name.lower()
-
-    @classmethod
-    def read(cls, reader: Reader, tensor: TensorType, version: int, flags: int) -> Streams:
-        """One of the three, as the width of the offsets and the coder of the weights say."""
-        codebook, nonzeros = read_coded(reader, tensor, version)
-        bits, (first, second) = reader.byte("bits of an offset"), divmod(reader.byte("coders"), 16)
-        of_offsets, of_weights = coder_of(first), coder_of(second)
-        tables, length = reader.varint("length of the tables"), reader.varint("length of the weights")
-        common = codebook, nonzeros, tables, of_weights, length
-        if bits:
-            fillers = reader.varint("number of fillers", limit=tensor.size)
-            facts = Offsets(bits, fillers, of_offsets, reader.varint("length of the offsets"))
-            return (Literal if of_weights is Coder.LITERAL else Sparse)(*common, facts)
-        if of_offsets is not Coder.NONE:
-            raise FormatError(f"offsets coded as {of_offsets.name}, but there are none")
-        if of_weights is Coder.LITERAL:
-            raise FormatError("literal weights need offsets and no codebook")
-        return Dense(*common)
-
-    def pack_streams(self, bits: int, of_offsets: Coder) -> bytes:
-        """Their fields behind those of the codebook."""
-        coders = bytes([bits, of_offsets << 4 | self.stream_coder])
-        return coders + varint(self.tables) + varint(self.length)
-
-    def head_of(self, found: Survey) -> bytes:
-        """The bytes of the codebook in the section."""
-        if found.codebook is None or self.form is None:
-            return b""
-        return codebooks.pack(found.codebook, compact=self.form is not Form.ENTRIES)[1]
-
-    @abstractmethod
-    def write(self, values: Array, found: Survey, allow_huffman: bool = True) -> EncodedTensor:
-        """The tensor that this is the plan for; its bytes have the last word on coders and lengths."""
-
-
-@dataclass(frozen=True)
-class Dense(Streams):
-    """A symbol for each element: 0 is zero, and i the value i - 1 of the codebook."""
-
-    @property
-    def alphabet(self) -> int:
-        """One symbol for each value, and one for zero."""
-        return self.codebook.count + 1
-
-    def width_of(self, tensor: TensorType) -> int:
-        """Of a symbol."""
-        return streams.fixed_width(self.alphabet)
-
-    def position_bits(self, tensor: TensorType) -> int:
-        """A mask."""
-        return tensor.size
-
-    def stream_bits(self, tensor: TensorType) -> int:
-        """Each element has its symbol."""
-        return tensor.size * self.width_of(tensor)
-
-    def parts(self, tensor: TensorType) -> dict[str, int]:
-        """Codebook, table, symbols."""
-        return {"codebooks": self.codebook.length(tensor.itemsize), "tables": self.tables, "weights": self.length}
-
-    def pack(self, version: int) -> bytes:
-        """No offsets."""
-        return super().pack(version) + self.pack_streams(0, Coder.NONE)
-
-    def _symbols(self, tensor: TensorType, section: memoryview, workers: int) -> Array:
-        reader = self.after_codebook(tensor, section)
-        tables = Reader(reader.take(self.tables, "tables"), "tables")
-        payload = reader.take(self.length, "weights")
-        table = streams.read_table(self.stream_coder, tables, self.alphabet)
-        tables.end()
-        symbols = streams.decode(table, payload, tensor.size, workers)
-        check_count(int(np.count_nonzero(symbols)), self.nonzeros)
-        return symbols
-
-    def decode_bits(self, tensor: TensorType, section: memoryview, codebook: Array, workers: int) -> Array:
-        """Symbol by symbol."""
-        return look_up(after_zero(codebook), self._symbols(tensor, section, workers), workers)
-
-    def survivors(self, tensor: TensorType, section: memoryview, codebook: Array, workers: int) -> Survivors:
-        """Where symbols are not 0."""
-        return dense_survivors(self._symbols(tensor, section, workers), codebook)
-
-    @classmethod
-    def plan(cls, found: Survey, codebook: StoredCodebook | SharedCodebook, allow_huffman: bool) -> TensorInfo:
-        """From what is counted of a tensor."""
-        counts = np.concatenate(([found.size - found.nonzeros], found.index_counts))
-        coder, table, length = streams.sizes(counts, allow_huffman)
-        return found.laid_out(cls(codebook, found.nonzeros, table, coder, length))
-
-    def write(self, values: Array, found: Survey, allow_huffman: bool = True) -> EncodedTensor:
-        """See `Streams.write`."""
-        assert found.codebook is not None
-        symbols = np.zeros(found.size, dtype=lanes.symbol_type(self.alphabet))
-        at = 0
-        for chunk, positions, _ in walk(bits_of(values, found.dtype)):
-            symbols[at + positions] = indices_of(chunk[positions], found.codebook) + 1
-            at += len(chunk)
-        stream = streams.encode(symbols, self.alphabet, allow_huffman)
-        layout = replace(self, tables=len(stream.table), stream_coder=stream.coder, length=len(stream.payload))
-        return EncodedTensor(found.laid_out(layout), self.head_of(found) + stream.table + stream.payload)
-
-
-@dataclass(frozen=True)
-class Sparse(Streams):
+class Relative(Streams):
     """Offsets from weight to weight, and an index into the codebook for each weight."""
 
     offsets: Offsets
@@ -172,6 +57,24 @@ class Sparse(Streams):
         facts = self.offsets
         fields = super().pack(version) + self.pack_streams(facts.bits, facts.stream_coder)
         return fields + varint(facts.fillers) + varint(facts.length)
+
+    @classmethod
+    def read(cls, reader: Reader, tensor: TensorType, version: int, flags: int) -> Streams:
+        """What has the number of this layout: `Dense`, `Relative` or `Literal`, as its fields say."""
+        codebook, nonzeros = read_coded(reader, tensor, version)
+        bits, (first, second) = reader.byte("bits of an offset"), divmod(reader.byte("coders"), 16)
+        of_offsets, of_weights = coder_of(first), coder_of(second)
+        tables, length = reader.varint("length of the tables"), reader.varint("length of the weights")
+        common = codebook, nonzeros, tables, of_weights, length
+        if bits:
+            fillers = reader.varint("number of fillers", limit=tensor.size)
+            facts = Offsets(bits, fillers, of_offsets, reader.varint("length of the offsets"))
+            return (Literal if of_weights is Coder.LITERAL else Relative)(*common, facts)
+        if of_offsets is not Coder.NONE:
+            raise FormatError(f"offsets coded as {of_offsets.name}, but there are none")
+        if of_weights is Coder.LITERAL:
+            raise FormatError("literal weights need offsets and no codebook")
+        return Dense(*common)
 
     def check(self, tensor: TensorType) -> None:
         """Offsets lead no further than there are elements."""
@@ -263,12 +166,12 @@ class Sparse(Streams):
 
 
 @dataclass(frozen=True)
-class Literal(Sparse):
+class Literal(Relative):
     """Offsets from weight to weight, and the weights themselves: a layer that is pruned and not shared."""
 
     @property
     def is_shared(self) -> bool:
-        """No: there is a codebook of no values, so that the fields are those of `Sparse`."""
+        """No: there is a codebook of no values, so that the fields are those of `Relative`."""
         return False
 
     @property
@@ -307,7 +210,7 @@ def plan_literal(found: Survey, allow_huffman: bool = True, offset_bits: int | N
     """As offsets and the surviving values themselves; without any, as indices into nothing."""
     facts, tables = _plan_offsets(found, allow_huffman, offset_bits)
     if not found.nonzeros:
-        return found.laid_out(Sparse(StoredCodebook(), 0, tables, Coder.NONE, 0, facts))
+        return found.laid_out(Relative(StoredCodebook(), 0, tables, Coder.NONE, 0, facts))
     length = found.nonzeros * found.itemsize
     return found.laid_out(Literal(StoredCodebook(), found.nonzeros, tables, Coder.LITERAL, length, facts))
 
@@ -326,7 +229,7 @@ def plan_shared(
     """
     assert found.codebook is not None
     codebook, _ = codebooks.stored(found.codebook, target, compact)
-    sparse = Sparse.plan(found, codebook, allow_huffman, offset_bits)
+    sparse = Relative.plan(found, codebook, allow_huffman, offset_bits)
     if offset_bits is not None:
         return sparse
     dense = Dense.plan(found, codebook, allow_huffman)
