@@ -177,12 +177,14 @@ def look_up(entries: Array, symbols: Array, values: Array) -> None:
         values[i] = entries[symbols[i]]
 
 
-# The model of `context`: its functions stay plain Python, which is their slow twin, and are compiled for this one.
+# The adaptive model: its functions stay plain Python, which is their slow twin, and are compiled for this one. They
+# make no arrays, so they count no references (`_nrt`): that would take two thirds of the time.
+_OPTIONS: Any = {"_nrt": False}
 for _part in (
-    model.predict_zero, model.neighbours, model.code_entry, model.remember, model.decide, model.learn, model.take,
-    model.bit_length, model.step,
+    model.predict_zero, model.find_tables, model.neighbours, model.code_entry, model.predict_side, model.remember,
+    model.decide, model.learn, model.take, model.bit_length, model.step,
 ):  # fmt: skip
-    register_jitable(_part)
+    register_jitable(**_OPTIONS)(_part)
 
-code_symbols = njit(cache=True, nogil=True)(model.code)
-give_decisions = njit(cache=True, nogil=True)(model.give)
+code_symbols = njit(cache=True, nogil=True, **_OPTIONS)(model.code)
+give_decisions = njit(cache=True, nogil=True, **_OPTIONS)(model.give)

@@ -34,7 +34,7 @@ SHAPES = [
 def drawn(shape, density, book, seed=0):
     """Symbols of a tensor, flat."""
     rng = np.random.default_rng(seed)
-    symbols = rng.integers(1, book.entries + 1, math.prod(shape)) if book.entries else np.zeros(math.prod(shape))
+    symbols = rng.integers(1, book.count + 1, math.prod(shape)) if book.count else np.zeros(math.prod(shape))
     return np.where(rng.random(math.prod(shape)) < density, symbols, 0).astype(np.int16)
 
 
@@ -218,7 +218,7 @@ def test_the_models_memory_does_not_grow_with_the_tensor(plain):
     symbols = np.zeros(1 << 17, dtype=np.int16)
     symbols[20_000] = 1
     state = codec._State(symbols, (1, 1 << 17), Alphabet(1, 0), Scan(), 1, decoding=False)
-    assert len(state._probabilities) < 3 * (model.MASK + 1) + 1000
+    assert len(state._memory.probabilities) < 3 * (model.MASK + 1) + 1000
     shape = (1, 1 << 17)
     payload = codec.encode(symbols, shape, Alphabet(1, 0), Scan())
     assert np.array_equal(back(payload, symbols, shape, Alphabet(1, 0), Scan()), symbols)
