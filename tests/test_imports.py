@@ -81,6 +81,7 @@ INSIDE = {
         "rans.frequencies",
         "rans.model",
         "rans.fitting",
+        "rans.arrays",
         "rans.plain",
         "rans.kernels",
         "rans.codec",

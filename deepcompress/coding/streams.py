@@ -124,7 +124,7 @@ def encode(symbols: Array, alphabet: int, allow_huffman: bool = True) -> Stream:
 
 
 @dataclass(frozen=True)
-class Decoding:
+class Code:
     """What a payload is decoded by: the coder, the size of the alphabet, and either code lengths or the one symbol."""
 
     coder: Coder
@@ -133,16 +133,16 @@ class Decoding:
     symbol: int = 0
 
 
-def read_table(coder: Coder, reader: Reader, alphabet: int) -> Decoding:
+def read_table(coder: Coder, reader: Reader, alphabet: int) -> Code:
     """Read the table of a stream of symbols below `alphabet` from `reader`; coders without a table read nothing."""
     if coder is Coder.HUFFMAN:
-        return Decoding(coder, alphabet, lengths=tuple(huffman.unpack_lengths(reader, alphabet)))
+        return Code(coder, alphabet, lengths=tuple(huffman.unpack_lengths(reader, alphabet)))
     if coder is Coder.CONSTANT:
-        return Decoding(coder, alphabet, symbol=reader.varint("constant symbol", limit=alphabet - 1))
-    return Decoding(coder, alphabet)
+        return Code(coder, alphabet, symbol=reader.varint("constant symbol", limit=alphabet - 1))
+    return Code(coder, alphabet)
 
 
-def decode(table: Decoding, payload: memoryview, count: int, workers: int = 1) -> Array:
+def decode(table: Code, payload: memoryview, count: int, workers: int = 1) -> Array:
     """The exact inverse of `encode`: `count` symbols as unsigned integers, long Huffman streams by `workers` threads.
 
     Nothing is allocated before it is sure that `payload` can hold so many symbols; for a constant stream,
