@@ -95,7 +95,7 @@ def mixed_bytes(values: Array, dtype: DType, codebook: Array) -> int:
 
 def _by_rows(values: Array, dtype: DType, plain: int) -> EncodedTensor | None:
     """By the kinds of its rows, if that is worth it where all rows as one take `plain` bytes."""
-    encoded = Rows.write(values, dtype) if plain > WORTH else None
+    encoded = Rows.of(values, dtype) if plain > WORTH else None
     return encoded if encoded and len(encoded.section) <= plain - WORTH else None
 
 

@@ -147,14 +147,14 @@ def measure(symbols: Array, filler: int) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True)
-def scatter(symbols: Array, filler: int, survivors: Array, entries: Array | None, values: Array) -> None:
+def scatter(symbols: Array, filler: int, survivors: Array, codebook: Array | None, values: Array) -> None:
     """Put survivors where the offset symbols say; the slow twin is `offsets.scatter_in_chunks`.
 
     Args:
         symbols: which `measure` has found to place len(survivors) weights, and to stay within `values`.
         filler: the symbol that is no weight.
-        survivors: values; or indices into `entries`, if there are any.
-        entries: the shared values, or None.
+        survivors: values; or indices into `codebook`, if there is one.
+        codebook: the shared values, or None.
         values: zeros, flat.
     """
     placed, end = U(0), U(0)
@@ -162,19 +162,19 @@ def scatter(symbols: Array, filler: int, survivors: Array, entries: Array | None
         symbol = U(symbols[i])
         end += symbol
         if symbol != U(filler):
-            if entries is None:
+            if codebook is None:
                 values[end] = survivors[placed]
             else:
-                values[end] = entries[survivors[placed]]
+                values[end] = codebook[survivors[placed]]
             placed += U(1)
             end += U(1)
 
 
 @njit(cache=True, nogil=True)
-def look_up(entries: Array, symbols: Array, values: Array) -> None:
-    """values[i] = entries[symbols[i]]; the slow twin is `layouts.coded.look_up_in_chunks`."""
+def look_up(codebook: Array, symbols: Array, values: Array) -> None:
+    """values[i] = codebook[symbols[i]]; the slow twin is `layouts.coded.look_up_in_chunks`."""
     for i in range(symbols.shape[0]):
-        values[i] = entries[symbols[i]]
+        values[i] = codebook[symbols[i]]
 
 
 # The adaptive model: its functions stay plain Python, which is their slow twin, and are compiled for this one. They

@@ -23,7 +23,7 @@ from deepcompress.container.reader import ModelFile
 from deepcompress.layers import Layer
 from deepcompress.prune.masks import share_out
 from deepcompress.prune.scores import profile
-from deepcompress.quantize.choice import Table, found_grid
+from deepcompress.quantize.choice import SharedValues, found_grid
 from deepcompress.quantize.sharing import Codebook, Member, Weights, codebook_of, groups
 from deepcompress.reading.arrays import to_torch
 from deepcompress.recipe import Recipe
@@ -51,7 +51,7 @@ def restore(
         held, called = _stored(file), called or {}
         names = {name: called.get(name, name) for name in tensors}
         stored = {name: held[full] for name, full in names.items() if full in held}
-        tables: dict[int | str, Table] = {}
+        tables: dict[int | str, SharedValues] = {}
         members: dict[int | str, list[str]] = {}
         for name, info in stored.items():
             if not info.is_shared:
@@ -195,14 +195,14 @@ def _pattern(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _table(values: Array, dtype: DType) -> Table:
+def _table(values: Array, dtype: DType) -> SharedValues:
     """The entries of a codebook, sorted; on a grid, if they are what a step of two bytes makes of whole numbers."""
     entries = to_torch(values, dtype)
     centroids = np.sort(entries.numpy() if dtype is DType.FLOAT64 else entries.float().numpy())
-    return found_grid(centroids) or Table(centroids)
+    return found_grid(centroids) or SharedValues(centroids)
 
 
-def _own_table(info: TensorInfo, vector: torch.Tensor) -> Table | None:
+def _own_table(info: TensorInfo, vector: torch.Tensor) -> SharedValues | None:
     """The values of a float32 vector that is stored as it is, as if it shared them; None if they are too many."""
     plain = info.encoding in (Encoding.RAW, Encoding.PLANES, Encoding.CONSTANT) and len(info.shape) == 1
     if not plain or info.dtype is not DType.FLOAT32 or vector.dtype is not torch.float32:
@@ -214,7 +214,7 @@ def _own_table(info: TensorInfo, vector: torch.Tensor) -> Table | None:
     return _table(values.numpy(), DType.FLOAT32)
 
 
-def _book(table: Table, names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> Codebook | None:
+def _book(table: SharedValues, names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> Codebook | None:
     """Shared values with the weights that take them; None if there are none for some weight."""
     device, members = tensors[names[0]].device, []
     entries = torch.from_numpy(table.centroids).to(device)

@@ -221,7 +221,7 @@ def _starts(rows: int, columns: int, plane: int) -> model.Starts:
 
 
 def _classes(alphabet: Alphabet) -> list[int]:
-    """Of each symbol: 0 for zero, 1 to 3 for the thirds of the negative entries by magnitude, 4 to 6 of the others."""
+    """Of each symbol: 0 for zero, 1 to 3 for the thirds of the negative values by magnitude, 4 to 6 of the others."""
     negative = [1 + 3 * rank // alphabet.negative for rank in range(alphabet.negative - 1, -1, -1)]
     positive = alphabet.count - alphabet.negative
     return [0, *negative, *(4 + 3 * rank // positive for rank in range(positive))]

@@ -4,7 +4,7 @@ Everything here is written so that numba can compile it (`kernels.code_symbols`)
 the arrays should be lists, which plain Python walks faster. Integers only, none beyond 63 bits, so both are the same.
 
 One element is coded as decisions: is it a weight; if so, down a tree over the sorted codebook, whose root parts the
-negative entries from the positive ones. Each decision's probability is a logistic mix of adaptive ones, each of
+negative values from the positive ones. Each decision's probability is a logistic mix of adaptive ones, each of
 which looks at another part of what is known: how many weights are left, how full this row, this column and its
 neighbours are, what stands beside it.
 """

@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Exact(Layout):
-    """What all of them share: the section is one part, and there is nothing but it."""
+    """What all of them share: the section is one part. Without more, it is the start of the elements; no fields."""
 
     @property
     def coder(self) -> str:
@@ -37,6 +37,17 @@ class Exact(Layout):
         """Nothing."""
         return b""
 
+    @classmethod
+    def read(cls, reader: Reader, tensor: TensorType, version: int, flags: int) -> Exact:
+        """Nothing."""
+        return cls()
+
+    def write(self, values: Array, dtype: DType) -> EncodedTensor:
+        """A tensor for which this is the layout."""
+        info = TensorInfo(values.shape, dtype, self)
+        raw = np.ascontiguousarray(values, dtype=dtype.storage).tobytes()
+        return EncodedTensor(info, raw[: self.length_in(info)])
+
 
 @dataclass(frozen=True)
 class Raw(Exact):
@@ -44,19 +55,9 @@ class Raw(Exact):
 
     number, since, encoding = 0, 1, Encoding.RAW
 
-    @classmethod
-    def read(cls, reader: Reader, tensor: TensorType, version: int, flags: int) -> Raw:
-        """No fields."""
-        return cls()
-
     def decode(self, tensor: TensorType, section: memoryview, codebook: Array | None, workers: int) -> Array:
         """A copy of the section."""
         return _from_bytes(tensor, np.frombuffer(section, dtype=np.uint8).copy())
-
-    def write(self, values: Array, dtype: DType) -> EncodedTensor:
-        """Any tensor."""
-        raw = np.ascontiguousarray(values, dtype=dtype.storage).tobytes()
-        return EncodedTensor(TensorInfo(values.shape, dtype, self), raw)
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,10 @@ class Planes(Sized):
         sizes = [streams.choose(counts)[2] for counts in found.planes]
         return cls(sum(1 + len(varint(size)) + size for size in sizes))
 
-    @classmethod
-    def write(cls, values: Array, dtype: DType) -> EncodedTensor:
+    def write(self, values: Array, dtype: DType) -> EncodedTensor:
         """Any tensor; its bytes have the last word on the length."""
         section = planes.encode(elements_of(values, dtype))
-        return EncodedTensor(TensorInfo(values.shape, dtype, cls(len(section))), section)
+        return EncodedTensor(TensorInfo(values.shape, dtype, Planes(len(section))), section)
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,6 @@ class Constant(Exact):
     def length_in(self, tensor: TensorType) -> int:
         """Bytes of an element."""
         return tensor.itemsize
-
-    @classmethod
-    def read(cls, reader: Reader, tensor: TensorType, version: int, flags: int) -> Constant:
-        """No fields."""
-        return cls()
 
     def check(self, tensor: TensorType) -> None:
         """There is more than one element."""
@@ -135,11 +130,6 @@ class Constant(Exact):
     def fits(cls, found: ByteCounts) -> bool:
         """Whether all elements of a tensor are the same, and more than one."""
         return found.size > 1 and bool((np.count_nonzero(found.planes, axis=1) == 1).all())
-
-    def write(self, values: Array, dtype: DType) -> EncodedTensor:
-        """A tensor that `fits`."""
-        raw = np.ascontiguousarray(values.reshape(-1)[:1], dtype=dtype.storage).tobytes()
-        return EncodedTensor(TensorInfo(values.shape, dtype, self), raw)
 
 
 @dataclass(frozen=True)
@@ -162,7 +152,7 @@ class Rows(Sized):
         return _from_bytes(tensor, elements.reshape(-1))
 
     @classmethod
-    def write(cls, values: Array, dtype: DType) -> EncodedTensor | None:
+    def of(cls, values: Array, dtype: DType) -> EncodedTensor | None:
         """A tensor whose rows are of more than one kind; None of another."""
         section = planes.encode_rows(values, dtype)
         if section is None:
@@ -190,11 +180,9 @@ def least_plain(found: ByteCounts) -> int:
 
 
 def write_plain(values: Array, plan: TensorInfo) -> EncodedTensor:
-    """As `plan_plain` says; raw where the bytes of the planes turn out to be no fewer."""
-    if isinstance(plan.layout, Constant):
-        return plan.layout.write(values, plan.dtype)
-    if isinstance(plan.layout, Planes):
-        encoded = Planes.write(values, plan.dtype)
-        if len(encoded.section) < plan.nbytes:
-            return encoded
+    """As `plan_plain` says; raw where the bytes turn out to be no fewer."""
+    assert isinstance(plan.layout, Exact)
+    encoded = plan.layout.write(values, plan.dtype)
+    if len(encoded.section) < plan.nbytes or isinstance(plan.layout, Raw):
+        return encoded
     return Raw().write(values, plan.dtype)

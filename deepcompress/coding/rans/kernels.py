@@ -20,7 +20,7 @@ _WITHOUT_REFERENCES: Any = {"_nrt": False}
 
 
 def _uncounted(loop: Loop) -> Loop:
-    """Compile what makes no arrays without counting references to those it is given, which takes a third of the time."""
+    """Compile what makes no arrays. References to those it is given are not counted: that takes a third of the time."""
     compiled: Loop = njit(cache=True, nogil=True, **_WITHOUT_REFERENCES)(loop)
     return compiled
 
