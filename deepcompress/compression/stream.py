@@ -15,18 +15,18 @@ from deepcompress.compression.contents import Content
 from deepcompress.compression.packing import Packer
 from deepcompress.layers import is_narrow
 from deepcompress.prune.masks import prune_in_place
-from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded, table_of
+from deepcompress.quantize.choice import Demand, SharedValues, choose, price_of, rounded, shared_values
 from deepcompress.quantize.rate import Part
 from deepcompress.quantize.rows import coarseness, nearest, relative_error, row_sizes, storable
 from deepcompress.quantize.sharing import groups, place, snap, survivors
-from deepcompress.quantize.vectors import is_statistic, is_vector, vector_table
+from deepcompress.quantize.vectors import is_statistic, is_vector, vector_values
 from deepcompress.reading.arrays import Array
 from deepcompress.recipe import Recipe
 from deepcompress.training.progress import Progress
 
 
 @dataclass(frozen=True)
-class _Table:
+class _Sharing:
     """Shared values, what the file has for each, and, if that is not the nearest, what each weight of a layer takes."""
 
     centroids: Array
@@ -54,7 +54,7 @@ class Stream:
         self.kept: dict[str, float] = {}
         self.sharing_seconds = 0.0
         self._groups = {name: (members, most) for members, most in groups(content.layers, recipe) for name in members}
-        self._tables: dict[tuple[str, ...], _Table] = {}
+        self._tables: dict[tuple[str, ...], _Sharing] = {}
         coder = "rans" if recipe.quantizer == "rows" else recipe.coder  # as rows with steps of their own have it
         self._packer = Packer(recipe.small_dtype, coder, recipe.index_bits)
         self._coarser = coarseness({layer.name: layer.weights for layer in content.layers})
@@ -118,7 +118,7 @@ class Stream:
         bits, exact = self.recipe.small_bits, name in self.content.scales
         table = None
         if bits is not None and not exact and is_vector(value) and not is_statistic(name):
-            table, _, choice = vector_table(value, bits)
+            table, _, choice = vector_values(value, bits)
         if table is None or not len(table.centroids):
             plain = self._packer.small(name, value, exact)
             self.pruned[name] = self.shared[name] = plain.info
@@ -138,14 +138,14 @@ class Stream:
         prune_in_place(weight, self.losses[name])
         return weight
 
-    def _shared_values(self, members: tuple[str, ...], levels: int, name: str, weight: torch.Tensor) -> _Table:
+    def _shared_values(self, members: tuple[str, ...], levels: int, name: str, weight: torch.Tensor) -> _Sharing:
         """Those of a layer, or of its group: then all its members are looked at when the first is met."""
         if members not in self._tables:
             tensors = (weight if member == name else self._pruned(member) for member in members)
             self._tables[members] = self._find(members, levels, tensors)
         return self._tables[members]
 
-    def _find(self, members: Sequence[str], levels: int, tensors: Iterable[torch.Tensor]) -> _Table:
+    def _find(self, members: Sequence[str], levels: int, tensors: Iterable[torch.Tensor]) -> _Sharing:
         recipe, limit = self.recipe, float("inf")
         parts = []
         for name, tensor in zip(members, tensors, strict=True):
@@ -155,13 +155,13 @@ class Stream:
         demand = Demand(recipe, levels, limit, price_of(recipe.rate, parts))
         if not recipe.rate:
             values = np.concatenate([part.values for part in parts])
-            return self._table(table_of(values, None, demand))
+            return self._table(shared_values(values, None, demand))
         table, choices = choose(parts, demand)
         # A codebook has at most 2^12 values.
         kept = {member: choice.astype(np.int16) for member, choice in zip(members, choices, strict=True)}
         return self._table(table, kept)
 
-    def _table(self, found: Table, choices: dict[str, Array] | None = None) -> _Table:
+    def _table(self, found: SharedValues, choices: dict[str, Array] | None = None) -> _Sharing:
         plain = found.multiples is not None  # a step is rounded already
         values = found.centroids if plain else rounded(found.centroids, self.recipe.codebook_dtype)
-        return _Table(found.centroids, values, choices)
+        return _Sharing(found.centroids, values, choices)
