@@ -21,7 +21,7 @@ export class FormatError extends Error {
   }
 }
 
-/** Most defects need no text of their own: the section says which rules are meant, and users can only get another file. */
+/** Most defects need no text of their own: the section says whose rules are broken, and users can only get another file. */
 const check = (holds, section, message = "the file is damaged") => {
   if (!holds) throw new FormatError(section, message);
 };
@@ -40,7 +40,8 @@ const inTensor = (name, work) => {
  * Elements as bits, `width` bytes each: a NaN that is copied as a float may lose its payload. `source` is their number,
  * a buffer, or other elements.
  */
-const words = (source, width) => new (width > 4 ? BigUint64Array : [, Uint8Array, Uint16Array, , Uint32Array][width])(source);
+const words = (source, width) =>
+  new (width > 4 ? BigUint64Array : [, Uint8Array, Uint16Array, , Uint32Array][width])(source);
 /** Elements from bytes, which are copied, so that they align. */
 const wordsOf = (bytes, width) => words(bytes.slice().buffer, width);
 
@@ -78,7 +79,7 @@ const small = (sign, mantissa, bias, nan) => (bits) =>
   });
 const float16 = small(2 ** 15, 10, 15);
 
-/** By the number of a dtype (sections 3 and 13): its name, bytes of an element, and the array, or what makes it, of its values. */
+/** By the number of a dtype (sections 3 and 13): its name, bytes of an element, and the array of its values or what makes it. */
 const DTYPES = [
   ["float32", 4, Float32Array],
   ["float16", 2, float16],
@@ -115,14 +116,14 @@ const newCursor = (bytes, section) => {
     section,
     rest: () => bytes.subarray(at),
     take(length) {
-      check(length <= bytes.length - at, cursor.section, "bytes are missing");
+      check(length <= bytes.length - at, cursor.section);
       at += length;
       return bytes.subarray(at - length, at);
     },
     /** A byte of at most `limit`. */
     byte(limit = 255) {
       const [byte] = cursor.take(1);
-      check(byte <= limit, cursor.section, `a byte is ${byte}, more than ${limit}`);
+      check(byte <= limit, cursor.section);
       return byte;
     },
     /** A varint of at most `limit`. Above 2^53 it is not exact, but more than any limit. */
@@ -133,7 +134,7 @@ const newCursor = (bytes, section) => {
         check(i < 9 && (byte || !i), cursor.section);
         value += (byte & 127) * 2 ** (7 * i);
       }
-      check(value <= limit, cursor.section, `a number is ${value}, more than ${limit}`);
+      check(value <= limit, cursor.section);
       return value;
     },
     /** A varint that says a signed number: 0, −1, 1, −2, … are 0, 1, 2, 3, … */
@@ -144,7 +145,7 @@ const newCursor = (bytes, section) => {
     text: () => printable(cursor.take(cursor.varint(255))),
     /** A CRC-32 comes next, and these bytes must have it. */
     crc: (of) => check(wordsOf(cursor.take(4), 4)[0] === crc32(of), cursor.section, "the checksum differs"),
-    end: () => check(at === bytes.length, cursor.section, "bytes are left over"),
+    end: () => check(at === bytes.length, cursor.section),
   };
   return cursor;
 };
@@ -160,7 +161,7 @@ const printable = (bytes) => {
   } catch {
     // no UTF-8: refused below
   }
-  check(!HIDDEN.test(text), 2, "a text does not print");
+  check(!HIDDEN.test(text), 2);
   return text;
 };
 
@@ -250,7 +251,7 @@ const parseHeader = (cursor, version, flags) => {
   for (let i = 0; i < count; i++) {
     const text = names ? names[i] : nextName();
     const name = printable(text);
-    check(name && text.length <= 512 && !tensors.has(name), 3, `name ${i} is empty, too long or repeated`);
+    check(name && text.length <= 512 && !tensors.has(name), 3);
     cursor.section = [3, 9, 13][version - 1];
     earlier.push(inTensor(name, () => parseTensor(cursor, name, earlier, version, flags > 1)));
     tensors.set(name, earlier[i]);
@@ -337,19 +338,23 @@ const readAlias = (cursor, tensor, earlier) => {
   const target = (tensor.target = earlier[cursor.varint(earlier.length - 1)]);
   const fits = target.encoding !== "alias" && (target.encoding !== "copy" || tensor.encoding === "alias");
   const same = fits && target.type === tensor.type && `${target.shape}` === `${tensor.shape}`;
-  check(same, cursor.section, `it differs from ${target.name}`);
+  check(same, cursor.section);
   tensor.length = 0;
 };
 
-const readPlanes = (cursor, tensor) => {
+/** What `work` makes of a cursor over the section, which it must come to the end of, are the bytes of all elements. */
+const readBytes = (cursor, tensor, part, work) => {
   tensor.length = cursor.varint(tensor.dense);
   tensor.bits = (section) => {
-    const inside = newCursor(section, 6);
-    const bytes = planes(inside, tensor.size, tensor.width);
+    const inside = newCursor(section, part);
+    const bytes = work(inside);
     inside.end();
     return elements(bytes, tensor);
   };
 };
+
+const readPlanes = (cursor, tensor) =>
+  readBytes(cursor, tensor, 6, (inside) => planes(inside, tensor.size, tensor.width));
 
 /** The bytes of `size` elements from their byte planes. */
 const planes = (cursor, size, width) => {
@@ -368,9 +373,7 @@ const plane = (cursor, size, alphabet) => {
 const readRows = (cursor, tensor) => {
   const { shape, width, dense, size } = tensor;
   check(shape.length > 1 && size, 13);
-  tensor.length = cursor.varint(dense);
-  tensor.bits = (section) => {
-    const inside = newCursor(section, 14);
+  readBytes(cursor, tensor, 14, (inside) => {
     const kinds = plane(inside, shape[0], 16);
     const bytes = words(dense, 1);
     const length = dense / shape[0];
@@ -380,9 +383,8 @@ const readRows = (cursor, tensor) => {
       const found = rows.length ? planes(inside, (rows.length * stored) / width, width) : [];
       rows.forEach((row, i) => bytes.set(repeated(found.subarray(i * stored, (i + 1) * stored), length), row * length));
     }
-    inside.end();
-    return elements(bytes, tensor);
-  };
+    return bytes;
+  });
 };
 
 // Streams of symbols (section 5) ----------------------------------------------------------------------------
@@ -403,7 +405,8 @@ const readSymbols = (tables, coder, alphabet, count, stream) => {
   check(count <= 8 * bytes.length, 5);
   const cursor = newCursor(bytes, 5);
   const lanes = coder < 3 || count < 2 ** 17 ? 0 : 2 ** (31 - Math.clz32(count / 2048));
-  wordsOf(cursor.take(2 * lanes), 2).forEach((size, lane) => decodeLane(cursor.take(size), width, table, symbols, lane, lanes));
+  const sizes = wordsOf(cursor.take(2 * lanes), 2);
+  sizes.forEach((size, lane) => decodeLane(cursor.take(size), width, table, symbols, lane, lanes));
   if (!lanes) decodeLane(cursor.take(bytes.length), width, table, symbols, 0, 1);
   cursor.end();
   check(symbols.every((symbol) => symbol < alphabet), 5);
@@ -461,24 +464,24 @@ const decodeLane = (bytes, width, table, symbols, first, step) => {
 
 /**
  * Read the fields of a codebook of `k` entries, which takes `bookBytes` of the section. `tensor.book(sectionOf)` gives
- * the bits of its entries, with a function from a tensor to its section. Where form 5 is allowed, and is what is found, the fields
- * behind it are the caller's.
+ * the bits of its entries, with a function from a tensor to its section. With `scales`, form 5 is allowed too: what is
+ * behind it is the caller's.
  */
 const readBook = (cursor, tensor, earlier, newer, scales) => {
-  check(tensor.type < 4 || (tensor.type > 9 && tensor.type < 14), 4, `${tensor.dtype} has no codebook`);
+  check(tensor.type < 4 || (tensor.type > 9 && tensor.type < 14), 4);
   const section = (cursor.section = newer ? 10 : 4);
   const k = (tensor.k = cursor.varint(4096));
   const form = cursor.varint(earlier.length + (newer ? 7 : 0));
   const owner = earlier[form - (newer ? 8 : 1)];
   tensor.bookBytes = 0;
   if (owner) {
-    check(owner.owns && owner.type === tensor.type && owner.k === k, section, `${owner.name} has no such codebook`);
+    check(owner.owns && owner.type === tensor.type && owner.k === k, section);
     tensor.book = owner.book;
     return;
   }
   if ((tensor.scaled = scales && form === 5)) return;
   tensor.owns = true;
-  check(form < 5 && (!form || !tensor.type), 10, `codebook form ${form} is unknown`);
+  check(form < 5 && (!form || !tensor.type), 10);
   const width = form > 2 || form === 1 ? 2 : tensor.width;
   tensor.bookBytes = form > 1 ? width : k * width;
   const grid = form > 1 && readGrid(cursor, tensor, form);
@@ -487,7 +490,7 @@ const readBook = (cursor, tensor, earlier, newer, scales) => {
     const values = wordsOf(grid ? bytes.subarray(0, width) : bytes, width);
     const entries = grid ? grid(values, bytes.subarray(width)) : form ? words(float16(values).buffer, 4) : values;
     const sound = entries.every((bits) => bits && (!form || (bits & 0x7f800000) !== 0x7f800000));
-    check(sound && entries.length === k && new Set(entries).size === k, section, "the codebook is wrong");
+    check(sound && entries.length === k && new Set(entries).size === k, section);
     return entries;
   };
 };
@@ -607,7 +610,8 @@ let squash; // squash(t) at t + 2880
  */
 const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, line, byColumn) => {
   stretch ??= Int16Array.from(range(65536, (p) => clamp(Math.round(256 * Math.log(p / (65536 - p))), -LIMIT, LIMIT)));
-  squash ??= words(range(2 * LIMIT + 1, (i) => clamp(Math.round(65536 / (1 + Math.exp((LIMIT - i) / 256))), 1, 65535)), 2);
+  const squashed = (i) => clamp(Math.round(65536 / (1 + Math.exp((LIMIT - i) / 256))), 1, 65535);
+  squash ??= words(range(2 * LIMIT + 1, squashed), 2);
   const symbols = words(size, 2);
   const cursor = newCursor(stream, 11);
   // The next element: its index, row, column, plane, place in the plane, and place in the line
@@ -621,10 +625,10 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     while (state < 2 ** 24 && at < block.length) state = state * 256 + block[at++];
   };
   /**
-   * A model that mixes the logits of a slot of each table, and of what else is in `logits`, and learns. `sizes` are those of
-   * the tables; `step` is 1 for the rate 32, and 3 for 96; the first four tables learn with `limit`, and those after them
-   * with `later`. A slot is two numbers: an adaptive probability of 30 bits, and its count, which is 0 as long as there is
-   * no value.
+   * A model that mixes the logits of a slot of each table, and of what else is in `logits`, and learns. `sizes` are those
+   * of the tables; `step` is 1 for the rate 32, and 3 for 96; the first four tables learn with `limit`, and those after
+   * them with `later`. A slot is two numbers: an adaptive probability of 30 bits, and its count, which is 0 as long as
+   * there is no value.
    */
   const newModel = (sizes, step, limit, later, weights) => {
     let total = 0;
@@ -686,24 +690,22 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
   );
   const s = presence.logits;
   const around = () => {
-    let sum = 0;
-    let found = 0;
-    const add = (column) => {
-      sum += presence.value(1, column & 65535, density);
+    let [sum, found] = [0, 0];
+    for (let i = 0; i < (byColumn ? 2 : 4); i++) {
+      const inside = i < 1 ? x : i < 2 ? place >= line : i < 3 ? x < line - 1 : place + line < planeSize;
+      if (!inside) continue;
+      sum += presence.value(1, (column + (i < 2 ? -1 : 1) * (i & 1 ? line : 1)) & 65535, density);
       found++;
-    };
-    if (x) add(column - 1);
-    if (place >= line) add(column - line);
-    if (!byColumn && x < line - 1) add(column + 1);
-    if (!byColumn && place + line < planeSize) add(column + line);
+    }
     return found ? stretch[floor(sum / found) >> 14] : s[1];
   };
   const is = (left, up, bit) => (beside(left, up) ? bit : 0);
   const level = (i, unit, middle) => clamp(floor((s[i] - base) / unit) + middle, 0, 2 * middle);
+  let fresh; // the value of a slot that has none
+  const look = (table, slot) => presence.look(table, slot, table < 4 ? density : fresh, confidence);
   const isWeight = (share, gap) => {
     s[8] = stretch[share];
-    const fresh = squash[s[8] + LIMIT] << 14;
-    const look = (table, slot) => presence.look(table, slot, table < 4 ? density : fresh, confidence);
+    fresh = squash[s[8] + LIMIT] << 14;
     const near = is(1, 0, 1) | is(0, 1, 2);
     const before = (row && symbols[index - columns] ? 1 : 0) | (plane && symbols[index - planeSize] ? 2 : 0);
     look(0, row & 65535);
@@ -849,51 +851,46 @@ const stepsOf = (bytes, rows, most) => {
   return steps;
 };
 
-/** For what is expected by neighbours: how many of the bounds are at most that. */
-let levels;
-
 /** The numbers of all elements, from the bytes of a model and of its streams. */
 const decodeRanks = (cursor, streams, shape, size) => {
   const rows = shape.length > 1 ? shape[0] : 1;
+  const planes = shape.length > 2 ? shape[1] : 1;
   const columns = size / rows;
-  const count = shape.length > 2 ? shape[1] : 1;
-  const places = columns / count;
+  const places = columns / planes;
   const gaps = cursor.byte(1);
   const high = cursor.varint(rows); // rows of a stream
   const powers = cursor.byte();
   const [down, across] = [powers >> 4, powers & 15];
   check(high && down + across < 9, 18);
   const base = cursor.varint(512) - 256;
-  const [ofRow, ofPlane, ofPlace] = [rows, count, places].map((many) => (cursor.byte(1) ? plane(cursor, many, 64) : words(many, 1)));
+  const [ofRow, ofPlane, ofPlace] = [rows, planes, places].map((many) =>
+    cursor.byte(1) ? plane(cursor, many, 64) : words(many, 1),
+  );
   const neighbours = range(cursor.byte(gaps ? 0 : 4), () => {
     const [up, left] = [cursor.varint(rows), cursor.varint(columns)];
     check(up || left, 18);
     return [up, left, (cursor.byte() << 24) >> 24, cursor.byte()];
   });
   const own = neighbours.length && cursor.byte();
-  if (!levels) {
-    levels = words(73729, 1);
-    for (let i = 1; i < 32; i++) levels.fill(i, [56, 72, 88][i % 3] * 2 ** floor(i / 3));
-  }
   const tables = readTables(cursor, gaps ? 64 : neighbours.length ? 128 : 32);
   cursor.end();
 
   const numbers = new Int16Array(size);
   const ofColumn = words(columns, 1).map((_, c) => ofPlane[floor(c / places)] + ofPlace[c % places]);
-  const scale = (row, column) => clamp(base + ofRow[row] + ofColumn[column], 0, 31);
-  // With gaps, the columns in rising order of their classes
   const order = gaps && inOrder(ofColumn);
   const lanes = 2 ** (down + across);
-  const tokens = new Int16Array(lanes);
+  const tokens = words(lanes, 1);
+  const flips = words(lanes, 1);
 
   const decode = (first, end, cursor) => {
+    // The decoder
     const states = wordsOf(cursor.take(4 * lanes), 4);
     const rest = cursor.rest();
     check(states.every((state) => state > 65535) && rest.length % 2 === 0, 19);
     const stored = wordsOf(rest, 2);
-    let at = 0;
+    let next = 0;
     const become = (lane, x) => {
-      states[lane] = x < 65536 ? x * 65536 + stored[at++] : x;
+      states[lane] = x < 65536 ? x * 65536 + stored[next++] : x;
     };
     const token = (lane, table) => {
       const x = states[lane];
@@ -909,35 +906,38 @@ const decodeRanks = (cursor, streams, shape, size) => {
       become(lane, x >>> bits);
       return ((4 + (kind & 3)) << bits) + (x & (2 ** bits - 1));
     };
-    const signed = (lane, token) => (token & 1 ? -1 : 1) * magnitude(lane, (token + 1) >> 1);
     /** Every lane decodes a token by its context, unless that is negative, and then every such lane goes on with it. */
     const round = (context, then) => {
       for (let lane = 0; lane < lanes; lane++) {
         const found = context(lane);
-        tokens[lane] = found < 0 ? -1 : token(lane, tables[found]);
+        tokens[lane] = found < 0 ? 255 : token(lane, tables[found]);
       }
-      for (let lane = 0; lane < lanes; lane++) if (tokens[lane] >= 0) then(lane, tokens[lane]);
+      for (let lane = 0; lane < lanes; lane++) if (tokens[lane] < 255) then(lane, tokens[lane]);
     };
+
+    // Where each lane is: the number of its next element, and then its row and column in the lane and in the matrix
     const tall = Math.ceil((end - first) / 2 ** down);
     const wide = Math.ceil(columns / 2 ** across);
-    /** First row, first column, number of rows and number of columns of each lane. */
-    const areas = range(lanes, (lane) => {
-      const [row, column] = [first + (lane >> across) * tall, (lane % 2 ** across) * wide];
-      return [row, column, clamp(end - row, 0, tall), clamp(columns - column, 0, wide)];
-    });
-    if (gaps) decodeGaps(areas, round, magnitude, signed);
-    else decodeDense(areas, tall, wide, round, signed);
-    check(at === stored.length && states.every((state) => state === 65536), 19);
-  };
+    const at = new Float64Array(lanes);
+    let [i, j, row, column] = [0, 0, 0, 0];
+    /** Go to the next element of a lane; false if there is none. */
+    const go = (lane) => {
+      const leftmost = (lane % 2 ** across) * wide;
+      const width = gaps ? clamp(columns - leftmost, 0, wide) : wide;
+      i = floor(at[lane] / width);
+      j = at[lane] % width;
+      row = first + (lane >> across) * tall + i;
+      column = leftmost + j;
+      const inside = i < tall && row < end && column < columns;
+      if (gaps) column = order[column];
+      return inside;
+    };
+    const scale = () => clamp(base + ofRow[row] + ofColumn[column], 0, 31);
 
-  const decodeDense = (areas, tall, wide, round, signed) => {
-    let [i, j] = [0, 0];
-    const flips = words(lanes, 1);
+    // Dense
     const context = (lane) => {
-      const [top, leftmost, rows, width] = areas[lane];
-      if (i >= rows || j >= width) return -1;
-      const [row, column] = [top + i, leftmost + j];
-      const s = scale(row, column);
+      if (!go(lane)) return -1;
+      const s = scale();
       if (!neighbours.length) return s;
       let [aimed, sizes] = [0, 0];
       for (const [up, left, aim, size] of neighbours) {
@@ -946,60 +946,53 @@ const decodeRanks = (cursor, streams, shape, size) => {
         sizes += size * Math.abs(near);
       }
       flips[lane] = aimed < 0 ? 1 : 0;
-      const expected = ((own * SCALES[s % 3] * 2 ** floor(s / 3)) >> 5) + 32 * sizes;
-      const distance = 512 * Math.abs(aimed);
-      const level = levels[Math.min(expected, levels.length - 1)];
-      return 4 * level + (3 * expected <= distance) + (10 * expected <= distance) + (19 * expected <= distance);
+      const expected = ((own * [64, 81, 102][s % 3] * 2 ** floor(s / 3)) >> 5) + 32 * sizes;
+      // The bounds are 72, 88 and 112, doubled again and again, up to 72 · 2^10
+      const held = Math.min(expected, 73728);
+      const doubled = Math.max(0, 25 - Math.clz32(held));
+      const level = 3 * doubled + [72, 88, 112].filter((bound) => bound * 2 ** doubled <= held).length;
+      return 4 * level + [3, 10, 19].filter((times) => times * expected <= 512 * Math.abs(aimed)).length;
     };
-    const then = (lane, token) => {
-      const [top, leftmost] = areas[lane];
-      const number = signed(lane, token);
-      numbers[(top + i) * columns + leftmost + j] = flips[lane] ? -number : number;
+    const put = (lane, token) => {
+      check(token || !gaps, 19);
+      go(lane);
+      const number = magnitude(lane, (token + 1) >> 1);
+      numbers[row * columns + column] = (token ^ flips[lane]) & 1 ? -number : number;
+      at[lane]++;
     };
-    for (; i < tall; i++) for (j = 0; j < wide; j++) round(context, then);
-  };
 
-  const decodeGaps = (areas, round, magnitude, signed) => {
-    const at = new Float64Array(lanes); // how many elements of each lane are decoded
-    const isOpen = (lane) => at[lane] < areas[lane][2] * areas[lane][3];
-    const isWeight = words(lanes, 1);
-    let open;
-    /** What a function says of row and column of the next element of a lane. */
-    const here = (lane, work) => {
-      const [row, column, , width] = areas[lane];
-      return work(row + floor(at[lane] / width), order[column + (at[lane] % width)]);
-    };
-    const ofGap = (lane) => (isOpen(lane) ? (open = here(lane, scale)) : -1);
+    // Gaps
+    let open = 0;
+    const weights = words(lanes, 1); // whether one follows the gap
+    const ofGap = (lane) => (go(lane) ? (open = scale()) : -1);
     const skip = (lane, token) => {
       check(token < 60, 19);
       const gap = magnitude(lane, token);
       at[lane] += gap;
-      isWeight[lane] = isOpen(lane) && gap < 32767 ? 1 : 0;
-      check(isOpen(lane) || at[lane] === areas[lane][2] * areas[lane][3], 19);
+      weights[lane] = gap < 32767;
     };
-    const ofWeight = (lane) => (isWeight[lane] ? 32 + here(lane, scale) : -1);
-    const put = (lane, token) => {
-      check(token, 19);
-      here(lane, (row, column) => (numbers[row * columns + column] = signed(lane, token)));
-      at[lane]++;
-      isWeight[lane] = 0;
-    };
-    do {
+    const ofWeight = (lane) => (weights[lane] && go(lane) ? 32 + scale() : -1);
+
+    for (let n = 0; n < tall * wide && !gaps; n++) {
+      at.fill(n);
+      round(context, put);
+    }
+    while (gaps && open >= 0) {
       open = -1;
       round(ofGap, skip);
       round(ofWeight, put);
-    } while (open >= 0);
+    }
+    const all = !gaps || at.reduce((sum, each) => sum + each) === (end - first) * columns;
+    check(all && next === stored.length && states.every((state) => state === 65536), 19);
   };
 
   for (let first = 0; first < rows; first += high) {
-    const end = Math.min(rows, first + high);
     const rest = streams.rest().length;
-    decode(first, end, newCursor(streams.take(high < rows ? streams.varint(rest) : rest), 19));
+    const bytes = streams.take(high < rows ? streams.varint(rest) : rest);
+    decode(first, Math.min(rows, first + high), newCursor(bytes, 19));
   }
   return numbers;
 };
-
-const SCALES = [64, 81, 102];
 
 /** The numbers of the columns in rising order of their classes. */
 const inOrder = (classes) => {
@@ -1012,8 +1005,8 @@ const inOrder = (classes) => {
 };
 
 /**
- * The table of each of `count` contexts: for the 4096 values of the low bits of a state the token × 2^24, its frequency less
- * 1 × 2^12, and the value less where the token begins.
+ * The table of each of `count` contexts: for each value of the low 12 bits of a state, from bit 0, that less where its
+ * token begins; from bit 12 the frequency of the token, less 1; and from bit 24 the token.
  */
 const readTables = (cursor, count) => {
   const [many, tokens] = [cursor.byte(64), cursor.byte(119)];
