@@ -398,29 +398,30 @@ def _read_lengths(tables: _Bytes, alphabet: int) -> list[int]:
 def _fixed(stream: bytes, count: int, alphabet: int) -> Array:
     width = max(1, (alphabet - 1).bit_length())
     _must(len(stream) == -(-count * width // 8), f"{len(stream)} bytes for {count} symbols of {width} bits", 5)
-    bits = np.unpackbits(np.frombuffer(stream, np.uint8))
-    _must(not bits[count * width :].any(), "padding bits are not 0", 5)
-    symbols = np.zeros(count, np.uint16)
-    for place in range(width):
-        symbols = symbols << np.uint16(1) | bits[place : count * width : width]
+    bits, padding = np.split(np.unpackbits(np.frombuffer(stream, np.uint8)), [count * width])
+    _must(not padding.any(), "padding bits are not 0", 5)
+    words = np.zeros((count, 16), np.uint8)
+    words[:, 16 - width :] = bits.reshape(count, width)
+    symbols = np.packbits(words).view(">u2").astype(np.uint16)
     _must((symbols < alphabet).all(), "a symbol is beyond its alphabet", 5)
     return symbols
 
 
-def _huffman(stream: bytes, count: int, lengths: Sequence[int]) -> Array:
+def _huffman(stream: bytes, count: int, lengths: list[int]) -> Array:
     """Symbols in canonical code words; 2^17 and more are in lanes."""
     _must(count <= 8 * len(stream), f"{len(stream)} bytes cannot hold {count} symbols", 5)
+    symbols = np.argsort(lengths, kind="stable")[lengths.count(0) :]
+    known = np.array(lengths)[symbols]
     width = max(lengths)
-    order = sorted((length, symbol) for symbol, length in enumerate(lengths) if length)
-    code = np.concatenate([np.full(1 << width - length, symbol << 4 | length) for length, symbol in order])
+    code = np.repeat(symbols << 4 | known, 1 << width - known)
     if count < 1 << 17:
         return _lane(stream, count, code, width)
     lanes, source = 1 << (count // 2048).bit_length() - 1, _Bytes(stream, 5)
-    symbols = np.empty(count, np.uint16)
+    out = np.empty(count, np.uint16)
     for lane, size in enumerate(np.frombuffer(source.take(2 * lanes), "<u2").tolist()):
-        symbols[lane::lanes] = _lane(source.take(size), len(range(lane, count, lanes)), code, width)
+        out[lane::lanes] = _lane(source.take(size), len(range(lane, count, lanes)), code, width)
     source.end()
-    return symbols
+    return out
 
 
 def _lane(data: bytes, count: int, code: Array, width: int) -> Array:
@@ -504,33 +505,34 @@ def _read_book(tensor: Tensor, raw: bytes) -> Array:
     """The entries as bits, in the order in which they are stored."""
     if tensor.form == 0:
         entries = np.frombuffer(raw, f"<u{tensor.itemsize}")
-    elif tensor.form == 1:
-        halves = np.frombuffer(raw, "<f2")
-        _must(np.isfinite(halves).all(), "a codebook entry is not finite", 10)
-        entries = halves.astype("<f4").view("<u4")
     else:
-        entries = _read_grid(tensor, raw)
+        values = np.frombuffer(raw, "<f2").astype("<f4") if tensor.form == 1 else _read_grid(tensor, raw)
+        _must(np.isfinite(values).all(), "a codebook entry is not finite", 10)
+        entries = values.view("<u4")
     sound = entries.all() and len(np.unique(entries)) == len(entries)
     _must(sound, "a codebook holds a value twice, or zero", 10 if tensor.form else 4)
     return entries
 
 
 def _read_grid(tensor: Tensor, raw: bytes) -> Array:
-    stored, mask = (raw[:4], raw[4:]) if tensor.form == 2 else (raw[:2], raw[2:])
-    scale = np.frombuffer(stored, "<f2")[0] if tensor.form == 3 else np.frombuffer(stored.rjust(4, b"\0"), "<f4")[0]
-    low, high = tensor.ends
-    steps = np.arange(low, high + 1)
-    if mask:
-        bits = np.unpackbits(np.frombuffer(mask, np.uint8)).astype(bool)
-        wrong = bits[len(steps) :].any() or bits.sum() != tensor.k
-        _must(not wrong, "the mask of a codebook does not name its entries", 10)
-        steps = steps[bits[: len(steps)]]
-    steps = steps[steps != 0]
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = np.float32(scale) * steps.astype("<f4")
-    sound = scale > 0 and np.isfinite(values).all() and len(values) == tensor.k
-    _must(sound, "the scale of a codebook is not positive, or too large, or its mask names 0", 10)
-    return values.astype("<f4").view("<u4")
+    wide = 4 if tensor.form == 2 else 2
+    mask = np.unpackbits(np.frombuffer(raw[wide:], np.uint8))
+    scale = float(np.frombuffer(raw[:2], "<f2")[0] if tensor.form == 3 else _upper(raw[:wide]))
+    steps = np.arange(tensor.ends[0], tensor.ends[1] + 1)
+    if len(mask):
+        _must(not mask[len(steps) :].any(), "padding bits are not 0", 10)
+        steps = steps[np.flatnonzero(mask)]
+    else:
+        steps = steps[steps != 0]
+    _must(steps.all() and len(steps) == tensor.k, f"the mask does not name {tensor.k} entries", 10)
+    _must(scale > 0, "the scale of a codebook is not positive", 10)
+    with np.errstate(over="ignore"):
+        return (scale * steps).astype("<f4")
+
+
+def _upper(raw: bytes) -> Any:
+    """The float32 that begins, from its most significant byte down, with these."""
+    return np.frombuffer(raw.rjust(4, b"\0"), "<f4")[0]
 
 
 def _sorted_book(book: Array) -> tuple[Array, int]:
@@ -962,17 +964,17 @@ def _widened(bits: Array, dtype: str) -> Array:
 @cache
 def _eight_bits(dtype: str) -> Array:
     """The value of each byte as float32."""
-    code = np.arange(256)
     if dtype == "float8_e8m0fnu":
-        return np.where(code == 255, np.nan, 2.0 ** (code - 127.0)).astype("<f4")
+        return np.append(2.0 ** np.arange(-127, 128), np.nan).astype("<f4")
     if dtype == "float8_e5m2":  # the upper half of a float16
-        return (code << 8).astype("<u2").view("<f2").astype("<f4")
+        return np.arange(0, 1 << 16, 256, dtype="<u2").view("<f2").astype("<f4")
     digits, zero = 3 if "m3" in dtype else 2, dtype.endswith("fnuz")
     bias = 16 if digits == 2 else 7 + zero
-    exponent, rest = (code & 127) >> digits, code & (1 << digits) - 1
-    value = np.where(exponent, (1 << digits) + rest, rest) * 2.0 ** (np.maximum(exponent, 1) - bias - digits)
+    exponent, rest = np.divmod(np.arange(128), 1 << digits)
+    value = np.ldexp(1.0 * rest + ((exponent > 0) << digits), np.maximum(exponent, 1) - bias - digits)
+    value = np.concatenate((value, -value))
     value[[128] if zero else [127, 255]] = np.nan
-    return np.where(code < 128, value, -value).astype("<f4")
+    return value.astype("<f4")
 
 
 def open(source: str | Path | bytes, max_bytes: int | None = None, widen: bool = True) -> File:
