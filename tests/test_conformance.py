@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -40,9 +41,18 @@ def test_the_files_are_what_the_generator_makes():
     assert files("invalid") == generate.invalid()
 
 
+def test_the_example_of_layout_8_is_the_one_of_the_documentation():
+    text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8").split("## 20. ")[1]
+    dump = "".join(re.findall(r"^[0-9a-f]{4}  ([0-9a-f ]+)$", text, re.MULTILINE))
+    assert bytes.fromhex(dump) == files("valid")["v3-example-of-section-20.dc"]
+    found = reader.load(bytes.fromhex(dump))
+    assert found["w"][0].tolist() == [0, 0, 0.5, 0.5, 0, 0, 1, 0]
+    assert found["m"][found["m"] != 0].tolist() == [0.75, -10, 0.5, -0.25]
+
+
 def test_the_suite_is_large_and_small_enough():
     valid, invalid = files("valid"), files("invalid")
-    assert len(valid) == 2 * 332
+    assert len(valid) == 2 * 333
     assert len(invalid) - 1 == 732
     assert set(json.loads(invalid["sections.json"]).values()) == {1, 2, 3, 4, 5, 6, 9, 10, 11, 13, 14, 17, 18, 19}
     assert sum(map(len, (*valid.values(), *invalid.values()))) < 3 << 20
@@ -55,7 +65,7 @@ def test_the_package_passes():
 def test_the_python_reader_passes():
     # Half a million weights through the adaptive model take it a quarter of a minute: `.ci/run` does those.
     paths = [path for path in run.cases(SUITE) if not path.stem.startswith(("v2-model-2-blocks", "v2-model-columns"))]
-    assert len(paths) == 332 + 732 - 4
+    assert len(paths) == 333 + 732 - 4
     assert run.run(paths, by_reader, sections=True) == {}
 
 

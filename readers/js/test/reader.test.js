@@ -30,6 +30,15 @@ for (const [heading, version] of [["## 8. ", 1], ["## 12. ", 2]]) {
   });
 }
 
+test("the file of section 20 has the values that the text gives", () => {
+  const file = open(dump("## 20. "));
+  assert.deepEqual([...file.get("w").slice(0, 8)], [0, 0, 0.5, 0.5, 0, 0, 1, 0]);
+  assert.deepEqual([...file.get("m").filter(Boolean)], [0.75, -10, 0.5, -0.25]);
+  assert.deepEqual([...file.shared("w").codebook], [-1, 0.5, 1]);
+  assert.equal(file.shared("m"), null);
+  assert.deepEqual(file.info("m").parts, { codebook: 10, tables: 46, offsets: 0, weights: 6 });
+});
+
 test("the facts of a tensor are those of the header", () => {
   const file = open(dump("## 8. "));
   assert.deepEqual(file.names, ["fc.weight", "fc.bias", "steps"]);
@@ -60,7 +69,7 @@ test("a file that decodes to more than maxBytes is opened, but not decoded", () 
 });
 
 test("no byte of a file can be changed, and none can be missing", () => {
-  for (const bytes of [dump("## 8. "), dump("## 12. ")]) {
+  for (const bytes of [dump("## 8. "), dump("## 12. "), dump("## 20. ")]) {
     for (let at = 0; at < bytes.length; at++) {
       const changed = bytes.slice();
       changed[at] ^= 1 << at % 8;
