@@ -14,7 +14,16 @@
 #define DC_HUFFMAN_ONLY 0
 #endif
 
-/* 1 saves memory: code words are found length by length, and the adaptive model uses 12 kB of tables instead of 143. */
+/* 0 leaves out layout 5, the adaptive coder (section 11), or layout 8, rANS (sections 17 to 19): such tensors are DC_UNSUPPORTED. */
+#ifndef DC_ADAPTIVE
+#define DC_ADAPTIVE !DC_HUFFMAN_ONLY
+#endif
+#ifndef DC_RANS
+#define DC_RANS !DC_HUFFMAN_ONLY
+#endif
+
+/* 1 saves memory: code words are found length by length, the adaptive model uses 12 kB of tables instead of 143, and tokens of rANS
+   are found by halving. */
 #ifndef DC_SMALL
 #define DC_SMALL 0
 #endif
@@ -109,6 +118,7 @@ typedef struct {
   uint8_t element[16];
   dc_symbols *streams;      /* one for each plane, or that of the offsets and that of the weights */
   struct dc_model *model;
+  struct dc_rans *rans;
   const uint8_t *at, *end;  /* layout 6: the planes that follow, */
   dc_symbols kinds;         /* the kind of each row, */
   size_t kinds_mark, planes_mark, row, column, rows[16];
