@@ -496,9 +496,8 @@ static void refer(const dc_file *file, size_t number, const dc_tensor *tensor, i
   if (repeats) {
     fits = same_shape(tensor, &earlier) && earlier.layout != ALIAS && (tensor->layout == ALIAS || earlier.layout != COPY);
   } else {
-    fits = (earlier.layout == CODED || earlier.layout == ADAPTIVE ||
-            (earlier.layout == INTEGERS && tensor->layout == INTEGERS && earlier.form != MULTIPLES)) &&
-           earlier.form != SHARED && earlier.dtype == tensor->dtype && earlier.entries == tensor->entries;
+    fits = (earlier.layout == CODED || earlier.layout == ADAPTIVE || earlier.layout == INTEGERS) &&
+           earlier.form < MULTIPLES && earlier.dtype == tensor->dtype && earlier.entries == tensor->entries;
   }
   if (!fits) invalid(in);
 }
@@ -2259,12 +2258,16 @@ static void build_table(struct dc_rans *rans, input *in, size_t number, const ui
 
 static void read_tables(struct dc_rans *rans, arena *from, input *in) {
   uint8_t levels[TOKENS] = {0}, *stored;
-  unsigned tables = byte(in), k;
+  unsigned tables = byte(in), contexts, k;
   size_t mark, i;
   rans->tokens = byte(in);
   if (!tables || tables > 64 || !rans->tokens || rans->tokens > TOKENS) invalid(in);
   if (in->status) return;
-  read_plane(from, in, rans->gaps ? 64 : rans->neighbour_count ? 128 : 32, tables, from->counting ? NULL : rans->contexts);
+  contexts = rans->gaps ? 64 : rans->neighbour_count ? CONTEXTS : SCALES;
+  read_plane(from, in, contexts, 64, from->counting ? NULL : rans->contexts);
+  for (k = 0; k < contexts && !in->status; k++) {
+    if (rans->contexts[k] >= tables) invalid(in);
+  }
 #if DC_SMALL
   rans->begins = take(from, tables * (rans->tokens + 1) * sizeof *rans->begins, in);
 #else
