@@ -338,7 +338,7 @@ static size_t codebook_fields(const dc_file *file, input *in, dc_tensor *tensor)
   tensor->form = SHARED;
   if (VERSION(file) > 1 && owner < SHARED) {
     if (owner > MULTIPLES || (owner == MULTIPLES && tensor->layout != INTEGERS)) invalid(in);
-    tensor->form = (uint32_t)owner;
+    tensor->form = (uint8_t)owner;
   } else if (VERSION(file) > 1) {
     tensor->owner = owner - SHARED;
   } else if (owner) {
@@ -423,11 +423,14 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   switch (tensor->layout) {
     case RAW: tensor->section_bytes = tensor->count * tensor->size; break;
     case PLANES: part(file, in, tensor, varint(in)); break;
-#if DC_HUFFMAN_ONLY
-    case ALIAS: tensor->source = varint(in); break;
-#else
+#if !DC_HUFFMAN_ONLY
+    case COPY:
+#endif
     case ALIAS:
-    case COPY: tensor->source = varint(in); break;
+      tensor->owner = varint(in);
+      tensor->form = SHARED;
+      break;
+#if !DC_HUFFMAN_ONLY
     case CONSTANT:
       if (tensor->count < 2) invalid(in);
       tensor->section_bytes = tensor->size;
@@ -483,16 +486,15 @@ static int same_shape(const dc_tensor *a, const dc_tensor *b) {
 /* Checks what tensor `number` says of an earlier one: whose values it has, or whose codebook. */
 static void refer(const dc_file *file, size_t number, const dc_tensor *tensor, input *in) {
   int repeats = tensor->layout == ALIAS || tensor->layout == COPY, fits;
-  size_t other = repeats ? tensor->source : tensor->owner;
   dc_tensor earlier;
   input at;
-  if (!repeats && tensor->form != SHARED) return;
+  if (tensor->form != SHARED) return;
   in->section = repeats ? tensor->layout == COPY ? 13 : 3 : VERSION(file) > 1 ? 10 : 4;
-  if (other >= number) {
+  if (tensor->owner >= number) {
     invalid(in);
     return;
   }
-  fill(file, other, &earlier, &at);
+  fill(file, tensor->owner, &earlier, &at);
   if (repeats) {
     fits = same_shape(tensor, &earlier) && earlier.layout != ALIAS && (tensor->layout == ALIAS || earlier.layout != COPY);
   } else {
@@ -758,6 +760,40 @@ size_t dc_find(const dc_file *file, const char *name, size_t name_bytes) {
   return file->count;
 }
 
+/* ---- Canonical words (sections 5 and 9) ---- */
+
+enum { ALL_WORDS = 1 << 15 };
+
+/* Makes a code of lengths from 0 to 15, and sorts the symbols by (length, symbol). Words are counted as what begins with them,
+   15 bits long: returns how many there are, which is ALL_WORDS if the code is complete, and more if it is none. */
+static uint32_t canonical(dc_words *code, uint16_t *sorted, const uint8_t *lengths, size_t count) {
+  uint16_t next[16] = {0};
+  uint32_t words = 0, index = 0, here;
+  size_t i;
+  unsigned k;
+  for (i = 0; i < count; i++) next[lengths[i]]++;
+  code->sorted = sorted;
+  code->limit[0] = 0;
+  for (k = 1; k < 16; k++) {
+    here = next[k];
+    next[k] = (uint16_t)index;
+    code->base[k] = (uint16_t)(index - (words >> (15 - k)));
+    index += here;
+    words += here << (15 - k);
+    code->limit[k] = (uint16_t)words;
+    if (words > ALL_WORDS) return words;
+  }
+  for (i = 0; i < count; i++) {
+    if (lengths[i]) sorted[next[lengths[i]]++] = (uint16_t)i;
+  }
+  return words;
+}
+
+/* The symbol of a word of so many bits, which are the first of 15. */
+static inline uint32_t symbol_of(const dc_words *code, uint32_t bits, uint32_t length) {
+  return code->sorted[((bits >> (15 - length)) + code->base[length]) & 0xffff];
+}
+
 #if !DC_HUFFMAN_ONLY
 /* ---- Section 9: a deflated header (RFC 1951) ---- */
 
@@ -774,7 +810,8 @@ static const char dictionary[] =
 enum { DICTIONARY = sizeof dictionary - 1, LITERALS = 288, DISTANCES = 30 };
 
 typedef struct {
-  uint16_t counts[16], sorted[LITERALS];
+  dc_words code;
+  uint16_t sorted[LITERALS];
 } deflate_code;
 
 typedef struct {
@@ -795,37 +832,18 @@ static unsigned take_bits(deflate_bits *from, unsigned count) {
   return value;
 }
 
-/* A code from its lengths. It must be complete, but for one word of one bit, as inflaters take it. */
-static void deflate_table(deflate_code *code, const uint8_t *lengths, unsigned count, input *in) {
-  unsigned next[16], k, used = 0;
-  int32_t room = 1;
-  memset(code->counts, 0, sizeof code->counts);
-  for (k = 0; k < count; k++) code->counts[lengths[k]]++;
-  code->counts[0] = 0;
-  next[1] = 0;
-  for (k = 1; k < 16; k++) {
-    room = 2 * room - code->counts[k];
-    if (room < 0) break;
-    used += code->counts[k];
-    if (k < 15) next[k + 1] = used;
-  }
-  if (room < 0 || (room && used > 1) || (room && used == 1 && code->counts[1] != 1)) {
-    invalid(in);
-    return;
-  }
-  for (k = 0; k < count; k++) {
-    if (lengths[k]) code->sorted[next[lengths[k]]++] = (uint16_t)k;
-  }
+/* A code from its lengths. It must be complete, with the exceptions that inflaters make: no word, or one of one bit. */
+static void deflate_table(deflate_code *to, const uint8_t *lengths, unsigned count, input *in) {
+  uint32_t words = canonical(&to->code, to->sorted, lengths, count);
+  if (words && words != ALL_WORDS && (words != ALL_WORDS / 2 || to->code.limit[1] != words)) invalid(in);
 }
 
 static unsigned deflate_symbol(deflate_bits *from, const deflate_code *code) {
-  int word = 0, first = 0, index = 0, k;
+  uint32_t word = 0;
+  unsigned k;
   for (k = 1; k < 16; k++) {
-    word |= (int)take_bits(from, 1);
-    if (word - first < code->counts[k]) return code->sorted[index + word - first];
-    index += code->counts[k];
-    first = (first + code->counts[k]) << 1;
-    word <<= 1;
+    word |= take_bits(from, 1) << (15 - k);
+    if (word < code->code.limit[k]) return symbol_of(&code->code, word, k);
   }
   invalid(from->in);
   return 256;
@@ -946,59 +964,38 @@ static void inflate(input *in, uint8_t *out, size_t count) {
 
 #define LONGER 0x80000000u /* an entry of a lookup: the word is longer than LOOKUP_BITS */
 
-/* Reads code lengths twice: first to count them, then to sort the symbols by (length, symbol). */
-static void code_lengths(input *table, dc_symbols *symbols, uint16_t *sorted, size_t used) {
-  uint16_t counts[16], next[16];
-  size_t at = 0, i, bits = left(table) * 8;
-  unsigned pass, length, k;
-  uint32_t word, code = 0, index = 0;
-  for (pass = 0; pass < 2; pass++) {
-    memset(counts, 0, sizeof counts);
-    for (i = at = length = 0; i < used; i++) {
-      unsigned before = length;
-      if (at >= bits) goto wrong;
-      word = peek(table->at, at);
-      if (word >> 31 == 0) at += 1;
-      else if (word >> 30 == 2) at += 2, length++;
-      else if (word >> 29 == 6) at += 3, length--;
-      else {
-        at += 7;
-        length = word >> 25 & 15;
-        if (length + 1 == before || length == before || length == before + 1) goto wrong;
-      }
-      if (length > 15 || at > bits) goto wrong;
-      counts[length]++;
-      if (pass && sorted && length) sorted[next[length]++] = (uint16_t)i;
+/* Reads `used` code lengths, into `lengths` if there is memory. */
+static void code_lengths(input *table, uint8_t *lengths, size_t used) {
+  size_t at = 0, i;
+  unsigned length = 0, before;
+  uint32_t word;
+  for (i = 0; i < used && at < left(table) * 8; i++) {
+    before = length;
+    word = peek(table->at, at);
+    if (word >> 31 == 0) at += 1;
+    else if (word >> 30 == 2) at += 2, length++;
+    else if (word >> 29 == 6) at += 3, length--;
+    else {
+      at += 7;
+      length = word >> 25 & 15;
+      if (length - before + 1 < 3) break;
     }
-    if (!length || pass) break;
-    symbols->limit[0] = symbols->base[0] = 0;
-    for (k = 1; k < 16; k++) {
-      next[k] = (uint16_t)index;
-      symbols->base[k] = (uint16_t)(index - (code >> (15 - k)));
-      code += (uint32_t)counts[k] << (15 - k);
-      if (code > 32768) goto wrong;
-      symbols->limit[k] = (uint16_t)code;
-      index += counts[k];
-    }
-    if (code != 32768) goto wrong;
+    if (length > 15) break;
+    if (lengths) lengths[i] = (uint8_t)length;
   }
-  if (length && ends(table->at, at, (at + 7) & ~(size_t)7)) {
-    table->at += (at + 7) / 8;
-    return;
-  }
-wrong:
-  invalid(table);
+  if (i < used || !length || !ends(table->at, at, (at + 7) & ~(size_t)7)) invalid(table);
+  bytes(table, (at + 7) / 8);
 }
 
 /* Fills the symbols of up to LOOKUP_BITS bits, and their lengths, by the bits that come. */
 static void fill_lookup(dc_symbols *symbols) {
   uint32_t *entry = symbols->lookup, *end = entry + ((size_t)1 << LOOKUP_BITS);
-  unsigned length, first, index, copies;
+  uint32_t length, word, found, copies;
   for (length = 1; length <= LOOKUP_BITS; length++) {
-    first = symbols->limit[length - 1] >> (15 - length);
-    for (; first < (unsigned)symbols->limit[length] >> (15 - length); first++) {
-      index = (first + symbols->base[length]) & 0xffff;
-      for (copies = 1u << (LOOKUP_BITS - length); copies; copies--) *entry++ = (uint32_t)symbols->sorted[index] << 6 | length;
+    word = symbols->code.limit[length - 1];
+    for (; word < symbols->code.limit[length]; word += ALL_WORDS >> length) {
+      found = symbol_of(&symbols->code, word, length) << 6 | length;
+      for (copies = 1u << (LOOKUP_BITS - length); copies; copies--) *entry++ = found;
     }
   }
   while (entry < end) *entry++ = LONGER;
@@ -1030,8 +1027,9 @@ static void find_lanes(arena *from, dc_symbols *symbols, input *in, size_t lengt
    `in` if that is NULL. */
 static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size_t alphabet, size_t count, input *in,
                           const uint8_t *stream, size_t length) {
-  size_t used;
+  size_t used, mark;
   uint16_t *sorted;
+  uint8_t *lengths;
   memset(symbols, 0, sizeof *symbols);
   symbols->coder = (uint8_t)coder;
   symbols->alphabet = (uint32_t)alphabet;
@@ -1045,8 +1043,11 @@ static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size
   } else if (coder == HUFFMAN) {
     used = at_most(in, alphabet);
     sorted = take(from, used * sizeof *sorted, in);
-    symbols->sorted = sorted;
-    if (!in->status) code_lengths(in, symbols, sorted, used);
+    mark = from->used;
+    lengths = take(from, used, in);
+    from->used = mark;
+    code_lengths(in, lengths, used);
+    if (lengths && !in->status && canonical(&symbols->code, sorted, lengths, used) != ALL_WORDS) invalid(in);
     if (LOOKUP_BITS) symbols->lookup = take(from, sizeof(uint32_t) << LOOKUP_BITS, in);
     if (symbols->lookup && !in->status) fill_lookup(symbols);
   }
@@ -1065,9 +1066,9 @@ static inline uint32_t word(const dc_symbols *symbols, uint32_t bits, uint32_t *
     *length = found & 63;
     return found >> 6;
   }
-  for (found = LOOKUP_BITS + 1; bits >= symbols->limit[found];) found++;
+  for (found = LOOKUP_BITS + 1; bits >= symbols->code.limit[found];) found++;
   *length = found;
-  return symbols->sorted[((bits >> (15 - found)) + symbols->base[found]) & 0xffff];
+  return symbol_of(&symbols->code, bits, found);
 }
 
 static inline uint32_t next_symbol(dc_symbols *symbols) {
@@ -1555,7 +1556,7 @@ static void begin_rows(dc_cursor *cursor, arena *from, input *in) {
   if (from->counting) { /* which kinds there are is not known without memory: so as much as any planes need */
     lanes = tensor->count < (size_t)1 << 17 ? 1 : tensor->count / 2048;
     take(from, tensor->size * (sizeof(dc_symbols) + 512 + (sizeof(uint32_t) << LOOKUP_BITS) + 24), in);
-    take(from, tensor->size * lanes * sizeof(struct dc_lane), in);
+    take(from, tensor->size * lanes * sizeof(struct dc_lane) + 256, in);
     return;
   }
   for (i = 0; i < tensor->shape[0] && !in->status; i++) {
@@ -2716,7 +2717,7 @@ static void begin(dc_cursor *cursor, arena *from, input *in) {
   dc_tensor source;
   input fields;
   while (tensor->layout == ALIAS || tensor->layout == COPY) {
-    fill(cursor->file, tensor->source, &source, &fields);
+    fill(cursor->file, tensor->owner, &source, &fields);
     *tensor = source;
   }
   in->at = tensor->section;

@@ -51,27 +51,26 @@ enum {
 };
 
 typedef struct {
-  const char *name; /* UTF-8, printable, and without a zero at its end */
-  size_t name_bytes;
-  size_t shape[8];
-  size_t rank;
-  size_t count;     /* of its elements */
   uint8_t dtype;    /* a number: dc_dtype_name */
   uint8_t size;     /* bytes of an element */
   uint8_t layout;   /* 3: an alias; 7: a copy; the others say how it is coded */
   uint8_t flags;
-  size_t source;    /* of an alias or a copy: the tensor that it is */
+  uint8_t offset_bits, offset_coder, weight_coder; /* layout 2 */
+  uint8_t form;     /* of the codebook, if it is this tensor's own: 0 to 5; otherwise 8 */
+  size_t count;     /* of its elements */
+  size_t rank;
   const uint8_t *section;
   size_t section_bytes;
   uint32_t checksum; /* of the section, if the file has checksums */
-  /* Layouts 2 and 5 */
+  /* Layouts 2, 5 and 8 */
   size_t entries;   /* of the codebook */
-  size_t owner;     /* the tensor that has the codebook */
-  uint32_t form;    /* of the codebook, if it is this tensor's own: 0 to 4; otherwise 8 */
-  int32_t lowest, highest;
+  size_t owner;     /* the tensor that has the codebook; of an alias or a copy: the tensor that it is */
   size_t weights;   /* elements that are not zero */
-  size_t side, fillers, table_bytes, weight_bytes, offset_bytes;
-  uint8_t offset_bits, offset_coder, weight_coder;
+  size_t table_bytes, weight_bytes, offset_bytes, fillers, side;
+  int32_t lowest, highest;
+  const char *name; /* UTF-8, printable, and without a zero at its end */
+  size_t name_bytes;
+  size_t shape[8];
 } dc_tensor;
 
 typedef struct {
@@ -90,16 +89,22 @@ typedef struct {
   const uint8_t *header_end;
 } dc_file;
 
+/* A canonical code: limit[k] is the first word behind those of up to k bits, when words are filled up to 15 bits; base[k] leads from
+   a word of k bits to its symbol among those sorted. */
+typedef struct {
+  const uint16_t *sorted;
+  uint16_t limit[16], base[16];
+} dc_words;
+
 /* A stream of symbols (section 5) while it is decoded. */
 typedef struct {
   const uint8_t *bytes;
   struct dc_lane *lanes;
-  const uint16_t *sorted;
   uint32_t *lookup;
   size_t mask, turn;
   uint32_t alphabet, constant;
-  uint16_t limit[16], base[16];
   uint8_t coder, width;
+  dc_words code;
 } dc_symbols;
 
 /* A tensor while it is decoded. Read `position`, `index` and `value` after each dc_next; the rest is its own. */
