@@ -170,11 +170,14 @@ uint32_t dc_crc32(const uint8_t *data, size_t count) {
   return ~crc;
 }
 
-/* Sorts numbers by `after`, which tells whether what a names comes behind what b names, or is equal. Heapsort: no memory. */
-static void sort(uint32_t *order, size_t count, int (*after)(const void *, uint32_t, uint32_t), const void *context) {
-  size_t start = count / 2, end = count, root, child;
-  uint32_t moved;
-  for (root = 0; root < count; root++) order[root] = (uint32_t)root;
+typedef int comparison(const void *context, uint32_t a, uint32_t b);
+
+/* Sorts numbers by what they name, and returns one that is equal to another, or `count`. Two that are equal end beside each other,
+   and no sort can know the order of two neighbours without comparing them. Heapsort: no memory. */
+static uint32_t sort(uint32_t *order, uint32_t count, comparison *compare, const void *context) {
+  uint32_t start = count / 2, end = count, root, child, moved, twin = count;
+  int sign;
+  for (root = 0; root < count; root++) order[root] = root;
   while (end > 1) {
     if (start > 0) {
       moved = order[--start];
@@ -184,35 +187,42 @@ static void sort(uint32_t *order, size_t count, int (*after)(const void *, uint3
     }
     root = start;
     while ((child = 2 * root + 1) < end) {
-      if (child + 1 < end && after(context, order[child + 1], order[child])) child++;
-      if (after(context, moved, order[child])) break;
+      if (child + 1 < end) {
+        sign = compare(context, order[child + 1], order[child]);
+        if (!sign) twin = order[child];
+        child += sign > 0;
+      }
+      sign = compare(context, moved, order[child]);
+      if (!sign) twin = moved;
+      if (sign >= 0) break;
       order[root] = order[child];
       root = child;
     }
     order[root] = moved;
   }
+  return twin;
 }
 
 /* ---- Section 2: the header ---- */
 
-/* The first character of each forbidden range, and the first one behind it. */
-static const uint16_t forbidden[] = {0,      0x20,   0x7f,   0xa1,   0xad,   0xae,   0x600,  0x606,  0x61c,  0x61d,  0x6dd,
-                                     0x6de,  0x70f,  0x710,  0x890,  0x892,  0x8e2,  0x8e3,  0x1680, 0x1681, 0x180e, 0x180f,
-                                     0x2000, 0x2010, 0x2028, 0x2030, 0x205f, 0x2070, 0x3000, 0x3001, 0xd800, 0xf900, 0xfdd0,
-                                     0xfdf0, 0xfeff, 0xff00, 0xfff0, 0xfffc, 0xfffe, 0xffff};
-/* The same from FFFF on; the last range has no end. */
-static const uint32_t forbidden_beyond[] = {0xffff,  0x10000, 0x110bd, 0x110be, 0x110cd, 0x110ce, 0x13430,
-                                            0x13440, 0x1bca0, 0x1bca4, 0x1d173, 0x1d17b, 0xe0000, 0xe0100,
-                                            0xe01f0};
+/* Where forbidden characters begin and end: by how much further each of these is, as varints. The last range has no end. */
+static const uint8_t forbidden[] = {
+    0, 32, 95, 34, 12, 1, 210, 10, 6, 22, 1, 192, 1, 1, 49, 1, 128, 3, 2, 80, 1, 157, 27, 1, 141, 3, 1, 241, 15, 16,
+    24, 8, 47, 17, 144, 31, 1, 255, 207, 2, 128, 66, 208, 9, 32, 143, 2, 1, 240, 1, 12, 2, 2, 189, 33, 1, 15, 1, 226,
+    70, 16, 224, 144, 2, 4, 207, 41, 8, 133, 221, 48, 128, 2, 240, 1};
 
 static int printable(uint32_t character) {
-  unsigned passed = 0;
-  if (character < 0xffff) {
-    while (passed < sizeof forbidden / 2 && character >= forbidden[passed]) passed++;
-  } else {
-    while (passed < sizeof forbidden_beyond / 4 && character >= forbidden_beyond[passed]) passed++;
+  input in = {NULL, NULL, DC_OK, 2};
+  unsigned is_forbidden = 0;
+  if (character - 0x20 < 0x7f - 0x20) return 1; /* most are */
+  in.at = forbidden;
+  in.end = forbidden + sizeof forbidden;
+  for (; in.at < in.end; is_forbidden ^= 1) {
+    uint32_t gap = (uint32_t)varint(&in);
+    if (character < gap) break;
+    character -= gap;
   }
-  return !(passed & 1);
+  return !is_forbidden;
 }
 
 /* Strict UTF-8 of printable characters. */
@@ -512,9 +522,9 @@ static int compare_names(const struct dc_entry *a, const char *name, size_t name
   return order ? order : (a->name_bytes > name_bytes) - (a->name_bytes < name_bytes);
 }
 
-static int name_after(const void *context, uint32_t a, uint32_t b) {
+static int compare_entries(const void *context, uint32_t a, uint32_t b) {
   const struct dc_entry *entries = context;
-  return compare_names(&entries[a], entries[b].name, entries[b].name_bytes) >= 0;
+  return compare_names(&entries[a], entries[b].name, entries[b].name_bytes);
 }
 
 static void check_name(input *in, const char *name, size_t count) {
@@ -549,20 +559,14 @@ static const char *name_with_prefix(input *in, arena *from, const char *before, 
   const uint8_t *start = bytes(in, rest);
   char *name;
   if (in->status) return NULL;
-  if (shared + rest > 512 || shared + rest == 0) invalid(in);
-  from->used += shared + rest;
-  if (from->counting) {
-    *count = shared + rest;
-    return NULL;
+  name = take(from, shared + rest, in);
+  if (name) {
+    if (shared < *count && rest && before[shared] == (char)start[0]) invalid(in);
+    memcpy(name, before, shared);
+    memcpy(name + shared, start, rest);
+    check_name(in, name, shared + rest);
   }
-  if (from->used > from->size) fail(in, DC_MEMORY);
-  if (in->status) return NULL;
-  name = (char *)from->memory + from->used - shared - rest;
-  if (shared < *count && rest && before[shared] == (char)start[0]) invalid(in);
-  if (shared) memcpy(name, before, shared);
-  if (rest) memcpy(name + shared, start, rest);
   *count = shared + rest;
-  check_name(in, name, *count);
   return name;
 }
 
@@ -581,7 +585,7 @@ static const char *name_to_line_end(input *in, size_t *count) {
 
 /* Reads network, data, extensions, names and tensors. When it only counts, it says in `from` how much memory they need. */
 static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, size_t room, size_t limit) {
-  const char *name = NULL;
+  const char *name = "";
   size_t name_bytes = 0, i;
   dc_tensor tensor;
   in->section = 2;
@@ -637,20 +641,14 @@ static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, 
   if (room) invalid(in);
 }
 
-static void find_twins(dc_file *file, input *in) {
-  size_t i;
-  const struct dc_entry *before, *here;
-  sort(file->order, file->count, name_after, file->entries);
-  for (i = 1; i < file->count; i++) {
-    before = &file->entries[file->order[i - 1]];
-    here = &file->entries[file->order[i]];
-    if (compare_names(before, here->name, here->name_bytes)) continue;
-    file->about = here->name;
-    file->about_bytes = here->name_bytes;
-    in->section = 3;
-    invalid(in);
-    return;
-  }
+/* Sorts the names, each of which must be there once. */
+static void sort_names(dc_file *file, input *in) {
+  uint32_t twin = sort(file->order, (uint32_t)file->count, compare_entries, file->entries);
+  if (twin == file->count) return;
+  file->about = file->entries[twin].name;
+  file->about_bytes = file->entries[twin].name_bytes;
+  in->section = 3;
+  invalid(in);
 }
 
 #if !DC_HUFFMAN_ONLY
@@ -714,7 +712,7 @@ static dc_status open_file(dc_file *file, const uint8_t *data, size_t size, size
 #endif
   file->header_end = in.end;
   walk(file, &in, from, sections, (size_t)(data + size - 4 - sections), limit);
-  if (!in.status && !from->counting) find_twins(file, &in);
+  if (!in.status && !from->counting) sort_names(file, &in);
   file->memory_used = from->used;
   return in.status;
 }
@@ -1023,11 +1021,10 @@ static void find_lanes(arena *from, dc_symbols *symbols, input *in, size_t lengt
   if (at != length) invalid(in);
 }
 
-/* Makes a stream of `count` symbols ready. `in` gives its table; the stream is `length` bytes from `stream` on, or the rest of
-   `in` if that is NULL. */
+/* Makes a stream of `count` symbols ready. `in` gives its table; the stream is what is left of `stream` then, which may be `in`. */
 static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size_t alphabet, size_t count, input *in,
-                          const uint8_t *stream, size_t length) {
-  size_t used, mark;
+                          const input *stream) {
+  size_t used, mark, length;
   uint16_t *sorted;
   uint8_t *lengths;
   memset(symbols, 0, sizeof *symbols);
@@ -1049,10 +1046,10 @@ static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size
     code_lengths(in, lengths, used);
     if (lengths && !in->status && canonical(&symbols->code, sorted, lengths, used) != ALL_WORDS) invalid(in);
     if (LOOKUP_BITS) symbols->lookup = take(from, sizeof(uint32_t) << LOOKUP_BITS, in);
-    if (symbols->lookup && !in->status) fill_lookup(symbols);
+    if (LOOKUP_BITS && symbols->lookup && !in->status) fill_lookup(symbols);
   }
-  symbols->bytes = stream ? stream : in->at;
-  if (!stream) length = left(in);
+  symbols->bytes = stream->at;
+  length = left(stream);
   if ((coder < FIXED || !count) && length) invalid(in);
   find_lanes(from, symbols, in, length, count);
 }
@@ -1108,7 +1105,7 @@ static void begin_plane(arena *from, dc_symbols *symbols, input *in, size_t coun
   if (!bytes(in, length)) return;
   in->end = in->at;
   in->at -= length;
-  begin_symbols(from, symbols, coder, alphabet, count, in, NULL, 0);
+  begin_symbols(from, symbols, coder, alphabet, count, in, in);
   in->at = in->end;
   in->end = end;
 }
@@ -1133,16 +1130,17 @@ static inline int next_bytes(dc_cursor *cursor) {
   return 1;
 }
 
-static int planes_read(dc_cursor *cursor) {
-  unsigned k;
-  for (k = 0; k < cursor->tensor.size; k++) {
-    if (!all_read(&cursor->streams[k])) return stop(cursor, DC_INVALID, 5);
+/* Whether the first streams are read to their ends: 0, with what is wrong. */
+static int streams_read(dc_cursor *cursor, unsigned count) {
+  const dc_symbols *symbols = cursor->streams, *end = symbols + count;
+  for (; symbols < end; symbols++) {
+    if (!all_read(symbols)) return stop(cursor, DC_INVALID, 5);
   }
-  return 1;
+  return 0;
 }
 
 static inline int step_planes(dc_cursor *cursor) {
-  if (cursor->next == cursor->tensor.count) return planes_read(cursor) && 0;
+  if (cursor->next == cursor->tensor.count) return streams_read(cursor, cursor->tensor.size);
   cursor->position = cursor->next++;
   return next_bytes(cursor);
 }
@@ -1161,13 +1159,23 @@ static uint64_t bits_of(const codebook *book, uint32_t number) {
   return bits;
 }
 
+#if DC_HUFFMAN_ONLY
+static int compare_values(const void *context, uint32_t a, uint32_t b) {
+  const codebook *book = context;
+  return memcmp(book->entries + a * book->size, book->entries + b * book->size, book->size);
+}
+#else
 /* The order of section 11: entries with the sign bit first, in falling magnitude, then the others in rising magnitude. */
 static uint64_t rank_of(const codebook *book, uint32_t number) {
   uint64_t bits = bits_of(book, number), sign = SIGN_BIT(book->size);
   return bits & sign ? ~bits & (sign - 1) : bits | sign;
 }
 
-static int entry_after(const void *book, uint32_t a, uint32_t b) { return rank_of(book, a) >= rank_of(book, b); }
+static int compare_values(const void *book, uint32_t a, uint32_t b) {
+  uint64_t first = rank_of(book, a), second = rank_of(book, b);
+  return (first > second) - (first < second);
+}
+#endif
 
 #if !DC_HUFFMAN_ONLY
 static void put_float(uint8_t *out, float value) {
@@ -1261,9 +1269,9 @@ static const uint8_t *read_codebook(dc_cursor *cursor, arena *from, input *in, i
   order = take(from, owner.entries * sizeof *order, in);
   from->used = mark;
   if (in->status || !order) return book.entries;
-  sort(order, owner.entries, entry_after, &book);
+  if (sort(order, (uint32_t)owner.entries, compare_values, &book) < owner.entries) invalid(in);
   for (i = 0; i < owner.entries; i++) {
-    if (!bits_of(&book, order[i]) || (i && rank_of(&book, order[i]) == rank_of(&book, order[i - 1]))) invalid(in);
+    if (!bits_of(&book, (uint32_t)i)) invalid(in);
   }
   if (!sorted) return book.entries;
   for (i = 0; i < owner.entries; i++) memcpy(out + i * owner.size, book.entries + (size_t)order[i] * owner.size, owner.size);
@@ -1301,7 +1309,7 @@ static void begin_coded(dc_cursor *cursor, arena *from, input *in) {
   const dc_tensor *tensor = &cursor->tensor;
   size_t symbols = tensor->offset_bits ? tensor->weights : tensor->count;
   dc_symbols counted, *streams;
-  const uint8_t *weights = in->end - tensor->weight_bytes, *offsets = weights - tensor->offset_bytes;
+  input offsets = *in, weights = *in;
   cursor->codebook = read_codebook(cursor, from, in, 0);
 #if !DC_SMALL
   if (!tensor->offset_bits) {
@@ -1313,27 +1321,26 @@ static void begin_coded(dc_cursor *cursor, arena *from, input *in) {
   if (in->status) return;
   cursor->left = tensor->weights;
   cursor->skipped = tensor->fillers;
-  in->end = offsets;
-  in->at = offsets - tensor->table_bytes;
+  offsets.end = weights.at = in->end - tensor->weight_bytes;
+  in->end = offsets.at = offsets.end - tensor->offset_bytes;
+  in->at = in->end - tensor->table_bytes;
   begin_symbols(from, streams ? &streams[0] : &counted, tensor->offset_coder, (size_t)1 << tensor->offset_bits,
-                tensor->offset_bits ? tensor->weights + tensor->fillers : 0, in, offsets, tensor->offset_bytes);
+                tensor->offset_bits ? tensor->weights + tensor->fillers : 0, in, &offsets);
   if (tensor->weight_coder == LITERAL) {
     cursor->codebook = NULL;
-    cursor->at = weights;
+    cursor->at = weights.at;
+    if (streams) memset(&streams[1], 0, sizeof *streams);
     if (tensor->weight_bytes != tensor->weights * tensor->size) invalid(in);
   } else if (!in->status) {
     begin_symbols(from, streams ? &streams[1] : &counted, tensor->weight_coder, tensor->entries + !tensor->offset_bits, symbols,
-                  in, weights, tensor->weight_bytes);
+                  in, &weights);
   }
   if (left(in)) invalid(in);
 }
 
 static int coded_read(dc_cursor *cursor) {
-  const dc_tensor *tensor = &cursor->tensor;
   if (cursor->left || cursor->skipped) return stop(cursor, DC_INVALID, 4);
-  if (tensor->offset_bits && !all_read(&cursor->streams[0])) return stop(cursor, DC_INVALID, 5);
-  if (tensor->weight_coder != LITERAL && !all_read(&cursor->streams[1])) return stop(cursor, DC_INVALID, 5);
-  return 0;
+  return streams_read(cursor, 2);
 }
 
 /* The next weight by offsets. The header was checked: fillers and weights fit into the elements. */
@@ -1575,7 +1582,8 @@ static int next_kind(dc_cursor *cursor) {
   input in = rest_of(cursor), kinds = rest_of(cursor);
   from.memory = cursor->memory;
   from.size = cursor->memory_bytes;
-  if (cursor->kind < 16 && !planes_read(cursor)) return 0;
+  if (cursor->kind < 16) streams_read(cursor, cursor->tensor.size);
+  if (cursor->status) return 0;
   cursor->kind = cursor->kind == 16 ? 0 : cursor->kind + 1;
   while (cursor->kind < 16 && !cursor->rows[cursor->kind]) cursor->kind++;
   if (cursor->kind == 16) return left(&in) ? stop(cursor, DC_INVALID, 14) : 0;
