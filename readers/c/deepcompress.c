@@ -38,7 +38,7 @@ enum { LOOKUP_BITS = 10 };
 /* What a reader of version 1 alone need not ask. */
 #if DC_HUFFMAN_ONLY
 #define VERSION(file) ((void)(file), 1)
-#define HAS_CHECKSUMS(file) 1
+#define HAS_CHECKSUMS(file) ((void)(file), 1)
 #else
 #define VERSION(file) ((file)->version)
 #define HAS_CHECKSUMS(file) ((file)->checksums)
@@ -112,6 +112,9 @@ static size_t at_most(input *in, size_t most) {
   invalid(in);
   return 0;
 }
+
+/* How many bytes a part of the file has: not more than that, so that sums of a few do not overflow. */
+static size_t length_in(const dc_file *file, input *in) { return at_most(in, file->size); }
 
 static uint32_t le32(const uint8_t *at) {
   return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
@@ -225,22 +228,22 @@ static int printable(uint32_t character) {
   return !is_forbidden;
 }
 
-/* Strict UTF-8 of printable characters. */
+/* Strict UTF-8 of printable characters. What is above 10FFFF, or a surrogate, is not printable. */
 static int is_text(const uint8_t *at, size_t count) {
-  static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
+  static const uint8_t bits_of_shorter[] = {0, 0, 7, 11, 16};
   const uint8_t *end = at + count;
   uint32_t character;
-  unsigned more, k;
+  unsigned ones, k;
   while (at < end) {
     character = *at++;
-    more = character < 0x80 ? 0 : character < 0xc0 ? 4 : character < 0xe0 ? 1 : character < 0xf0 ? 2 : character < 0xf8 ? 3 : 4;
-    if (more > 3 || more > (size_t)(end - at)) return 0;
-    if (more) character &= 0x3fu >> more;
-    for (k = 0; k < more; k++, at++) {
-      if ((*at & 0xc0) != 0x80) return 0;
+    for (ones = 0; character & 0x80u >> ones;) ones++;
+    if (ones == 1 || ones > 4 || ones > (size_t)(end - at) + 1) return 0;
+    character &= 0x7f >> ones;
+    for (k = 1; k < ones; k++, at++) {
+      if (*at >> 6 != 2) return 0;
       character = character << 6 | (*at & 0x3f);
     }
-    if (character < least[more] || character > 0x10ffff || !printable(character)) return 0;
+    if ((ones && !(character >> bits_of_shorter[ones])) || !printable(character)) return 0;
   }
   return 1;
 }
@@ -329,11 +332,11 @@ static int32_t signed_bound(input *in) {
 
 #if !DC_HUFFMAN_ONLY
 /* Section 17: the scales' bytes. */
-static size_t multiples_fields(input *in, const dc_tensor *tensor) {
+static size_t multiples_fields(const dc_file *file, input *in, const dc_tensor *tensor) {
   in->section = 17;
   if (tensor->entries || tensor->rank < 2 || tensor->lowest < -32767 || tensor->highest > 32767) invalid(in);
   if (tensor->highest < tensor->lowest) invalid(in);
-  return varint(in);
+  return length_in(file, in);
 }
 #endif
 
@@ -365,7 +368,7 @@ static size_t codebook_fields(const dc_file *file, input *in, dc_tensor *tensor)
   if (tensor->form == 1) return tensor->entries * 2;
   tensor->lowest = signed_bound(in);
   tensor->highest = signed_bound(in);
-  if (tensor->form == MULTIPLES) return multiples_fields(in, tensor);
+  if (tensor->form == MULTIPLES) return multiples_fields(file, in, tensor);
   if (tensor->lowest < -32768 || tensor->highest < tensor->lowest || !tensor->entries) invalid(in);
   if (in->status) return 0;
   span = grid_span(tensor, &not_zero);
@@ -374,25 +377,25 @@ static size_t codebook_fields(const dc_file *file, input *in, dc_tensor *tensor)
 #endif
 }
 
-static void coded_fields(input *in, dc_tensor *tensor) {
+static void coded_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   unsigned coders;
   tensor->offset_bits = (uint8_t)byte(in);
   coders = byte(in);
   tensor->offset_coder = (uint8_t)(coders >> 4);
   tensor->weight_coder = coders & 15;
-  tensor->table_bytes = varint(in);
-  tensor->weight_bytes = varint(in);
+  tensor->table_bytes = length_in(file, in);
+  tensor->weight_bytes = length_in(file, in);
   if (tensor->offset_bits > 12 || tensor->offset_coder > HUFFMAN || tensor->weight_coder > LITERAL) invalid(in);
   if (tensor->weight_coder == LITERAL && (!tensor->offset_bits || tensor->entries)) invalid(in);
   if (!tensor->offset_bits && tensor->offset_coder) invalid(in);
   if (in->status || !tensor->offset_bits) return;
   tensor->fillers = at_most(in, (tensor->count - tensor->weights) / ((1u << tensor->offset_bits) - 1));
   if (tensor->fillers && !tensor->weights) invalid(in);
-  tensor->offset_bytes = varint(in);
+  tensor->offset_bytes = length_in(file, in);
 }
 
 #if !DC_HUFFMAN_ONLY
-static void adaptive_fields(input *in, dc_tensor *tensor) {
+static void adaptive_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   size_t columns = tensor->rank && tensor->shape[0] ? tensor->count / tensor->shape[0] : 0;
   if (tensor->flags && tensor->rank < 2) invalid(in);
   if (tensor->weights && !tensor->entries) invalid(in);
@@ -402,24 +405,17 @@ static void adaptive_fields(input *in, dc_tensor *tensor) {
       invalid(in);
     }
   }
-  tensor->weight_bytes = varint(in);
+  tensor->weight_bytes = length_in(file, in);
 }
 #endif
 
 #if !DC_HUFFMAN_ONLY
-static void integer_fields(input *in, dc_tensor *tensor) {
+static void integer_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   if (!tensor->count || (tensor->weights && tensor->form != MULTIPLES && !tensor->entries)) invalid(in);
-  tensor->table_bytes = varint(in);
-  tensor->weight_bytes = varint(in);
+  tensor->table_bytes = length_in(file, in);
+  tensor->weight_bytes = length_in(file, in);
 }
 #endif
-
-/* A part of a section, which cannot be longer than the file: so that the sum does not overflow. */
-static void part(const dc_file *file, input *in, dc_tensor *tensor, size_t count) {
-  if (count > file->size) invalid(in);
-  else tensor->section_bytes += count;
-  if (tensor->section_bytes > file->size) invalid(in);
-}
 
 /* Reads the fields of a tensor, from kind to checksum. What they say of other tensors is not checked here. */
 static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
@@ -432,7 +428,7 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   if (VERSION(file) > 1) in->section = 9;
   switch (tensor->layout) {
     case RAW: tensor->section_bytes = tensor->count * tensor->size; break;
-    case PLANES: part(file, in, tensor, varint(in)); break;
+    case PLANES: tensor->section_bytes = length_in(file, in); break;
 #if !DC_HUFFMAN_ONLY
     case COPY:
 #endif
@@ -448,24 +444,22 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
     case ROWS:
       in->section = 13;
       if (tensor->rank < 2 || !tensor->count) invalid(in);
-      part(file, in, tensor, varint(in));
+      tensor->section_bytes = length_in(file, in);
       break;
 #endif
     default:
       if (!takes_weights(file, tensor)) invalid(in);
       in->section = VERSION(file) > 1 ? 10 : 4;
-      part(file, in, tensor, codebook_fields(file, in, tensor));
-      in->section = tensor->layout == CODED ? 4 : tensor->layout == ADAPTIVE ? 9 : 17;
+      tensor->section_bytes = codebook_fields(file, in, tensor);
+      in->section = DC_HUFFMAN_ONLY || tensor->layout == CODED ? 4 : tensor->layout == ADAPTIVE ? 9 : 17;
       tensor->weights = at_most(in, tensor->count);
 #if !DC_HUFFMAN_ONLY
-      if (tensor->layout == ADAPTIVE) adaptive_fields(in, tensor);
-      else if (tensor->layout == INTEGERS) integer_fields(in, tensor);
+      if (tensor->layout == ADAPTIVE) adaptive_fields(file, in, tensor);
+      else if (tensor->layout == INTEGERS) integer_fields(file, in, tensor);
       else
 #endif
-        coded_fields(in, tensor);
-      part(file, in, tensor, tensor->table_bytes);
-      part(file, in, tensor, tensor->weight_bytes);
-      part(file, in, tensor, tensor->offset_bytes);
+        coded_fields(file, in, tensor);
+      tensor->section_bytes += tensor->table_bytes + tensor->weight_bytes + tensor->offset_bytes;
   }
   in->section = 3;
   if (tensor->section_bytes > tensor->count * tensor->size) invalid(in);
@@ -475,14 +469,14 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   }
 }
 
-/* The tensor of a number that is known to be valid, and where its fields end. */
-static void fill(const dc_file *file, size_t number, dc_tensor *tensor, input *in) {
+/* The tensor of a number that is known to be valid: its fields were checked. */
+static void fill(const dc_file *file, size_t number, dc_tensor *tensor) {
   const struct dc_entry *entry = &file->entries[number];
-  in->at = entry->fields;
-  in->end = file->header_end;
-  in->status = DC_OK;
+  input in = {NULL, NULL, DC_OK, 0};
+  in.at = entry->fields;
+  in.end = file->header_end;
   memset(tensor, 0, sizeof *tensor);
-  tensor_fields(file, in, tensor);
+  tensor_fields(file, &in, tensor);
   if (tensor->form != SHARED) tensor->owner = number;
   tensor->name = entry->name;
   tensor->name_bytes = entry->name_bytes;
@@ -497,14 +491,13 @@ static int same_shape(const dc_tensor *a, const dc_tensor *b) {
 static void refer(const dc_file *file, size_t number, const dc_tensor *tensor, input *in) {
   int repeats = tensor->layout == ALIAS || tensor->layout == COPY, fits;
   dc_tensor earlier;
-  input at;
   if (tensor->form != SHARED) return;
   in->section = repeats ? tensor->layout == COPY ? 13 : 3 : VERSION(file) > 1 ? 10 : 4;
   if (tensor->owner >= number) {
     invalid(in);
     return;
   }
-  fill(file, tensor->owner, &earlier, &at);
+  fill(file, tensor->owner, &earlier);
   if (repeats) {
     fits = same_shape(tensor, &earlier) && earlier.layout != ALIAS && (tensor->layout == ALIAS || earlier.layout != COPY);
   } else {
@@ -516,7 +509,7 @@ static void refer(const dc_file *file, size_t number, const dc_tensor *tensor, i
 
 /* ---- Names ---- */
 
-static int compare_names(const struct dc_entry *a, const char *name, size_t name_bytes) {
+CALLED int compare_names(const struct dc_entry *a, const char *name, size_t name_bytes) {
   size_t shorter = a->name_bytes < name_bytes ? a->name_bytes : name_bytes;
   int order = memcmp(a->name, name, shorter);
   return order ? order : (a->name_bytes > name_bytes) - (a->name_bytes < name_bytes);
@@ -739,10 +732,9 @@ dc_status dc_check(const dc_file *file) {
 }
 
 dc_status dc_describe(const dc_file *file, size_t number, dc_tensor *tensor) {
-  input in;
   if (number >= file->count) return STATUS(DC_USAGE, 0);
-  fill(file, number, tensor, &in);
-  return in.status;
+  fill(file, number, tensor);
+  return DC_OK;
 }
 
 size_t dc_find(const dc_file *file, const char *name, size_t name_bytes) {
@@ -1147,6 +1139,10 @@ static inline int step_planes(dc_cursor *cursor) {
 
 /* ---- Sections 4 and 10: codebooks ---- */
 
+static void check_section(const dc_file *file, const dc_tensor *tensor, input *in) {
+  if (HAS_CHECKSUMS(file) && dc_crc32(tensor->section, tensor->section_bytes) != tensor->checksum) fail(in, DC_DAMAGED);
+}
+
 typedef struct {
   const uint8_t *entries;
   unsigned size;
@@ -1236,17 +1232,13 @@ static void expand_halves(const dc_tensor *tensor, input *in, uint8_t *out) {
 
 /* The tensor's codebook, checked, and sorted if that is asked for. */
 static const uint8_t *read_codebook(dc_cursor *cursor, arena *from, input *in, int sorted) {
-  const dc_tensor *own = &cursor->tensor;
-  dc_tensor owner = *own;
+  dc_tensor owner;
   codebook book;
-  input fields;
   uint32_t *order;
   uint8_t *out = NULL;
   size_t i, mark;
-  if (own->form == SHARED) {
-    fill(cursor->file, own->owner, &owner, &fields);
-    if (HAS_CHECKSUMS(cursor->file) && dc_crc32(owner.section, owner.section_bytes) != owner.checksum) fail(in, DC_DAMAGED);
-  }
+  fill(cursor->file, cursor->tensor.owner, &owner);
+  if (cursor->tensor.form == SHARED) check_section(cursor->file, &owner, in);
   in->section = VERSION(cursor->file) > 1 ? 10 : 4;
   book.entries = owner.section;
   book.size = owner.size;
@@ -2722,18 +2714,13 @@ static void read_dense(dc_cursor *cursor, uint8_t *out) {
 
 static void begin(dc_cursor *cursor, arena *from, input *in) {
   dc_tensor *tensor = &cursor->tensor;
-  dc_tensor source;
-  input fields;
-  while (tensor->layout == ALIAS || tensor->layout == COPY) {
-    fill(cursor->file, tensor->owner, &source, &fields);
-    *tensor = source;
-  }
+  while (tensor->layout == ALIAS || tensor->layout == COPY) fill(cursor->file, tensor->owner, tensor);
   in->at = tensor->section;
   in->end = in->at + tensor->section_bytes;
   in->section = 1;
-  if (HAS_CHECKSUMS(cursor->file) && dc_crc32(tensor->section, tensor->section_bytes) != tensor->checksum) fail(in, DC_DAMAGED);
+  check_section(cursor->file, tensor, in);
   if (in->status) return;
-  in->section = tensor->layout == ADAPTIVE ? 11 : tensor->layout == INTEGERS ? 17 : 6;
+  in->section = DC_HUFFMAN_ONLY ? 6 : tensor->layout == ADAPTIVE ? 11 : tensor->layout == INTEGERS ? 17 : 6;
   cursor->value = tensor->section;
   switch (tensor->layout) {
     case PLANES:
@@ -2756,7 +2743,9 @@ static void begin(dc_cursor *cursor, arena *from, input *in) {
 #endif
     case RAW:
     case CONSTANT: break;
+#if !DC_HUFFMAN_ONLY
     default: fail(in, DC_UNSUPPORTED);
+#endif
   }
 }
 

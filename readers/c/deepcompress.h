@@ -113,7 +113,6 @@ typedef struct {
   size_t index;             /* of its value in the codebook, from 0, if codebook is not NULL */
   const uint8_t *value;     /* its bytes, little-endian */
   dc_status status;         /* DC_OK as long as nothing is wrong */
-  dc_tensor tensor;         /* with what it is an alias or a copy of put in its place */
   const uint8_t *codebook;  /* tensor.entries shared values of tensor.size bytes each, or NULL */
   size_t memory_used;
 
@@ -124,6 +123,9 @@ typedef struct {
   dc_symbols *streams;      /* one for each plane, or that of the offsets and that of the weights */
   struct dc_model *model;
   struct dc_rans *rans;
+
+  dc_tensor tensor;         /* with what it is an alias or a copy of put in its place */
+
   const uint8_t *at, *end;  /* layout 6: the planes that follow, */
   dc_symbols kinds;         /* the kind of each row, */
   size_t kinds_mark, planes_mark, row, column, rows[16];
