@@ -273,32 +273,36 @@ static void extensions(dc_file *file, input *in) {
 
 /* ---- Sections 3, 4, 9, 10 and 13: what the header says of a tensor ---- */
 
-static int takes_weights(const dc_file *file, const dc_tensor *tensor) {
-  return tensor->dtype < 4 || (VERSION(file) == 3 && tensor->dtype >= FIRST_FLOAT8 && tensor->dtype <= LAST_FLOAT8);
+static int takes_weights(const dc_tensor *tensor) {
+  return tensor->dtype < 4 || (tensor->dtype >= FIRST_FLOAT8 && tensor->dtype <= LAST_FLOAT8);
 }
 
 static void kind(const dc_file *file, input *in, dc_tensor *tensor) {
-  unsigned first = byte(in), dtypes = BOOL + 1;
+  unsigned first = byte(in), dtypes = BOOL + 1, layouts = ALIAS;
+  int unknown = DC_INVALID;
   tensor->dtype = first & 15;
-  tensor->layout = (uint8_t)(first >> 4);
   if (VERSION(file) == 1) {
+    tensor->layout = (uint8_t)(first >> 4);
     tensor->rank = at_most(in, 8);
-    if (tensor->layout > ALIAS) invalid(in);
 #if !DC_HUFFMAN_ONLY
   } else {
+    in->section = 9;
+    layouts = ADAPTIVE;
     tensor->rank = first >> 4;
-    in->section = VERSION(file) == 2 ? 9 : 13;
-    if (VERSION(file) == 3) dtypes = DTYPES;
-    if (VERSION(file) == 3 && tensor->dtype == 15 && (tensor->dtype = (uint8_t)byte(in)) < 15) invalid(in);
+    if (VERSION(file) == 3) {
+      in->section = 13;
+      layouts = INTEGERS;
+      dtypes = DTYPES;
+      unknown = DC_UNSUPPORTED;
+      if (tensor->dtype == 15 && (tensor->dtype = (uint8_t)byte(in)) < 15) invalid(in);
+    }
     first = byte(in);
     tensor->layout = first & 15;
     tensor->flags = (uint8_t)(first >> 4);
-    if (tensor->rank > 8) invalid(in);
-    if (tensor->layout > (VERSION(file) == 2 ? ADAPTIVE : INTEGERS)) fail(in, VERSION(file) == 2 ? DC_INVALID : DC_UNSUPPORTED);
-    if (tensor->flags > (tensor->layout == ADAPTIVE ? BY_COLUMN + SQUARE : 0)) invalid(in);
 #endif
   }
-  if (tensor->dtype >= dtypes) fail(in, VERSION(file) == 3 ? DC_UNSUPPORTED : DC_INVALID);
+  if (tensor->layout > layouts || tensor->dtype >= dtypes) fail(in, unknown);
+  if (tensor->rank > 8 || tensor->flags > (tensor->layout == ADAPTIVE ? BY_COLUMN + SQUARE : 0)) invalid(in);
 }
 
 static void dimensions(input *in, dc_tensor *tensor) {
@@ -448,7 +452,7 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
       break;
 #endif
     default:
-      if (!takes_weights(file, tensor)) invalid(in);
+      if (!takes_weights(tensor)) invalid(in);
       in->section = VERSION(file) > 1 ? 10 : 4;
       tensor->section_bytes = codebook_fields(file, in, tensor);
       in->section = DC_HUFFMAN_ONLY || tensor->layout == CODED ? 4 : tensor->layout == ADAPTIVE ? 9 : 17;
@@ -520,10 +524,6 @@ static int compare_entries(const void *context, uint32_t a, uint32_t b) {
   return compare_names(&entries[a], entries[b].name, entries[b].name_bytes);
 }
 
-static void check_name(input *in, const char *name, size_t count) {
-  if (count < 1 || count > 512 || !is_text((const uint8_t *)name, count)) invalid(in);
-}
-
 /* Memory for names and tables, handed out from the front. Without memory it is only counted. */
 typedef struct {
   uint8_t *memory;
@@ -546,40 +546,57 @@ static void *take(arena *from, size_t count, input *in) {
   return NULL;
 }
 
-/* A name that is told by what it shares with the one before, which is `before` and of `*count` bytes. */
-static const char *name_with_prefix(input *in, arena *from, const char *before, size_t *count) {
-  size_t shared = at_most(in, *count), rest = at_most(in, 512);
+struct name {
+  const char *text;
+  size_t bytes;
+};
+
+/* A name that is told by what it shares with the one before. */
+static void name_with_prefix(input *in, arena *from, struct name *name) {
+  size_t shared = at_most(in, name->bytes), rest = at_most(in, 512);
   const uint8_t *start = bytes(in, rest);
-  char *name;
-  if (in->status) return NULL;
-  name = take(from, shared + rest, in);
-  if (name) {
-    if (shared < *count && rest && before[shared] == (char)start[0]) invalid(in);
-    memcpy(name, before, shared);
-    memcpy(name + shared, start, rest);
-    check_name(in, name, shared + rest);
+  char *out;
+  if (in->status) return;
+  out = take(from, shared + rest, in);
+  if (out) {
+    if (shared < name->bytes && rest && name->text[shared] == (char)start[0]) invalid(in);
+    memcpy(out, name->text, shared);
+    memcpy(out + shared, start, rest);
   }
-  *count = shared + rest;
-  return name;
+  name->text = out;
+  name->bytes = shared + rest;
 }
 
 #if !DC_HUFFMAN_ONLY
-static const char *name_to_line_end(input *in, size_t *count) {
-  const char *name = (const char *)in->at;
+static void name_to_line_end(input *in, struct name *name) {
+  const uint8_t *start = in->at;
   while (in->at < in->end && *in->at != '\n') in->at++;
-  *count = (size_t)((const char *)in->at - name);
+  name->text = (const char *)start;
+  name->bytes = (size_t)(in->at - start);
   byte(in);
-  if (!in->status) check_name(in, name, *count);
-  return name;
 }
 #endif
+
+/* Name number i, behind the one before. */
+static void read_name(dc_file *file, input *in, arena *from, size_t i, struct name *name) {
+#if !DC_HUFFMAN_ONLY
+  if (file->plain_names) name_to_line_end(in, name);
+  else
+#endif
+    name_with_prefix(in, from, name);
+  if (name->bytes < 1 || name->bytes > 512) invalid(in);
+  if (!file->entries || in->status) return;
+  if (!is_text((const uint8_t *)name->text, name->bytes)) invalid(in);
+  file->entries[i].name = name->text;
+  file->entries[i].name_bytes = (uint32_t)name->bytes;
+}
 
 /* ---- The header as a whole ---- */
 
 /* Reads network, data, extensions, names and tensors. When it only counts, it says in `from` how much memory they need. */
 static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, size_t room, size_t limit) {
-  const char *name = "";
-  size_t name_bytes = 0, i;
+  struct name name = {"", 0};
+  size_t i;
   dc_tensor tensor;
   in->section = 2;
   file->network = text(in, &file->network_bytes);
@@ -592,21 +609,12 @@ static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, 
   file->order = take(from, file->count * sizeof *file->order, in);
   in->section = 3;
 #if !DC_HUFFMAN_ONLY
-  for (i = 0; i < file->count && VERSION(file) > 1 && !in->status; i++) {
-    if (file->plain_names) name = name_to_line_end(in, &name_bytes);
-    else name = name_with_prefix(in, from, name, &name_bytes);
-    if (!file->entries) continue;
-    file->entries[i].name = name;
-    file->entries[i].name_bytes = (uint32_t)name_bytes;
-  }
+  for (i = 0; i < file->count && VERSION(file) > 1; i++) read_name(file, in, from, i, &name);
 #endif
   for (i = 0; i < file->count && !in->status; i++) {
     in->section = 3;
-    if (VERSION(file) == 1) {
-      name = name_with_prefix(in, from, name, &name_bytes);
-      if (file->entries) file->entries[i].name = name, file->entries[i].name_bytes = (uint32_t)name_bytes;
-      if (in->status) return;
-    }
+    if (VERSION(file) == 1) read_name(file, in, from, i, &name);
+    if (in->status) return;
     if (file->entries) {
       file->about = file->entries[i].name;
       file->about_bytes = file->entries[i].name_bytes;
@@ -2425,19 +2433,22 @@ static inline unsigned bits_of_number(uint32_t number) {
 #endif
 }
 
-/* A state that is small takes a word. `sure` says that there are enough. */
-static inline uint32_t refilled(struct dc_rans *rans, uint32_t state, const int sure) {
-  uint32_t few = state < FIRST_STATE, word;
-  if (!sure) {
-    if (!few) return state;
-    if (rans->end - rans->at < 2) {
-      rans->missing = 1;
-      return FIRST_STATE;
-    }
+/* A state that is small takes a word. */
+CALLED uint32_t refilled(struct dc_rans *rans, uint32_t state, const int sure) {
+#if !DC_SMALL
+  if (sure) { /* that there are enough words: no branch, which nobody could predict */
+    uint32_t few = state < FIRST_STATE, word = rans->at[0] | (uint32_t)rans->at[1] << 8;
+    rans->at += 2 * few;
+    return state << 16 * few | (word & (0 - few));
   }
-  word = rans->at[0] | (uint32_t)rans->at[1] << 8;
-  rans->at += 2 * few;
-  return state << 16 * few | (word & (0 - few));
+#endif
+  (void)sure;
+  if (state >= FIRST_STATE) return state;
+  rans->at += 2;
+  if (rans->at <= rans->end) return state << 16 | (uint32_t)rans->at[-1] << 8 | rans->at[-2];
+  rans->missing = 1;
+  rans->at -= 2;
+  return FIRST_STATE;
 }
 
 /* The token that a lane has next, by the table of a context. */
@@ -2588,42 +2599,44 @@ static inline unsigned run_scale(struct dc_rans *rans, struct run *run) {
   return scale_at(rans, row_class(rans, run->row), column);
 }
 
-/* A round: a gap and a weight of each lane that is not at its end. Lanes that have no weight have the number 0. */
-static inline void gap_group(struct dc_rans *rans, const int sure) {
-  struct run *const runs = rans->runs, *const end = runs + rans->live, *run;
-  int16_t *number;
-  uint32_t *state;
+/* Part of a round: all lanes, one after the other, decode the token of a gap (0), its extra bits (1), the token of a weight (2), or
+   its extra bits (3). Lanes that have no weight in this round have the number 0. */
+static inline void gap_phase(struct dc_rans *rans, const unsigned phase, const int sure) {
+  struct run *run = rans->runs, *const end = run + rans->live;
+  int16_t *number = rans->group;
+  uint32_t *state = rans->states;
   unsigned token;
   int32_t gap;
-  rans->group = rans->numbers;
-  for (run = runs, number = rans->numbers, state = rans->states; run < end; run++, number++, state++) {
-    if (run->row == run->end_row) continue;
-    token = next_token(rans, state, run_scale(rans, run), sure);
-    if (token >= GAP_TOKENS) rans->missing = 1;
-    *number = (int16_t)(token < GAP_TOKENS ? base_of(token) : 0);
-  }
-  for (run = runs, number = rans->numbers, state = rans->states; run < end; run++, number++, state++) {
-    if (run->row == run->end_row) {
+  for (; run < end; run++, number++, state++) {
+    if (phase < 2 ? run->row == run->end_row : !*number) {
       *number = 0;
-      continue;
+    } else if (phase % 2 == 0) {
+      token = next_token(rans, state, 16 * phase + run_scale(rans, run), sure);
+      if (phase ? !token : token >= GAP_TOKENS) rans->missing = 1, token = 0;
+      *number = (int16_t)(phase ? signed_number(token) : base_of(token));
+    } else {
+      gap = with_extra(rans, state, *number, sure);
+      *number = (int16_t)gap;
+      if (phase == 3) gap = 1;
+      if (!skip(run, (size_t)gap)) rans->missing = 1;
+      rans->active -= run->row == run->end_row;
+      if (phase == 1) *number = gap < LONGEST_GAP && run->row < run->end_row;
     }
-    gap = with_extra(rans, state, *number, sure);
-    if (!skip(run, (size_t)gap)) rans->missing = 1;
-    *number = gap < LONGEST_GAP && run->row < run->end_row;
-    rans->active -= run->row == run->end_row;
   }
-  for (run = runs, number = rans->numbers, state = rans->states; run < end; run++, number++, state++) {
-    if (!*number) continue;
-    token = next_token(rans, state, SCALES + run_scale(rans, run), sure);
-    if (!token) rans->missing = 1;
-    *number = (int16_t)signed_number(token);
-  }
-  for (run = runs, number = rans->numbers, state = rans->states; run < end; run++, number++, state++) {
-    if (!*number) continue;
-    *number = (int16_t)with_extra(rans, state, *number, sure);
-    skip(run, 1);
-    rans->active -= run->row == run->end_row;
-  }
+}
+
+/* A round: a gap and a weight of each lane that is not at its end. */
+static inline void gap_group(struct dc_rans *rans, const int sure) {
+  rans->group = rans->numbers;
+#if DC_SMALL
+  unsigned phase;
+  for (phase = 0; phase < 4; phase++) gap_phase(rans, phase, sure);
+#else
+  gap_phase(rans, 0, sure);
+  gap_phase(rans, 1, sure);
+  gap_phase(rans, 2, sure);
+  gap_phase(rans, 3, sure);
+#endif
 }
 
 /* The next number of each lane; 0 at the end of the tensor. */
