@@ -2082,11 +2082,11 @@ static void begin_model(dc_cursor *cursor, arena *from, input *in) {
 /* ---- Sections 17 to 19: ranks and multiples by interleaved rANS ---- */
 
 enum { TOKENS = 119, GAP_TOKENS = 60, LONGEST_GAP = 32767, MOST_LANES = 256, ALL = 4096 };
-enum { SCALES = 32, CONTEXTS = 128, MOST_NEIGHBOURS = 4, FIRST_STATE = 65536 };
+enum { SCALES = 32, CONTEXTS = 128, FIRST_EXTRA = 31, /* token with extra bits */ MOST_NEIGHBOURS = 4, FIRST_STATE = 65536 };
 
 struct neighbour {
   size_t rows, columns, back; /* how far it is, and that in groups of numbers */
-  int32_t aim, size;
+  int16_t aim, size;
   const int16_t *group;       /* its numbers, if it is in the same lanes */
 };
 
@@ -2095,8 +2095,14 @@ struct run {
   size_t row, end_row, column, first_column, end_column, position;
 };
 
+/* The words that are left of a stream; `missing` if there were not enough, or something else was wrong. */
+typedef struct {
+  const uint8_t *at, *end;
+  int missing;
+} words;
+
 struct dc_rans {
-  const uint8_t *at, *end, *section_end; /* the words that are left of the stream, and the end of all streams */
+  words left;
   size_t row_count, column_count, stream_rows;
   size_t first_row, rows, height, width; /* of the stream, and of its lanes */
   uint32_t lanes_down, lanes_across;     /* as powers of two; */
@@ -2108,7 +2114,7 @@ struct dc_rans {
   uint32_t *states;
   int16_t *numbers, *group;              /* a group has a number of each lane; the last `depth` groups are kept */
   struct run *runs;
-  uint8_t gaps, missing;
+  uint8_t gaps;
   int32_t base;
   uint8_t *row_classes, *column_classes; /* NULL if all are 0 */
   uint32_t *columns;                     /* in the order of their classes; NULL if that is their own */
@@ -2120,6 +2126,7 @@ struct dc_rans {
   uint16_t *begins;                      /* of the tokens of each table, and ALL behind them */
 #else
   uint32_t *lookup;                      /* by the low 12 bits of a state: token << 24 | (these - begin) << 12 | (frequency - 1) */
+  int16_t numbers_of[TOKENS];            /* without their extra bits */
   uint8_t *values;                       /* of ranks: the codebook with a zero in its place */
 #endif
   float steps[4];                        /* of multiples: without the powers of two */
@@ -2222,7 +2229,7 @@ static void read_neighbours(struct dc_rans *rans, input *in) {
     here->rows = at_most(in, rans->row_count);
     here->columns = at_most(in, rans->column_count);
     here->aim = (int8_t)byte(in);
-    here->size = (int32_t)byte(in);
+    here->size = (int16_t)byte(in);
     if (!here->rows && !here->columns) invalid(in);
   }
   own = rans->neighbour_count ? byte(in) : 0;
@@ -2341,11 +2348,11 @@ static void begin_stream(struct dc_rans *rans, input *in) {
   uint32_t lane, across = 1u << rans->lanes_across, state, found = 0;
   size_t length = rans->stream_rows < rans->row_count ? varint(in) : left(in);
   cut(rans, smaller(rans->stream_rows, rans->row_count - rans->first_row));
-  rans->at = bytes(in, length);
-  rans->end = in->at;
+  rans->left.at = bytes(in, length);
+  rans->left.end = in->at;
   if (length < (size_t)4 << (rans->lanes_down + rans->lanes_across)) invalid(in);
-  for (lane = 0; lane < across << rans->lanes_down && !in->status; lane++, rans->at += 4) {
-    state = le32(rans->at);
+  for (lane = 0; lane < across << rans->lanes_down && !in->status; lane++, rans->left.at += 4) {
+    state = le32(rans->left.at);
     if (lane / across < rans->down && lane % across < rans->across) rans->states[found++] = state;
     else if (state != FIRST_STATE) invalid(in);
     if (state < FIRST_STATE) invalid(in);
@@ -2362,8 +2369,8 @@ static int next_stream(dc_cursor *cursor, struct dc_rans *rans) {
   for (lane = 0; lane < rans->live; lane++) {
     if (rans->states[lane] != FIRST_STATE) invalid(&in);
   }
-  if (rans->at != rans->end) invalid(&in);
-  in.at = rans->end;
+  if (rans->left.at != rans->left.end) invalid(&in);
+  in.at = rans->left.end;
   in.end = cursor->end;
   rans->first_row += rans->rows;
   if (rans->first_row < rans->row_count && !in.status) {
@@ -2375,6 +2382,11 @@ static int next_stream(dc_cursor *cursor, struct dc_rans *rans) {
   if (cursor->left) invalid(&in);
   cursor->status = in.status;
   return 0;
+}
+
+/* The smallest magnitude of a class. */
+static inline int32_t base_of(unsigned class) {
+  return class < 16 ? (int32_t)class : (int32_t)(4 + (class & 3)) << ((class >> 2) - 2);
 }
 
 static void begin_integers(dc_cursor *cursor, arena *from, input *in) {
@@ -2419,8 +2431,14 @@ static void begin_integers(dc_cursor *cursor, arena *from, input *in) {
   if (tensor->form != MULTIPLES) rans->values = values_with_zero(cursor, from, in, rans->lowest);
 #endif
   if (rans->gaps) rans->runs = take(from, (1u << (rans->lanes_down + rans->lanes_across)) * sizeof *rans->runs, in);
+  rans->group = rans->numbers;
+#if !DC_SMALL
+  for (last = 0; last < TOKENS; last++) {
+    rans->numbers_of[last] = (int16_t)(last & 1 ? -base_of(((unsigned)last + 1) >> 1) : base_of((unsigned)last >> 1));
+  }
+#endif
   rans->rows = rans->live = rans->height = 0; /* and so the first stream follows */
-  rans->at = rans->end = streams;
+  rans->left.at = rans->left.end = streams;
 }
 
 static inline unsigned bits_of_number(uint32_t number) {
@@ -2434,25 +2452,26 @@ static inline unsigned bits_of_number(uint32_t number) {
 }
 
 /* A state that is small takes a word. */
-CALLED uint32_t refilled(struct dc_rans *rans, uint32_t state, const int sure) {
+CALLED uint32_t refilled(words *from, uint32_t state, const int sure) {
 #if !DC_SMALL
-  if (sure) { /* that there are enough words: no branch, which nobody could predict */
-    uint32_t few = state < FIRST_STATE, word = rans->at[0] | (uint32_t)rans->at[1] << 8;
-    rans->at += 2 * few;
+  if (sure) { /* that there are enough: no branch, which nobody could predict */
+    uint32_t few = state < FIRST_STATE, word = from->at[0] | (uint32_t)from->at[1] << 8;
+    from->at += 2 * few;
     return state << 16 * few | (word & (0 - few));
   }
 #endif
   (void)sure;
   if (state >= FIRST_STATE) return state;
-  rans->at += 2;
-  if (rans->at <= rans->end) return state << 16 | (uint32_t)rans->at[-1] << 8 | rans->at[-2];
-  rans->missing = 1;
-  rans->at -= 2;
-  return FIRST_STATE;
+  if (from->end - from->at < 2) {
+    from->missing = 1;
+    return FIRST_STATE;
+  }
+  from->at += 2;
+  return state << 16 | (uint32_t)from->at[-1] << 8 | from->at[-2];
 }
 
 /* The token that a lane has next, by the table of a context. */
-static inline unsigned next_token(struct dc_rans *rans, uint32_t *state, unsigned context, const int sure) {
+CALLED unsigned next_token(const struct dc_rans *rans, words *from, uint32_t *state, unsigned context, const int sure) {
   uint32_t low = *state & (ALL - 1), high = *state >> 12;
 #if DC_SMALL
   const uint16_t *begins = rans->begins + rans->contexts[context] * (rans->tokens + 1);
@@ -2462,40 +2481,36 @@ static inline unsigned next_token(struct dc_rans *rans, uint32_t *state, unsigne
     if (begins[middle] <= low) token = middle;
     else end = middle;
   }
-  *state = refilled(rans, (begins[token + 1] - begins[token]) * high + low - begins[token], sure);
+  *state = refilled(from, (begins[token + 1] - begins[token]) * high + low - begins[token], sure);
   return token;
 #else
   uint32_t found = rans->lookup[rans->contexts[context] * ALL + low];
-  *state = refilled(rans, ((found & (ALL - 1)) + 1) * high + (found >> 12 & (ALL - 1)), sure);
+  *state = refilled(from, ((found & (ALL - 1)) + 1) * high + (found >> 12 & (ALL - 1)), sure);
   return found >> 24;
 #endif
 }
 
-/* The smallest magnitude of a class. */
-static inline int32_t base_of(unsigned class) {
-  return class < 16 ? (int32_t)class : (int32_t)(4 + (class & 3)) << ((class >> 2) - 2);
-}
-
-/* What the extra bits add to the magnitude, which is 16 or more. */
-static inline int32_t next_extra(struct dc_rans *rans, uint32_t *state, int32_t magnitude, const int sure) {
-  unsigned bits = bits_of_number((uint32_t)magnitude) - 2;
-  int32_t extra = (int32_t)(*state & ((1u << bits) - 1));
-  *state = refilled(rans, *state >> bits, sure);
-  return extra;
-}
-
-static inline int32_t with_extra(struct dc_rans *rans, uint32_t *state, int32_t number, const int sure) {
-  if (number >= 16) return number + next_extra(rans, state, number, sure);
-  if (number <= -16) return number - next_extra(rans, state, -number, sure);
-  return number;
-}
-
-static inline int32_t signed_number(unsigned token) {
+static inline int32_t number_of(const struct dc_rans *rans, unsigned token) {
+#if DC_SMALL
   int32_t magnitude = base_of((token + 1) >> 1);
+  (void)rans;
   return token & 1 ? -magnitude : magnitude;
+#else
+  return rans->numbers_of[token];
+#endif
 }
 
-static inline unsigned scale_at(const struct dc_rans *rans, int32_t of_row, size_t column) {
+/* A number of 16 or more, or -16 or less, with its extra bits. */
+CALLED int32_t with_extra(words *from, uint32_t *state, int32_t number, const int sure) {
+  unsigned bits = bits_of_number((uint32_t)(number < 0 ? -number : number)) - 2;
+  int32_t extra = (int32_t)(*state & ((1u << bits) - 1));
+  *state = refilled(from, *state >> bits, sure);
+  return number < 0 ? number - extra : number + extra;
+}
+
+static inline int has_extra(int32_t number) { return number >= 16 || number <= -16; }
+
+CALLED unsigned scale_at(const struct dc_rans *rans, int32_t of_row, size_t column) {
   int32_t scale = of_row + (rans->column_classes ? rans->column_classes[column] : 0);
   return scale < 0 ? 0 : scale >= SCALES ? SCALES - 1 : (unsigned)scale;
 }
@@ -2504,34 +2519,49 @@ static inline int32_t row_class(const struct dc_rans *rans, size_t row) {
   return rans->base + (rans->row_classes ? rans->row_classes[row] : 0);
 }
 
-/* How many of the bounds 72, 88, 112, 144, 176, … are at most what is expected; the bounds are 7, 9 and 11 by powers of two. */
+/* How many of the bounds 72, 88, 112, 144, … are at most what is expected; they are 7, 9 and 11 by powers of two. */
 static inline unsigned expected_scale(uint32_t expected) {
+  static const uint8_t passed[8] = {0, 1, 1, 2, 2, 2, 3, 3}; /* by the three bits below the first one, in an octave */
   unsigned octave, scale;
   if (expected < 72) return 0;
-  expected = expected / 8;
-  octave = bits_of_number(expected / 7);
-  octave -= ((uint32_t)7 << octave) > expected;
-  scale = 3 * octave + (expected >> octave >= 9) + (expected >> octave >= 11);
+  octave = bits_of_number(expected) - 3;
+  scale = 3 * octave - 9 + passed[expected >> octave & 7];
   return scale < SCALES ? scale : SCALES - 1;
 }
 
-/* The context by the neighbours of lane `lane`; `*flipped` says whether the number is stored with the other sign. */
-static inline unsigned near(const struct dc_rans *rans, unsigned scale, size_t lane, int *flipped) {
-  const struct neighbour *here = rans->neighbours, *end = here + rans->neighbour_count;
-  int32_t aim = 0, size = 0, number;
-  uint64_t off;
-  uint32_t expected;
-  for (; here < end; here++) {
-    if (!here->group) continue;
-    number = here->group[lane];
-    aim += here->aim * number;
-    size += here->size * (number < 0 ? -number : number);
+/* The context by what the neighbours say: the sums of aims and sizes. */
+static inline unsigned context_of(const struct dc_rans *rans, unsigned scale, int32_t aim, int32_t size) {
+  uint64_t expected = rans->expected[scale] + 32 * (uint32_t)size, off = (uint64_t)512 * (uint32_t)(aim < 0 ? -aim : aim);
+  return 4 * expected_scale((uint32_t)expected) + (off >= 3 * expected) + (off >= 10 * expected) + (off >= 19 * expected);
+}
+
+/* What each neighbour adds to the sums of the lanes from `first` to `end` - 1. */
+static inline void add_neighbours(const struct dc_rans *rans, uint32_t first, uint32_t end, int32_t *aims, int32_t *sizes) {
+  const struct neighbour *here;
+  const int16_t *group;
+  int16_t aim, size;
+  uint32_t lane;
+  memset(aims + first, 0, (end - first) * sizeof *aims);
+  memset(sizes + first, 0, (end - first) * sizeof *sizes);
+  for (here = rans->neighbours; here < rans->neighbours + rans->neighbour_count; here++) {
+    group = here->group;
+    aim = here->aim;
+    size = here->size;
+    for (lane = first; group && lane < end; lane++) {
+      aims[lane] += aim * group[lane];
+      sizes[lane] += size * (group[lane] < 0 ? -group[lane] : group[lane]);
+    }
   }
-  *flipped = aim < 0;
-  expected = rans->expected[scale] + 32 * (uint32_t)size;
-  off = (uint64_t)512 * (uint32_t)(aim < 0 ? -aim : aim);
-  return 4 * expected_scale(expected) + (off >= (uint64_t)3 * expected) + (off >= (uint64_t)10 * expected) +
-         (off >= (uint64_t)19 * expected);
+}
+
+/* Where the neighbours of all lanes' next elements are. */
+static inline void find_neighbours(struct dc_rans *rans) {
+  struct neighbour *here;
+  size_t slot;
+  for (here = rans->neighbours; here < rans->neighbours + rans->neighbour_count; here++) {
+    slot = rans->slot + (rans->slot < here->back ? rans->depth : 0) - here->back;
+    here->group = here->rows > rans->i || here->columns > rans->j ? NULL : rans->numbers + slot * rans->live;
+  }
 }
 
 /* The numbers of all lanes, at their next element. */
@@ -2539,38 +2569,37 @@ static inline void dense_group(struct dc_rans *rans, const int sure) {
   const size_t i = rans->i, j = rans->j, live = rans->live;
   const uint32_t down = rans->down - ((rans->down - 1) * rans->height + i >= rans->rows);
   const uint32_t across = rans->across - ((rans->across - 1) * rans->width + j >= rans->column_count);
-  int16_t *group = rans->numbers + rans->slot * live;
-  struct neighbour *here;
-  uint32_t d, a, lane;
-  int32_t number, of_row, large = 0;
-  unsigned context;
-  int flipped = 0;
-  rans->group = group;
+  int32_t aims[MOST_LANES], sizes[MOST_LANES], number, of_row;
+  uint8_t extras[MOST_LANES];
+  int16_t *group = rans->group = rans->numbers + rans->slot * live;
+  uint32_t d, a, lane, found = 0;
+  unsigned context, token;
+  words from = rans->left;
   rans->group_down = down;
   rans->group_across = across;
-  for (here = rans->neighbours; here < rans->neighbours + rans->neighbour_count; here++) {
-    here->group = NULL;
-    if (here->rows > i || here->columns > j) continue;
-    here->group = rans->numbers + (rans->slot + (rans->slot < here->back ? rans->depth : 0) - here->back) * live;
-  }
+  rans->position = (rans->first_row + i) * rans->column_count + j;
   if (down < rans->down || across < rans->across) memset(group, 0, live * sizeof *group);
+  if (rans->neighbour_count) {
+    find_neighbours(rans);
+    add_neighbours(rans, 0, down * rans->across, aims, sizes);
+  }
   for (d = 0; d < down; d++) {
     of_row = row_class(rans, rans->first_row + d * rans->height + i);
     for (a = 0, lane = d * rans->across; a < across; a++, lane++) {
       context = scale_at(rans, of_row, a * rans->width + j);
-      if (rans->neighbour_count) context = near(rans, context, lane, &flipped);
-      number = signed_number(next_token(rans, &rans->states[lane], context, sure));
-      if (flipped) number = -number;
-      large |= number >= 16 || number <= -16;
-      group[lane] = (int16_t)number;
+      if (rans->neighbour_count) context = context_of(rans, context, aims[lane], sizes[lane]);
+      token = next_token(rans, &from, &rans->states[lane], context, sure);
+      number = number_of(rans, token);
+      group[lane] = (int16_t)(rans->neighbour_count && aims[lane] < 0 ? -number : number);
+      extras[found] = (uint8_t)lane;
+      found += token >= FIRST_EXTRA;
     }
   }
-  for (d = 0; large && d < down; d++) {
-    for (a = 0, lane = d * rans->across; a < across; a++, lane++) {
-      group[lane] = (int16_t)with_extra(rans, &rans->states[lane], group[lane], sure);
-    }
+  for (a = 0; a < found; a++) {
+    lane = extras[a];
+    group[lane] = (int16_t)with_extra(&from, &rans->states[lane], group[lane], sure);
   }
-  rans->position = (rans->first_row + i) * rans->column_count + j;
+  rans->left = from;
   if (++rans->slot == rans->depth) rans->slot = 0;
   if (++rans->j < rans->width) return;
   rans->j = 0;
@@ -2601,7 +2630,7 @@ static inline unsigned run_scale(struct dc_rans *rans, struct run *run) {
 
 /* Part of a round: all lanes, one after the other, decode the token of a gap (0), its extra bits (1), the token of a weight (2), or
    its extra bits (3). Lanes that have no weight in this round have the number 0. */
-static inline void gap_phase(struct dc_rans *rans, const unsigned phase, const int sure) {
+static inline void gap_phase(struct dc_rans *rans, words *from, const unsigned phase, const int sure) {
   struct run *run = rans->runs, *const end = run + rans->live;
   int16_t *number = rans->group;
   uint32_t *state = rans->states;
@@ -2611,14 +2640,15 @@ static inline void gap_phase(struct dc_rans *rans, const unsigned phase, const i
     if (phase < 2 ? run->row == run->end_row : !*number) {
       *number = 0;
     } else if (phase % 2 == 0) {
-      token = next_token(rans, state, 16 * phase + run_scale(rans, run), sure);
-      if (phase ? !token : token >= GAP_TOKENS) rans->missing = 1, token = 0;
-      *number = (int16_t)(phase ? signed_number(token) : base_of(token));
+      token = next_token(rans, from, state, 16 * phase + run_scale(rans, run), sure);
+      if (phase ? !token : token >= GAP_TOKENS) from->missing = 1, token = 0;
+      *number = (int16_t)(phase ? number_of(rans, token) : base_of(token));
     } else {
-      gap = with_extra(rans, state, *number, sure);
+      gap = *number;
+      if (has_extra(gap)) gap = with_extra(from, state, gap, sure);
       *number = (int16_t)gap;
       if (phase == 3) gap = 1;
-      if (!skip(run, (size_t)gap)) rans->missing = 1;
+      if (!skip(run, (size_t)gap)) from->missing = 1;
       rans->active -= run->row == run->end_row;
       if (phase == 1) *number = gap < LONGEST_GAP && run->row < run->end_row;
     }
@@ -2627,16 +2657,17 @@ static inline void gap_phase(struct dc_rans *rans, const unsigned phase, const i
 
 /* A round: a gap and a weight of each lane that is not at its end. */
 static inline void gap_group(struct dc_rans *rans, const int sure) {
-  rans->group = rans->numbers;
+  words from = rans->left;
 #if DC_SMALL
   unsigned phase;
-  for (phase = 0; phase < 4; phase++) gap_phase(rans, phase, sure);
+  for (phase = 0; phase < 4; phase++) gap_phase(rans, &from, phase, sure);
 #else
-  gap_phase(rans, 0, sure);
-  gap_phase(rans, 1, sure);
-  gap_phase(rans, 2, sure);
-  gap_phase(rans, 3, sure);
+  gap_phase(rans, &from, 0, sure);
+  gap_phase(rans, &from, 1, sure);
+  gap_phase(rans, &from, 2, sure);
+  gap_phase(rans, &from, 3, sure);
 #endif
+  rans->left = from;
 }
 
 /* The next number of each lane; 0 at the end of the tensor. */
@@ -2644,7 +2675,7 @@ static int next_group(dc_cursor *cursor) {
   struct dc_rans *rans = cursor->rans;
   int enough;
   if (!rans->active && !next_stream(cursor, rans)) return 0;
-  enough = !DC_SMALL && (size_t)(rans->end - rans->at) >= (size_t)8 * rans->live;
+  enough = !DC_SMALL && (size_t)(rans->left.end - rans->left.at) >= (size_t)8 * rans->live;
   if (rans->gaps) {
     if (enough) gap_group(rans, 1);
     else gap_group(rans, 0);
@@ -2654,7 +2685,7 @@ static int next_group(dc_cursor *cursor) {
     dense_group(rans, 0);
   }
   rans->turn = 0;
-  return !rans->missing || stop(cursor, DC_INVALID, 19);
+  return !rans->left.missing || stop(cursor, DC_INVALID, 19);
 }
 
 /* Where the number of a lane belongs. */
