@@ -17,6 +17,13 @@ extern int memcmp(const void *, const void *, size_t);
 #define CALLED static inline
 #endif
 
+/* What is called with constants, of which a compiler is to make one function each. */
+#if !DC_SMALL && defined(__GNUC__)
+#define SPECIAL static inline __attribute__((always_inline))
+#else
+#define SPECIAL static inline
+#endif
+
 #define STATUS(code, section) ((code) << 8 | (section))
 #define MOST_TENSORS ((size_t)1 << 18)
 #define MOST_ENTRIES 4096u
@@ -2529,27 +2536,35 @@ static inline unsigned expected_scale(uint32_t expected) {
   return scale < SCALES ? scale : SCALES - 1;
 }
 
+/* Of how many lanes the neighbours are summed at once. */
+#if DC_SMALL
+enum { AT_ONCE = 1 };
+#else
+enum { AT_ONCE = MOST_LANES };
+#endif
+
 /* The context by what the neighbours say: the sums of aims and sizes. */
 static inline unsigned context_of(const struct dc_rans *rans, unsigned scale, int32_t aim, int32_t size) {
   uint64_t expected = rans->expected[scale] + 32 * (uint32_t)size, off = (uint64_t)512 * (uint32_t)(aim < 0 ? -aim : aim);
   return 4 * expected_scale((uint32_t)expected) + (off >= 3 * expected) + (off >= 10 * expected) + (off >= 19 * expected);
 }
 
-/* What each neighbour adds to the sums of the lanes from `first` to `end` - 1. */
-static inline void add_neighbours(const struct dc_rans *rans, uint32_t first, uint32_t end, int32_t *aims, int32_t *sizes) {
+/* Sums of the neighbours' numbers, by aim and by size, of `count` lanes from `first` on. */
+static inline void sum_neighbours(const struct dc_rans *rans, uint32_t first, uint32_t count, int32_t *aims, int32_t *sizes) {
   const struct neighbour *here;
   const int16_t *group;
   int16_t aim, size;
-  uint32_t lane;
-  memset(aims + first, 0, (end - first) * sizeof *aims);
-  memset(sizes + first, 0, (end - first) * sizeof *sizes);
+  uint32_t k;
+  memset(aims, 0, count * sizeof *aims);
+  memset(sizes, 0, count * sizeof *sizes);
   for (here = rans->neighbours; here < rans->neighbours + rans->neighbour_count; here++) {
-    group = here->group;
+    if (!here->group) continue;
+    group = here->group + first;
     aim = here->aim;
     size = here->size;
-    for (lane = first; group && lane < end; lane++) {
-      aims[lane] += aim * group[lane];
-      sizes[lane] += size * (group[lane] < 0 ? -group[lane] : group[lane]);
+    for (k = 0; k < count; k++) {
+      aims[k] += aim * group[k];
+      sizes[k] += size * (group[k] < 0 ? -group[k] : group[k]);
     }
   }
 }
@@ -2565,11 +2580,11 @@ static inline void find_neighbours(struct dc_rans *rans) {
 }
 
 /* The numbers of all lanes, at their next element. */
-static inline void dense_group(struct dc_rans *rans, const int sure) {
+SPECIAL void dense_group(struct dc_rans *rans, const int sure) {
   const size_t i = rans->i, j = rans->j, live = rans->live;
   const uint32_t down = rans->down - ((rans->down - 1) * rans->height + i >= rans->rows);
   const uint32_t across = rans->across - ((rans->across - 1) * rans->width + j >= rans->column_count);
-  int32_t aims[MOST_LANES], sizes[MOST_LANES], number, of_row;
+  int32_t aims[AT_ONCE], sizes[AT_ONCE], number, of_row;
   uint8_t extras[MOST_LANES];
   int16_t *group = rans->group = rans->numbers + rans->slot * live;
   uint32_t d, a, lane, found = 0;
@@ -2579,18 +2594,18 @@ static inline void dense_group(struct dc_rans *rans, const int sure) {
   rans->group_across = across;
   rans->position = (rans->first_row + i) * rans->column_count + j;
   if (down < rans->down || across < rans->across) memset(group, 0, live * sizeof *group);
-  if (rans->neighbour_count) {
-    find_neighbours(rans);
-    add_neighbours(rans, 0, down * rans->across, aims, sizes);
-  }
+  find_neighbours(rans);
   for (d = 0; d < down; d++) {
     of_row = row_class(rans, rans->first_row + d * rans->height + i);
     for (a = 0, lane = d * rans->across; a < across; a++, lane++) {
       context = scale_at(rans, of_row, a * rans->width + j);
-      if (rans->neighbour_count) context = context_of(rans, context, aims[lane], sizes[lane]);
+      if (rans->neighbour_count) {
+        if (lane % AT_ONCE == 0) sum_neighbours(rans, lane, AT_ONCE == 1 ? 1 : rans->live, aims, sizes);
+        context = context_of(rans, context, aims[lane % AT_ONCE], sizes[lane % AT_ONCE]);
+      }
       token = next_token(rans, &from, &rans->states[lane], context, sure);
       number = number_of(rans, token);
-      group[lane] = (int16_t)(rans->neighbour_count && aims[lane] < 0 ? -number : number);
+      group[lane] = (int16_t)(rans->neighbour_count && aims[lane % AT_ONCE] < 0 ? -number : number);
       extras[found] = (uint8_t)lane;
       found += token >= FIRST_EXTRA;
     }
@@ -2630,7 +2645,7 @@ static inline unsigned run_scale(struct dc_rans *rans, struct run *run) {
 
 /* Part of a round: all lanes, one after the other, decode the token of a gap (0), its extra bits (1), the token of a weight (2), or
    its extra bits (3). Lanes that have no weight in this round have the number 0. */
-static inline void gap_phase(struct dc_rans *rans, words *from, const unsigned phase, const int sure) {
+SPECIAL void gap_phase(struct dc_rans *rans, words *from, const unsigned phase, const int sure) {
   struct run *run = rans->runs, *const end = run + rans->live;
   int16_t *number = rans->group;
   uint32_t *state = rans->states;
@@ -2656,7 +2671,7 @@ static inline void gap_phase(struct dc_rans *rans, words *from, const unsigned p
 }
 
 /* A round: a gap and a weight of each lane that is not at its end. */
-static inline void gap_group(struct dc_rans *rans, const int sure) {
+SPECIAL void gap_group(struct dc_rans *rans, const int sure) {
   words from = rans->left;
 #if DC_SMALL
   unsigned phase;
@@ -2720,7 +2735,7 @@ static inline int step_integers(dc_cursor *cursor) {
 
 #if !DC_SMALL
 /* The values of a group's numbers. With `size` as a constant this is several times as fast. */
-static inline int put_group(dc_cursor *cursor, uint8_t *out, const size_t size) {
+SPECIAL int put_group(dc_cursor *cursor, uint8_t *out, const size_t size) {
   const struct dc_rans *rans = cursor->rans;
   const uint32_t lowest = rans->lowest, span = rans->span;
   const size_t to_right = rans->width * size, down = rans->height * rans->column_count;
