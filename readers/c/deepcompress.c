@@ -34,7 +34,7 @@ enum { RAW, PLANES, CODED, ALIAS, CONSTANT, ADAPTIVE, ROWS, COPY, INTEGERS };
 enum { NO_SYMBOLS, SAME, FIXED, HUFFMAN, LITERAL }; /* section 5 */
 enum { FLOAT32 = 0, BOOL = 9, FIRST_FLOAT8 = 10, LAST_FLOAT8 = 13, DTYPES = DC_HUFFMAN_ONLY ? 10 : 22 };
 enum { BY_COLUMN = 1, SQUARE = 2 };
-enum { GRIDS = 2, MULTIPLES = 5, SHARED = 8 }; /* forms of a codebook */
+enum { MULTIPLES = 5, NONE = 7, SHARED, REPEATED }; /* dc_tensor.form */
 
 #if DC_SMALL
 enum { LOOKUP_BITS = 0 };
@@ -281,7 +281,7 @@ static void extensions(dc_file *file, input *in) {
 /* ---- Sections 3, 4, 9, 10 and 13: what the header says of a tensor ---- */
 
 static int takes_weights(const dc_tensor *tensor) {
-  return tensor->dtype < 4 || (tensor->dtype >= FIRST_FLOAT8 && tensor->dtype <= LAST_FLOAT8);
+  return tensor->dtype < 4 || (!DC_HUFFMAN_ONLY && tensor->dtype >= FIRST_FLOAT8 && tensor->dtype <= LAST_FLOAT8);
 }
 
 static void kind(const dc_file *file, input *in, dc_tensor *tensor) {
@@ -309,7 +309,9 @@ static void kind(const dc_file *file, input *in, dc_tensor *tensor) {
 #endif
   }
   if (tensor->layout > layouts || tensor->dtype >= dtypes) fail(in, unknown);
+#if !DC_HUFFMAN_ONLY
   if (tensor->rank > 8 || tensor->flags > (tensor->layout == ADAPTIVE ? BY_COLUMN + SQUARE : 0)) invalid(in);
+#endif
 }
 
 static void dimensions(input *in, dc_tensor *tensor) {
@@ -396,9 +398,10 @@ static void coded_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   tensor->weight_coder = coders & 15;
   tensor->table_bytes = length_in(file, in);
   tensor->weight_bytes = length_in(file, in);
-  if (tensor->offset_bits > 12 || tensor->offset_coder > HUFFMAN || tensor->weight_coder > LITERAL) invalid(in);
-  if (tensor->weight_coder == LITERAL && (!tensor->offset_bits || tensor->entries)) invalid(in);
-  if (!tensor->offset_bits && tensor->offset_coder) invalid(in);
+  if (tensor->offset_bits > 12 || tensor->offset_coder > (tensor->offset_bits ? HUFFMAN : NO_SYMBOLS) ||
+      tensor->weight_coder > (tensor->offset_bits && !tensor->entries ? LITERAL : HUFFMAN)) {
+    invalid(in);
+  }
   if (in->status || !tensor->offset_bits) return;
   tensor->fillers = at_most(in, (tensor->count - tensor->weights) / ((1u << tensor->offset_bits) - 1));
   if (tensor->fillers && !tensor->weights) invalid(in);
@@ -435,6 +438,7 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   if (in->status) return;
   in->section = 3;
   tensor->size = sizes[tensor->dtype];
+  tensor->form = NONE;
   dimensions(in, tensor);
   if (VERSION(file) > 1) in->section = 9;
   switch (tensor->layout) {
@@ -445,7 +449,7 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
 #endif
     case ALIAS:
       tensor->owner = varint(in);
-      tensor->form = SHARED;
+      tensor->form = REPEATED;
       break;
 #if !DC_HUFFMAN_ONLY
     case CONSTANT:
@@ -474,7 +478,7 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   }
   in->section = 3;
   if (tensor->section_bytes > tensor->count * tensor->size) invalid(in);
-  if (HAS_CHECKSUMS(file) && tensor->layout != ALIAS && tensor->layout != COPY) {
+  if (HAS_CHECKSUMS(file) && tensor->form != REPEATED) {
     const uint8_t *stored = bytes(in, 4);
     if (stored) tensor->checksum = le32(stored);
   }
@@ -488,7 +492,7 @@ static void fill(const dc_file *file, size_t number, dc_tensor *tensor) {
   in.end = file->header_end;
   memset(tensor, 0, sizeof *tensor);
   tensor_fields(file, &in, tensor);
-  if (tensor->form != SHARED) tensor->owner = number;
+  if (tensor->form < SHARED) tensor->owner = number;
   tensor->name = entry->name;
   tensor->name_bytes = entry->name_bytes;
   tensor->section = entry->section;
@@ -500,20 +504,19 @@ static int same_shape(const dc_tensor *a, const dc_tensor *b) {
 
 /* Checks what tensor `number` says of an earlier one: whose values it has, or whose codebook. */
 static void refer(const dc_file *file, size_t number, const dc_tensor *tensor, input *in) {
-  int repeats = tensor->layout == ALIAS || tensor->layout == COPY, fits;
+  int fits;
   dc_tensor earlier;
-  if (tensor->form != SHARED) return;
-  in->section = repeats ? tensor->layout == COPY ? 13 : 3 : VERSION(file) > 1 ? 10 : 4;
+  if (tensor->form < SHARED) return;
+  in->section = tensor->form == REPEATED ? tensor->layout == COPY ? 13 : 3 : VERSION(file) > 1 ? 10 : 4;
   if (tensor->owner >= number) {
     invalid(in);
     return;
   }
   fill(file, tensor->owner, &earlier);
-  if (repeats) {
+  if (tensor->form == REPEATED) {
     fits = same_shape(tensor, &earlier) && earlier.layout != ALIAS && (tensor->layout == ALIAS || earlier.layout != COPY);
   } else {
-    fits = (earlier.layout == CODED || earlier.layout == ADAPTIVE || earlier.layout == INTEGERS) &&
-           earlier.form < MULTIPLES && earlier.dtype == tensor->dtype && earlier.entries == tensor->entries;
+    fits = earlier.form < MULTIPLES && earlier.dtype == tensor->dtype && earlier.entries == tensor->entries;
   }
   if (!fits) invalid(in);
 }
@@ -671,7 +674,7 @@ static dc_status open_file(dc_file *file, const uint8_t *data, size_t size, size
   unsigned flags = 2;
   memset(file, 0, sizeof *file);
   if (size > SIZE_MAX / 4) return STATUS(DC_TOO_LARGE, 7);
-  if (size < 9 || data[0] != 0x89 || data[1] != 0x44 || data[2] != 0x43) return STATUS(DC_INVALID, 1);
+  if (size < 9 || (le32(data) & 0xffffff) != 0x434489) return STATUS(DC_INVALID, 1);
   file->bytes = data;
   file->size = size;
   file->version = data[3];
@@ -1163,11 +1166,9 @@ typedef struct {
   unsigned size;
 } codebook;
 
-static uint64_t bits_of(const codebook *book, uint32_t number) {
-  uint64_t bits = 0;
-  unsigned k;
-  for (k = book->size; k-- > 0;) bits = bits << 8 | book->entries[(size_t)number * book->size + k];
-  return bits;
+static int is_zero(const uint8_t *value, unsigned size) {
+  while (size && !*value) value++, size--;
+  return !size;
 }
 
 #if DC_HUFFMAN_ONLY
@@ -1176,6 +1177,13 @@ static int compare_values(const void *context, uint32_t a, uint32_t b) {
   return memcmp(book->entries + a * book->size, book->entries + b * book->size, book->size);
 }
 #else
+static uint64_t bits_of(const codebook *book, uint32_t number) {
+  uint64_t bits = 0;
+  unsigned k;
+  for (k = book->size; k-- > 0;) bits = bits << 8 | book->entries[(size_t)number * book->size + k];
+  return bits;
+}
+
 /* The order of section 11: entries with the sign bit first, in falling magnitude, then the others in rising magnitude. */
 static uint64_t rank_of(const codebook *book, uint32_t number) {
   uint64_t bits = bits_of(book, number), sign = SIGN_BIT(book->size);
@@ -1278,7 +1286,7 @@ static const uint8_t *read_codebook(dc_cursor *cursor, arena *from, input *in, i
   if (in->status || !order) return book.entries;
   if (sort(order, (uint32_t)owner.entries, compare_values, &book) < owner.entries) invalid(in);
   for (i = 0; i < owner.entries; i++) {
-    if (!bits_of(&book, (uint32_t)i)) invalid(in);
+    if (is_zero(book.entries + i * book.size, book.size)) invalid(in);
   }
   if (!sorted) return book.entries;
   for (i = 0; i < owner.entries; i++) memcpy(out + i * owner.size, book.entries + (size_t)order[i] * owner.size, owner.size);
@@ -1368,10 +1376,7 @@ static inline int step_offsets(dc_cursor *cursor) {
   if (tensor->weight_coder == LITERAL) {
     cursor->value = cursor->at;
     cursor->at += tensor->size;
-    for (symbol = 0; symbol < tensor->size; symbol++) {
-      if (cursor->value[symbol]) return 1;
-    }
-    return stop(cursor, DC_INVALID, 4);
+    return !is_zero(cursor->value, tensor->size) || stop(cursor, DC_INVALID, 4);
   }
   symbol = next_symbol(&cursor->streams[1]);
   if (symbol >= tensor->entries) return stop(cursor, DC_INVALID, 5);
@@ -2773,7 +2778,7 @@ static void read_dense(dc_cursor *cursor, uint8_t *out) {
 
 static void begin(dc_cursor *cursor, arena *from, input *in) {
   dc_tensor *tensor = &cursor->tensor;
-  while (tensor->layout == ALIAS || tensor->layout == COPY) fill(cursor->file, tensor->owner, tensor);
+  while (tensor->form == REPEATED) fill(cursor->file, tensor->owner, tensor);
   in->at = tensor->section;
   in->end = in->at + tensor->section_bytes;
   in->section = 1;

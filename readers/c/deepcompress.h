@@ -56,7 +56,7 @@ typedef struct {
   uint8_t layout;   /* 3: an alias; 7: a copy; the others say how it is coded */
   uint8_t flags;
   uint8_t offset_bits, offset_coder, weight_coder; /* layout 2 */
-  uint8_t form;     /* of the codebook, if it is this tensor's own: 0 to 5; otherwise 8 */
+  uint8_t form;     /* 0 to 5: of its own codebook, or scales; 7: it has none; 8: it has that of `owner`; 9: it is a copy of `owner` */
   size_t count;     /* of its elements */
   size_t rank;
   const uint8_t *section;
@@ -64,7 +64,7 @@ typedef struct {
   uint32_t checksum; /* of the section, if the file has checksums */
   /* Layouts 2, 5 and 8 */
   size_t entries;   /* of the codebook */
-  size_t owner;     /* the tensor that has the codebook; of an alias or a copy: the tensor that it is */
+  size_t owner;     /* see `form` */
   size_t weights;   /* elements that are not zero */
   size_t table_bytes, weight_bytes, offset_bytes, fillers, side;
   int32_t lowest, highest;
