@@ -17,11 +17,11 @@ extern int memcmp(const void *, const void *, size_t);
 #define CALLED static inline
 #endif
 
-/* What is called with constants, of which a compiler is to make one function each. */
-#if !DC_SMALL && defined(__GNUC__)
-#define SPECIAL static inline __attribute__((always_inline))
+/* What is smaller than a call, or is called with constants that tell much of it away. */
+#ifdef __GNUC__
+#define INLINED static inline __attribute__((always_inline))
 #else
-#define SPECIAL static inline
+#define INLINED static inline
 #endif
 
 #define STATUS(code, section) ((code) << 8 | (section))
@@ -121,9 +121,9 @@ static size_t at_most(input *in, size_t most) {
 }
 
 /* How many bytes a part of the file has: not more than that, so that sums of a few do not overflow. */
-static size_t length_in(const dc_file *file, input *in) { return at_most(in, file->size); }
+INLINED size_t length_in(const dc_file *file, input *in) { return at_most(in, file->size); }
 
-static uint32_t le32(const uint8_t *at) {
+INLINED uint32_t le32(const uint8_t *at) {
   return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
@@ -2585,7 +2585,7 @@ static inline void find_neighbours(struct dc_rans *rans) {
 }
 
 /* The numbers of all lanes, at their next element. */
-SPECIAL void dense_group(struct dc_rans *rans, const int sure) {
+INLINED void dense_group(struct dc_rans *rans, const int sure) {
   const size_t i = rans->i, j = rans->j, live = rans->live;
   const uint32_t down = rans->down - ((rans->down - 1) * rans->height + i >= rans->rows);
   const uint32_t across = rans->across - ((rans->across - 1) * rans->width + j >= rans->column_count);
@@ -2650,7 +2650,7 @@ static inline unsigned run_scale(struct dc_rans *rans, struct run *run) {
 
 /* Part of a round: all lanes, one after the other, decode the token of a gap (0), its extra bits (1), the token of a weight (2), or
    its extra bits (3). Lanes that have no weight in this round have the number 0. */
-SPECIAL void gap_phase(struct dc_rans *rans, words *from, const unsigned phase, const int sure) {
+INLINED void gap_phase(struct dc_rans *rans, words *from, const unsigned phase, const int sure) {
   struct run *run = rans->runs, *const end = run + rans->live;
   int16_t *number = rans->group;
   uint32_t *state = rans->states;
@@ -2676,7 +2676,7 @@ SPECIAL void gap_phase(struct dc_rans *rans, words *from, const unsigned phase, 
 }
 
 /* A round: a gap and a weight of each lane that is not at its end. */
-SPECIAL void gap_group(struct dc_rans *rans, const int sure) {
+INLINED void gap_group(struct dc_rans *rans, const int sure) {
   words from = rans->left;
 #if DC_SMALL
   unsigned phase;
@@ -2740,7 +2740,7 @@ static inline int step_integers(dc_cursor *cursor) {
 
 #if !DC_SMALL
 /* The values of a group's numbers. With `size` as a constant this is several times as fast. */
-SPECIAL int put_group(dc_cursor *cursor, uint8_t *out, const size_t size) {
+INLINED int put_group(dc_cursor *cursor, uint8_t *out, const size_t size) {
   const struct dc_rans *rans = cursor->rans;
   const uint32_t lowest = rans->lowest, span = rans->span;
   const size_t to_right = rans->width * size, down = rans->height * rans->column_count;
