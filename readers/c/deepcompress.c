@@ -1055,8 +1055,8 @@ static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size
     from->used = mark;
     code_lengths(in, lengths, used);
     if (lengths && !in->status && canonical(&symbols->code, sorted, lengths, used) != ALL_WORDS) invalid(in);
-    if (LOOKUP_BITS) symbols->lookup = take(from, sizeof(uint32_t) << LOOKUP_BITS, in);
-    if (LOOKUP_BITS && symbols->lookup && !in->status) fill_lookup(symbols);
+    if (LOOKUP_BITS > 0) symbols->lookup = take(from, sizeof(uint32_t) << LOOKUP_BITS, in);
+    if (LOOKUP_BITS > 0 && symbols->lookup && !in->status) fill_lookup(symbols);
   }
   symbols->bytes = stream->at;
   length = left(stream);
@@ -2594,6 +2594,7 @@ INLINED void dense_group(struct dc_rans *rans, const int sure) {
   int16_t *group = rans->group = rans->numbers + rans->slot * live;
   uint32_t d, a, lane, found = 0;
   unsigned context, token;
+  int flipped = 0;
   words from = rans->left;
   rans->group_down = down;
   rans->group_across = across;
@@ -2607,10 +2608,11 @@ INLINED void dense_group(struct dc_rans *rans, const int sure) {
       if (rans->neighbour_count) {
         if (lane % AT_ONCE == 0) sum_neighbours(rans, lane, AT_ONCE == 1 ? 1 : rans->live, aims, sizes);
         context = context_of(rans, context, aims[lane % AT_ONCE], sizes[lane % AT_ONCE]);
+        flipped = aims[lane % AT_ONCE] < 0;
       }
       token = next_token(rans, &from, &rans->states[lane], context, sure);
       number = number_of(rans, token);
-      group[lane] = (int16_t)(rans->neighbour_count && aims[lane % AT_ONCE] < 0 ? -number : number);
+      group[lane] = (int16_t)(flipped ? -number : number);
       extras[found] = (uint8_t)lane;
       found += token >= FIRST_EXTRA;
     }
