@@ -431,6 +431,9 @@ static void integer_fields(const dc_file *file, input *in, dc_tensor *tensor) {
 }
 #endif
 
+/* The sections that have the fields of each layout, from version 2 on; layout 2 has always the same. */
+static const uint8_t field_sections[] = {9, 9, 4, 3, 9, 9, 13, 13, 17};
+
 /* Reads the fields of a tensor, from kind to checksum. What they say of other tensors is not checked here. */
 static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   in->section = 3;
@@ -440,7 +443,7 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   tensor->size = sizes[tensor->dtype];
   tensor->form = NONE;
   dimensions(in, tensor);
-  if (VERSION(file) > 1) in->section = 9;
+  if (VERSION(file) > 1) in->section = field_sections[tensor->layout];
   switch (tensor->layout) {
     case RAW: tensor->section_bytes = tensor->count * tensor->size; break;
     case PLANES: tensor->section_bytes = length_in(file, in); break;
@@ -457,7 +460,6 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
       tensor->section_bytes = tensor->size;
       break;
     case ROWS:
-      in->section = 13;
       if (tensor->rank < 2 || !tensor->count) invalid(in);
       tensor->section_bytes = length_in(file, in);
       break;
@@ -466,7 +468,7 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
       if (!takes_weights(tensor)) invalid(in);
       in->section = VERSION(file) > 1 ? 10 : 4;
       tensor->section_bytes = codebook_fields(file, in, tensor);
-      in->section = DC_HUFFMAN_ONLY || tensor->layout == CODED ? 4 : tensor->layout == ADAPTIVE ? 9 : 17;
+      in->section = DC_HUFFMAN_ONLY ? 4 : field_sections[tensor->layout];
       tensor->weights = at_most(in, tensor->count);
 #if !DC_HUFFMAN_ONLY
       if (tensor->layout == ADAPTIVE) adaptive_fields(file, in, tensor);
@@ -476,7 +478,7 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
         coded_fields(file, in, tensor);
       tensor->section_bytes += tensor->table_bytes + tensor->weight_bytes + tensor->offset_bytes;
   }
-  in->section = 3;
+  in->section = !DC_HUFFMAN_ONLY && tensor->layout == INTEGERS ? 17 : 3;
   if (tensor->section_bytes > tensor->count * tensor->size) invalid(in);
   if (HAS_CHECKSUMS(file) && tensor->form != REPEATED) {
     const uint8_t *stored = bytes(in, 4);
@@ -635,6 +637,7 @@ static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, 
     tensor_fields(file, in, &tensor);
     if (in->status) return;
     if (file->entries) refer(file, i, &tensor, in);
+    in->section = 1;
     if (tensor.section_bytes > room) invalid(in);
     if (in->status) return;
     section += tensor.section_bytes;
@@ -2391,6 +2394,7 @@ static int next_stream(dc_cursor *cursor, struct dc_rans *rans) {
     return !in.status;
   }
   if (left(&in)) invalid(&in);
+  in.section = 17;
   if (cursor->left) invalid(&in);
   cursor->status = in.status;
   return 0;
@@ -2778,6 +2782,8 @@ static void read_dense(dc_cursor *cursor, uint8_t *out) {
 
 /* ---- A tensor, element by element and at once ---- */
 
+static const uint8_t content_sections[] = {3, 6, 4, 3, 9, 11, 14, 13, 17};
+
 static void begin(dc_cursor *cursor, arena *from, input *in) {
   dc_tensor *tensor = &cursor->tensor;
   while (tensor->form == REPEATED) fill(cursor->file, tensor->owner, tensor);
@@ -2786,7 +2792,7 @@ static void begin(dc_cursor *cursor, arena *from, input *in) {
   in->section = 1;
   check_section(cursor->file, tensor, in);
   if (in->status) return;
-  in->section = DC_HUFFMAN_ONLY ? 6 : tensor->layout == ADAPTIVE ? 11 : tensor->layout == INTEGERS ? 17 : 6;
+  in->section = DC_HUFFMAN_ONLY ? 6 : content_sections[tensor->layout];
   cursor->value = tensor->section;
   switch (tensor->layout) {
     case PLANES:
