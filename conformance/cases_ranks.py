@@ -55,7 +55,26 @@ def smooth(shape: tuple[int, ...], most: int) -> np.ndarray[Any, np.dtype[np.int
 
 def files() -> dict[str, File]:
     """Every case by its name."""
-    return books() | shapes() | contexts() | tables() | lanes() | gaps() | scales()
+    made = books() | shapes() | contexts() | tables() | lanes() | gaps() | scales()
+    return made | {"v3-example-of-section-20": example()}
+
+
+def example() -> File:
+    """The file of section 20, which is there byte by byte."""
+    ranks = np.zeros((4, 8), int)
+    ranks[[0, 0, 0, 1, 1, 2, 2, 3, 3], [2, 3, 6, 2, 5, 1, 2, 0, 6]] = [1, 1, 2, 1, -1, 1, 1, -1, 1]
+    numbers = np.zeros((4, 16), int)
+    numbers[[0, 2, 2, 3], [5, 1, 2, 9]] = [3, -20, 1, -1]
+    near = Model(
+        lanes=(0, 1),
+        neighbours=(Neighbour(0, 1, 16, 8),),
+        own=4,
+        tables=2,
+        contexts=[0] * 24 + [1] * 104,
+        levels=[[13, 7, 7, 0, 1], [9, 9, 9, 0, 5]],
+    )
+    w = ranked("w", ranks, halves([-1, 0.5, 1]), near)
+    return v3(w, multiples("m", numbers, 0.25, [0, 0, 4, 0], Model(GAPS, tables=2)))
 
 
 def books() -> dict[str, File]:

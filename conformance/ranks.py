@@ -6,6 +6,7 @@ tables follow from how often each token occurs. Any part can be replaced by byte
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -161,23 +162,44 @@ def _context(matrix: Matrix, row: int, column: int, i: int, j: int) -> tuple[int
     return 4 * level + sum(times * expected <= distance for times in (3, 10, 19)), aimed < 0
 
 
+class _Path:
+    """The elements of a lane in the order in which gaps go through them, and how many of them are coded."""
+
+    def __init__(self, matrix: Matrix, rows: range, columns: Any) -> None:
+        """Columns are in the order of their classes."""
+        self.matrix, self.rows, self.columns, self.at = matrix, rows, columns, 0
+        self.numbers = matrix.numbers[rows.start : rows.stop, columns].reshape(-1)
+        self.weights = [*np.flatnonzero(self.numbers).tolist(), len(self.numbers)]
+
+    def open(self) -> bool:
+        """Whether there are more elements."""
+        return self.at < len(self.numbers)
+
+    def scale(self) -> int:
+        """That of the next element."""
+        row, column = divmod(self.at, len(self.columns))
+        return self.matrix.scale(self.rows[row], self.columns[column])
+
+    def gap(self) -> int:
+        """How many zeros come next; it goes on to what is behind them."""
+        start, weight = self.at, self.weights[bisect_left(self.weights, self.at)]
+        self.at = min(weight, start + LONGEST)
+        return self.at - start
+
+
 def _gaps(matrix: Matrix, lanes: Sequence[tuple[range, range]]) -> Iterator[Step]:
     order = np.argsort(matrix.across, kind="stable")
-    lists = [[(row, int(order[x])) for row in rows for x in columns] for rows, columns in lanes]
-    at = [0] * len(lists)
-    while any(place < len(elements) for place, elements in zip(at, lists, strict=True)):
+    paths = [_Path(matrix, rows, order[columns.start : columns.stop]) for rows, columns in lanes]
+    while any(path.open() for path in paths):
         gaps, weights = [], []
-        for lane, elements in enumerate(lists):
-            if at[lane] == len(elements):
+        for lane, path in enumerate(paths):
+            if not path.open():
                 continue
-            start = at[lane]
-            while at[lane] < len(elements) and at[lane] < start + LONGEST and not matrix.numbers[elements[at[lane]]]:
-                at[lane] += 1
-            gaps.append((lane, matrix.scale(*elements[start]), token(at[lane] - start, signed=False)))
-            if at[lane] < len(elements) and at[lane] - start < LONGEST:
-                element = elements[at[lane]]
-                weights.append((lane, 32 + matrix.scale(*element), token(int(matrix.numbers[element]))))
-                at[lane] += 1
+            context, gap = path.scale(), path.gap()
+            gaps.append((lane, context, token(gap, signed=False)))
+            if path.open() and gap < LONGEST:
+                weights.append((lane, 32 + path.scale(), token(int(path.numbers[path.at]))))
+                path.at += 1
         yield from _round(gaps)
         yield from _round(weights)
 

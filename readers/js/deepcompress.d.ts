@@ -28,12 +28,12 @@ export interface TensorInfo {
   readonly shape: number[];
   /** The number of elements. */
   readonly size: number;
-  readonly encoding: "raw" | "planes" | "coded" | "alias" | "constant" | "adaptive" | "rows" | "copy";
+  readonly encoding: "raw" | "planes" | "coded" | "alias" | "constant" | "adaptive" | "rows" | "copy" | "ranks";
   /** Bytes of its section in the file. */
   readonly storedBytes: number;
   /** The tensor that it equals, if it is an alias or a copy. */
   readonly alias?: string;
-  /** How many elements are not zero; this and what follows only of coded and adaptive tensors. */
+  /** How many elements are not zero; this and what follows only of coded, adaptive and ranks tensors. */
   readonly nonzeros?: number;
   /** The number of shared values; 0 if the values are not shared. */
   readonly codebookSize?: number;
