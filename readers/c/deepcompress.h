@@ -62,8 +62,8 @@ typedef struct {
   const uint8_t *section;
   size_t section_bytes;
   uint32_t checksum; /* of the section, if the file has checksums */
-  /* Layouts 2, 5 and 8 */
-  size_t entries;   /* of the codebook */
+  /* Layouts 2, 5 and 8, in which the codebook is sorted except for layout 2 */
+  size_t entries;   /* of the codebook; 0 for multiples */
   size_t owner;     /* see `form` */
   size_t weights;   /* elements that are not zero */
   size_t table_bytes, weight_bytes, offset_bytes, fillers, side;
@@ -107,7 +107,8 @@ typedef struct {
   dc_words code;
 } dc_symbols;
 
-/* A tensor while it is decoded. Read `position`, `index` and `value` after each dc_next; the rest is its own. */
+/* A tensor while it is decoded. Read `position`, `index` and `value` after each dc_next, and `tensor` and `codebook` at any time; the
+   rest is its own. */
 typedef struct {
   size_t position;          /* of the element in the flattened tensor, in row-major order */
   size_t index;             /* of its value in the codebook, from 0, if codebook is not NULL */
@@ -126,7 +127,7 @@ typedef struct {
 
   dc_tensor tensor;         /* with what it is an alias or a copy of put in its place */
 
-  const uint8_t *at, *end;  /* layout 6: the planes that follow, */
+  const uint8_t *at, *end;  /* layout 6: the planes that follow (8: the end of the streams), */
   dc_symbols kinds;         /* the kind of each row, */
   size_t kinds_mark, planes_mark, row, column, rows[16];
   unsigned kind;            /* and the kind that is being read */
@@ -152,9 +153,9 @@ dc_status dc_memory(const dc_file *file, size_t number, size_t *needed);
 /* Decodes a tensor at once into count * size bytes, little-endian, in row-major order. */
 dc_status dc_read(const dc_file *file, size_t number, void *out, size_t out_bytes, void *memory, size_t memory_bytes);
 
-/* Decodes a tensor element by element: 1 as long as there is another one, which is then in the cursor. Elements of layouts 2
-   and 5 that are zero are left out. They come in rising position, except in layout 5 with flag 1 (column by column) and in
-   layout 6. At 0 the tensor is at its end if cursor->status is DC_OK; otherwise the elements so far are not to be trusted. */
+/* Decodes a tensor element by element: 1 as long as there is another one, which is then in the cursor. Elements of layouts 2, 5
+   and 8 that are zero are left out. They come in rising position, except in layout 5 with flag 1 (column by column) and in
+   layouts 6 and 8. At 0 the tensor is at its end if cursor->status is DC_OK; otherwise the elements so far are not to be trusted. */
 dc_status dc_begin(dc_cursor *cursor, const dc_file *file, size_t number, void *memory, size_t memory_bytes);
 int dc_next(dc_cursor *cursor);
 
