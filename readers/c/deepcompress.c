@@ -182,8 +182,8 @@ uint32_t dc_crc32(const uint8_t *data, size_t count) {
 
 typedef int comparison(const void *context, uint32_t a, uint32_t b);
 
-/* Sorts numbers by what they name, and returns one that is equal to another, or `count`. Two that are equal end beside each other,
-   and no sort can know the order of two neighbours without comparing them. Heapsort: no memory. */
+/* Sorts numbers by what they name, and returns one that is equal to another, or `count`. Two that are equal end beside each
+   other, and no sort can know the order of two neighbours without comparing them. Heapsort: no memory. */
 static uint32_t sort(uint32_t *order, uint32_t count, comparison *compare, const void *context) {
   uint32_t start = count / 2, end = count, root, child, moved, twin = count;
   int sign;
@@ -1034,7 +1034,8 @@ static void find_lanes(arena *from, dc_symbols *symbols, input *in, size_t lengt
   if (at != length) invalid(in);
 }
 
-/* Makes a stream of `count` symbols ready. `in` gives its table; the stream is what is left of `stream` then, which may be `in`. */
+/* Makes a stream of `count` symbols ready. `in` gives its table; the stream is what is left of `stream` then, which may be
+   `in`. */
 static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size_t alphabet, size_t count, input *in,
                           const input *stream) {
   size_t used, mark, length;
@@ -2140,7 +2141,7 @@ struct dc_rans {
 #if DC_SMALL
   uint16_t *begins;                      /* of the tokens of each table, and ALL behind them */
 #else
-  uint32_t *lookup;                      /* by the low 12 bits of a state: token << 24 | (these - begin) << 12 | (frequency - 1) */
+  uint32_t *lookup;                      /* by the low bits of a state: token << 24 | (these - begin) << 12 | (frequency - 1) */
   int16_t numbers_of[TOKENS];            /* without their extra bits */
   uint8_t *values;                       /* of ranks: the codebook with a zero in its place */
 #endif
@@ -2287,6 +2288,11 @@ static void build_table(struct dc_rans *rans, input *in, size_t number, const ui
 #endif
 }
 
+/* The smallest magnitude of a class. */
+static inline int32_t base_of(unsigned class) {
+  return class < 16 ? (int32_t)class : (int32_t)(4 + (class & 3)) << ((class >> 2) - 2);
+}
+
 static void read_tables(struct dc_rans *rans, arena *from, input *in) {
   uint8_t levels[TOKENS] = {0}, *stored;
   unsigned tables = byte(in), contexts, k;
@@ -2303,6 +2309,9 @@ static void read_tables(struct dc_rans *rans, arena *from, input *in) {
   rans->begins = take(from, tables * (rans->tokens + 1) * sizeof *rans->begins, in);
 #else
   rans->lookup = take(from, tables * ALL * sizeof *rans->lookup, in);
+#endif
+#if !DC_SMALL
+  for (k = 0; k < TOKENS; k++) rans->numbers_of[k] = (int16_t)(k & 1 ? -base_of((k + 1) >> 1) : base_of(k >> 1));
 #endif
   mark = from->used;
   stored = take_plane(from, in, tables * rans->tokens, 64);
@@ -2400,16 +2409,41 @@ static int next_stream(dc_cursor *cursor, struct dc_rans *rans) {
   return 0;
 }
 
-/* The smallest magnitude of a class. */
-static inline int32_t base_of(unsigned class) {
-  return class < 16 ? (int32_t)class : (int32_t)(4 + (class & 3)) << ((class >> 2) - 2);
+/* Section 17: which values the numbers stand for. */
+static void read_values(dc_cursor *cursor, struct dc_rans *rans, arena *from, input *in) {
+  const dc_tensor *tensor = &cursor->tensor;
+  if (tensor->form == MULTIPLES) {
+    read_scales(tensor, rans, from, in);
+    rans->lowest = (uint32_t)-tensor->lowest;
+    rans->span = (uint32_t)(tensor->highest - tensor->lowest);
+    cursor->value = cursor->element;
+    if (left(in)) invalid(in);
+  } else {
+    cursor->codebook = read_codebook(cursor, from, in, 1);
+    rans->lowest = negatives(cursor);
+    rans->span = (uint32_t)tensor->entries;
+#if !DC_SMALL
+    rans->values = values_with_zero(cursor, from, in, rans->lowest);
+#endif
+  }
+  in->section = 17;
+  if (tensor->weights < tensor->count && rans->lowest > rans->span) invalid(in); /* 0 is not among the numbers */
+}
+
+/* Memory for the lanes of any stream: the last one may have fewer rows, and yet more lanes that are not empty. */
+static void take_lanes(struct dc_rans *rans, arena *from, input *in) {
+  size_t last = rans->row_count % rans->stream_rows, numbers = cut(rans, rans->stream_rows), others = last ? cut(rans, last) : 0;
+  rans->states = take(from, MOST_LANES * sizeof *rans->states, in);
+  rans->numbers = take(from, (numbers > others ? numbers : others) * sizeof *rans->numbers, in);
+  if (rans->gaps) rans->runs = take(from, ((size_t)1 << (rans->lanes_down + rans->lanes_across)) * sizeof *rans->runs, in);
+  rans->group = rans->numbers;
+  rans->rows = rans->live = rans->height = 0; /* and so the first stream follows */
 }
 
 static void begin_integers(dc_cursor *cursor, arena *from, input *in) {
   const dc_tensor *tensor = &cursor->tensor;
   const uint8_t *streams = in->end - tensor->weight_bytes;
   struct dc_rans counted, *rans = take(from, sizeof *rans, in);
-  size_t numbers, others, last;
   cursor->rans = rans;
   cursor->end = in->end;
   cursor->left = tensor->weights;
@@ -2420,40 +2454,13 @@ static void begin_integers(dc_cursor *cursor, arena *from, input *in) {
   rans->column_count = tensor->count / rans->row_count;
   if (rans->column_count > 0xffffffff) fail(in, DC_TOO_LARGE);
   in->end = streams - tensor->table_bytes;
-  if (tensor->form == MULTIPLES) {
-    read_scales(tensor, rans, from, in);
-    rans->lowest = (uint32_t)-tensor->lowest;
-    rans->span = (uint32_t)(tensor->highest - tensor->lowest);
-    cursor->value = cursor->element;
-  } else {
-    cursor->codebook = read_codebook(cursor, from, in, 1);
-    rans->lowest = negatives(cursor);
-    rans->span = (uint32_t)tensor->entries;
-    in->at = in->end;
-  }
-  if (left(in)) invalid(in);
-  in->section = 17;
-  if (tensor->weights < tensor->count && rans->lowest > rans->span) invalid(in); /* 0 is not among the numbers */
+  read_values(cursor, rans, from, in);
   if (in->status) return;
+  in->at = in->end;
   in->end = streams;
   read_model(tensor, rans, from, in);
   if (in->status) return;
-  last = rans->row_count % rans->stream_rows;
-  numbers = cut(rans, rans->stream_rows);
-  others = last ? cut(rans, last) : 0;
-  rans->states = take(from, MOST_LANES * sizeof *rans->states, in);
-  rans->numbers = take(from, (numbers > others ? numbers : others) * sizeof *rans->numbers, in);
-#if !DC_SMALL
-  if (tensor->form != MULTIPLES) rans->values = values_with_zero(cursor, from, in, rans->lowest);
-#endif
-  if (rans->gaps) rans->runs = take(from, (1u << (rans->lanes_down + rans->lanes_across)) * sizeof *rans->runs, in);
-  rans->group = rans->numbers;
-#if !DC_SMALL
-  for (last = 0; last < TOKENS; last++) {
-    rans->numbers_of[last] = (int16_t)(last & 1 ? -base_of(((unsigned)last + 1) >> 1) : base_of((unsigned)last >> 1));
-  }
-#endif
-  rans->rows = rans->live = rans->height = 0; /* and so the first stream follows */
+  take_lanes(rans, from, in);
   rans->left.at = rans->left.end = streams;
 }
 
@@ -2654,8 +2661,8 @@ static inline unsigned run_scale(struct dc_rans *rans, struct run *run) {
   return scale_at(rans, row_class(rans, run->row), column);
 }
 
-/* Part of a round: all lanes, one after the other, decode the token of a gap (0), its extra bits (1), the token of a weight (2), or
-   its extra bits (3). Lanes that have no weight in this round have the number 0. */
+/* Part of a round: all lanes, one after the other, decode the token of a gap (0), its extra bits (1), the token of a weight (2),
+   or its extra bits (3). Lanes that have no weight in this round have the number 0. */
 INLINED void gap_phase(struct dc_rans *rans, words *from, const unsigned phase, const int sure) {
   struct run *run = rans->runs, *const end = run + rans->live;
   int16_t *number = rans->group;

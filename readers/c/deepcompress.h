@@ -14,7 +14,8 @@
 #define DC_HUFFMAN_ONLY 0
 #endif
 
-/* 0 leaves out layout 5, the adaptive coder (section 11), or layout 8, rANS (sections 17 to 19): such tensors are DC_UNSUPPORTED. */
+/* 0 leaves out layout 5, the adaptive coder (section 11), or layout 8, rANS (sections 17 to 19). Such tensors are
+   DC_UNSUPPORTED. */
 #ifndef DC_ADAPTIVE
 #define DC_ADAPTIVE !DC_HUFFMAN_ONLY
 #endif
@@ -22,8 +23,8 @@
 #define DC_RANS !DC_HUFFMAN_ONLY
 #endif
 
-/* 1 saves memory: code words are found length by length, the adaptive model uses 12 kB of tables instead of 143, and tokens of rANS
-   are found by halving. */
+/* 1 saves memory: code words are found length by length, the adaptive model uses 12 kB of tables instead of 143, and tokens of
+   rANS are found by halving. */
 #ifndef DC_SMALL
 #define DC_SMALL 0
 #endif
@@ -56,7 +57,7 @@ typedef struct {
   uint8_t layout;   /* 3: an alias; 7: a copy; the others say how it is coded */
   uint8_t flags;
   uint8_t offset_bits, offset_coder, weight_coder; /* layout 2 */
-  uint8_t form;     /* 0 to 5: of its own codebook, or scales; 7: it has none; 8: it has that of `owner`; 9: it is a copy of `owner` */
+  uint8_t form;     /* 0 to 5: of its own codebook or scales; 7: there are none; 8: those of `owner`; 9: it repeats `owner` */
   size_t count;     /* of its elements */
   size_t rank;
   const uint8_t *section;
@@ -89,8 +90,8 @@ typedef struct {
   const uint8_t *header_end;
 } dc_file;
 
-/* A canonical code: limit[k] is the first word behind those of up to k bits, when words are filled up to 15 bits; base[k] leads from
-   a word of k bits to its symbol among those sorted. */
+/* A canonical code: limit[k] is the first word behind those of up to k bits, when words are filled up to 15 bits; base[k] leads
+   from a word of k bits to its symbol among those sorted. */
 typedef struct {
   const uint16_t *sorted;
   uint16_t limit[16], base[16];
@@ -107,8 +108,8 @@ typedef struct {
   dc_words code;
 } dc_symbols;
 
-/* A tensor while it is decoded. Read `position`, `index` and `value` after each dc_next, and `tensor` and `codebook` at any time; the
-   rest is its own. */
+/* A tensor while it is decoded. Read `position`, `index` and `value` after each dc_next, and `tensor` and `codebook` at any
+   time; the rest is its own. */
 typedef struct {
   size_t position;          /* of the element in the flattened tensor, in row-major order */
   size_t index;             /* of its value in the codebook, from 0, if codebook is not NULL */
@@ -155,7 +156,8 @@ dc_status dc_read(const dc_file *file, size_t number, void *out, size_t out_byte
 
 /* Decodes a tensor element by element: 1 as long as there is another one, which is then in the cursor. Elements of layouts 2, 5
    and 8 that are zero are left out. They come in rising position, except in layout 5 with flag 1 (column by column) and in
-   layouts 6 and 8. At 0 the tensor is at its end if cursor->status is DC_OK; otherwise the elements so far are not to be trusted. */
+   layouts 6 and 8. At 0 the tensor is at its end if cursor->status is DC_OK; otherwise the elements so far are not to be
+   trusted. */
 dc_status dc_begin(dc_cursor *cursor, const dc_file *file, size_t number, void *memory, size_t memory_bytes);
 int dc_next(dc_cursor *cursor);
 
