@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT / "conformance"), str(ROOT / "readers" / "python")]
 import craft  # noqa: E402
 import deepcompress_reader  # noqa: E402
 
-ROUNDS = 5
+ROUNDS = 3
 DENSITIES = {"1 % not zero": 0.01, "a tenth not zero": 0.1, "30 % not zero": 0.3, "all not zero": 1.0}
 
 

@@ -199,7 +199,7 @@ def main() -> int:
                 decode = by_command(arguments.command, arguments.timeout)
             wrong = run(paths, decode, arguments.jobs, arguments.sections)
     except OSError as error:
-        parser.error(f"{arguments.command[0]} cannot be run: {error.strerror}")
+        parser.error(f"{error.filename or arguments.command[0]}: {error.strerror}")
     for path, found in wrong.items():
         print(f"{path.parent.name}/{path.name}: {found}")
     print(f"{len(paths) - len(wrong)} of {len(paths)} files as they should be")

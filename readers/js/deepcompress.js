@@ -400,7 +400,8 @@ const readSymbols = (tables, coder, alphabet, count, stream) => {
     check(!stream().length && (coder || !count), 5);
     return symbols;
   }
-  const { width, table } = coder > 2 ? readLengths(tables, alphabet) : fixedCode(alphabet);
+  const fixed = 32 - Math.clz32(Math.max(1, alphabet - 1)); // bits of a symbol
+  const { width, table } = coder > 2 ? readLengths(tables, alphabet) : codeOf(words(2 ** fixed, 1).fill(fixed));
   const bytes = stream();
   check(count <= 8 * bytes.length, 5);
   const cursor = newCursor(bytes, 5);
@@ -411,12 +412,6 @@ const readSymbols = (tables, coder, alphabet, count, stream) => {
   cursor.end();
   check(symbols.every((symbol) => symbol < alphabet), 5);
   return symbols;
-};
-
-/** Symbols of equal width, as the code that they are. */
-const fixedCode = (alphabet) => {
-  const width = 32 - Math.clz32(Math.max(1, alphabet - 1));
-  return { width, table: range(2 ** width, (symbol) => (symbol << 4) | width) };
 };
 
 /** A Huffman code, from the differences of its lengths. */
@@ -639,12 +634,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     weights = Float64Array.from(weights);
     return {
       logits,
-      /** The value of a slot of a table, or this one. */
-      value(table, slot, other) {
-        const at = 2 * (starts[table] + slot);
-        return slots[at + 1] ? slots[at] : other;
-      },
-      /** Take a slot of a table; one without a value first gets this one. */
+      /** Take a slot of a table, and say its value; one without a value first gets this one. */
       look(table, slot, value, count) {
         const at = (used[table] = 2 * (starts[table] + slot));
         if (!slots[at + 1]) {
@@ -652,6 +642,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
           slots[at + 1] = count;
         }
         logits[table] = stretch[slots[at] >> 14];
+        return slots[at];
       },
       /** The next decision of the stream. */
       decide() {
@@ -689,25 +680,27 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     [11469, 5243, -1311, 4588, 15729, 13107, 10813, 2621, -17695, 11141],
   );
   const s = presence.logits;
+  const is = (left, up, bit) => (beside(left, up) ? bit : 0);
+  const level = (i, unit, middle) => clamp(floor((s[i] - base) / unit) + middle, 0, 2 * middle);
+  let fresh; // the value of a slot that has none
+  const look = (table, slot) => presence.look(table, slot, table < 4 ? density : fresh, confidence);
+  /** The logit of the mean of the columns around, if there are any; it takes their slots, before that of the column. */
   const around = () => {
     let [sum, found] = [0, 0];
     for (let i = 0; i < (byColumn ? 2 : 4); i++) {
       const inside = i < 1 ? x : i < 2 ? place >= line : i < 3 ? x < line - 1 : place + line < planeSize;
       if (!inside) continue;
-      sum += presence.value(1, (column + (i < 2 ? -1 : 1) * (i & 1 ? line : 1)) & 65535, density);
+      sum += look(1, (column + (i < 2 ? -1 : 1) * (i & 1 ? line : 1)) & 65535);
       found++;
     }
-    return found ? stretch[floor(sum / found) >> 14] : s[1];
+    return found ? stretch[floor(sum / found) >> 14] : undefined;
   };
-  const is = (left, up, bit) => (beside(left, up) ? bit : 0);
-  const level = (i, unit, middle) => clamp(floor((s[i] - base) / unit) + middle, 0, 2 * middle);
-  let fresh; // the value of a slot that has none
-  const look = (table, slot) => presence.look(table, slot, table < 4 ? density : fresh, confidence);
   const isWeight = (share, gap) => {
     s[8] = stretch[share];
     fresh = squash[s[8] + LIMIT] << 14;
     const near = is(1, 0, 1) | is(0, 1, 2);
     const before = (row && symbols[index - columns] ? 1 : 0) | (plane && symbols[index - planeSize] ? 2 : 0);
+    const mean = around();
     look(0, row & 65535);
     look(1, column & 65535);
     look(2, plane & 65535);
@@ -715,7 +708,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     look(4, near | is(1, 1, 4) | is(-1, 1, 8) | is(2, 0, 16) | is(0, 2, 32));
     look(5, before | (near << 2));
     look(6, gap < 2 ** 31 ? 32 - Math.clz32(gap) : floor(Math.log2(gap)) + 1);
-    s[9] = around();
+    s[9] = mean ?? s[1];
     look(7, (11 * level(0, 128, 5) + level(1, 128, 5)) * 5 + level(9, 192, 2));
     return presence.decide();
   };
@@ -742,8 +735,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     let [low, high, balance] = [0, k, negative > 0 && negative < k ? 1 : 0];
     while (high - low > 1) {
       const middle = balance ? negative : (low + high) >> 1;
-      entry.look(0, middle, 2 ** 29, 65);
-      const first = entry.value(0, middle);
+      const first = entry.look(0, middle, 2 ** 29, 65);
       const look = (table, context) => entry.look(table, middle * contexts[table] + context, first, 2);
       look(1, memory[r]);
       look(2, memory[c]);
