@@ -277,7 +277,8 @@ def _rounded(order: _Order, work: nn.Module, state: dict[str, torch.Tensor], tas
     stored, rounder = stored_of(work), None
     if order.calibrate is not None:
         names = [layer.name for layer in layers_of(work, state, order.recipe)]
-        rounder = Rounder(work, names, order.calibrate, order.watch)
+        made = Rounder(work, names, order.calibrate, order.watch)
+        rounder = made.measured if order.recipe.target_size is None else made.predicted
     result = compress_state(
         {name: stored.cast(name, value) for name, value in state.items()} | extra_states(work),
         order.recipe,

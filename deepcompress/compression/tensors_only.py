@@ -43,7 +43,7 @@ from deepcompress.prune.masks import prune_in_place, share_out
 from deepcompress.prune.scores import Profile, profile
 from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded, table_of
 from deepcompress.quantize.rate import Part
-from deepcompress.quantize.rows import coarseness, nearest, relative_error, row_sizes, storable
+from deepcompress.quantize.rows import by_size, coarseness, relative_error
 from deepcompress.quantize.sharing import groups, place, snap, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector, vector_table
 from deepcompress.reading.arrays import Array, check_tensor, dense_bytes
@@ -295,10 +295,9 @@ class _Stream:
     def _rounded(self, name: str) -> EncodedTensor:
         """A layer as whole numbers times steps."""
         weight = self._pruned(name)
-        steps = self.recipe.step * self._coarser[name] * row_sizes(weight)
         dtype = self.content.dtypes[name]
         given = self._given.grids.get(name) if dtype is torch.float32 else None
-        found = given or nearest(weight, storable(weight.to(dtype), steps))
+        found = given or by_size(weight.to(dtype), self.recipe.step * self._coarser[name])
         rounded = found.values().to(dtype)
         self.errors[name] = relative_error(self.state[name], rounded)
         self.kept[name] = int(torch.count_nonzero(found.integers)) / weight.numel()

@@ -183,8 +183,11 @@ def change(network, path, x):
 def test_a_network_keeps_its_output_in_fewer_bytes(network, samples, tmp_path):
     watch, fresh = Listener(), torch.randn(200, 2, 12, generator=torch.Generator().manual_seed(3))
     size = dc.compress(network, None, None, PLAIN, tmp_path / "a.dc", calibrate=samples, watch=watch).file_bytes
-    assert "rounded without calibration, as no product with them was seen: back.weight" in watch.lines
-    assert change(network, tmp_path / "a.dc", fresh) < 0.02
+    assert any(
+        line.startswith("no layer shows its products") and line.endswith(": back.weight") for line in watch.lines
+    )
+    assert any(line.startswith("the output for samples held out changes by") for line in watch.lines)
+    assert change(network, tmp_path / "a.dc", fresh) < 2 * PLAIN.step**2
     plain = Recipe(retrain=False, target_size=size)
     dc.compress(network, None, None, plain, tmp_path / "b.dc")
     assert change(network, tmp_path / "a.dc", fresh) < change(network, tmp_path / "b.dc", fresh)
