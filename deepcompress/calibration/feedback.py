@@ -16,7 +16,7 @@ import torch
 from deepcompress.calibration.kernels import round_block
 
 PRICE = 0.1155  # of a bit, in squared steps: where rate and distortion of a fine grid balance, ln(2) / 6
-DAMPING = 0.03  # of the mean of H's diagonal, added to it
+DAMPING = 0.05  # of the mean of H's diagonal, added to it
 PASSES = 2
 _BLOCK = 64
 _UNSEEN = 0.02  # what a number that did not occur counts as

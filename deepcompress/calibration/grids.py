@@ -81,13 +81,11 @@ class Calibrated:
         return self._curvatures[name]
 
     def _felt(self, found: Lookups | Slopes, weight: torch.Tensor) -> torch.Tensor:
-        """What an error of a weight costs (rows). All rows of an embedding cost alike, by how often one is looked up on
-        average: samples are too few to tell them apart.
-        """
+        """What an error of a weight costs (rows): that of an embedding by how often the row is looked up."""
+        samples = self.statistics.samples
         if isinstance(found, Slopes):
-            return (found.rows / self.statistics.samples * len(weight) / weight.numel()).cpu()
-        often = float(found.counts.sum()) / self.statistics.samples / len(weight)
-        return torch.full((len(weight),), often * float(found.gradient.mean()) / found.positions)
+            return (found.rows / samples * len(weight) / weight.numel()).cpu()
+        return (found.often() * float(found.gradient.mean()) / samples).cpu()
 
     def _products(self, name: str, found: Moments, price: float) -> RowGrid:
         weight = self.weights[name].detach().float().cpu()

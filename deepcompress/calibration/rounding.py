@@ -12,6 +12,7 @@ from torch import nn
 from deepcompress.calibration.collect import collect
 from deepcompress.calibration.grids import Calibrated
 from deepcompress.calibration.samples import parted
+from deepcompress.calibration.teaching import taught
 from deepcompress.calibration.trial import Trial, coarsest
 from deepcompress.errors import DataError
 from deepcompress.layers import live_tensors, tensors_of
@@ -23,6 +24,7 @@ from deepcompress.training.progress import Progress
 FEWEST = 8  # samples
 _PLAIN_START = 5.0  # times the calibrated step: where to look first for one that goes by the sizes of the weights
 _NEWTON = 5
+_TAUGHT = 3.0  # times the loss that is allowed: so much teaching is trusted to make good
 #: Modules that add a bias to what they multiply, both of one name: weight and bias, weight_ih_l0 and bias_ih_l0.
 _BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.MultiheadAttention)
 
@@ -53,15 +55,19 @@ class Rounder:
         names: of the weights that are to be rounded.
         batches: inputs (see `networks.inputs.predict`).
         watch: told which weights nothing is known of, and what rounding does.
+        teach: tune what is rounded by the outputs of `model`, and round more coarsely as far as that makes it good.
 
     Raises:
         DataError: there are fewer than `FEWEST` samples; or as `collect`.
         NetworkError: as `collect`.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str], batches: Iterable[Any], watch: Progress) -> None:
-        learned, kept = parted(batches)
-        samples = sum(map(count_samples, (*learned, *kept)))
+    def __init__(
+        self, model: nn.Module, names: Iterable[str], batches: Iterable[Any], watch: Progress, teach: bool = False
+    ) -> None:
+        self._model, self._teach = model, teach
+        self._learned, kept = parted(batches)
+        samples = sum(map(count_samples, (*self._learned, *kept)))
         if samples < FEWEST or not kept:
             raise DataError(f"there are {samples} samples to calibrate on, and at least {FEWEST} are needed (try 256)")
         work = copied(model).eval().requires_grad_(False)
@@ -69,7 +75,7 @@ class Rounder:
             parameter.requires_grad_(parameter.is_floating_point())
         tensors = live_tensors(work, tensors_of(work))
         self.weights = {name: tensors[name] for name in names}
-        statistics = collect(work, learned, watch)
+        statistics = collect(work, self._learned, watch)
         self._calibrated = Calibrated(self.weights, statistics)
         self._biases = _biases(work, tensors)
         self._watch, self._trial = watch, Trial(model, kept, statistics.power)
@@ -96,24 +102,63 @@ class Rounder:
 
         Where the same number of bits changes it less with weights that are rounded by their sizes, these are taken.
         """
-        found, error = self._within(step**2, self.predicted, step)
+
+        def error_of(rounded: Rounded) -> float:
+            return self._trial.error(rounded.values())
+
+        found = self._within(step**2, error_of, self.predicted, step)
         equal = self._of_bits(found.bits(), _PLAIN_START * step)
-        if self._trial.error(self._plain(equal).values()) < error:
+        if error_of(self._plain(equal)) < error_of(found):
             self._watch.message("rounded by the sizes of the weights alone: on the samples held out, that changes less")
-            found, error = self._within(step**2, self._plain, equal)
-        self._watch.message(f"the output for samples held out changes by {100 * error:.2g} % of its variance")
+            found = self._within(step**2, error_of, self._plain, equal)
+        self._watch.message(f"the output for samples held out changes by {100 * error_of(found):.2g} % of its variance")
         return found
 
-    def _within(self, allowed: float, make: Callable[[float], Rounded], start: float) -> tuple[Rounded, float]:
-        """What `make` gives for the coarsest step whose error is allowed, and the error."""
-        made: dict[float, tuple[Rounded, float]] = {}
+    def kept_by(self, lost: Callable[[nn.Module], float], most: float, start: float) -> Rounded:
+        """Weights rounded as coarsely as a metric of the whole network allows.
 
-        def error_of(step: float) -> float:
-            rounded = make(step)
-            made[step] = rounded, self._trial.error(rounded.values())
-            return made[step][1]
+        Args:
+            lost: points that a network has lost of the metric.
+            most: as many may be.
+            start: the step to look at first.
+        """
 
-        return made[coarsest(allowed, error_of, start)]
+        def points_of(rounded: Rounded) -> float:
+            self._trial.fill(rounded.values())
+            points = lost(self._trial.network)
+            self._watch.message(f"about {rounded.bits() / 8:,.0f} bytes of weights: {points:.3g} points lost")
+            return points
+
+        found = self._within(most, points_of, self.predicted, start)
+        if (points := points_of(found)) > most:
+            self._watch.message(f"warning: {points:.3g} points are lost, and no finer step loses as few as {most:g}")
+        return found
+
+    def tuned(self, rounded: Rounded) -> Rounded:
+        """As taught by the dense network's outputs, where that brings it nearer to them (see `teaching`)."""
+        return Rounded(*taught(self._model, rounded.grids, rounded.corrected, self._learned, self._trial, self._watch))
+
+    def _within(
+        self, allowed: float, loss_of: Callable[[Rounded], float], make: Callable[[float], Rounded], start: float
+    ) -> Rounded:
+        """What `make` gives for the coarsest step whose loss is allowed; with teaching, after it."""
+        if self._teach:
+            found = self.tuned(self._coarsest(_TAUGHT * allowed, loss_of, make, start))
+            if loss_of(found) <= allowed:
+                return found
+        found = self._coarsest(allowed, loss_of, make, start)
+        return self.tuned(found) if self._teach else found
+
+    def _coarsest(
+        self, allowed: float, loss_of: Callable[[Rounded], float], make: Callable[[float], Rounded], start: float
+    ) -> Rounded:
+        made: dict[float, Rounded] = {}
+
+        def loss_at(step: float) -> float:
+            made[step] = make(step)
+            return loss_of(made[step])
+
+        return made[coarsest(allowed, loss_at, start)]
 
     def _plain(self, step: float) -> Rounded:
         return Rounded(self._by_size(step, self.weights), {name: bias.detach() for name, bias in self._biases.values()})

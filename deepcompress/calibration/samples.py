@@ -51,12 +51,12 @@ def parted(batches: Iterable[Any]) -> tuple[list[Any], list[Any]]:
         DataError: a batch holds no tensor whose first dimension are samples.
     """
     given = list(batches)
-    whole = [piece for batch in given for piece in _pieces(batch, -(-BATCHES // len(given)))]
+    whole = [piece for batch in given for piece in pieces(batch, -(-BATCHES // len(given)))]
     kept = whole[HELD_OUT - 1 :: HELD_OUT]
     return [batch for place, batch in enumerate(whole) if place % HELD_OUT != HELD_OUT - 1], kept
 
 
-def _pieces(batch: Any, count: int) -> list[Any]:
+def pieces(batch: Any, count: int) -> list[Any]:
     """A batch in `count` parts, or fewer, so that each has two samples."""
     samples = count_samples(batch)
     count = max(min(count, samples // 2), 1)

@@ -21,6 +21,7 @@ WIDEST = 2048
 _PART = 1024
 #: Positions of a batch that H is summed over, drawn at random.
 MOST_POSITIONS = 2048
+_UNSEEN = 0.25  # of the average: how often a row of an embedding is looked up at least
 
 
 @dataclass
@@ -113,6 +114,17 @@ class Lookups:
         self.counts += torch.bincount(indices, minlength=len(self.counts))
         self.gradient += gradient.square().sum(0)
         self.positions += len(indices)
+
+    def often(self) -> torch.Tensor:
+        """How often each row is looked up, of all look-ups together (rows), float32, summing up to 1.
+
+        Those that samples never look up have together the part of those that they look up once (Good 1953), and each
+        at least a part of the average: other samples may be of another kind.
+        """
+        once, never = int((self.counts == 1).sum()), int((self.counts == 0).sum())
+        unseen = max(once / max(never, 1), _UNSEEN * self.positions / len(self.counts))
+        found = self.counts + unseen
+        return found / found.sum()
 
 
 @dataclass

@@ -80,9 +80,10 @@ def _next(losses: Mapping[float, float], allowed: float) -> float:
     if above is None or below is None:
         step = above if below is None else below
         assert step is not None
-        factor = (allowed / losses[step]) ** 0.5 if 0 < losses[step] < math.inf and allowed > 0 else 0.0
-        bounds = (0.1, 0.7) if below is None else (1.4, 10.0)
-        return min(max(step * min(max(factor, bounds[0]), bounds[1]), FINEST), COARSEST)
+        least, most, usual = (0.1, 0.7, 0.3) if below is None else (1.4, 10.0, 3.0)
+        told = 0 < losses[step] < math.inf and allowed > 0
+        factor = (allowed / losses[step]) ** 0.5 if told else usual
+        return min(max(step * min(max(factor, least), most), FINEST), COARSEST)
     high, low, part = losses[above], losses[below], 0.5
     if high < math.inf and low > 0 and allowed > 0:
         aim = (CLOSE * allowed * allowed) ** 0.5

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from deepcompress.cli.building import SMALLER, build_model, check_shapes, outline, tell_found
+from deepcompress.cli.calibrating import Calibrating
 from deepcompress.cli.common import (
     command_line,
     file_settings,
@@ -20,7 +21,7 @@ from deepcompress.cli.common import (
     show,
     versions,
 )
-from deepcompress.cli.data import Asked, facts_of, model_and_data, said, tell
+from deepcompress.cli.data import Asked, facts_of, function_of, model_and_data, said, tell
 from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.naming import needed_network, network_name, stored_data, stored_network
 from deepcompress.cli.options import (
@@ -32,6 +33,7 @@ from deepcompress.cli.options import (
     network_option,
     rewind_option,
     task_options,
+    teach_option,
     trust_option,
 )
 from deepcompress.cli.outputs import claim, force_option
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 #: Options that stand under a heading beside its settings.
 MORE = {
-    "How small": ("calibrate", "trials", "keep_trials", "layers"),
+    "How small": ("calibrate", "teach", "trials", "keep_trials", "layers"),
     "Pruning": ("masks_file", "save_masks", "save_scores"),
 }
 #: Headings of the help, and the options under them; all others come under the last.
@@ -151,6 +153,7 @@ class Sections(click.Command):
 @mask_options
 @rewind_option
 @calibrate_option
+@teach_option
 @trust_option
 @common
 def compress(
@@ -168,6 +171,7 @@ def compress(
     save_scores: str | None,
     rewind: str | None,
     calibrate: str | None,
+    teach: bool,
     trust_pickle: bool,
     key: str | None,
     as_json: bool,
@@ -178,11 +182,14 @@ def compress(
     """The command; `HELP` says what it does."""
     start = checkpoint if is_packed(checkpoint) else None
     asked = Asked.taken_from(settings)
+    calibrating = Calibrating(calibrate, teach)
     settings |= {
         "rewind": rewind if rewind in (None, "random") else "start",
-        "retrain": settings["retrain"] if calibrate is None else False,
+        "retrain": False if calibrating else settings["retrain"],
     }
-    recipe, searching = build_budgeted(recipe_file, layers, settings, file_settings(start) if start else None)
+    recipe, searching = build_budgeted(
+        recipe_file, layers, settings, file_settings(start) if start else None, bool(calibrating)
+    )
     if not searching and (trials is not None or keep_trials):
         raise click.UsageError("--trials and --keep-trials are for the search only: give --max-drop without --prune")
     files = MaskFiles(masks_file, save_masks, save_scores)
@@ -205,7 +212,7 @@ def compress(
         if start is None
         else load_any(start, trust_pickle, None, key)
     )
-    need = _need(searching, recipe, asked.data, files, calibrate)
+    need = _need(searching, recipe, asked, files, calibrating)
     name = needed_network(network, source, checkpoint, need) if need else network_name(network, source, checkpoint)
     more: dict[str, Any] = {}
     masks = files.read()
@@ -219,7 +226,7 @@ def compress(
                 result, more = _search(model, samples, name, recipe, output, trials, bool(keep_trials), watch)
             else:
                 result = _compress_with_data(
-                    model, samples, name, recipe, output, resume, watch, masks, start, origin, calibrate
+                    model, samples, name, recipe, output, resume, watch, masks, start, origin, calibrating
                 )
                 more = facts_of(samples)
             tell(samples, quiet or not first)
@@ -227,7 +234,7 @@ def compress(
             label = stored_data(source, checkpoint, packed=start is not None)
             if name is not None and (need or start is not None):
                 result = _compress_without_data(
-                    source, checkpoint, name, label, recipe, output, watch, masks, start, calibrate
+                    source, checkpoint, name, label, recipe, output, watch, masks, start, calibrating, asked.metric
                 )
             else:
                 result = _compress_tensors(source, checkpoint, name, label, recipe, output, watch, start)
@@ -241,25 +248,17 @@ def compress(
     show(as_json, facts, lambda: _show_stages(result, saved, verbose), _line(result))
 
 
-def _need(searching: bool, recipe: Recipe, data: str | None, files: MaskFiles, calibrate: str | None) -> str:
+def _need(searching: bool, recipe: Recipe, asked: Asked, files: MaskFiles, calibrating: Calibrating) -> str:
     """What the network is needed for, if it is."""
-    if searching or recipe.retrain or data is not None or recipe.max_drop is not None:
+    judged = bool(calibrating) and asked.metric is not None  # by a function of the network, without --data
+    if searching or recipe.retrain or asked.data is not None or (recipe.max_drop is not None and not judged):
         return RETRAINED
-    if calibrate is not None:
+    if calibrating:
         return "calibrated (--no-retrain alone rounds its weights without it)"
     sized = recipe.target_size is not None and recipe.quantizer != "rows"
     if sized or recipe.low_rank is not None or files.need_network:
         return "compressed with --target-size, --low-rank, --masks or --save-scores, which look at it"
     return ""
-
-
-def _samples(calibrate: str | None) -> Any:
-    """What --calibrate names, read; None without it."""
-    if calibrate is None:
-        return None
-    from deepcompress.calibration.samples import load_samples
-
-    return load_samples(calibrate)
 
 
 def _together(recipe: Recipe, searching: bool, device: str) -> tuple[bool, Recipe]:
@@ -295,7 +294,7 @@ def _compress_with_data(
     masks: Any,
     start: str | None,
     origin: Any,
-    calibrate: str | None,
+    calibrating: Calibrating,
 ) -> Result:
     from deepcompress.compression import pipeline
     from deepcompress.training import distributed
@@ -318,7 +317,7 @@ def _compress_with_data(
             rewind_to=origin,
             masks=masks,
             start=start,
-            calibrate=_samples(calibrate),
+            **calibrating.arguments(),
         )
 
 
@@ -332,9 +331,10 @@ def _compress_without_data(
     watch: Any,
     masks: Any,
     start: str | None,
-    calibrate: str | None,
+    calibrating: Calibrating,
+    metric: str | None = None,
 ) -> Result:
-    """To a size, by masks, with scores, or on from a file: with the network, but neither trained nor measured."""
+    """To a size, by masks, with scores, by samples, or on from a file: with the network, but not trained."""
     from deepcompress.compression import pipeline
 
     model = build_model(source, name, checkpoint)
@@ -350,7 +350,8 @@ def _compress_without_data(
         watch=watch,
         masks=masks,
         start=start,
-        calibrate=_samples(calibrate),
+        metric=function_of(metric, "--metric") if calibrating else None,
+        **calibrating.arguments(),
     )
 
 
@@ -370,7 +371,9 @@ def _compress_tensors(
     from deepcompress.networks.names import fitted
 
     if name is not None and part_of_computed(source.state) is not None:  # what it comes to, only the network knows
-        return _compress_without_data(source, checkpoint, name, label, recipe, output, watch, None, start, None)
+        return _compress_without_data(
+            source, checkpoint, name, label, recipe, output, watch, None, start, Calibrating(None, False)
+        )
     if start is not None:  # whose batch norm is folded, if it is
         recipe = replace(recipe, batch_norm="keep")
     network = outline(name, source)

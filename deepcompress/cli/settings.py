@@ -205,9 +205,14 @@ def build_recipe(path: str | None, layers: tuple[str, ...], settings: dict[str, 
 
 
 def build_budgeted(
-    path: str | None, layers: tuple[str, ...], settings: dict[str, Any], base: dict[str, Any] | None = None
+    path: str | None,
+    layers: tuple[str, ...],
+    settings: dict[str, Any],
+    base: dict[str, Any] | None = None,
+    calibrated: bool = False,
 ) -> tuple[Recipe, bool]:
-    """As `build_recipe`, and whether its size is to be searched for: there is a `max_drop`, and nothing to prune.
+    """As `build_recipe`, and whether its size is to be searched for: there is a `max_drop`, and nothing to prune, nor
+    to be rounded by samples (`calibrated`).
 
     A circular schedule needs the `max_drop` for itself, and prunes as far as the recipe's default without a fraction.
 
@@ -225,7 +230,7 @@ def build_budgeted(
     values = on_top(given, chosen(read_toml(path)) if path else {})
     rules = tuple(map(LayerRule.parse, layers))
     first = Recipe.from_dict(values, where)
-    searching = isinstance(first.amount, Drop)
+    searching = isinstance(first.amount, Drop) and not calibrated
     rounded = base is None and replace(first, layers=(*first.layers, *rules)).quantizer == "rows"
     if ("target_size" in given and not rounded) or searching:
         values = with_smallest(values)

@@ -51,6 +51,7 @@ from deepcompress.recipe import Recipe
 from deepcompress.recipe.conflicts import check_tensors_only
 from deepcompress.training.progress import Progress
 
+_UNTUNED = 0.97  # of a target_size: the rest is for what tuning adds
 RUINOUS = 0.5  # more than this part pruned without retraining, and most networks do not work any more
 RUINED = (
     "which ruins most networks: give --data to retrain it, or compress it without --prune, which rounds its weights "
@@ -71,6 +72,7 @@ def compress_state(
     extra: Mapping[str, Any] | None = None,
     watch: Progress | None = None,
     rounder: Callable[[float], Rounded] | None = None,
+    tune: Callable[[Rounded], Rounded] | None = None,
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
 
@@ -89,6 +91,7 @@ def compress_state(
         watch: told what happens.
         rounder: rounds weights by samples, at a step (`calibration.rounding`); without, and what it leaves, is rounded
             by the size of the weights.
+        tune: changes what `rounder` gives, at the end. If the file is larger than its target_size then, it is left out.
 
     Raises:
         RecipeError: a setting does not fit the tensors.
@@ -96,7 +99,7 @@ def compress_state(
         OutputError: `path` cannot be written.
     """
     recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
-    check_tensors_only(recipe)
+    check_tensors_only(recipe if rounder is None else replace(recipe, max_drop=None))  # which is the rounder's
     check_writable(path)
     state, beside = _apart(state)
     extensions = (
@@ -121,14 +124,21 @@ def compress_state(
     if not total:
         watch.message("no tensor is pruned or shared: all are stored exactly")
     pruned = time.perf_counter()
+    names = network, data, extensions
+
+    def stream_of(found: Recipe, rounding: Callable[[float], Rounded] | None = rounder) -> _Stream:
+        return _Stream(state, content, losses, found, watch, rounding)
+
     if recipe.target_size is not None:
-        names = network, data, extensions
-
-        def size_of(found: Recipe) -> int:
-            return len(pack(_Stream(state, content, losses, found, watch, rounder), *names))
-
-        recipe = _to_size(recipe, watch, size_of)
-    stream = _Stream(state, content, losses, recipe, watch, rounder)
+        room = recipe.target_size if tune is None else int(_UNTUNED * recipe.target_size)
+        recipe = _to_size(recipe, room, watch, lambda found: len(pack(stream_of(found), *names)))
+    stream = stream_of(recipe)
+    if tune is not None:
+        tuned = tune(stream.given)
+        stream = stream_of(recipe, lambda _: tuned)
+        if recipe.target_size is not None and len(pack(stream, *names)) > recipe.target_size:
+            watch.message("warning: what was tuned needs more bytes than there may be, so it is left out")
+            stream = stream_of(recipe)
     save(path, stream, network, data, extensions)
     sizes = [planned_size(infos.items(), network, data, extensions) for infos in (stream.pruned, stream.shared)]
     kept |= stream.kept
@@ -144,10 +154,9 @@ def compress_state(
     return Result.of(found, stages, recipe.as_dict(), kept, source_bytes=content.source_bytes, errors=stream.errors)
 
 
-def _to_size(recipe: Recipe, watch: Progress, size_of: Callable[[Recipe], int]) -> Recipe:
-    """`recipe` with the step that its target_size leaves room for."""
-    assert recipe.target_size is not None
-    step = step_for(recipe.target_size, lambda each: size_of(replace(recipe, step=each)), recipe.step, watch)
+def _to_size(recipe: Recipe, target: int, watch: Progress, size_of: Callable[[Recipe], int]) -> Recipe:
+    """`recipe` with the step for a file of at most `target` bytes."""
+    step = step_for(target, lambda each: size_of(replace(recipe, step=each)), recipe.step, watch)
     return replace(recipe, step=step)
 
 
@@ -241,7 +250,7 @@ class _Stream:
         watch: Progress,
         rounder: Callable[[float], Rounded] | None = None,
     ) -> None:
-        self._given = Rounded({}, {}) if rounder is None else rounder(recipe.step)
+        self.given = Rounded({}, {}) if rounder is None else rounder(recipe.step)
         self.state, self.content, self.losses, self.recipe, self.watch = state, content, losses, recipe, watch
         self.pruned: dict[str, TensorInfo] = {}
         self.shared: dict[str, TensorInfo] = {}
@@ -296,7 +305,7 @@ class _Stream:
         """A layer as whole numbers times steps."""
         weight = self._pruned(name)
         dtype = self.content.dtypes[name]
-        given = self._given.grids.get(name) if dtype is torch.float32 else None
+        given = self.given.grids.get(name) if dtype is torch.float32 else None
         found = given or by_size(weight.to(dtype), self.recipe.step * self._coarser[name])
         rounded = found.values().to(dtype)
         self.errors[name] = relative_error(self.state[name], rounded)
@@ -307,7 +316,7 @@ class _Stream:
 
     def _small(self, name: str, value: torch.Tensor) -> EncodedTensor:
         """A tensor that is no layer: as it is, or on a grid if it is a vector and the recipe says so."""
-        value = self._given.corrected.get(name, value)
+        value = self.given.corrected.get(name, value)
         bits, exact = self.recipe.small_bits, name in self.content.scales
         table = None
         if bits is not None and not exact and is_vector(value) and not is_statistic(name):

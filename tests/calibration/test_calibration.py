@@ -14,8 +14,10 @@ import deepcompress as dc
 from deepcompress.calibration.collect import collect
 from deepcompress.calibration.feedback import Curvature, code_lengths, rounded
 from deepcompress.calibration.hooks import patches, watched
+from deepcompress.calibration.rounding import Rounder
 from deepcompress.calibration.samples import MOST, load_samples
 from deepcompress.calibration.statistics import Lookups, Statistics, parts_of
+from deepcompress.calibration.trial import Trial
 from deepcompress.errors import DataError, NetworkError, RecipeError
 from deepcompress.recipe import Recipe
 from deepcompress.training.progress import Progress
@@ -201,6 +203,29 @@ def test_a_size_is_kept_and_used_with_samples(network, samples, tmp_path):
     recipe = Recipe(retrain=False, target_size=1100)
     found = dc.compress(network, None, None, recipe, tmp_path / "m.dc", calibrate=samples)
     assert 1000 <= found.file_bytes <= 1100
+
+
+def test_teaching_fits_into_a_size(network, samples, tmp_path):
+    recipe, watch = Recipe(retrain=False, target_size=900), Listener()
+    made = dc.compress(network, None, None, recipe, tmp_path / "m.dc", calibrate=samples, teach=True, watch=watch)
+    assert 800 <= made.file_bytes <= 900
+    assert any(line.startswith("taught: ") for line in watch.lines)
+
+
+def test_teaching_keeps_zeros_and_whole_numbers(network, samples):
+    before = [value.clone() for value in network.state_dict().values()]
+    rounder = Rounder(network, ["conv.weight", "head.weight"], samples, Progress())
+    found = rounder.predicted(0.3)
+    tuned = rounder.tuned(found)
+    for name, grid in found.grids.items():
+        assert torch.equal(tuned.grids[name].integers == 0, grid.integers == 0)
+        assert tuned.grids[name].integers.abs().max() <= grid.integers.abs().max()
+        assert torch.equal(tuned.grids[name].steps, grid.steps)
+    assert not torch.equal(tuned.grids["conv.weight"].integers, found.grids["conv.weight"].integers)
+    assert {"head.bias", "conv.bias", "rnn.bias_ih_l0"} <= tuned.corrected.keys()
+    assert all(map(torch.equal, before, network.state_dict().values()))
+    trial = Trial(network, list(torch.randn(200, 2, 12, generator=torch.Generator().manual_seed(3)).split(50)), 1.0)
+    assert trial.error(tuned.values()) < 0.7 * trial.error(found.values())
 
 
 def test_samples_that_tell_nothing_are_refused(network, samples, tmp_path):
