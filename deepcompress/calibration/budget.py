@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.tasks import Task, own_task
 
 #: Of a network, in evaluation: a number.
-Judge = Callable[[nn.Module], float]
+Judge = Callable[..., Any]
 
 
 @dataclass(frozen=True)

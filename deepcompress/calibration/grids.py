@@ -26,11 +26,13 @@ class Calibrated:
 
     Attributes:
         weights: by name.
-        statistics: of them.
+        statistics: of the parameters of a copy of the network.
+        ids: of these parameters, by the names of the weights.
     """
 
     weights: Mapping[str, torch.Tensor]
     statistics: Statistics
+    ids: Mapping[str, int]
     _curvatures: dict[str, list[Curvature]] = field(default_factory=dict)
 
     def met(self) -> list[str]:
@@ -68,7 +70,7 @@ class Calibrated:
         return (error @ (found.first / found.positions).cpu()[:, :, None]).reshape(-1)
 
     def _known(self, name: str) -> Moments | Lookups | Slopes | None:
-        found = self.statistics.of.get(id(self.weights[name]))
+        found = self.statistics.of.get(self.ids[name])
         if isinstance(found, Lookups):
             return found if found.positions else None
         return None if isinstance(found, Moments) and found.second is None else found

@@ -70,15 +70,15 @@ class Rounder:
         samples = sum(map(count_samples, (*self._learned, *kept)))
         if samples < FEWEST or not kept:
             raise DataError(f"there are {samples} samples to calibrate on, and at least {FEWEST} are needed (try 256)")
-        work = copied(model).eval().requires_grad_(False)
-        for parameter in work.parameters():
+        twin = copied(model).eval()
+        for parameter in twin.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        tensors = live_tensors(work, tensors_of(work))
-        self.weights = {name: tensors[name] for name in names}
-        statistics = collect(work, self._learned, watch)
-        self._calibrated = Calibrated(self.weights, statistics)
-        self._biases = _biases(work, tensors)
-        self._watch, self._trial = watch, Trial(model, kept, statistics.power)
+        tensors, own = live_tensors(model, tensors_of(model)), live_tensors(twin, tensors_of(twin))
+        self.weights = {name: tensors[name].detach() for name in names}
+        statistics = collect(twin, self._learned, watch)
+        self._calibrated = Calibrated(self.weights, statistics, {name: id(own[name]) for name in self.weights})
+        self._biases = _biases(model, tensors)
+        self._watch, self._trial = watch, Trial(model, twin, kept, statistics.power)
         if missing := sorted(self.weights.keys() - self._calibrated.met()):
             watch.message(f"the output feels nothing of them, so they are rounded by their sizes: {', '.join(missing)}")
         if hidden := self._calibrated.out_of_sight():
@@ -176,11 +176,11 @@ class Rounder:
         return step
 
 
-def _biases(work: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, torch.Tensor]]:
+def _biases(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, torch.Tensor]]:
     """By the name of a weight, the name and values of the bias that its module adds to its products."""
     name_of = {id(value): name for name, value in tensors.items()}
     found = {}
-    for module in work.modules():
+    for module in model.modules():
         for own, parameter in module.named_parameters(recurse=False):
             bias = getattr(module, own.replace("weight", "bias"), None) if isinstance(module, _BIASED) else None
             known = "weight" in own and isinstance(bias, torch.Tensor) and {id(parameter), id(bias)} <= name_of.keys()

@@ -50,7 +50,7 @@ def parted(batches: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     Raises:
         DataError: a batch holds no tensor whose first dimension are samples.
     """
-    given = list(batches)
+    given = [batch for batch in batches if count_samples(batch)]
     whole = [piece for batch in given for piece in pieces(batch, -(-BATCHES // len(given)))]
     kept = whole[HELD_OUT - 1 :: HELD_OUT]
     return [batch for place, batch in enumerate(whole) if place % HELD_OUT != HELD_OUT - 1], kept
@@ -67,15 +67,16 @@ def pieces(batch: Any, count: int) -> list[Any]:
 
 
 def _from_code(name: str) -> Iterable[Any]:
-    made = usercode.find(name, _WHAT, DataError)()
-    if isinstance(made, torch.Tensor):
-        return _some(_batches(made))
-    try:
+    function = usercode.find(name, _WHAT, DataError)
+    with usercode.blamed(f"{_WHAT} {name}", usercode.parse(name).path.resolve(), DataError):
+        made = function()
+        if isinstance(made, torch.Tensor):
+            return _some(_batches(made))
+        if not isinstance(made, Iterable):
+            raise DataError(
+                f"{_WHAT} {name}: it gives a {type(made).__name__}; a tensor of samples or batches of inputs are needed"
+            )
         return _some(iter(made))
-    except TypeError:
-        raise DataError(
-            f"{_WHAT} {name}: it gives a {type(made).__name__}; a tensor of samples or batches of inputs are needed"
-        ) from None
 
 
 def _some(batches: Iterator[Any]) -> list[Any]:

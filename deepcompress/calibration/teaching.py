@@ -115,7 +115,8 @@ def _epochs(
         for place in torch.randperm(len(pairs), generator=generator).tolist():
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * (1 + math.cos(math.pi * done / total)) / 2
-            _step(student, *pairs[place], tuned)
+            x, expected = pairs[place]
+            _step(student, x, expected, tuned)
             optimizer.step()
             done += 1
             watch.work("teach", done, total, f"epoch {epoch + 1}")

@@ -11,7 +11,6 @@ from torch import nn
 
 from deepcompress.calibration.collect import flattened, output_of
 from deepcompress.layers import live_tensors, tensors_of
-from deepcompress.networks.copies import copied
 
 FINEST, COARSEST = 2.0**-12, 2.0**4  # steps
 TRIES = 7
@@ -23,6 +22,7 @@ class Trial:
 
     Args:
         model: the network, which is not changed.
+        twin: a copy of it, to put tensors into.
         batches: inputs that nothing was learned from.
         power: what errors are measured against, the summed variance of the output (`Statistics.power`).
 
@@ -30,16 +30,21 @@ class Trial:
         DataError, NetworkError: as `collect.output_of`.
     """
 
-    def __init__(self, model: nn.Module, batches: Iterable[Any], power: float) -> None:
-        self.network = copied(model).eval().requires_grad_(False)
-        self._tensors = live_tensors(self.network, tensors_of(self.network))
+    def __init__(self, model: nn.Module, twin: nn.Module, batches: Iterable[Any], power: float) -> None:
+        self.network = twin.eval().requires_grad_(False)
+        self._dense = live_tensors(model, tensors_of(model))
+        self._tensors = live_tensors(twin, tensors_of(twin))
+        self._filled: set[str] = set()
         self._batches, self._power = list(batches), power
         with torch.no_grad():
             self._expected = [output_of(self.network, x) for x in self._batches]
 
     @torch.no_grad()
     def fill(self, values: Mapping[str, torch.Tensor]) -> None:
-        """Put tensors into the copy, by name; those that are left out stay."""
+        """Put tensors into the copy, by name; all others are those of the network."""
+        for name in self._filled - values.keys():
+            self._tensors[name].copy_(self._dense[name])
+        self._filled = set(values)
         for name, value in values.items():
             self._tensors[name].copy_(value.reshape(self._tensors[name].shape))
 

@@ -19,6 +19,7 @@ from deepcompress.calibration.samples import MOST, load_samples
 from deepcompress.calibration.statistics import Lookups, Statistics, parts_of
 from deepcompress.calibration.trial import Trial
 from deepcompress.errors import DataError, NetworkError, RecipeError
+from deepcompress.networks.copies import copied
 from deepcompress.recipe import Recipe
 from deepcompress.training.progress import Progress
 
@@ -224,8 +225,10 @@ def test_teaching_keeps_zeros_and_whole_numbers(network, samples):
     assert not torch.equal(tuned.grids["conv.weight"].integers, found.grids["conv.weight"].integers)
     assert {"head.bias", "conv.bias", "rnn.bias_ih_l0"} <= tuned.corrected.keys()
     assert all(map(torch.equal, before, network.state_dict().values()))
-    trial = Trial(network, list(torch.randn(200, 2, 12, generator=torch.Generator().manual_seed(3)).split(50)), 1.0)
-    assert trial.error(tuned.values()) < 0.7 * trial.error(found.values())
+    fresh = torch.randn(200, 2, 12, generator=torch.Generator().manual_seed(3))
+    trial = Trial(network, copied(network), [fresh], 1.0)
+    assert trial.error(tuned.values()) < 0.9 * trial.error(found.values())
+    assert trial.error({}) == 0.0
 
 
 def test_samples_that_tell_nothing_are_refused(network, samples, tmp_path):
@@ -234,6 +237,8 @@ def test_samples_that_tell_nothing_are_refused(network, samples, tmp_path):
 
     with pytest.raises(DataError, match="2 samples to calibrate on"):
         run([samples[0][:2]])
+    with pytest.raises(DataError, match="0 samples to calibrate on"):
+        run([torch.zeros(0, 2, 12)])
     with pytest.raises(DataError, match="NaN or infinity in the samples"):
         run([torch.full((32, 2, 12), math.nan)])
     with pytest.raises(DataError, match="the same for all samples"):
@@ -252,7 +257,8 @@ def test_samples_of_files(tmp_path):
     np.savez(tmp_path / "set.npz", x_train=x, y_train=x[:, 0], x_test=x[:3], y_test=x[:3, 0])
     np.save(tmp_path / "more.npy", np.ones((MOST + 5, 1), dtype=np.float32))
     (tmp_path / "own.py").write_text("import torch\ndef two(): return [(torch.ones(4, 1), torch.ones(4, 2))]\n"
-                                     "def one(): return torch.ones(50, 3)\ndef wrong(): return [3]\n")  # fmt: skip
+                                     "def one(): return torch.ones(50, 3)\ndef wrong(): return [3]\n"
+                                     "def number(): return 3\ndef fails(): yield 1 / 0\n")  # fmt: skip
     (tmp_path / "sub").mkdir()
     (tmp_path / "bad.npz").write_text("no")
     first = load_samples(str(tmp_path / "one.npz"))
@@ -265,7 +271,8 @@ def test_samples_of_files(tmp_path):
     assert [len(batch) for batch in load_samples(f"{tmp_path}/own.py:one")] == [32, 18]
     for name, message in {
         "none.npz": "No such file", "sub": "has no .npz", "bad.npz": "no .npz file of plain numbers",
-        "own.py:wrong": "a batch is a int", "own.py:absent": "absent",
+        "own.py:wrong": "a batch is a int", "own.py:number": "it gives a int",
+        "own.py:fails": "fails with ZeroDivisionError", "own.py:absent": "absent",
     }.items():  # fmt: skip
         with pytest.raises(DataError, match=message):
             load_samples(f"{tmp_path}/{name}")
