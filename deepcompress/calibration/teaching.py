@@ -27,6 +27,7 @@ from deepcompress.training.progress import Progress
 EPOCHS = 16
 RATE = 0.02  # of Adam, in steps of a weight
 _BATCH = 8
+_INSIDE = 0.45  # of a step: how far from its whole number a weight may begin, on the side where it was
 _RATE_OF_VECTORS = 0.004  # in root mean squares of a bias or gain
 
 
@@ -137,7 +138,8 @@ def _tuned(
         if grid is not None:
             numbers = grid.integers.reshape(len(grid.integers), -1).float().to(tensor.device)
             unit, most = grid.steps[:, None].to(tensor.device), max(int(numbers.abs().max()), 1)
-            found[name] = _Tuned(tensor, numbers.clone(), unit, (numbers != 0).float(), most)
+            left = (tensor.detach().reshape(numbers.shape) / unit - numbers).clamp(-_INSIDE, _INSIDE)
+            found[name] = _Tuned(tensor, numbers + left, unit, (numbers != 0).float(), most)
         elif isinstance(tensor, nn.Parameter) and tensor.ndim == 1 and (given[name].requires_grad or all_frozen):
             unit = tensor.detach().square().mean().sqrt().clamp_min(1e-3)
             found[name] = _Tuned(tensor, tensor.detach() / unit, unit)
