@@ -242,6 +242,7 @@ INSIDE = {
         "common",
         "data",
         "masking",
+        "calibrating",
         "order",
         "routes",
         "sections",

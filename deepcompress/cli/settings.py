@@ -204,7 +204,11 @@ def build_recipe(path: str | None, layers: tuple[str, ...], settings: dict[str, 
 
 
 def build_budgeted(
-    path: str | None, layers: tuple[str, ...], settings: dict[str, Any], base: dict[str, Any] | None = None
+    path: str | None,
+    layers: tuple[str, ...],
+    settings: dict[str, Any],
+    base: dict[str, Any] | None = None,
+    calibrated: bool = False,
 ) -> tuple[Recipe, bool]:
     """As `build_recipe`, and whether its size is to be searched for: there is a `max_drop`, and nothing to prune.
 
@@ -225,7 +229,7 @@ def build_budgeted(
     where = f"recipe {path}" if path else "options"
     values = on_top(given, chosen(read_toml(path)) if path else {})
     first = Recipe.from_dict(values if base is None else going_on(values, base), where)
-    searching = isinstance(first.amount, Drop)
+    searching = isinstance(first.amount, Drop) and not calibrated
     rounded = base is None and first.quantizer == "rows"
     if ("target_size" in given and not rounded) or searching:
         values = with_smallest(values)
