@@ -152,8 +152,11 @@ INSIDE = {
         "kernels",
         "feedback",
         "grids",
-        "rounding",
         "samples",
+        "trial",
+        "teaching",
+        "rounding",
+        "budget",
     ],
     "compression": [
         "result",

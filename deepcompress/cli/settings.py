@@ -35,6 +35,7 @@ from deepcompress.recipe import (
     read_toml,
     with_smallest,
 )
+from deepcompress.recipe.conflicts import for_samples
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -235,4 +236,5 @@ def build_budgeted(
         values = with_smallest(values)
     if base is not None:
         values = going_on(values, base)
-    return Recipe.from_dict(values, where), searching
+    recipe = Recipe.from_dict(values, where)
+    return for_samples(recipe) if calibrated else recipe, searching

@@ -41,7 +41,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict, names_in
 from deepcompress.recipe import Fraction, Recipe, Size
-from deepcompress.recipe.conflicts import check_data, check_rounding, check_sharing, check_spread
+from deepcompress.recipe.conflicts import check_data, check_rounding, check_sharing, check_spread, for_samples
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
@@ -123,6 +123,7 @@ def compress(
         ResumeError: the state in `resume` is of another run, or damaged.
     """
     model, recipe = unwrapped(model), recipe or Recipe()
+    recipe = recipe if calibrate is None else for_samples(recipe)
     check_made(model)
     if recipe.quantizer == "rows" and (masks is not None or start is not None):  # they say what is pruned and shared
         check_rounding(recipe)
