@@ -36,6 +36,7 @@ ORDER = [
     ["quantize"],
     ["calibration"],
     ["compression"],
+    ["graphs"],
     ["integrations"],
     ["studies"],
     ["report"],
@@ -97,6 +98,7 @@ INSIDE = {
         "entries",
         "deflate",
         "normalize",
+        "graph",
         "extensions",
         "version1",
         "version2",
@@ -157,6 +159,7 @@ INSIDE = {
         "own_loop",
         "plan",
     ],
+    "graphs": ["values", "walk", "model", "roles", "restore", "session", "calibrate", "compress"],
     "integrations": ["steps", "lightning", "transformers"],
     "studies": ["sensitivity", "sweep", "search", "compare"],
     "training": [
@@ -227,6 +230,7 @@ INSIDE = {
         "outputs",
         "common",
         "data",
+        "onnx",
         "masking",
         "compress",
         "train",
@@ -327,7 +331,7 @@ def test_libraries_have_their_places():
     assert users("matplotlib") == {"report"}
     assert users("bitarray") == {"coding"}
     assert users("safetensors") == {"checkpoint"}
-    assert users("onnxruntime") == {"reading"}
+    assert users("onnxruntime") == {"graphs", "reading"}
     assert users("lightning") == users("pytorch_lightning") == users("transformers") == {"integrations"}
     assert users("sklearn") <= {"quantize", "training"}
     assert users("torchvision") <= {"networks", "training"}

@@ -23,6 +23,7 @@ from deepcompress.cli.common import (
 from deepcompress.cli.data import Asked, facts_of, model_and_data, said, tell
 from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.naming import needed_network, network_name, stored_data, stored_network
+from deepcompress.cli.onnx import check_options, compress_onnx, graph_of, runs_as_onnx
 from deepcompress.cli.options import (
     budget_options,
     calibrate_option,
@@ -177,10 +178,13 @@ def compress(
 ) -> None:
     """The command; `HELP` says what it does."""
     start = checkpoint if is_packed(checkpoint) else None
+    as_onnx = runs_as_onnx(checkpoint)
+    if as_onnx:
+        check_options(checkpoint, click.get_current_context().params)
     asked = Asked.taken_from(settings)
     settings |= {
         "rewind": rewind if rewind in (None, "random") else "start",
-        "retrain": settings["retrain"] if calibrate is None else False,
+        "retrain": settings["retrain"] if calibrate is None and not as_onnx else False,
     }
     recipe, searching = build_budgeted(recipe_file, layers, settings, file_settings(start) if start else None)
     if not searching and (trials is not None or keep_trials):
@@ -200,6 +204,12 @@ def compress(
         check_writable(output)
     elif not recipe.retrain:
         return  # what needs no training is the first process's alone
+    if as_onnx and start is None:
+        with files.watch(quiet) as watch:
+            result, more = compress_onnx(checkpoint, recipe, output, calibrate, asked, watch)
+        facts = {**result.as_dict(), **more, "command": command_line(), "versions": versions()}
+        show(as_json, facts, lambda: _show_stages(result, (), verbose), _line(result))
+        return
     source = (
         open_checkpoint(checkpoint, trust_pickle, key=key)
         if start is None
@@ -389,6 +399,7 @@ def _compress_tensors(
         smaller=SMALLER in source.facts,
         extra=source.extra,
         watch=watch,
+        graph=graph_of(start) if start is not None else b"",
     )
 
 

@@ -22,6 +22,7 @@ from deepcompress.compression.result import Result, StageResult, kept_line
 from deepcompress.compression.sizing import step_for
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.extensions import SMALLER, pack_extra_state
+from deepcompress.container.graph import pack_graph
 from deepcompress.container.normalize import pack_normalize
 from deepcompress.container.writer import pack, planned_size, save
 from deepcompress.errors import CheckpointError
@@ -71,6 +72,8 @@ def compress_state(
     extra: Mapping[str, Any] | None = None,
     watch: Progress | None = None,
     rounder: Callable[[float], Rounded] | None = None,
+    weights: Collection[str] | None = None,
+    graph: bytes = b"",
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
 
@@ -89,6 +92,8 @@ def compress_state(
         watch: told what happens.
         rounder: rounds weights by samples, at a step (`calibration.rounding`); without, and what it leaves, is rounded
             by the size of the weights.
+        weights: names of the tensors that may be compressed, where that is known; without, shapes and types tell it.
+        graph: of the network, to store in the file (`container.graph`).
 
     Raises:
         RecipeError: a setting does not fit the tensors.
@@ -103,9 +108,12 @@ def compress_state(
         *([SMALLER] if smaller else []),
         *pack_extra_state({**beside, **(extra or {})}),
         *pack_normalize(normalize),
+        *pack_graph(graph),
     )
     started = time.perf_counter()
-    content = _look_through(state, recipe, buffers, watch)
+    if weights is not None:
+        buffers = state.keys() - set(weights)
+    content = _look_through(state, recipe, buffers, watch, known=weights is not None)
     if content.scales:
         watch.message(scales_line(content.scales))
     losses, floored = share_out(content.profiles, recipe)
@@ -179,7 +187,7 @@ class _Content:
 
 
 def _look_through(
-    state: Mapping[str, torch.Tensor], recipe: Recipe, buffers: Collection[str], watch: Progress
+    state: Mapping[str, torch.Tensor], recipe: Recipe, buffers: Collection[str], watch: Progress, known: bool = False
 ) -> _Content:
     # In a mapping that loads tensors anew each time no two are one: it says itself which are tied.
     if isinstance(state, dict):
@@ -188,7 +196,8 @@ def _look_through(
     content = _Content(tied_to(state) if isinstance(state, dict) else dict(getattr(state, "tied", {})))
     scales = Scales()
     possible: list[Layer] = []
-    check_plain(state)
+    if not known:
+        check_plain(state)
     for name in state:
         if name in content.tied:
             continue
@@ -207,13 +216,14 @@ def _look_through(
             content.layers.append(layer)
             content.dtypes[name] = value.dtype
             content.profiles[name] = profile(value)
-    content.scales = {name for name in scales.found if is_kept(name, recipe, True)}
+    if not known:
+        content.scales = {name for name in scales.found if is_kept(name, recipe, True)}
     content.layers = [layer for layer in content.layers if layer.name not in content.scales]
     content.profiles = {layer.name: content.profiles[layer.name] for layer in content.layers}
     for layer in content.layers:
         if not np.isfinite(content.profiles[layer.name].levels).all():
             check_finite(state, [layer])
-    if scales.found or any(rule.keep for rule in recipe.layers):
+    if known or scales.found or any(rule.keep for rule in recipe.layers):
         check_rules(recipe, possible)
     else:
         check_choice(recipe, possible, content.layers)

@@ -12,11 +12,12 @@ from deepcompress.coding.offsets import MAX_BITS
 from deepcompress.coding.streams import Coder, fixed_width
 from deepcompress.coding.tensors import Encoding, TensorInfo
 from deepcompress.container.entries import CRC_BYTES, Entry, Header
+from deepcompress.container.graph import NAME as GRAPH
 from deepcompress.container.normalize import normalize_in
 from deepcompress.container.reader import ModelFile
 
-#: What a section holds, in the order in which tables show it. Together with ``header`` and ``checksum``
-#: these parts are the whole file.
+#: What a section holds, in the order in which tables show it. Together with ``header``, ``checksum`` and, where the file
+#: has one, ``graph``, these parts are the whole file.
 PARTS = ("weights", "offsets", "codebooks", "tables", "biases")
 
 
@@ -111,7 +112,8 @@ def breakdown(header: Header, file: str, file_bytes: int) -> Breakdown:
     """The breakdown of a file with this header."""
     layers = [_layer(entry, header) for entry in header.entries]
     dense = dense_bytes(entry.info for entry in header.entries)
-    sections = {"header": header.size}
+    graph = sum(len(extension.data) for extension in header.extensions if extension.name == GRAPH)
+    sections = {"header": header.size - graph, **({"graph": graph} if graph else {})}
     sections |= {part: sum(layer.parts.get(part, 0) for layer in layers) for part in PARTS}
     sections["checksum"] = CRC_BYTES
     overhead = header.size + CRC_BYTES
