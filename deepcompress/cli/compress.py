@@ -99,6 +99,8 @@ NOT_MEASURED = (
     "Not measured: what the network makes of these weights. With --network and --data (or eval FILE, later) it is."
 )
 
+MEASURE_ONNX = "Not measured: what the network makes of these weights. With --data (or eval FILE, later) it is."
+
 
 def _show_all(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
@@ -178,21 +180,16 @@ def compress(
 ) -> None:
     """The command; `HELP` says what it does."""
     start = checkpoint if is_packed(checkpoint) else None
-    as_onnx = runs_as_onnx(checkpoint)
-    if as_onnx:
-        check_options(checkpoint, click.get_current_context().params)
+    as_onnx = runs_as_onnx(checkpoint) and check_options(checkpoint)
     asked = Asked.taken_from(settings)
     settings |= {
         "rewind": rewind if rewind in (None, "random") else "start",
         "retrain": settings["retrain"] if calibrate is None and not as_onnx else False,
     }
     recipe, searching = build_budgeted(recipe_file, layers, settings, file_settings(start) if start else None)
-    if not searching and (trials is not None or keep_trials):
-        raise click.UsageError("--trials and --keep-trials are for the search only: give --max-drop without --prune")
+    _check_search(searching, trials is not None or bool(keep_trials), resume and save_scores is not None)
     files = MaskFiles(masks_file, save_masks, save_scores)
     files.check(settings, recipe, searching)
-    if resume and save_scores is not None:
-        raise click.UsageError("--save-scores needs a run that computes all scores itself: leave out --resume")
 
     from deepcompress.checkpoint import load_checkpoint, open_checkpoint
     from deepcompress.files import check_writable
@@ -205,10 +202,7 @@ def compress(
     elif not recipe.retrain:
         return  # what needs no training is the first process's alone
     if as_onnx and start is None:
-        with files.watch(quiet) as watch:
-            result, more = compress_onnx(checkpoint, recipe, output, calibrate, asked, watch)
-        facts = {**result.as_dict(), **more, "command": command_line(), "versions": versions()}
-        show(as_json, facts, lambda: _show_stages(result, (), verbose), _line(result))
+        _onnx(checkpoint, recipe, output, calibrate, asked, files.watch(quiet), as_json, verbose)
         return
     source = (
         open_checkpoint(checkpoint, trust_pickle, key=key)
@@ -249,6 +243,31 @@ def compress(
         _show_trials(more["search"], result)
     facts = {**result.as_dict(), **more, "saved": saved, "command": command_line(), "versions": versions()}
     show(as_json, facts, lambda: _show_stages(result, saved, verbose), _line(result))
+
+
+def _check_search(searching: bool, tuned: bool, scores_resumed: bool) -> None:
+    if tuned and not searching:
+        raise click.UsageError("--trials and --keep-trials are for the search only: give --max-drop without --prune")
+    if scores_resumed:
+        raise click.UsageError("--save-scores needs a run that computes all scores itself: leave out --resume")
+
+
+def _onnx(
+    file: str,
+    recipe: Recipe,
+    output: str,
+    calibrate: str | None,
+    asked: Asked,
+    watching: Any,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """An ONNX model, which brings its own network."""
+    with watching as watch:
+        result, more = compress_onnx(file, recipe, output, calibrate, asked, watch)
+    line = f"{_line(result)}; {more['onnx_ratio']:.2f}× smaller than {file}"
+    facts = {**result.as_dict(), **more, "command": command_line(), "versions": versions()}
+    show(as_json, facts, lambda: _show_stages(result, (), verbose, line, MEASURE_ONNX), line)
 
 
 def _need(searching: bool, recipe: Recipe, data: str | None, files: MaskFiles, calibrate: str | None) -> str:
@@ -448,7 +467,9 @@ def _line(result: Result) -> str:
     return f"{result.file}: {result.file_bytes:,} bytes, {result.smaller}{error}"
 
 
-def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
+def _show_stages(
+    result: Result, saved: Sequence[str], verbose: bool, line: str | None = None, unmeasured: str = NOT_MEASURED
+) -> None:
     from deepcompress.report import tables
 
     console = tables.output()
@@ -461,7 +482,7 @@ def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
         console.print()
     console.print(tables.stages_table(result))
     if result.accuracy_after is None and result.metric_after is None:
-        tables.say(console, f"\n{NOT_MEASURED}")
-    tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.smaller}")
+        tables.say(console, f"\n{unmeasured}")
+    tables.say(console, f"\n{line or f'{result.file}: {result.file_bytes:,} bytes, {result.smaller}'}")
     if saved:
         tables.say(console, ", ".join(saved))

@@ -51,8 +51,9 @@ def graph_of(file: str) -> bytes:
         return graph_in(opened.header.extensions)
 
 
-def check_options(file: str, given: dict[str, Any]) -> None:
-    """Refuse options of `compress` that have no meaning for an ONNX model."""
+def check_options(file: str) -> bool:
+    """Refuse options of `compress` that have no meaning for an ONNX model; True where all have one."""
+    given = click.get_current_context().params
     wrong = [flag for name, flag in _TORCH_ONLY.items() if given.get(name) not in (None, False)]
     if given.get("retrain") is True:
         wrong.append("--retrain")
@@ -60,6 +61,7 @@ def check_options(file: str, given: dict[str, Any]) -> None:
         raise click.UsageError(
             f"{file} is an ONNX model, which is neither built nor trained here: leave out {', '.join(wrong)}"
         )
+    return True
 
 
 def compress_onnx(
@@ -74,16 +76,17 @@ def compress_onnx(
     model = open_model(file)
     rounder = None
     if calibrate is not None:
-        from deepcompress.graphs.calibrate import OnnxRounder, load_feeds
+        from deepcompress.calibration.samples import load_samples
+        from deepcompress.graphs.calibrate import OnnxRounder
 
-        rounder = OnnxRounder(model, load_feeds(calibrate), watch)
+        rounder = OnnxRounder(model, load_samples(calibrate), watch)
     before = None
     if asked.data is not None:
         source, network = _network(file)
         samples = asked.settled(network, asked.samples(source, file, network), test_only=True)
         before = evaluate(network, samples.test_loader(), samples.task)
     result = compress_model(model, recipe, output, watch=watch, rounder=rounder)
-    facts: dict[str, Any] = {"onnx_bytes": model.bytes}
+    facts: dict[str, Any] = {"onnx_bytes": model.bytes, "onnx_ratio": model.bytes / result.file_bytes}
     if before is not None:
         after = evaluate(_network(output)[1], samples.test_loader(), samples.task)
         result, facts = result.measured(before, after, samples.task), {**facts, **facts_of(samples)}

@@ -17,7 +17,6 @@ import torch
 
 from deepcompress.calibration.grids import Calibrated
 from deepcompress.calibration.rounding import Rounded
-from deepcompress.calibration.samples import load_samples
 from deepcompress.calibration.statistics import Lookups, Moments, Statistics
 from deepcompress.errors import DataError
 from deepcompress.graphs import restore
@@ -36,11 +35,6 @@ _WATCHED = 16  # values at once, which are all in memory
 _TRIED = 32  # samples that a change of a weight is tried on
 _CHANGE = 0.05  # of a weight that is tried, in root mean squares
 _LEAST = 1e-3  # of its variance, that the output changes at least by where all of a weight is wrong
-
-
-def load_feeds(name: str) -> list[Any]:
-    """As `calibration.samples.load_samples`: batches for `OnnxRounder`."""
-    return load_samples(name)
 
 
 class OnnxRounder:
@@ -231,7 +225,7 @@ def _feel(
     before = [session.run({**batch, **given}, feeds.outputs) for batch in feeds.some()]
     samples = sum(map(_count, feeds.some()))
     statistics.power = _power(before, [_count(batch) for batch in feeds.some()])
-    for number, (name, products) in enumerate(uses.items()):
+    for number, (name, same) in enumerate(uses.items()):
         watch.work("try", number, len(uses), name)
         found = statistics.of.get(id(turned[name]))
         if found is None:
@@ -239,16 +233,14 @@ def _feel(
         error = _noise(turned[name])
         changed = {
             **given,
-            products[0].value: (model.tensors[name].float() + products[0].back(error))
-            .to(model.tensors[name].dtype)
-            .numpy(),
+            same[0].value: (model.tensors[name].float() + same[0].back(error)).to(model.tensors[name].dtype).numpy(),
         }
         after = (session.run({**batch, **changed}, feeds.outputs) for batch in feeds.some())
         moved = sum(_apart(*pair) for pair in zip(before, after, strict=True)) / samples
         least = _LEAST * statistics.power / max(_cost(turned[name], found, statistics.samples), 1e-30)
         felt = max(moved / max(_cost(error, found, statistics.samples), 1e-30), least)
         found.gradient = torch.full(
-            (turned[name].shape[1] if products[0].is_lookup else len(turned[name]),), felt * found.positions
+            (turned[name].shape[1] if same[0].is_lookup else len(turned[name]),), felt * found.positions
         )
 
 

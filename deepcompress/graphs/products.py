@@ -23,6 +23,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Meets = Callable[[Array], torch.Tensor]
 
 
+def _same(weight: torch.Tensor) -> torch.Tensor:
+    return weight
+
+
 @dataclass(frozen=True)
 class Product:
     """A node of the main graph that uses a weight.
@@ -42,8 +46,8 @@ class Product:
     value: str
     watched: str
     meets: Meets
-    turn: Callable[[torch.Tensor], torch.Tensor] = lambda weight: weight
-    back: Callable[[torch.Tensor], torch.Tensor] = lambda weight: weight
+    turn: Callable[[torch.Tensor], torch.Tensor] = _same
+    back: Callable[[torch.Tensor], torch.Tensor] = _same
     groups: int = 1
     bias: str = ""
     is_lookup: bool = False
@@ -153,8 +157,8 @@ def _general_product(node: Any, held: Mapping[str, str], shapes: Mapping[str, tu
         return []
     meets = _columns if known.get("transA") else _rows
     bias = held.get(node.input[2], "") if len(node.input) > 2 and known.get("beta", 1.0) == 1 else ""
-    turns = {} if known.get("transB") else {"turn": _turned, "back": _turned}
-    return [Product(name, node.input[1], node.input[0], meets, bias=bias, **turns)]
+    turn = _same if known.get("transB") else _turned
+    return [Product(name, node.input[1], node.input[0], meets, turn, turn, bias=bias)]
 
 
 def _recurrent(node: Any, held: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> list[Product]:
