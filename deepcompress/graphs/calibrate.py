@@ -21,7 +21,7 @@ from deepcompress.calibration.statistics import Lookups, Moments, Statistics
 from deepcompress.errors import DataError
 from deepcompress.graphs import restore
 from deepcompress.graphs.model import OnnxModel
-from deepcompress.graphs.products import Product, products
+from deepcompress.graphs.products import Product, _same, products
 from deepcompress.graphs.roles import weights_of
 from deepcompress.graphs.session import Session
 from deepcompress.networks.inputs import arguments
@@ -239,9 +239,21 @@ def _feel(
         moved = sum(_apart(*pair) for pair in zip(before, after, strict=True)) / samples
         least = _LEAST * statistics.power / max(_cost(turned[name], found, statistics.samples), 1e-30)
         felt = max(moved / max(_cost(error, found, statistics.samples), 1e-30), least)
-        found.gradient = torch.full(
-            (turned[name].shape[1] if same[0].is_lookup else len(turned[name]),), felt * found.positions
-        )
+        found.gradient = felt * found.positions * _shares(same[0], turned[name], found)
+
+
+def _shares(product: Product, weight: torch.Tensor, found: Moments | Lookups) -> torch.Tensor:
+    """How much more than on average the output feels each row of a weight (columns, where rows are looked up)."""
+    import os
+    alpha = float(os.environ.get("ALPHA", "0"))
+    if isinstance(found, Lookups):
+        return torch.ones(weight.shape[1])
+    shares = torch.ones(len(weight))
+    if product.turn is not _same or found.second is None or not alpha:
+        return shares
+    power = _row_costs(weight, found).clamp_min(1e-30)
+    shares = (power / power.mean()).clamp_min(1e-3) ** -alpha
+    return shares / shares.mean()
 
 
 def _noise(weight: torch.Tensor) -> torch.Tensor:
@@ -253,11 +265,16 @@ def _cost(error: torch.Tensor, found: Moments | Lookups, samples: int) -> float:
     """What an error of a weight changes in the outputs of its products, squared and summed, for a sample."""
     if isinstance(found, Lookups):
         return float((found.counts[:, None] * error.square()).sum()) / samples
-    if found.second is None:
-        return 0.0
+    return 0.0 if found.second is None else float(_row_costs(error, found).sum()) / samples
+
+
+def _row_costs(error: torch.Tensor, found: Moments) -> torch.Tensor:
+    """The same of each row, for all samples (rows)."""
+    assert found.second is not None
     parts = len(found.second) // found.groups
     apart = error.reshape(found.groups, len(error) // found.groups, parts, -1).transpose(1, 2).flatten(0, 1)
-    return float(((apart @ found.second) * apart).sum()) / samples
+    costs = ((apart @ found.second) * apart).sum(2)  # (groups × parts, rows)
+    return costs.reshape(found.groups, parts, -1).sum(1).reshape(-1)
 
 
 def _as_inputs(proto: Any, given: Mapping[str, Array]) -> None:

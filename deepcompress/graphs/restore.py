@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -51,20 +52,31 @@ def model_in(path: str | Path, max_bytes: int | None = None) -> OnnxModel:
     """
     needs_onnx()
     file = ModelFile(path)
-    file.check(max_bytes)
-    limit = default_max_bytes(file.file_bytes) if max_bytes is None else max_bytes
     try:
-        graph = graph_in(file.header.extensions, limit)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from None
-    if not graph:
-        raise FormatError(f"{path}: holds no graph of an ONNX model")
+        graph = _graph(file, max_bytes)
+    except FormatError:
+        file.close()
+        raise
     entries = {entry.name: entry.info for entry in file.header.entries}
     stored = {
         name: Stored(info.shape, TORCH_DTYPES[info.dtype], partial(_decoded, file, name))
         for name, info in entries.items()
     }
-    return OnnxModel(graph, LazyTensors(stored), file.file_bytes)
+    tensors = LazyTensors(stored)
+    weakref.finalize(tensors, file.close)
+    return OnnxModel(graph, tensors, file.file_bytes)
+
+
+def _graph(file: ModelFile, max_bytes: int | None) -> bytes:
+    file.check(max_bytes)
+    limit = default_max_bytes(file.file_bytes) if max_bytes is None else max_bytes
+    try:
+        graph = graph_in(file.header.extensions, limit)
+    except FormatError as error:
+        raise FormatError(f"{file.path}: {error}") from None
+    if not graph:
+        raise FormatError(f"{file.path}: holds no graph of an ONNX model")
+    return graph
 
 
 def _decoded(file: ModelFile, name: str) -> torch.Tensor:
