@@ -159,7 +159,7 @@ INSIDE = {
         "own_loop",
         "plan",
     ],
-    "graphs": ["values", "walk", "model", "roles", "restore", "session", "calibrate", "compress"],
+    "graphs": ["values", "walk", "model", "roles", "restore", "session", "feeds", "products", "sensing", "calibrate", "compress"],
     "integrations": ["steps", "lightning", "transformers"],
     "studies": ["sensitivity", "sweep", "search", "compare"],
     "training": [

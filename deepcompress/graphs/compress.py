@@ -53,7 +53,6 @@ def _left_alone(model: OnnxModel, weights: Collection[str]) -> str:
         return ""
     more = ", …" if len(largest) > _SAID else ""
     return (
-        f"{len(stored)} tensor{'s' * (len(stored) != 1)} of two or more dimensions ({100 * size / total:.0f} % of all "
-        f"bytes) are stored exactly, because no product, look-up or sum uses them alone: "
-        f"{', '.join(largest[:_SAID])}{more}"
+        f"stored exactly, because not only products, look-ups and sums use them: {', '.join(largest[:_SAID])}{more} "
+        f"({100 * size / total:.0f} % of the bytes of all tensors)"
     )

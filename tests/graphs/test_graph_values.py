@@ -17,7 +17,7 @@ from deepcompress.graphs.restore import complete, model_in, save  # noqa: E402
 from deepcompress.graphs.values import PACKED, TYPES  # noqa: E402
 from deepcompress.recipe import Recipe  # noqa: E402
 
-ROUNDED = Recipe(prune=0.0, quantizer="rows", retrain=False)
+ROUNDED = Recipe(retrain=False)
 KINDS = sorted({*TYPES, *PACKED} & set(TensorProto.DataType.values()))
 
 
@@ -83,7 +83,9 @@ def test_a_model_comes_back_as_it_was_but_for_its_rounded_weights(tmp_path):
 
 def _values(proto):
     yield from ((tensor.name, tensor) for tensor in proto.graph.initializer)
-    yield from ((node.output[0], each.t) for node in proto.graph.node for each in node.attribute if each.name == "value")
+    yield from (
+        (node.output[0], each.t) for node in proto.graph.node for each in node.attribute if each.name == "value"
+    )
 
 
 def test_constants_of_few_numbers_stay_in_the_graph(tmp_path):

@@ -30,7 +30,7 @@ def model(nodes, inputs, outputs, tensors=(), **more):
 
 
 def perceptron(first=None, second=None):
-    """x (N, 20) → Gemm, Relu, MatMul → y (N, 5); the second weight (40, 5) is that of a constant."""
+    """x (N, 20) → Gemm, Relu, MatMul → y (N, 5); the second weight (as a rule 40 by 5) is that of a constant."""
     first = weights(40, 20) if first is None else first
     second = weights(40, 5, seed=1) if second is None else second
     nodes = [
@@ -39,7 +39,7 @@ def perceptron(first=None, second=None):
         helper.make_node("Constant", [], ["second.weight"], value=held("", second)),
         helper.make_node("MatMul", ["b", "second.weight"], ["y"]),
     ]
-    tensors = [held("first.weight", first), held("first.bias", weights(40, seed=2))]
+    tensors = [held("first.weight", first), held("first.bias", weights(len(first), seed=2))]
     return model(nodes, [value("x", "N", 20)], [value("y", "N", 5)], tensors)
 
 
