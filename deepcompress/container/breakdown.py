@@ -16,8 +16,8 @@ from deepcompress.container.graph import NAME as GRAPH
 from deepcompress.container.normalize import normalize_in
 from deepcompress.container.reader import ModelFile
 
-#: What a section holds, in the order in which tables show it. Together with ``header``, ``checksum`` and, where there is
-#: one, ``graph``, these parts are the whole file.
+#: What a section holds, in the order in which tables show it. Together with ``header``, ``checksum`` and (if there is
+#: one) ``graph``, these parts are the whole file.
 PARTS = ("weights", "offsets", "codebooks", "tables", "biases")
 
 

@@ -16,7 +16,8 @@ from deepcompress.graphs.model import OnnxModel
 from deepcompress.graphs.products import Product, products
 from deepcompress.graphs.roles import weights_of
 from deepcompress.graphs.sensing import Sensing
-from deepcompress.quantize.rows import RowGrid
+from deepcompress.quantize.grid import short
+from deepcompress.quantize.rows import LARGEST, LARGEST_SHARED, RowGrid
 from deepcompress.training.progress import Progress
 
 _FED = (torch.float32, torch.float16, torch.float64)  # that numpy and onnxruntime have, too
@@ -53,7 +54,7 @@ class OnnxRounder:
         grids, corrected = {}, {}
         for name, grid in self._calibrated.grids(step**2):
             product = self._products[name][0]
-            grids[name] = _in_place(product, grid)
+            grids[name] = _in_place(product, grid, self._tensors.stored[name].dtype)
             change = self._calibrated.bias_change(name, grid)
             if change is not None and product.bias and len(self._products[name]) == 1:
                 bias = self._tensors[product.bias]
@@ -77,11 +78,16 @@ def _of_each(found: Sequence[Product]) -> dict[str, list[Product]]:
     }
 
 
-def _in_place(product: Product, grid: RowGrid) -> RowGrid:
-    """The grid of a weight as it lies in the graph, where each index of its first dimension has one step."""
+def _in_place(product: Product, grid: RowGrid, dtype: torch.dtype) -> RowGrid:
+    """The grid of a weight as it lies in the graph, where each index of its first dimension has one step.
+
+    Where its type is not float32, all of it has one.
+    """
     shape = grid.integers.shape
     integers = product.back(grid.integers)
     steps = product.back(grid.steps.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)).reshape(len(integers), -1)
-    common = steps.amax(1)
-    numbers = torch.round(integers.reshape(steps.shape) * (steps / common[:, None])).to(torch.int32)
-    return RowGrid(numbers.reshape(integers.shape), common)
+    common, most = steps.amax(1), LARGEST
+    if dtype is not torch.float32:
+        common, most = torch.full_like(common, short(float(common.max()))), LARGEST_SHARED
+    numbers = torch.round(integers.reshape(steps.shape) * (steps / common[:, None])).clamp(-most, most)
+    return RowGrid(numbers.to(torch.int32).reshape(integers.shape), common)

@@ -165,10 +165,15 @@ def _tensor(raw: bytes, known: Outline) -> torch.Tensor:
     return to_torch(np.frombuffer(bytearray(raw), known.dtype.storage).reshape(known.shape), known.dtype)
 
 
-def _new_name(label: str, taken: Collection[str]) -> str:
-    """A name that a .dc file can have, and no other tensor has: `label`, if that is one."""
-    fits = is_printable(label) and label.isprintable() and 0 < len(label.encode()) <= MAX_NAME - 16
-    name = label = label if fits else "tensor"
+def _new_name(label: str | bytes, taken: Collection[str]) -> str:
+    """A name that a .dc file can have, and no other tensor has: `label`, if that is one (bytes are no UTF-8)."""
+    fits = (
+        isinstance(label, str)
+        and is_printable(label)
+        and label.isprintable()
+        and 0 < len(label.encode()) <= MAX_NAME - 16
+    )
+    name = label = str(label) if fits else "tensor"
     number = 1
     while name in taken:
         number += 1

@@ -166,7 +166,7 @@ def _recurrent(node: Any, held: Mapping[str, str], shapes: Mapping[str, tuple[in
     known, found = _attributes(node), []
     if known.get("layout"):
         return []
-    for place, watched in ((1, node.input[0]), (2, "".join(node.output[:1]))):
+    for place, watched in ((1, node.input[0]), (2, node.output[0] if node.output else "")):
         name = _weight(node, place, held, shapes)
         if name and watched and len(shapes[name]) == 3:
             sides, rows, width = shapes[name]

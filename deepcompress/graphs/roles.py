@@ -16,7 +16,7 @@ from deepcompress.errors import CheckpointError
 from deepcompress.graphs import walk
 from deepcompress.graphs.model import OnnxModel
 from deepcompress.graphs.values import EXTERNAL
-from deepcompress.layers import in_numbers
+from deepcompress.layers import WIDE
 
 _ANY = range(1 << 16)
 #: Operators whose result is linear in some of their inputs (by number): there an error of a weight stays an error.
@@ -51,8 +51,9 @@ def weights_of(model: OnnxModel) -> set[str]:
     uses = _Uses(model.proto())
     found = set()
     for name, stored in model.tensors.stored.items():
-        if stored.is_weights and stored.elements and name in uses.linear | uses.added and name not in uses.others:
-            value = in_numbers(model.tensors[name])
+        wide = stored.is_weights and stored.dtype in WIDE  # float8 is quantized already
+        if wide and stored.elements and name in uses.linear | uses.added and name not in uses.others:
+            value = model.tensors[name]
             if torch.isfinite(value).all() and (name in uses.linear or _is_table(value)):
                 found.add(name)
     return found
@@ -107,7 +108,7 @@ class _Uses:
             self._moved(node, given, inner, known)
         elif not domain and node.op_type == "Constant":
             held = (_named(each.t) for each in node.attribute if each.HasField("t"))
-            known["".join(node.output[:1])] = frozenset().union(*held)
+            known[node.output[0] if node.output else ""] = frozenset().union(*held)
         else:
             self._used(node, domain, given)
             self.others |= frozenset().union(*(held for outputs in inner for held in outputs))

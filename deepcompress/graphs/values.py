@@ -118,7 +118,7 @@ def lies_in(tensor: Any, model: Path, name: str) -> tuple[Path, int, int]:
         CheckpointError: it is not there, too short, or not in the model's folder.
     """
     facts = {entry.key: entry.value for entry in tensor.external_data}
-    path = beside(facts.get("location", ""), model, name)
+    path = beside(str(facts.get("location", "")), model, name)
     try:
         start, size = int(facts.get("offset") or 0), int(facts.get("length") or outline(tensor, name).bytes)
     except ValueError:

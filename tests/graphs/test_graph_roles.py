@@ -162,6 +162,18 @@ def test_quantized_weights_and_their_scales_stay_as_they_are(tmp_path):
     assert np.linalg.norm(back["plain"] - old["plain"]) < 0.02 * np.linalg.norm(old["plain"])
 
 
+def test_weights_in_eight_bits_are_quantized_already(tmp_path):
+    codes = numpy_helper.from_array(
+        weights(30, 40).astype(helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)), "w"
+    )
+    nodes = [node("DequantizeLinear", ["w", "scale"], ["d"]), node("MatMul", ["x", "d"], ["y"])]
+    proto = model(
+        nodes, [value("x", "N", 30)], [value("y", "N", 40)], [codes, held("scale", np.float32(0.1))], opset=21
+    )
+    compress_model(opened(proto, tmp_path), ROUNDED, tmp_path / "m.dc")
+    assert complete(model_in(tmp_path / "m.dc")) == proto
+
+
 def test_a_model_of_integers_alone_is_stored_exactly(tmp_path):
     proto = quantized()
     del proto.graph.node[2], proto.graph.initializer[3]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from deepcompress.graphs import restore  # noqa: E402
 from deepcompress.graphs.compress import compress_model  # noqa: E402
 from deepcompress.graphs.model import FEWEST, OnnxModel, open_model  # noqa: E402
 from deepcompress.graphs.restore import complete, model_in, save  # noqa: E402
+from deepcompress.graphs.roles import weights_of  # noqa: E402
 from deepcompress.graphs.values import PACKED, TYPES  # noqa: E402
 from deepcompress.recipe import Recipe  # noqa: E402
 
@@ -214,6 +217,26 @@ def test_what_is_no_model(tmp_path, monkeypatch):
     monkeypatch.setattr("deepcompress.graphs.model.MOST_BYTES", 100)
     with pytest.raises(CheckpointError, match="one ONNX file holds at most 100: save the model with its values in an"):
         open_model(path)
+
+
+def test_whatever_the_bytes_are_the_answer_is_an_error_of_ours(tmp_path):
+    onnx.save(perceptron(weights(3, 4), weights(3, 2)), tmp_path / "m.onnx")
+    good, raw = open_model(tmp_path / "m.onnx"), (tmp_path / "m.onnx").read_bytes()
+    chance, refused = random.Random(0), 0
+    for _ in range(150):
+        for whole in (raw, good.graph):
+            changed = bytearray(whole)
+            for _ in range(chance.randint(1, 3)):
+                changed[chance.randrange(len(changed))] = chance.randrange(256)
+            try:
+                if whole is raw:
+                    (tmp_path / "m.onnx").write_bytes(changed)
+                    weights_of(open_model(tmp_path / "m.onnx"))
+                else:
+                    complete(OnnxModel(bytes(changed), good.tensors, good.bytes))
+            except (CheckpointError, FormatError):
+                refused += 1
+    assert refused > 100
 
 
 @pytest.mark.parametrize(

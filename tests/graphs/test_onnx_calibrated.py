@@ -139,6 +139,23 @@ def test_it_is_better_than_without_samples_at_the_same_size(tmp_path):
     assert np.square(y - dense).sum() < 0.6 * np.square(free - dense).sum()
 
 
+def test_halves_are_calibrated_in_their_type(tmp_path):
+    first, second = (tensor.astype(np.float16) for tensor in (weights(200, 20), weights(200, 5, seed=1)))
+    proto = perceptron(first, second)
+    proto.graph.initializer[1].CopyFrom(held("first.bias", weights(200, seed=2).astype(np.float16)))
+    for each in (proto.graph.input[0], proto.graph.output[0]):
+        each.type.tensor_type.elem_type = 10
+    x = mixed(600, 7).astype(np.float16)
+    found, size = calibrated(proto, [torch.from_numpy(x[:256])], 0.06, tmp_path)
+    recipe = Recipe(retrain=False, target_size=size)
+    compress_model(opened(proto, tmp_path), recipe, tmp_path / "free.dc")
+    (dense,), (y,), (free,) = (
+        run(each, {"x": x[256:]}) for each in (proto, found, complete(model_in(tmp_path / "free.dc")))
+    )
+    error, without = (np.square(each.astype(float) - dense).sum() for each in (y, free))
+    assert error < 0.6 * without
+
+
 def test_the_mean_error_goes_into_the_bias(tmp_path):
     proto, x = perceptron(), mixed(300, 3) + 2
     found, _ = calibrated(proto, [torch.from_numpy(x)], 0.3, tmp_path)
