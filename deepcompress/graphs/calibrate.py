@@ -13,7 +13,8 @@ from deepcompress.calibration.grids import Calibrated
 from deepcompress.calibration.rounding import Rounded
 from deepcompress.graphs.feeds import Feeds
 from deepcompress.graphs.model import OnnxModel
-from deepcompress.graphs.products import Product, products
+from deepcompress.graphs.product import Product
+from deepcompress.graphs.products import products
 from deepcompress.graphs.roles import weights_of
 from deepcompress.graphs.sensing import Sensing
 from deepcompress.quantize.grid import short

@@ -20,7 +20,7 @@ from deepcompress.errors import DataError
 from deepcompress.graphs import restore
 from deepcompress.graphs.feeds import Feeds, count_of
 from deepcompress.graphs.model import OnnxModel
-from deepcompress.graphs.products import Product
+from deepcompress.graphs.product import Product
 from deepcompress.graphs.session import Session
 from deepcompress.training.progress import Progress
 

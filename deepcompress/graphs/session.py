@@ -55,8 +55,8 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         options.intra_op_num_threads = torch.get_num_threads()
-        content = str(folder / _FILE) if folder is not None else proto.SerializeToString()
         try:
+            content = str(folder / _FILE) if folder is not None else proto.SerializeToString()
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an exception for each of its states
             raise NetworkError(f"onnxruntime cannot load the model: {first_line(error)}") from error

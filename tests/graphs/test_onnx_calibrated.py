@@ -61,6 +61,21 @@ def test_a_convolution_meets_patches(attributes, tmp_path):
     assert np.allclose(out.numpy(), np.moveaxis(y, 1, -1).reshape(-1, 6), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "attributes", [{}, {"strides": [2, 3]}, {"strides": [2, 1], "pads": [1, 0, 2, 1], "dilations": [1, 2]}], ids=str
+)
+def test_a_transposed_convolution_is_one_of_an_input_with_zeros_between(attributes, tmp_path):
+    x, w = weights(2, 4, 5, 6), weights(4, 3, 3, 2, seed=1)
+    made = node("ConvTranspose", ["x", "w"], ["y"], **attributes)
+    proto = model([made], [value("x", *x.shape)], [value("y", None)], [held("w", w)])
+    product, weight = only_product(proto, tmp_path)
+    turned = product.turn(weight)
+    assert torch.equal(product.back(turned), weight)
+    (y,) = run(proto, {"x": x})
+    out = product.meets(x)[:, 0] @ turned.reshape(3, -1).T
+    assert np.allclose(out.numpy(), np.moveaxis(y, 1, -1).reshape(-1, 3), atol=1e-4)
+
+
 PRODUCTS = {
     "MatMul": (node("MatMul", ["x", "w"], ["y"]), (7, 5), (5, 6)),
     "MatMul of three dimensions": (node("MatMul", ["x", "w"], ["y"]), (2, 7, 5), (5, 6)),
