@@ -46,7 +46,7 @@ ORDER = [
 
 # Folders, from the bottom up: the same rule inside of each.
 INSIDE = {
-    "recipe": ["kinds", "setting", "rules", "stages", "ways", "conflicts", "smallest", "tables"],
+    "recipe": ["kinds", "setting", "rules", "stages", "ways", "effects", "conflicts", "smallest", "tables"],
     "checkpoint": [
         "stored",
         "found",
@@ -154,6 +154,8 @@ INSIDE = {
         "writing",
         "stages",
         "sizing",
+        "contents",
+        "stream",
         "tensors_only",
         "pipeline",
         "own_loop",
@@ -175,7 +177,7 @@ INSIDE = {
         "compress",
     ],
     "integrations": ["steps", "lightning", "transformers"],
-    "studies": ["sensitivity", "sweep", "search", "compare"],
+    "studies": ["points", "budget", "trials", "sensitivity", "sweep", "search", "compare"],
     "training": [
         "progress",
         "outputs",
@@ -226,6 +228,7 @@ INSIDE = {
         "regrow",
         "budget",
         "stage",
+        "steps",
         "guard",
         "lottery",
         "circular",
@@ -233,8 +236,8 @@ INSIDE = {
         "sparse",
         "shrink",
     ],
-    "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "vectors", "latent"],
-    "report": ["console", "names", "tables", "page", "charts", "masks", "plots", "view"],
+    "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "steps", "vectors", "latent"],
+    "report": ["console", "names", "tables", "filetables", "studytables", "page", "charts", "masks", "plots", "view"],
     "cli": [
         "group",
         "settings",
@@ -246,6 +249,9 @@ INSIDE = {
         "data",
         "onnx",
         "masking",
+        "order",
+        "routes",
+        "sections",
         "compress",
         "train",
         "plan",

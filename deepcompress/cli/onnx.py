@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from deepcompress.cli.common import is_packed
-from deepcompress.cli.data import Asked
 
 if TYPE_CHECKING:
     from torch import nn
 
     from deepcompress.checkpoint import Checkpoint
+    from deepcompress.cli.data import Asked
     from deepcompress.compression.result import Result
     from deepcompress.recipe import Recipe
     from deepcompress.training.progress import Progress
@@ -51,9 +52,8 @@ def graph_of(file: str) -> bytes:
         return graph_in(opened.header.extensions)
 
 
-def check_options(file: str) -> bool:
-    """Refuse options of `compress` that have no meaning for an ONNX model; True where all have one."""
-    given = click.get_current_context().params
+def refuse_options(file: str, given: Mapping[str, Any]) -> None:
+    """Refuse options of `compress` that have no meaning for an ONNX model (`UsageError`)."""
     wrong = [flag for name, flag in _TORCH_ONLY.items() if given.get(name) not in (None, False)]
     if given.get("retrain") is True:
         wrong.append("--retrain")
@@ -61,11 +61,10 @@ def check_options(file: str) -> bool:
         raise click.UsageError(
             f"{file} is an ONNX model, which is neither built nor trained here: leave out {', '.join(wrong)}"
         )
-    return True
 
 
 def compress_onnx(
-    file: str, recipe: Recipe, output: str, calibrate: str | None, asked: Asked, watch: Progress
+    file: str, recipe: Recipe, output: str, samples: Any, asked: Asked, watch: Progress
 ) -> tuple[Result, dict[str, Any]]:
     """The file that was written, and what JSON says of the model; measured before and after, where there is data."""
     from deepcompress.cli.data import facts_of
@@ -75,25 +74,25 @@ def compress_onnx(
 
     model = open_model(file)
     rounder = None
-    if calibrate is not None:
-        from deepcompress.calibration.samples import load_samples
+    if samples is not None:
         from deepcompress.graphs.calibrate import OnnxRounder
 
-        rounder = OnnxRounder(model, load_samples(calibrate), watch)
+        rounder = OnnxRounder(model, samples, watch)
     before = None
     if asked.data is not None:
-        source, network = _network(file)
-        samples = asked.settled(network, asked.samples(source, file, network), test_only=True)
-        before = evaluate(network, samples.test_loader(), samples.task)
+        source, network = network_of(file)
+        data = asked.settled(network, asked.samples(source, file, network), test_only=True)
+        before = evaluate(network, data.test_loader(), data.task)
     result = compress_model(model, recipe, output, watch=watch, rounder=rounder)
     facts: dict[str, Any] = {"onnx_bytes": model.bytes, "onnx_ratio": model.bytes / result.file_bytes}
     if before is not None:
-        after = evaluate(_network(output)[1], samples.test_loader(), samples.task)
-        result, facts = result.measured(before, after, samples.task), {**facts, **facts_of(samples)}
+        after = evaluate(network_of(output)[1], data.test_loader(), data.task)
+        result, facts = result.measured(before, after, data.task), {**facts, **facts_of(data)}
     return result, facts
 
 
-def _network(file: str, max_bytes: int | None = None) -> tuple[Checkpoint, nn.Module]:
+def network_of(file: str, max_bytes: int | None = None) -> tuple[Checkpoint, nn.Module]:
+    """What a file holds, and as a network that runs."""
     from deepcompress.checkpoint import Checkpoint
     from deepcompress.checkpoint.found import Found
     from deepcompress.graphs.restore import open_any
@@ -102,16 +101,7 @@ def _network(file: str, max_bytes: int | None = None) -> tuple[Checkpoint, nn.Mo
     needs_runtime()
     model = open_any(file, max_bytes)
     network = OnnxNetwork(model)
-    return Checkpoint(model.tensors, found=Found("an ONNX model", model.bytes)), network
-
-
-def network_of(file: str, max_bytes: int | None) -> tuple[Checkpoint, nn.Module, float]:
-    """What a file holds, as a network that runs, and how many times smaller it is than its tensors as fp32."""
-    source, network = _network(file, max_bytes)
-    assert source.found is not None
-    stored = source.state.stored.values()  # type: ignore[attr-defined]
-    dense = sum(each.elements * (4 if each.dtype.is_floating_point else each.dtype.itemsize) for each in stored)
-    return source, network, dense / source.found.bytes
+    return Checkpoint(model.tensors.in_memory(), found=Found("an ONNX model", model.bytes)), network
 
 
 def export_onnx_model(file: str, output: str, max_bytes: int | None) -> int:

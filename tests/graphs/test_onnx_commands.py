@@ -51,7 +51,7 @@ def test_compress_measures_the_file_beside_the_model():
     assert found["onnx_ratio"] == found["onnx_bytes"] / found["file_bytes"] > 2
     assert set(found["errors"]) == {"first.weight", "second.weight"}
     line = succeed("compress", "m.onnx", "-o", "again.dc", "-q").stdout
-    assert line.endswith(f"{found['onnx_ratio']:.2f}× smaller than m.onnx\n")
+    assert line.endswith(f"{found['onnx_ratio']:.2f}× smaller than the .onnx model\n")
     assert Path("again.dc").read_bytes() == Path("m.dc").read_bytes()
 
 
