@@ -137,13 +137,18 @@ def _outputs(product: Product, weight: torch.Tensor) -> int:
 
 
 def _shrink(found: Moments) -> None:
-    """Each input counts a little as if it were independent of the others, and as strong as they are on average.
+    """What samples are too few to tell: inputs count in part as independent, and none as one that is always zero.
 
-    Samples are few: an input that is always zero in them (a byte that no file has) is not one that never occurs.
+    The fewer positions there are beside inputs, the less is known of how inputs go together (Ledoit and Wolf 2004). And
+    a byte that no file among the samples has is not one that never occurs.
     """
-    if found.second is not None:
-        strength = found.second.diagonal(dim1=1, dim2=2)
-        strength += _PRIOR * strength.mean(1, keepdim=True)
+    if found.second is None:
+        return
+    inputs = found.second.shape[1]
+    apart = inputs / (inputs + found.positions)
+    strength = found.second.diagonal(dim1=1, dim2=2).clone()
+    found.second *= 1 - apart
+    found.second.diagonal(dim1=1, dim2=2).copy_(strength + _PRIOR * strength.mean(1, keepdim=True))
 
 
 def _noise(weight: torch.Tensor) -> torch.Tensor:

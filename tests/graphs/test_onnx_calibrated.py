@@ -143,6 +143,14 @@ def test_the_output_changes_as_much_as_was_asked_for(tmp_path):
         assert step**2 / 8 < part < 2 * step**2
 
 
+@pytest.mark.parametrize("count", [16, 64])
+def test_few_samples_do_little_harm_to_others(count, tmp_path):
+    proto, x = perceptron(), weights(400, 20, seed=5)
+    found, _ = calibrated(proto, [torch.from_numpy(x[:count])], 0.1, tmp_path)
+    (y,), (dense,) = run(found, {"x": x[count:]}), run(proto, {"x": x[count:]})
+    assert np.square(y - dense).sum() < 3 * 0.1**2 * np.square(dense - dense.mean(0)).sum()
+
+
 def test_it_is_better_than_without_samples_at_the_same_size(tmp_path):
     proto, x = perceptron(weights(200, 20), weights(200, 5, seed=1)), mixed(600, 7)
     (dense,) = run(proto, {"x": x[256:]})
