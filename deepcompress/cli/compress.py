@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 HELP = f"""Prune, share and code a network into one .dc file.
 
-CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several. It can also be a .dc file. Then its
-pruned weights stay pruned, its shared values are fine-tuned further (--finetune-epochs N), and every setting that you
-do not give is that of the file.
+CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several. It can also be an .onnx model, whose
+graph the file keeps, and which is not retrained. Or it is a .dc file: then its pruned weights stay pruned, its shared
+values are fine-tuned further (--finetune-epochs N), and every setting that you do not give is that of the file.
 
 \b
 Choose one of these ways to say how small the file is:
