@@ -45,7 +45,8 @@ class OnnxRounder:
         self._tensors = model.tensors
         turned = {name: uses[0].turn(model.tensors[name].float()) for name, uses in self._products.items()}
         sensing = Sensing(model, Feeds(model, batches), self._products, turned, watch)
-        self._calibrated = Calibrated(turned, sensing.statistics())
+        own = {name: id(weight) for name, weight in turned.items()}
+        self._calibrated = Calibrated(turned, sensing.statistics(), own)
         met = set(self._calibrated.met())
         if missing := sorted(weights - met):
             watch.message(f"rounded without calibration, as no product with them was seen: {', '.join(missing)}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from deepcompress.calibration.samples import BATCHES
 from deepcompress.errors import DataError
 from deepcompress.graphs import restore
 from deepcompress.graphs.model import OnnxModel
@@ -31,7 +32,9 @@ class Feeds:
     def __init__(self, model: OnnxModel, batches: Iterable[Any]) -> None:
         session = Session(restore.complete(model))
         self.outputs = session.outputs
-        self.batches = [part for batch in batches for part in _split(_named(batch, session.inputs), session.batch)]
+        given = [_named(batch, session.inputs) for batch in batches]
+        pieces = -(-BATCHES // max(len(given), 1))  # a single batch tells nothing of what in it is chance
+        self.batches = [part for batch in given for part in _split(batch, session.batch, pieces)]
         self.samples = sum(map(count_of, self.batches))
         if self.samples < FEWEST:
             raise DataError(
@@ -72,11 +75,16 @@ def count_of(batch: Mapping[str, Array]) -> int:
     return next((len(value) for value in batch.values() if value.ndim), 1)
 
 
-def _split(batch: dict[str, Array], size: int | None) -> Iterator[dict[str, Array]]:
-    """A batch in parts of `size` samples; what is left over at the end is not used."""
+def _split(batch: dict[str, Array], size: int | None, pieces: int) -> Iterator[dict[str, Array]]:
+    """A batch in parts of `size` samples, without what is left over; of any size in so many `pieces`, of 2 at least.
+
+    A batch whose arrays do not all have the samples in their first dimension stays as it is.
+    """
     counts = {len(value) for value in batch.values() if value.ndim}
-    if size is None or len(counts) != 1:
+    if len(counts) != 1:
         yield batch
         return
-    for start in range(0, counts.pop() - size + 1, size):
-        yield {name: value[start : start + size] if value.ndim else value for name, value in batch.items()}
+    count = counts.pop()
+    each = size or max(-(-count // pieces), 2)
+    for start in range(0, count - each + 1 if size else count, each):
+        yield {name: value[start : start + each] if value.ndim else value for name, value in batch.items()}

@@ -82,6 +82,9 @@ def _meet(sensing: Sensing, statistics: Statistics) -> None:
             for product in every:
                 if product.watched in seen:
                     _add(product, seen[product.watched], sensing.turned[product.weight], statistics)
+        for found in statistics.of.values():
+            if isinstance(found, Moments):
+                found.end_batch()
 
 
 def _watching(model: OnnxModel, names: Collection[str]) -> tuple[Session, list[str]]:
@@ -120,7 +123,7 @@ def _feel(sensing: Sensing, statistics: Statistics) -> None:
         sensing.watch.work("try", number, len(sensing.uses), name)
         product, weight = products[0], sensing.turned[name]
         found = statistics.of.get(id(weight))
-        if found is None:
+        if not isinstance(found, Moments | Lookups):
             continue
         error = _noise(weight)
         changed = (product.back(weight + error)).to(tensors[name].dtype).numpy()
@@ -137,18 +140,13 @@ def _outputs(product: Product, weight: torch.Tensor) -> int:
 
 
 def _shrink(found: Moments) -> None:
-    """What samples are too few to tell: inputs count in part as independent, and none as one that is always zero.
+    """No input counts as one that is always zero: a byte that no file among the samples has may be in others.
 
-    The fewer positions there are beside inputs, the less is known of how inputs go together (Ledoit and Wolf 2004). And
-    a byte that no file among the samples has is not one that never occurs.
+    How much samples tell of how inputs go together is what `Moments.noise` says.
     """
-    if found.second is None:
-        return
-    inputs = found.second.shape[1]
-    apart = inputs / (inputs + found.positions)
-    strength = found.second.diagonal(dim1=1, dim2=2).clone()
-    found.second *= 1 - apart
-    found.second.diagonal(dim1=1, dim2=2).copy_(strength + _PRIOR * strength.mean(1, keepdim=True))
+    if found.second is not None:
+        strength = found.second.diagonal(dim1=1, dim2=2)
+        strength += _PRIOR * strength.mean(1, keepdim=True)
 
 
 def _noise(weight: torch.Tensor) -> torch.Tensor:
