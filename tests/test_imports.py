@@ -36,6 +36,7 @@ ORDER = [
     ["quantize"],
     ["calibration"],
     ["compression"],
+    ["graphs"],
     ["integrations"],
     ["studies"],
     ["report"],
@@ -108,6 +109,7 @@ INSIDE = {
         "entries",
         "deflate",
         "normalize",
+        "graph",
         "extensions",
         "version1",
         "version2",
@@ -172,6 +174,21 @@ INSIDE = {
         "pipeline",
         "own_loop",
         "plan",
+    ],
+    "graphs": [
+        "values",
+        "walk",
+        "model",
+        "roles",
+        "restore",
+        "session",
+        "feeds",
+        "product",
+        "convolutions",
+        "products",
+        "sensing",
+        "calibrate",
+        "compress",
     ],
     "integrations": ["steps", "lightning", "transformers"],
     "studies": ["points", "budget", "trials", "sensitivity", "sweep", "search", "compare"],
@@ -244,6 +261,7 @@ INSIDE = {
         "outputs",
         "common",
         "data",
+        "onnx",
         "masking",
         "calibrating",
         "order",
@@ -348,7 +366,7 @@ def test_libraries_have_their_places():
     assert users("matplotlib") == {"report"}
     assert users("bitarray") == {"coding"}
     assert users("safetensors") == {"checkpoint"}
-    assert users("onnxruntime") == {"reading"}
+    assert users("onnxruntime") == {"graphs", "reading"}
     assert users("lightning") == users("pytorch_lightning") == users("transformers") == {"integrations"}
     assert users("sklearn") <= {"quantize", "training"}
     assert users("torchvision") <= {"networks", "training"}

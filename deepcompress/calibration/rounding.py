@@ -24,7 +24,7 @@ from deepcompress.training.progress import Progress
 FEWEST = 8  # samples
 _PLAIN_START = 5.0  # times the calibrated step: where to look first for one that goes by the sizes of the weights
 _NEWTON = 5
-_TAUGHT = 3.0  # times the loss that is allowed: so much teaching is trusted to make good
+_TAUGHT = 2.0  # times the loss that is allowed: so much teaching is trusted to make good
 #: Modules that add a bias to what they multiply, both of one name: weight and bias, weight_ih_l0 and bias_ih_l0.
 _BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.MultiheadAttention)
 

@@ -26,6 +26,8 @@ from deepcompress.training.progress import Progress
 
 EPOCHS = 16
 RATE = 0.02  # of Adam, in steps of a weight
+_SPEEDS = (1.0, 0.15)  # of the rates: recurrent networks need the second
+_PATIENCE, _WORSE = 2, 2.0  # from this epoch on, an error so many times as large as before ends a try
 _BATCH = 8
 _INSIDE = 0.45  # of a step: how far from its whole number a weight may begin, on the side where it was
 _RATE_OF_VECTORS = 0.004  # in root mean squares of a bias or gain
@@ -86,13 +88,18 @@ def taught(
     small = [piece for batch in batches for piece in pieces(batch, -(-count_samples(batch) // _BATCH))]
     with torch.no_grad():
         expected = [flattened(student, x) for x in small]
-    tuned = _tuned(student, network, grids, corrected)
     best = before = trial.error({**{name: grid.values() for name, grid in grids.items()}, **corrected})
-    found = None
-    for _ in _epochs(student, tuned, list(zip(small, expected, strict=True)), watch):
-        error = trial.error({name: each.numbers() * each.unit for name, each in tuned.items()})
-        if error < best:
-            best, found = error, {name: each.numbers().clone() for name, each in tuned.items()}
+    pairs, tuned, found = list(zip(small, expected, strict=True)), {}, None
+    for speed in _SPEEDS:
+        tuned = _tuned(student, network, grids, corrected)
+        for epoch in _epochs(student, tuned, pairs, speed, watch):
+            error = trial.error({name: each.numbers() * each.unit for name, each in tuned.items()})
+            if error < best:
+                best, found = error, {name: each.numbers().clone() for name, each in tuned.items()}
+            if epoch >= _PATIENCE and error > _WORSE * before:
+                break
+        if found is not None:
+            break
     if found is None:
         watch.message("teaching did not bring the outputs nearer to those of the dense network: it is left out")
         return dict(grids), dict(corrected)
@@ -105,10 +112,14 @@ def taught(
 
 
 def _epochs(
-    student: nn.Module, tuned: Mapping[str, _Tuned], pairs: Sequence[tuple[Any, torch.Tensor]], watch: Progress
-) -> Iterator[None]:
-    """Tune by Adam, at rates that fall along a cosine; each epoch is done when the next is asked for."""
-    rates = [RATE if each.alive is not None else _RATE_OF_VECTORS for each in tuned.values()]
+    student: nn.Module,
+    tuned: Mapping[str, _Tuned],
+    pairs: Sequence[tuple[Any, torch.Tensor]],
+    speed: float,
+    watch: Progress,
+) -> Iterator[int]:
+    """Tune by Adam, at rates that fall along a cosine; give the number of each epoch when it is done."""
+    rates = [speed * (RATE if each.alive is not None else _RATE_OF_VECTORS) for each in tuned.values()]
     groups = [{"params": [each.latent], "lr": rate} for each, rate in zip(tuned.values(), rates, strict=True)]
     optimizer, generator = torch.optim.Adam(groups), torch.Generator().manual_seed(0)
     total, done = EPOCHS * len(pairs), 0
@@ -121,7 +132,7 @@ def _epochs(
             optimizer.step()
             done += 1
             watch.work("teach", done, total, f"epoch {epoch + 1}")
-        yield
+        yield epoch
 
 
 def _tuned(
@@ -131,8 +142,8 @@ def _tuned(
     given = live_tensors(network, tensors_of(network))
     all_frozen = not any(parameter.requires_grad for parameter in network.parameters())
     with torch.no_grad():
-        for name, value in corrected.items():
-            tensors[name].copy_(value)
+        for name, tensor in tensors.items():
+            tensor.copy_(corrected.get(name, given[name]))
     for name, tensor in tensors.items():
         grid = grids.get(name)
         if grid is not None:

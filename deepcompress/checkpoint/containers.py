@@ -39,7 +39,7 @@ def read(path: Path, trust_pickle: bool, mapped: bool) -> Content:
             return _folder(path, trust_pickle, mapped)
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
-        found = _READERS[_kind(path)](path, trust_pickle, mapped)
+        found = _READERS["onnx" if path.suffix.lower() == ".onnx" else _kind(path)](path, trust_pickle, mapped)
         return replace(found, bytes=found.bytes + path.stat().st_size)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -219,6 +219,7 @@ _READERS: dict[str, Callable[[Path, bool, bool], Content]] = {
     "pickle": _refused("a pickle that torch.save did not write; load it, and save its tensors with torch.save"),
     "npy": _refused("a single numpy array without a name; save the network's arrays with numpy.savez"),
     "hdf5": _refused("an HDF5 file (of Keras?), which is not read; save the weights as .npz or .safetensors"),
+    "onnx": _refused("an ONNX model: compress and eval take it, export gives it back, and no other command knows it"),
     "gzip": _refused("is compressed with gzip; unpack it first"),
     "zip": _refused("a zip archive and no checkpoint; unpack it, and name a file in it"),
 }

@@ -26,10 +26,14 @@ class Calibrating:
     def __bool__(self) -> bool:
         return self.samples is not None
 
-    def arguments(self) -> dict[str, Any]:
-        """Those of `compression.pipeline.compress`, with the samples read."""
+    def read(self) -> Any:
+        """The samples, read; None where there are none."""
         if self.samples is None:
-            return {}
+            return None
         from deepcompress.calibration.samples import load_samples
 
-        return {"calibrate": load_samples(self.samples), "teach": self.teach}
+        return load_samples(self.samples)
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of `compression.pipeline.compress`, with the samples read."""
+        return {"calibrate": self.read(), "teach": self.teach} if self else {}

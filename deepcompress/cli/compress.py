@@ -24,7 +24,7 @@ from deepcompress.cli.options import (
 )
 from deepcompress.cli.order import Order
 from deepcompress.cli.outputs import claim, force_option
-from deepcompress.cli.routes import Job, route_of
+from deepcompress.cli.routes import Job, Made, route_of
 from deepcompress.cli.sections import Sections
 from deepcompress.cli.settings import recipe_options
 from deepcompress.errors import DeepCompressError
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 HELP = f"""Prune, share and code a network into one .dc file.
 
-CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several. It can also be a .dc file. Then its
-pruned weights stay pruned, its shared values are fine-tuned further (--finetune-epochs N), and every setting that you
-do not give is that of the file.
+CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several. It can also be an .onnx model, whose
+graph the file keeps, and which is not retrained. Or it is a .dc file: then its pruned weights stay pruned, its shared
+values are fine-tuned further (--finetune-epochs N), and every setting that you do not give is that of the file.
 
 \b
 Choose one of these ways to say how small the file is:
@@ -58,9 +58,7 @@ The test data decides nothing. It is used only for the table at the end.
 """
 
 #: What is said where no data was at hand.
-NOT_MEASURED = (
-    "Not measured: what the network makes of these weights. With --network and --data (or eval FILE, later) it is."
-)
+NOT_MEASURED = "Not measured: what the network makes of these weights. With {} (or eval FILE, later) it is."
 
 
 @click.command(cls=Sections, help=HELP)
@@ -94,7 +92,9 @@ def compress(**options: Any) -> None:
         return  # what needs no training is the first process's alone
     source = _opened(order)
     label = (order.network, source, order.checkpoint)
-    name = needed_network(*label, order.need) if order.need else network_name(*label)
+    name = None
+    if not order.is_model:
+        name = needed_network(*label, order.need) if order.need else network_name(*label)
     masks, origin = order.files.read(), order.origin()
     with order.files.watch(order.quiet or not first) as watch:
         made = route_of(order, name)(Job(order, source, name, watch, masks, origin))
@@ -106,13 +106,15 @@ def compress(**options: Any) -> None:
     if order.searching and not order.quiet:
         _show_trials(made.facts["search"], result)
     facts = {**result.as_dict(), **made.facts, "saved": saved, "command": command_line(), "versions": versions()}
-    show(options["as_json"], facts, lambda: _show_stages(result, saved, options["verbose"]), _line(result))
+    show(options["as_json"], facts, lambda: _show_stages(made, saved, options["verbose"]), _line(made))
 
 
 def _opened(order: Order) -> Checkpoint:
     """What CKPT holds: all of a .dc file, and of another the tensors as they are asked for."""
-    from deepcompress.checkpoint import open_checkpoint
+    from deepcompress.checkpoint import Checkpoint, open_checkpoint
 
+    if order.is_model:
+        return Checkpoint({})  # the way that it goes reads it
     if order.start is not None:
         return load_any(order.start, order.trust_pickle, None, order.key)
     return open_checkpoint(order.checkpoint, order.trust_pickle, key=order.key)
@@ -148,15 +150,21 @@ def _show_trials(trials: Sequence[dict[str, Any]], result: Result) -> None:
     console.print()
 
 
-def _line(result: Result) -> str:
-    error = "" if result.accuracy_after is None else f", error {100 - result.accuracy_after:.2f} %"
-    return f"{result.file}: {result.file_bytes:,} bytes, {result.smaller}{error}"
+def _line(made: Made) -> str:
+    error = "" if made.result.accuracy_after is None else f", error {100 - made.result.accuracy_after:.2f} %"
+    return f"{_size(made)}{error}"
 
 
-def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
+def _size(made: Made) -> str:
+    result, ratio = made.result, made.facts.get("onnx_ratio")
+    model = "" if ratio is None else f"; {ratio:.2f}× smaller than the .onnx model"
+    return f"{result.file}: {result.file_bytes:,} bytes, {result.smaller}{model}"
+
+
+def _show_stages(made: Made, saved: Sequence[str], verbose: bool) -> None:
     from deepcompress.report import filetables, tables
 
-    console = tables.output()
+    console, result = tables.output(), made.result
     if verbose:
         console.print(filetables.layers_table(result.breakdown, console.width))
         tables.say(console, f"\n{filetables.layers_notes(result.breakdown)}")
@@ -166,7 +174,9 @@ def _show_stages(result: Result, saved: Sequence[str], verbose: bool) -> None:
         console.print()
     console.print(tables.stages_table(result))
     if result.accuracy_after is None and result.metric_after is None:
-        tables.say(console, f"\n{NOT_MEASURED}")
-    tables.say(console, f"\n{result.file}: {result.file_bytes:,} bytes, {result.smaller}")
+        tables.say(
+            console, f"\n{NOT_MEASURED.format('--data' if 'onnx_ratio' in made.facts else '--network and --data')}"
+        )
+    tables.say(console, f"\n{_size(made)}")
     if saved:
         tables.say(console, ", ".join(saved))

@@ -13,6 +13,7 @@ from deepcompress.cli.building import SMALLER, build_model
 from deepcompress.cli.common import is_packed, load_any, show
 from deepcompress.cli.data import Asked, example_input, facts_of, tell
 from deepcompress.cli.naming import needed_network, stored_network
+from deepcompress.cli.onnx import export_onnx_model, network_of, runs_as_onnx
 from deepcompress.cli.options import (
     common,
     data_options,
@@ -84,17 +85,21 @@ def eval_command(
 ) -> None:
     """Rebuild a network and measure it on test data.
 
-    MODEL.dc may also be a dense checkpoint.
+    MODEL.dc may also be a dense checkpoint, or an ONNX model, which needs no --network.
     """
     from deepcompress.reading.arrays import dense_bytes, source_bytes
     from deepcompress.training.evaluation import evaluate
     from deepcompress.training.loop import pick_device
 
     asked = Asked.taken_from(settings)
-    source = load_any(file, trust_pickle, max_bytes, key)
-    target = pick_device(asked.device)
-    name = needed_network(network, source, file, "rebuilt")
-    model = build_model(source, name, file, not no_strict, quiet).to(target)
+    if network is None and runs_as_onnx(file):
+        source, model = network_of(file, max_bytes)
+        target = next(model.parameters()).device
+    else:
+        source = load_any(file, trust_pickle, max_bytes, key)
+        target = pick_device(asked.device)
+        name = needed_network(network, source, file, "rebuilt")
+        model = build_model(source, name, file, not no_strict, quiet).to(target)
     samples = asked.settled(model, asked.samples(source, file, model).to(target), test_only=True)
     task = samples.task
     found = evaluate(model, samples.test_loader(), task)
@@ -152,13 +157,17 @@ def export(
     A .npz has bfloat16 as float32, because numpy has no bfloat16. A .h (C99) has the bytes of MODEL.dc for flash, a
     table of its tensors, and sizes as macros. Both need no torch.
 
-    ONNX (opset 18, free batch size) needs the network, the shape of its input, and pip install 'deepcompress[onnx]';
-    where onnxruntime is installed, its outputs are compared.
+    A file that was made from an .onnx model gives that model back; it needs pip install 'deepcompress[onnx]'. Another
+    network becomes ONNX (opset 18, free batch size) with the network and the shape of its input; where onnxruntime is
+    installed, its outputs are compared.
 
     With --shrink they are smaller: what structured pruning emptied is taken out, and the outputs stay. That needs the
     network, and one input: samples of the data that the file names, or of --data, or any of --input-shape.
     """
     claim(output)
+    if Path(output).suffix == ".onnx" and network is None and not shrink and is_packed(file) and runs_as_onnx(file):
+        _show_export(as_json, output, export_onnx_model(file, output, max_bytes), {})
+        return
     if Path(output).suffix in _WITHOUT_TORCH and is_packed(file) and not shrink:
         _show_export(as_json, output, _WITHOUT_TORCH[Path(output).suffix](file, output, max_bytes), {})
         return

@@ -132,7 +132,7 @@ calibrate_option = click.option(
 teach_option = click.option(
     "--teach", is_flag=True,
     help="With --calibrate: tune the rounded weights, the biases and the gains of norms for a short time by the "
-    "outputs of the network as it was. The file becomes smaller at an equal loss.",
+    "outputs of the network as it was. The file is smaller at an equal loss, or its loss is less.",
 )  # fmt: skip
 #: Sparse training with `train`: how much, what chooses the weights, how they come back, and penalties.
 sparse_options = options(

@@ -13,6 +13,7 @@ from deepcompress.cli.calibrating import Calibrating
 from deepcompress.cli.common import file_settings, is_packed
 from deepcompress.cli.data import Asked
 from deepcompress.cli.masking import MaskFiles
+from deepcompress.cli.onnx import is_onnx, refuse_options, runs_as_onnx
 from deepcompress.cli.settings import build_budgeted
 from deepcompress.recipe import SETTINGS, Recipe
 
@@ -63,8 +64,10 @@ class Order:
         """
         given = dict(options)
         settings = {name: given.pop(name) for name in SETTINGS}
+        if is_onnx(given["checkpoint"]):
+            refuse_options(given["checkpoint"], {**given, **settings})
         calibrating = Calibrating(given.pop("calibrate"), given.pop("teach"))
-        if calibrating:
+        if calibrating or runs_as_onnx(given["checkpoint"]):
             settings["retrain"] = False
         if settings["rewind"] not in (None, "random"):
             settings["rewind"] = "start"
@@ -111,12 +114,20 @@ class Order:
     @property
     def judged(self) -> bool:
         """Whether --metric is a function of the whole network, which --calibrate goes by without --data."""
-        return bool(self.calibrating) and self.asked.metric is not None and self.asked.data is None
+        alone = self.asked.metric is not None and self.asked.data is None
+        return bool(self.calibrating) and alone and not self.is_model
+
+    @property
+    def is_model(self) -> bool:
+        """Whether CKPT is an ONNX model, which brings its own network."""
+        return is_onnx(self.checkpoint)
 
     @cached_property
     def need(self) -> str:
         """What the network is needed for, if it is."""
         recipe = self.recipe
+        if self.is_model and self.asked.data is None:
+            return ""
         if (
             self.searching
             or recipe.retrain

@@ -11,6 +11,7 @@ from deepcompress.cli.building import SMALLER, build_model, check_shapes, outlin
 from deepcompress.cli.common import output_folder, resumable
 from deepcompress.cli.data import facts_of, function_of, model_and_data, said, tell
 from deepcompress.cli.naming import stored_data, stored_network
+from deepcompress.cli.onnx import compress_onnx, graph_of
 from deepcompress.cli.order import RETRAINED, Order
 from deepcompress.errors import DeepCompressError
 
@@ -54,6 +55,8 @@ Route = Callable[[Job], Made]
 
 def route_of(order: Order, name: str | None) -> Route:
     """The way to the file, where the network is called `name`, if it is known."""
+    if order.is_model:
+        return with_graph
     if order.searching:
         return by_search
     if order.need == RETRAINED:
@@ -130,6 +133,14 @@ def by_search(job: Job) -> Made:
     return Made(result, samples.name, facts)
 
 
+def with_graph(job: Job) -> Made:
+    """An ONNX model, with its graph; measured before and after where there is data."""
+    order = job.order
+    samples = order.calibrating.read()
+    result, facts = compress_onnx(order.checkpoint, order.recipe, order.output, samples, order.asked, job.watch)
+    return Made(result, "", facts)
+
+
 def without_data(job: Job) -> Made:
     """To a size, by masks, with scores, or on from a file: with the network, but neither trained nor measured."""
     from deepcompress.compression import pipeline
@@ -182,5 +193,6 @@ def from_tensors(job: Job) -> Made:
         smaller=SMALLER in source.facts,
         extra=source.extra,
         watch=job.watch,
+        graph=b"" if order.start is None else graph_of(order.start),
     )
     return Made(result, label)

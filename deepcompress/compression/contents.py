@@ -38,11 +38,27 @@ class Content:
     source_bytes: int = 0
     elements: int = 0
 
+    def leave_alone(self, scales: set[str]) -> None:
+        """Scales of weights that are quantized already are no layers."""
+        self.scales = scales
+        self.layers = [layer for layer in self.layers if layer.name not in scales]
+        self.profiles = {layer.name: self.profiles[layer.name] for layer in self.layers}
+
+    def check_finite(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Refuse layers with NaN or infinity (`CheckpointError`)."""
+        for layer in self.layers:
+            if not np.isfinite(self.profiles[layer.name].levels).all():
+                check_finite(state, [layer])
+
 
 def look_through(
-    state: Mapping[str, torch.Tensor], recipe: Recipe, buffers: Collection[str], watch: Progress
+    state: Mapping[str, torch.Tensor],
+    recipe: Recipe,
+    buffers: Collection[str],
+    watch: Progress,
+    weights: Collection[str] | None = None,
 ) -> Content:
-    """The first pass over the tensors; `buffers` are left alone.
+    """The first pass over the tensors; `buffers` are left alone, and all but `weights`, where these are known.
 
     Raises:
         RecipeError, CheckpointError: as `tensors_only.compress_state`.
@@ -54,7 +70,10 @@ def look_through(
     content = Content(tied_to(state) if isinstance(state, dict) else dict(getattr(state, "tied", {})))
     scales = Scales()
     possible: list[Layer] = []
-    check_plain(state)
+    if weights is None:
+        check_plain(state)
+    else:
+        buffers = state.keys() - set(weights)
     for name in state:
         if name in content.tied:
             continue
@@ -73,13 +92,10 @@ def look_through(
             content.layers.append(layer)
             content.dtypes[name] = value.dtype
             content.profiles[name] = profile(value)
-    content.scales = {name for name in scales.found if is_kept(name, recipe, True)}
-    content.layers = [layer for layer in content.layers if layer.name not in content.scales]
-    content.profiles = {layer.name: content.profiles[layer.name] for layer in content.layers}
-    for layer in content.layers:
-        if not np.isfinite(content.profiles[layer.name].levels).all():
-            check_finite(state, [layer])
-    if scales.found or any(rule.keep for rule in recipe.layers):
+    if weights is None:
+        content.leave_alone({name for name in scales.found if is_kept(name, recipe, True)})
+    content.check_finite(state)
+    if weights is not None or scales.found or any(rule.keep for rule in recipe.layers):
         check_rules(recipe, possible)
     else:
         check_choice(recipe, possible, content.layers)

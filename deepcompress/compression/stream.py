@@ -102,7 +102,9 @@ class Stream:
         """A layer as whole numbers times steps."""
         weight = self._pruned(name)
         dtype = self.content.dtypes[name]
-        given = self.given.grids.get(name) if dtype is torch.float32 else None
+        given = self.given.grids.get(name)
+        if given is not None and dtype is not torch.float32 and bool((given.steps != given.steps[0]).any()):
+            given = None  # in such a type, a file has one step for all of a tensor
         found = given or by_size(weight.to(dtype), self._step * self._coarser[name])
         rounded = found.values().to(dtype)
         self.errors[name] = relative_error(self.state[name], rounded)

@@ -21,6 +21,7 @@ from deepcompress.compression.sizing import step_for
 from deepcompress.compression.stream import Stream
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.extensions import SMALLER, pack_extra_state
+from deepcompress.container.graph import pack_graph
 from deepcompress.container.normalize import pack_normalize
 from deepcompress.container.writer import pack, planned_size, save
 from deepcompress.errors import CheckpointError
@@ -53,6 +54,8 @@ def compress_state(
     watch: Progress | None = None,
     rounder: Callable[[float], Rounded] | None = None,
     tune: Callable[[Rounded], Rounded] | None = None,
+    weights: Collection[str] | None = None,
+    graph: bytes = b"",
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
 
@@ -72,6 +75,8 @@ def compress_state(
         rounder: rounds weights by samples, at a step (`calibration.rounding`); without, and what it leaves, is rounded
             by the size of the weights.
         tune: changes what `rounder` gives, at the end. If the file is larger than its target_size then, it is left out.
+        weights: names of the tensors that may be compressed, where that is known; without, shapes and types tell it.
+        graph: of the network, to store in the file (`container.graph`).
 
     Raises:
         RecipeError: a setting does not fit the tensors.
@@ -86,9 +91,10 @@ def compress_state(
         *([SMALLER] if smaller else []),
         *pack_extra_state({**beside, **(extra or {})}),
         *pack_normalize(normalize),
+        *pack_graph(graph),
     )
     started = time.perf_counter()
-    content = look_through(state, recipe, buffers, watch)
+    content = look_through(state, recipe, buffers, watch, weights)
     losses, floored = share_out(content.profiles, recipe)
     kept = {name: 1 - losses[name] / layer.weights for name, layer in content.profiles.items()}
     _tell(content, losses, floored, kept, watch)

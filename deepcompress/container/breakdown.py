@@ -11,11 +11,12 @@ from deepcompress.coding.layouts.coded import Counted
 from deepcompress.coding.layouts.relative import Relative
 from deepcompress.coding.tensors import Encoding, TensorInfo
 from deepcompress.container.entries import CRC_BYTES, Entry, Header
+from deepcompress.container.graph import NAME as GRAPH
 from deepcompress.container.normalize import normalize_in
 from deepcompress.container.reader import ModelFile
 
-#: What a section holds, in the order in which tables show it. Together with ``header`` and ``checksum``
-#: these parts are the whole file.
+#: What a section holds, in the order in which tables show it. Together with ``header``, ``checksum`` and (if there is
+#: one) ``graph``, these parts are the whole file.
 PARTS = ("weights", "offsets", "codebooks", "tables", "biases")
 
 
@@ -132,7 +133,8 @@ def breakdown(header: Header, file: str, file_bytes: int) -> Breakdown:
     layers = [_layer(entry, header) for entry in header.entries]
     dense = dense_bytes(entry.info for entry in header.entries)
     source = source_bytes(entry.info for entry in header.entries)
-    sections = {"header": header.size}
+    graph = sum(len(extension.data) for extension in header.extensions if extension.name == GRAPH)
+    sections = {"header": header.size - graph, **({"graph": graph} if graph else {})}
     sections |= {part: sum(layer.parts.get(part, 0) for layer in layers) for part in PARTS}
     sections["checksum"] = CRC_BYTES
     overhead = header.size + CRC_BYTES

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deepcompress.container.entries import Extension, Header, checked_name
+from deepcompress.container.graph import graph_in, pack_graph
 from deepcompress.container.normalize import normalize_in, pack_normalize
 from deepcompress.errors import CheckpointError, FormatError
 
@@ -31,8 +32,12 @@ def known(header: Header) -> tuple[Extension, ...]:
     Raises:
         FormatError: one of them is damaged.
     """
-    smaller = [SMALLER] if says_smaller(header) else []
-    return (*smaller, *pack_extra_state(extra_state(header)), *pack_normalize(normalize_in(header.extensions)))
+    return (
+        *([SMALLER] if says_smaller(header) else []),
+        *pack_extra_state(extra_state(header)),
+        *pack_normalize(normalize_in(header.extensions)),
+        *pack_graph(graph_in(header.extensions)),
+    )
 
 
 def pack_extra_state(states: Mapping[str, Any]) -> tuple[Extension, ...]:

@@ -209,10 +209,11 @@ def _bytes(figure: Figure, breakdown: Breakdown) -> None:
     rows = _rows(breakdown)
     whole, tensors = figure.subplots(2, 1, height_ratios=[1.3, len(rows) + 0.3])
     total = breakdown.file_bytes
-    _bars(whole, [("whole file", breakdown.sections)])
+    sections = {**breakdown.sections, "header": breakdown.sections["header"] + breakdown.sections.get("graph", 0)}
+    _bars(whole, [("whole file", sections)])
     _bars(tensors, rows)
     tensors.set_xlabel("Size (KB)")
-    labels = [f"{section} {100 * breakdown.sections[section] / total:.1f} %" for section in _SECTIONS]
+    labels = [f"{section} {100 * sections[section] / total:.1f} %" for section in _SECTIONS]
     figure.legend(whole.containers, labels, loc="outside lower center", ncols=4, handlelength=1.6, columnspacing=1.4)
 
 

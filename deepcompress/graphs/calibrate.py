@@ -1,0 +1,95 @@
+"""Rounding the weights of an ONNX model by what samples tell of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from deepcompress.calibration.grids import Calibrated
+from deepcompress.calibration.rounding import Rounded
+from deepcompress.graphs.feeds import Feeds
+from deepcompress.graphs.model import OnnxModel
+from deepcompress.graphs.product import Product
+from deepcompress.graphs.products import products
+from deepcompress.graphs.roles import weights_of
+from deepcompress.graphs.sensing import Sensing
+from deepcompress.quantize.grid import short
+from deepcompress.quantize.rows import LARGEST, LARGEST_SHARED, RowGrid
+from deepcompress.training.progress import Progress
+
+_FED = (torch.float32, torch.float16, torch.float64)  # that numpy and onnxruntime have, too
+
+
+class OnnxRounder:
+    """Rounds the weights of an ONNX model at a step, as `calibration.rounding.Rounder` those of a network.
+
+    Args:
+        model: the model.
+        batches: inputs: a tensor for the first input, a tuple in order, or a dictionary by name.
+        watch: told which weights nothing is known of.
+
+    Raises:
+        DataError: there are fewer than `FEWEST` samples, or NaN among them; or the output does not depend on them.
+        NetworkError: the model does not take them.
+    """
+
+    def __init__(self, model: OnnxModel, batches: Iterable[Any], watch: Progress) -> None:
+        weights = weights_of(model)
+        stored = {name: each for name, each in model.tensors.stored.items() if name in weights}
+        shapes = {name: each.shape for name, each in stored.items() if each.dtype in _FED}
+        self._products = _of_each(products(model.proto(), shapes))
+        self._tensors = model.tensors
+        turned = {name: uses[0].turn(model.tensors[name].float()) for name, uses in self._products.items()}
+        sensing = Sensing(model, Feeds(model, batches), self._products, turned, watch)
+        own = {name: id(weight) for name, weight in turned.items()}
+        self._calibrated = Calibrated(turned, sensing.statistics(), own)
+        met = set(self._calibrated.met())
+        if missing := sorted(weights - met):
+            watch.message(f"rounded without calibration, as no product with them was seen: {', '.join(missing)}")
+
+    def __call__(self, step: float) -> Rounded:
+        """As finely as a `step` of the recipe says: the output may change by step^2 of its variance."""
+        grids, corrected = {}, {}
+        for name, grid in self._calibrated.grids(step**2):
+            product = self._products[name][0]
+            grids[name] = _in_place(product, grid, self._tensors.stored[name].dtype)
+            change = self._calibrated.bias_change(name, grid)
+            if change is not None and product.bias and len(self._products[name]) == 1:
+                bias = self._tensors[product.bias]
+                if bias.shape == change.shape:
+                    corrected[product.bias] = bias - change.to(bias)
+        return Rounded(grids, corrected)
+
+
+def _of_each(found: Sequence[Product]) -> dict[str, list[Product]]:
+    """The products of each weight that use it as the first of them does; a bias is only that of one product."""
+    biases = Counter(product.bias for product in found)
+    uses: dict[str, list[Product]] = {}
+    for product in found:
+        first = uses.setdefault(product.weight, [product])[0]
+        alike = (first.groups, first.turn, first.is_lookup) == (product.groups, product.turn, product.is_lookup)
+        if product is not first and alike:
+            uses[product.weight].append(product)
+    return {
+        name: [replace(each, bias=each.bias if biases[each.bias] == 1 else "") for each in products]
+        for name, products in uses.items()
+    }
+
+
+def _in_place(product: Product, grid: RowGrid, dtype: torch.dtype) -> RowGrid:
+    """The grid of a weight as it lies in the graph, where each index of its first dimension has one step.
+
+    Where its type is not float32, all of it has one.
+    """
+    shape = grid.integers.shape
+    integers = product.back(grid.integers)
+    steps = product.back(grid.steps.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)).reshape(len(integers), -1)
+    common, most = steps.amax(1), LARGEST
+    if dtype is not torch.float32:
+        common, most = torch.full_like(common, short(float(common.max()))), LARGEST_SHARED
+    numbers = torch.round(integers.reshape(steps.shape) * (steps / common[:, None])).clamp(-most, most)
+    return RowGrid(numbers.to(torch.int32).reshape(integers.shape), common)
