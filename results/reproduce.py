@@ -186,7 +186,9 @@ def pruners() -> dict[str, list[str]]:
         for seed in seeds:
             name = f"{network}-{method}-{sparsity}-seed{seed}"
             how = f"--regrow {method}" if method in DYNAMIC else f"--criterion {method}"
-            command = f"train {network} --data mnist --prune {sparsity} {how} {START[network]} --seed {seed}"
+            # They were measured before sparse training scaled long gradients down by default.
+            settings = f"{START[network]} --clip-norm 0 --seed {seed}"
+            command = f"train {network} --data mnist --prune {sparsity} {how} {settings}"
             commands[name] = f"{command} -o build/pruners-{name}.pt"
     found = {f"pruners/{name}": [command] for name, command in commands.items()}
     for network, kind, sparsity, seeds in LOTTERY:

@@ -21,6 +21,9 @@ from deepcompress.recipe import LayerRule, Recipe
 #: Learning rates of dense and of sparse networks: few weights of an initialization for many learn slowly, and that of
 #: SNIP's experiments (Lee et al. 2019, section 5) is higher.
 RATES = {False: 0.02, True: 0.1}
+#: Longest gradient of sparse training. Criteria that look at gradients (GraSP above all) choose weights with which the
+#: first ones are far longer than those of the whole network: 26 times, LeNet-5 with a tenth of its weights.
+LONGEST = 5.0
 #: The options of sparse training, and of penalties.
 SPARSE = ("prune", "layers", "criterion", "score_samples", *REGROWTH, "penalty", "penalty_weight")
 
@@ -31,8 +34,8 @@ class TrainingSections(Sections):
     sections: ClassVar = {
         "What, and where to": ("start", *SECTIONS["What, and where to"], "normalize", "keep"),
         "Training": (
-            "epochs", "lr", "batch_size", "weight_decay", "lr_schedule", "warmup", "label_smoothing", "shift", "flip",
-            "precision", "seed",
+            "epochs", "lr", "batch_size", "weight_decay", "lr_schedule", "warmup", "clip_norm",
+            "label_smoothing", "shift", "flip", "precision", "seed",
         ),
         "Sparse training": SPARSE,
         "Other": (),
@@ -60,6 +63,9 @@ class TrainingSections(Sections):
 @click.option("--weight-decay", type=click.FloatRange(min=0), default=5e-4, show_default=True)
 @setting_option("lr_schedule", default="cosine", help="How the learning rate falls.  [default: cosine]")
 @setting_option("warmup")
+@click.option("--clip-norm", type=click.FloatRange(min=0), metavar="NORM",
+              help="Gradients that are longer are scaled down to this norm; 0 leaves all as they are.  "
+              f"[default: 0, with --prune {LONGEST:g}]")  # fmt: skip
 @click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
               metavar="E", help="Probability that the labels spread over all classes.")  # fmt: skip
 @setting_option("shift")
@@ -115,7 +121,7 @@ def train(
         check_writable(written)
     sparse = {name: settings.pop(name) for name in SPARSE}
     recipe = _sparse_recipe(sparse, settings["epochs"])
-    settings["lr"] = settings["lr"] or RATES[recipe is not None and recipe.prunes]
+    _fill_in(settings, recipe is not None and recipe.prunes)
     dense = DenseSettings(**settings)
     more: dict[str, str | float] = {}
     seed_everything(dense.seed)
@@ -155,6 +161,13 @@ def train(
     pruned = f", {100 * float(more['sparsity']):.2f} % of the weights pruned" if "sparsity" in more else ""
     tell(samples, quiet)
     show(as_json, result, lambda: f"{path}: {parameters:,} parameters{pruned}, test error {test.value:.2f} % on {data}")
+
+
+def _fill_in(settings: dict[str, Any], is_sparse: bool) -> None:
+    """The defaults that differ between dense and sparse training."""
+    settings["lr"] = settings["lr"] or RATES[is_sparse]
+    longest = LONGEST if is_sparse and settings["clip_norm"] is None else settings["clip_norm"]
+    settings["clip_norm"] = longest or None
 
 
 def _keep(file: str, step: int, seed: int, network: str, data: str, state: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ class DenseSettings:
     """SGD with Nesterov momentum 0.9.
 
     `shift`, `flip`: random shifts of the training images in pixels, and mirror images; None takes the data set's own.
-    `lr_schedule`, `warmup`, `precision`: see `training.loop.fit`.
+    `lr_schedule`, `warmup`, `precision`, `clip_norm`: see `training.loop.fit`.
     """
 
     epochs: int = 20
@@ -37,12 +37,15 @@ class DenseSettings:
     lr_schedule: str = "cosine"
     warmup: float | None = None
     precision: str = "float32"
+    clip_norm: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_number(self.label_smoothing, "label_smoothing", 0, 0.99)
         if self.warmup is not None:
             check_number(self.warmup, "warmup", 0)
+        if self.clip_norm is not None:
+            check_number(self.clip_norm, "clip_norm", 0)
 
 
 def train_dense(
@@ -80,6 +83,7 @@ def train_dense(
         lr_schedule=settings.lr_schedule,
         warmup=settings.warmup,
         precision=settings.precision,
+        clip_norm=settings.clip_norm,
         progress=progress,
         hooks=hooks,
     )

@@ -131,15 +131,17 @@ def fit(
     lr_schedule: str = "cosine",
     warmup: float | None = None,
     precision: str = "float32",
+    clip_norm: float | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Train `model` in place for `epochs` passes over `batches`.
 
     Each parameter group's learning rate is its initial one times the factor that `rate_factor` has for this point of
     the run, set before every step. With `precision` ``bfloat16`` the network computes in it where torch's autocast
-    finds that safe; weights, gradients of weights and the loss stay float32. Validation data, if given, is only
-    reported; nothing is chosen by it. Where a journal is kept (`training.journal.recording`), epochs that an
-    interrupted run has done are not done again. Several processes share every batch (`training.distributed`).
+    finds that safe; weights, gradients of weights and the loss stay float32. With `clip_norm` the gradient of all that
+    the optimizer moves is scaled down to this Euclidean norm in each step where it is longer. Validation data, if
+    given, is only reported; nothing is chosen by it. Where a journal is kept (`training.journal.recording`), epochs
+    that an interrupted run has done are not done again. Several processes share every batch (`training.distributed`).
 
     Raises:
         DataError: `batches` is empty, or an iterator.
@@ -169,6 +171,9 @@ def fit(
         _backward(loss, stage)
         distributed.add_up_gradients(model)
         hooks.after_backward()
+        if clip_norm is not None:
+            moved = (parameter for group in optimizer.param_groups for parameter in group["params"])
+            torch.nn.utils.clip_grad_norm_(moved, clip_norm)
         optimizer.step()
         hooks.after_step()
         return distributed.add_up(loss.detach())

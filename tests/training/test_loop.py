@@ -429,3 +429,24 @@ def test_bfloat16_lays_convolutions_out_anew_and_gives_their_memory_back():
     assert {name: (value.data_ptr(), value.stride()) for name, value in model.named_parameters()} == before
     assert not torch.equal(state["3.weight"], old)  # who holds the memory sees what was learned
     assert torch.equal(state["3.weight"], model[3].weight)
+
+
+@pytest.mark.parametrize(("limit", "length"), [(None, 5.0), (10.0, 5.0), (0.5, 0.5)])
+def test_a_long_gradient_is_scaled_down(limit, length):
+    """The gradient of what the optimizer moves is (3, 4); others do not count, however long."""
+    moved, other = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.moved, self.other = moved, other
+
+        def forward(self, x):
+            return (self.moved * x).sum() + 100 * self.other.sum()
+
+    batch = (torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
+    fit(
+        Linear(), [batch], torch.optim.SGD([moved], lr=1.0), 1, stage="x", objective=lambda output, x, y: output,
+        lr_schedule="constant", clip_norm=limit,
+    )  # fmt: skip
+    torch.testing.assert_close(moved.detach(), -torch.tensor([0.6, 0.8]) * length)
