@@ -43,7 +43,7 @@ from deepcompress.prune.masks import prune_in_place, share_out
 from deepcompress.prune.scores import Profile, profile
 from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded, table_of
 from deepcompress.quantize.rate import Part
-from deepcompress.quantize.rows import coarseness, nearest, relative_error, row_sizes, storable
+from deepcompress.quantize.rows import coarseness, nearest, relative_error, storable, typical_sizes
 from deepcompress.quantize.sharing import groups, place, snap, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector, vector_table
 from deepcompress.reading.arrays import Array, check_tensor, dense_bytes
@@ -295,7 +295,7 @@ class _Stream:
     def _rounded(self, name: str) -> EncodedTensor:
         """A layer as whole numbers times steps."""
         weight = self._pruned(name)
-        steps = self.recipe.step * self._coarser[name] * row_sizes(weight)
+        steps = self.recipe.step * self._coarser[name] * typical_sizes(weight)
         dtype = self.content.dtypes[name]
         given = self._given.grids.get(name) if dtype is torch.float32 else None
         found = given or nearest(weight, storable(weight.to(dtype), steps))
