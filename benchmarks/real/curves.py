@@ -67,16 +67,17 @@ class Curves:
         return next(iter(self.dense.values())) - point.metric
 
     def size_at(self, way: str, loss: float) -> float | None:
-        """Bytes of a way at a loss, from the line through its points; None if it does not get there.
+        """Bytes of a way at a loss, from the line through its points; None if none of them is as good.
 
         The line falls as sizes grow: where measured losses do not, they are taken together (isotonic regression).
+        Where all points are better it is the smallest: more cannot be said of it.
         """
         points = sorted(self.of(way), key=lambda point: point.size)
         if len(points) < 2:
             return None
         sizes = np.log([point.size for point in points])
         losses = IsotonicRegression(increasing=False).fit_transform(sizes, [self.loss(point) for point in points])
-        if not losses[-1] <= loss <= losses[0]:
+        if losses[-1] > loss:
             return None
         first = int(np.flatnonzero(losses <= loss)[0])
         if first == 0:

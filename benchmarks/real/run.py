@@ -34,8 +34,8 @@ from measure import machine, run_process  # noqa: E402
 
 WITHOUT, CALIBRATED = "without data", "calibrated"
 STEPS = {
-    WITHOUT: (None, 0.07, 0.11, 0.18, 0.28, 0.45, 0.7, 1.0),
-    CALIBRATED: (None, 0.06, 0.1, 0.16, 0.25, 0.4, 0.7),
+    WITHOUT: (None, 0.07, 0.11, 0.18, 0.28, 0.45, 0.7, 1.0, 1.4, 2.0, 2.8),
+    CALIBRATED: (None, 0.06, 0.1, 0.16, 0.25, 0.4, 0.7, 1.0, 1.4, 2.0),
 }
 LOOKS = {WITHOUT: "tab:blue", CALIBRATED: "tab:red", "int-N + brotli": "0.35", "NNCodec": "tab:orange"}
 

@@ -56,13 +56,14 @@ def typical_sizes(weight: torch.Tensor) -> torch.Tensor:
     """How large the weights of each row are for a typical input (float32, rows), at most as `row_sizes`.
 
     That is the geometric mean over the inputs, in units of what it is for normally distributed weights. An input is an
-    index of dimension 1: all places of a kernel meet the same, so of these it is the root mean square. Inputs whose
-    weights are all zero do not count.
+    index of dimension 1: all places of a kernel meet the same, so of these it is the root mean square. Zeros do not
+    count.
     """
     sizes = row_sizes(weight)
-    parts = weight.detach().float().cpu().reshape(len(weight), weight.shape[1], -1) / sizes[:, None, None]
-    squares = parts.square_().mean(2)
-    met = squares > 0
+    parts = weight.detach().float().cpu().reshape(len(weight), weight.shape[1], -1)
+    kept = (parts != 0).sum(2)
+    met = kept > 0
+    squares = (parts / sizes[:, None, None]).square_().sum(2) / kept.clamp_min(1)
     logs = squares.clamp_min(QUIETEST**2).log().masked_fill(~met, 0.0)
     places = torch.tensor(parts.shape[2] / 2)
     normal = torch.digamma(places) - places.log()  # the mean of the logarithm, for a mean square of so many
