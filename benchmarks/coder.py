@@ -233,7 +233,7 @@ def compare_layers(rows: int, columns: int, density: float, entries: int, runs: 
     values = np.concatenate(([np.float32(0)], book))[layer]
     entropy, others = positions_and_indices(layer)
     symbols, shape = layer.reshape(-1), layer.shape
-    known = codec.Book(entries, entries // 2)
+    known = codec.Alphabet(entries, entries // 2)
     stored = codec.encode(symbols, shape, known, codec.Scan())
     weights = int(np.count_nonzero(symbols))
     decode = partial(codec.decode, memoryview(stored), shape, known, weights, codec.Scan())

@@ -29,7 +29,7 @@ from deepcompress.checkpoint import load_checkpoint
 from deepcompress.coding import offsets, streams
 from deepcompress.coding.adaptive import codec as adaptive
 from deepcompress.coding.bits import Reader
-from deepcompress.coding.integers import smallest
+from deepcompress.coding.layouts.ranked import smallest
 from deepcompress.coding.rans import codec as rans
 from deepcompress.layers import is_layer
 
@@ -66,12 +66,12 @@ def rans_decode(stored: Stored, integers: Array, shape: tuple[int, ...]) -> Arra
     return out
 
 
-def as_symbols(integers: Array) -> tuple[Array, adaptive.Book, Array]:
+def as_symbols(integers: Array) -> tuple[Array, adaptive.Alphabet, Array]:
     """What the adaptive coder takes: symbols, the codebook of the integers that occur, and that in order."""
     occur = np.unique(integers)
     occur = occur[occur != 0]
     found = np.where(integers == 0, 0, np.searchsorted(occur, integers) + 1).astype(np.int16)
-    return found, adaptive.Book(len(occur), int((occur < 0).sum())), np.insert(occur, 0, 0)
+    return found, adaptive.Alphabet(len(occur), int((occur < 0).sum())), np.insert(occur, 0, 0)
 
 
 def adaptive_encode(integers: Array, shape: tuple[int, ...]) -> Stored:

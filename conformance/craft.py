@@ -382,7 +382,7 @@ def adaptive(name: str, values: Any, book: Book, flags: int = 0, side: int = 0, 
     places = np.flatnonzero(flat)
     symbols[places] = [index[int(value)] for value in flat[places]]
     scan = codec.Scan(bool(flags & BY_COLUMN), side)
-    payload = codec.encode(symbols, shape, codec.Book(len(ordered), codebooks.negatives(ordered)), scan)
+    payload = codec.encode(symbols, shape, codec.Alphabet(len(ordered), codebooks.negatives(ordered)), scan)
     fields = book.fields(2) + varint(len(places)) + (varint(side) if flags & SQUARES else b"") + varint(len(payload))
     return Tensor(name, dtype, shape, ADAPTIVE, fields, book.stored + payload, array.tobytes(), flags)
 

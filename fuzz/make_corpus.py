@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from fuzz_reader import ROOT, lanes_in_short_streams
 
-from deepcompress.coding import integers
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import alias, encode_coded, encode_plain
-from deepcompress.coding.tensors import EncodedTensor, Encoding, TensorInfo
+from deepcompress.coding.forms import SharedCodebook, StoredCodebook
+from deepcompress.coding.layouts.ranked import encode_ranks, encode_scaled
+from deepcompress.coding.tensors import EncodedTensor, TensorType
 from deepcompress.container.writer import pack
 
 sys.path.insert(0, str(ROOT / "tests" / "container"))
@@ -170,14 +171,13 @@ def ranked() -> Named:
     smooth = np.cumsum(rng.integers(-3, 4, (12, 20)), axis=1)
     wide = rng.integers(-900, 900, (15, 10)) * (rng.random((15, 10)) < 0.2)
     ranks = np.array([-1, 1, -2, 0, 0, 0, 0, 2], dtype=np.int16)[rng.integers(0, 8, 180)]
-    own = TensorInfo((6, 10, 3), DType.FLOAT32, Encoding.CODED, codebook=16, codebook_size=4)
-    shared = TensorInfo((180,), DType.FLOAT32, Encoding.CODED, codebook_size=4, target=0)
+    own, shared = TensorType((6, 10, 3), DType.FLOAT32), TensorType((180,), DType.FLOAT32)
     return [
-        ("layer1.0.conv1.weight", integers.encode(ranks, own, book.tobytes())),
-        ("fc1.weight", integers.encode(np.abs(ranks), shared, b"")),
-        ("fc2.weight", integers.encode_scaled(smooth, np.float32(0.01), rng.integers(0, 9, 12))),
-        ("fc3.weight", integers.encode_scaled(wide, np.float32(1e-30), rng.integers(0, 200, 15))),
-        ("conv1.weight", integers.encode_scaled(np.zeros((3, 40), np.int8), np.float32(1), np.zeros(3, np.uint8))),
+        ("layer1.0.conv1.weight", encode_ranks(ranks, own, StoredCodebook(count=4), book.tobytes())),
+        ("fc1.weight", encode_ranks(np.abs(ranks), shared, SharedCodebook(0, 4), b"")),
+        ("fc2.weight", encode_scaled(smooth, np.float32(0.01), rng.integers(0, 9, 12))),
+        ("fc3.weight", encode_scaled(wide, np.float32(1e-30), rng.integers(0, 200, 15))),
+        ("conv1.weight", encode_scaled(np.zeros((3, 40), np.int8), np.float32(1), np.zeros(3, np.uint8))),
     ]
 
 

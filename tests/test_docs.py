@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,3 +147,42 @@ def test_the_table_of_settings_is_what_the_fields_say():
         check=True,
     )  # fmt: skip
     assert made.stdout.decode() == (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+ADDED = """
+import numpy as np
+from deepcompress.coding.dtypes import DType
+from deepcompress.coding.layouts.exact import Zeros
+from deepcompress.container.reader import ModelFile
+from deepcompress.container.writer import pack
+from deepcompress.recipe import Recipe
+
+recipe = Recipe(criterion="squared", accumulate=2)
+values = np.zeros((3, 4), DType.BITS8.storage)
+with ModelFile(pack([("w", Zeros().write(values, DType.BITS8))])) as file:
+    found, dtype = file.read("w")
+assert (found.tolist(), dtype, file.header.version, file.file_bytes) == (values.tolist(), DType.BITS8, 3, 22)
+assert recipe.accumulate == 2
+"""
+
+
+def test_what_contributing_adds_is_added(tmp_path):
+    """Its diffs apply to the code, and the setting, the criterion, the element type and the layout are there."""
+    package = tmp_path / "deepcompress"
+    shutil.copytree(ROOT / "deepcompress", package, ignore=shutil.ignore_patterns("__pycache__"))
+    diffs = blocks((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "diff")
+    assert len(diffs) == 4
+    for diff in diffs:
+        assert sum(line.startswith("+") and not line.startswith("+++") for line in diff.splitlines()) <= 12
+        for path, hunks in re.findall(r"^--- a/(\S+)\n\+\+\+ b/\1\n((?:(?!--- ).*\n)+)", diff, re.MULTILINE):
+            text = (tmp_path / path).read_text(encoding="utf-8")
+            for hunk in re.split(r"^@@.*\n", hunks, flags=re.MULTILINE)[1:]:
+                rows = hunk.splitlines(keepends=True)
+                old, new = ("".join(row[1:] for row in rows if row[0] != sign) for sign in "+-")
+                assert text.count(old) == 1, f"{path}: {old}"
+                text = text.replace(old, new)
+            (tmp_path / path).write_text(text, encoding="utf-8")
+    variables = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", ADDED]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -30,7 +30,7 @@ def make():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 4))
 """
-QUICK = ["--epochs", "1", "--iterations", "1", "--finetune-epochs", "1"]
+QUICK = ["--epochs", "1", "--finetune-epochs", "1"]
 CODE = ["stranger.py:make", "{folder}/stranger.py:make", "stranger.py:make()", "stranger.py", "stranger:make"]
 
 #: What each command is given beside the file, such that it goes as far as it can.

@@ -1,78 +1,27 @@
-"""A codebook as bytes, in the shortest of the forms that give its entries back bit for bit.
-
-Format version 1 has but one form, the entries themselves. A float32 codebook may also be of entries that float16
-holds exactly, or on a grid: multiples j * scale of one number, low <= j <= high, all but 0 or those that a mask names.
-"""
+"""A codebook as bytes, in the shortest of the forms (`forms`) that give its values back bit for bit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
+from deepcompress.coding.forms import MAX_MULTIPLE, Form, SharedCodebook, StoredCodebook
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MAX_MULTIPLE = 1 << 15
-_TRIED = 64  # the entry nearest to zero is taken for each of the multiples up to this one
+_TRIED = 64  # the value nearest to zero is taken for each of the multiples up to this one
 _CLOSE = 1e-6  # relative: some units in the last place of float32
 
 
-class Form(IntEnum):
-    """How a codebook is stored; the numbers are part of the file format."""
-
-    ENTRIES = 0
-    HALVES = 1
-    GRID = 2
-    GRID_HALF = 3  # the scale is a float16
-    GRID_BFLOAT = 4  # the scale is a bfloat16
-    ROWS = 5  # no codebook, but whole numbers, and a scale for each row (`scales`)
-
-    @property
-    def is_grid(self) -> bool:
-        """Whether the entries are multiples of one scale."""
-        return Form.GRID <= self <= Form.GRID_BFLOAT
-
-    @property
-    def scale_bytes(self) -> int:
-        """Bytes of a grid's scale."""
-        return 4 if self is Form.GRID else 2
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What the header says of a codebook: its form, its number of entries, and a grid's lowest and highest multiple."""
-
-    form: Form = Form.ENTRIES
-    count: int = 0
-    low: int = 0
-    high: int = 0
-
-    @property
-    def multiples(self) -> int:
-        """How many entries a grid has if it has no mask."""
-        return self.high - self.low + (0 if self.low <= 0 <= self.high else 1)
-
-    def size(self, itemsize: int) -> int:
-        """Bytes of the codebook for elements of `itemsize` bytes."""
-        if self.form is Form.ENTRIES:
-            return self.count * itemsize
-        if self.form is Form.HALVES:
-            return self.count * 2
-        mask = 0 if self.count == self.multiples else -(-(self.high - self.low + 1) // 8)
-        return self.form.scale_bytes + mask
-
-
-def pack(entries: Array, compact: bool) -> tuple[Layout, bytes]:
-    """The shortest form of `entries` (bit patterns), and its bytes; only the plain form unless `compact`."""
-    best = Layout(Form.ENTRIES, len(entries)), entries.tobytes()
-    if not compact or entries.dtype != np.dtype("<u4") or not len(entries):
+def pack(codebook: Array, compact: bool) -> tuple[StoredCodebook, bytes]:
+    """The shortest form of `codebook` (bit patterns), and its bytes; only the plain form unless `compact`."""
+    best = StoredCodebook(Form.ENTRIES, len(codebook)), codebook.tobytes()
+    if not compact or codebook.dtype != np.dtype("<u4") or not len(codebook):
         return best
-    values = entries.view("<f4")
+    values = codebook.view("<f4")
     for found in (_halves(values), *grids(values)):
         # A grid also takes two or more bytes in the header.
         if found is not None and len(found[1]) + 2 * found[0].form.is_grid < len(best[1]) + 2 * best[0].form.is_grid:
@@ -80,47 +29,52 @@ def pack(entries: Array, compact: bool) -> tuple[Layout, bytes]:
     return best
 
 
-def unpack(layout: Layout, raw: memoryview, bits: np.dtype[Any]) -> Array:
-    """The inverse: entries as bit patterns of type `bits`, distinct, and none of them zero.
+def stored(codebook: Array, owner: int | None, compact: bool) -> tuple[StoredCodebook | SharedCodebook, bytes]:
+    """What a header says of `codebook`, and its bytes: none where the earlier tensor `owner` stores it."""
+    return pack(codebook, compact) if owner is None else (SharedCodebook(owner, len(codebook)), b"")
+
+
+def unpack(facts: StoredCodebook, raw: memoryview, bits: np.dtype[Any]) -> Array:
+    """The inverse: a codebook as bit patterns of type `bits`, distinct, and none of them zero.
 
     Raises:
         FormatError: the bytes are not such a codebook.
     """
-    if layout.form is Form.ENTRIES:
-        entries = np.frombuffer(raw, dtype=bits)
-    elif layout.form is Form.HALVES:
+    if facts.form is Form.ENTRIES:
+        codebook = np.frombuffer(raw, dtype=bits)
+    elif facts.form is Form.HALVES:
         halves = np.frombuffer(raw, dtype="<f2")
         if not np.isfinite(halves).all():
-            raise FormatError("a codebook of float16 entries holds one that is not finite")
-        entries = halves.astype("<f4").view("<u4")
+            raise FormatError("a codebook of float16 values holds one that is not finite")
+        codebook = halves.astype("<f4").view("<u4")
     else:
-        entries = _from_grid(layout, raw)
-    if len(np.unique(entries)) != len(entries) or not entries.all():
+        codebook = _from_grid(facts, raw)
+    if len(np.unique(codebook)) != len(codebook) or not codebook.all():
         raise FormatError("a codebook holds a value twice, or a zero")
-    return entries
+    return codebook
 
 
-def order(entries: Array) -> Array:
-    """The indices that sort entries (bit patterns of floats) from the most negative to the most positive."""
-    sign = np.array(1 << (8 * entries.itemsize - 1), dtype=entries.dtype)
-    ranks: Array = np.argsort(np.where(entries & sign, ~entries, entries | sign), kind="stable")
+def order(codebook: Array) -> Array:
+    """The indices that sort a codebook (bit patterns of floats) from the most negative to the most positive."""
+    sign = np.array(1 << (8 * codebook.itemsize - 1), dtype=codebook.dtype)
+    ranks: Array = np.argsort(np.where(codebook & sign, ~codebook, codebook | sign), kind="stable")
     return ranks
 
 
-def negatives(entries: Array) -> int:
-    """How many entries have their sign bit set."""
-    return int(np.count_nonzero(entries >> (8 * entries.itemsize - 1)))
+def negatives(codebook: Array) -> int:
+    """How many values of a codebook have their sign bit set."""
+    return int(np.count_nonzero(codebook >> (8 * codebook.itemsize - 1)))
 
 
-def _halves(values: Array) -> tuple[Layout, bytes] | None:
+def _halves(values: Array) -> tuple[StoredCodebook, bytes] | None:
     with np.errstate(over="ignore"):
         halves = values.astype("<f2")
     if not np.isfinite(halves).all() or not np.array_equal(halves.astype("<f4").view("<u4"), values.view("<u4")):
         return None
-    return Layout(Form.HALVES, len(values)), halves.tobytes()
+    return StoredCodebook(Form.HALVES, len(values)), halves.tobytes()
 
 
-def grids(values: Array) -> Iterator[tuple[Layout, bytes]]:
+def grids(values: Array) -> Iterator[tuple[StoredCodebook, bytes]]:
     """Grids on which all of `values` (float32, ascending, none zero) lie, as they would be stored.
 
     At most one for each type of the scale.
@@ -164,39 +118,39 @@ def _is_on(values: Array, scale: np.float32, steps: Array) -> bool:
     return bool(np.isfinite(scale)) and np.array_equal(scale * steps.astype("<f4"), values)
 
 
-def _grid(form: Form, scale: np.float32, steps: Array) -> tuple[Layout, bytes]:
-    layout = Layout(form, len(steps), int(steps[0]), int(steps[-1]))
+def _grid(form: Form, scale: np.float32, steps: Array) -> tuple[StoredCodebook, bytes]:
+    facts = StoredCodebook(form, len(steps), int(steps[0]), int(steps[-1]))
     stored = np.array([scale], dtype="<f4")
     if form is Form.GRID_HALF:
         stored = stored.astype("<f2")
     raw = stored.tobytes()[-form.scale_bytes :]  # a bfloat16 is the upper half of a float32
-    if layout.count < layout.multiples:
-        mask = np.zeros(layout.high - layout.low + 1, dtype=np.uint8)
-        mask[steps - layout.low] = 1
+    if facts.count < facts.multiples:
+        mask = np.zeros(facts.high - facts.low + 1, dtype=np.uint8)
+        mask[steps - facts.low] = 1
         raw += np.packbits(mask).tobytes()
-    return layout, raw
+    return facts, raw
 
 
-def scale_of(layout: Layout, raw: memoryview) -> np.float32:
+def scale_of(facts: StoredCodebook, raw: memoryview) -> np.float32:
     """The scale of a codebook that is stored as a grid."""
-    stored = bytes(raw[: layout.form.scale_bytes])
-    if layout.form is Form.GRID_HALF:
+    stored = bytes(raw[: facts.form.scale_bytes])
+    if facts.form is Form.GRID_HALF:
         stored = np.frombuffer(stored, dtype="<f2").astype("<f4").tobytes()
     return np.frombuffer(stored.rjust(4, b"\0"), dtype="<f4")[0]  # type: ignore[no-any-return]
 
 
-def _from_grid(layout: Layout, raw: memoryview) -> Array:
-    scale = scale_of(layout, raw)
-    steps = np.arange(layout.low, layout.high + 1)
+def _from_grid(facts: StoredCodebook, raw: memoryview) -> Array:
+    scale = scale_of(facts, raw)
+    steps = np.arange(facts.low, facts.high + 1)
     mask = steps != 0
-    if layout.count < layout.multiples:
-        bits = np.unpackbits(np.frombuffer(raw[layout.form.scale_bytes :], dtype=np.uint8))
-        if bits[len(steps) :].any() or bits[: len(steps)][~mask].any() or int(bits.sum()) != layout.count:
-            raise FormatError("the mask of a codebook does not name its entries")
+    if facts.count < facts.multiples:
+        bits = np.unpackbits(np.frombuffer(raw[facts.form.scale_bytes :], dtype=np.uint8))
+        if bits[len(steps) :].any() or bits[: len(steps)][~mask].any() or int(bits.sum()) != facts.count:
+            raise FormatError("the mask of a codebook does not name its values")
         mask = bits[: len(steps)] == 1
     with np.errstate(over="ignore", invalid="ignore"):
         values = (scale * steps[mask].astype("<f4")).astype("<f4")
     if not scale > 0 or not np.isfinite(values).all():
         raise FormatError("the scale of a codebook is not a positive number, or too large")
-    entries: Array = values.view("<u4")
-    return entries
+    codebook: Array = values.view("<u4")
+    return codebook

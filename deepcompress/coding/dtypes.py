@@ -9,7 +9,7 @@ import numpy as np
 
 
 class DType(IntEnum):
-    """Element types; the numbers are part of the file format. Those from 10 on came with its version 3."""
+    """Element types; the numbers are part of the file format."""
 
     FLOAT32 = 0
     FLOAT16 = 1
@@ -33,6 +33,11 @@ class DType(IntEnum):
     COMPLEX32 = 19
     COMPLEX64 = 20
     COMPLEX128 = 21
+
+    @property
+    def since(self) -> int:
+        """The first version of the file format that has it."""
+        return 1 if self <= DType.BOOL else 3
 
     @property
     def storage(self) -> np.dtype[Any]:

@@ -14,6 +14,7 @@ from numba import njit
 from numba.extending import register_jitable
 
 from deepcompress.coding.adaptive import model
+from deepcompress.coding.uncounted import UNCOUNTED
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -147,14 +148,14 @@ def measure(symbols: Array, filler: int) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True)
-def scatter(symbols: Array, filler: int, survivors: Array, entries: Array | None, values: Array) -> None:
+def scatter(symbols: Array, filler: int, survivors: Array, codebook: Array | None, values: Array) -> None:
     """Put survivors where the offset symbols say; the slow twin is `offsets.scatter_in_chunks`.
 
     Args:
         symbols: which `measure` has found to place len(survivors) weights, and to stay within `values`.
         filler: the symbol that is no weight.
-        survivors: values; or indices into `entries`, if there are any.
-        entries: the shared values, or None.
+        survivors: values; or indices into `codebook`, if there is one.
+        codebook: the shared values, or None.
         values: zeros, flat.
     """
     placed, end = U(0), U(0)
@@ -162,27 +163,28 @@ def scatter(symbols: Array, filler: int, survivors: Array, entries: Array | None
         symbol = U(symbols[i])
         end += symbol
         if symbol != U(filler):
-            if entries is None:
+            if codebook is None:
                 values[end] = survivors[placed]
             else:
-                values[end] = entries[survivors[placed]]
+                values[end] = codebook[survivors[placed]]
             placed += U(1)
             end += U(1)
 
 
 @njit(cache=True, nogil=True)
-def look_up(entries: Array, symbols: Array, values: Array) -> None:
-    """values[i] = entries[symbols[i]]; the slow twin is `tensors.look_up_in_chunks`."""
+def look_up(codebook: Array, symbols: Array, values: Array) -> None:
+    """values[i] = codebook[symbols[i]]; the slow twin is `layouts.coded.look_up_in_chunks`."""
     for i in range(symbols.shape[0]):
-        values[i] = entries[symbols[i]]
+        values[i] = codebook[symbols[i]]
 
 
-# The model of `context`: its functions stay plain Python, which is their slow twin, and are compiled for this one.
+# The adaptive model: its functions stay plain Python, which is their slow twin, and are compiled for this one. They
+# make no arrays, so they need not count references.
 for _part in (
-    model.predict_zero, model.neighbours, model.code_entry, model.remember, model.decide, model.learn, model.take,
-    model.bit_length, model.step,
+    model.predict_zero, model.find_tables, model.neighbours, model.code_entry, model.predict_side, model.remember,
+    model.decide, model.learn, model.take, model.bit_length, model.step,
 ):  # fmt: skip
-    register_jitable(_part)
+    register_jitable(**UNCOUNTED)(_part)
 
-code_symbols = njit(cache=True, nogil=True)(model.code)
-give_decisions = njit(cache=True, nogil=True)(model.give)
+code_symbols = njit(cache=True, nogil=True, **UNCOUNTED)(model.code)
+give_decisions = njit(cache=True, nogil=True, **UNCOUNTED)(model.give)

@@ -61,11 +61,11 @@ def to_symbols(gap: Array, bits: int) -> Array:
 
 
 def scatter(
-    symbols: Array, bits: int, survivors: Array, values: Array, entries: Array | None = None, workers: int = 1
+    symbols: Array, bits: int, survivors: Array, values: Array, codebook: Array | None = None, workers: int = 1
 ) -> None:
     """The inverse: put `survivors`, in order, where the offset `symbols` say, into `values`, flat and all zero.
 
-    With `entries`, survivors are indices into them. Nothing is written unless everything has its place.
+    With a `codebook`, survivors are indices into it. Nothing is written unless everything has its place.
 
     Raises:
         FormatError: the symbols place a different number of weights, or one outside of the tensor.
@@ -83,7 +83,7 @@ def scatter(
 
     def work(part: int, _: int) -> None:
         (start, stop), (placed, end), (after, _) = parts[part], begins[part], begins[part + 1]
-        place(symbols[start:stop], filler, survivors[placed:after], entries, values[end:])
+        place(symbols[start:stop], filler, survivors[placed:after], codebook, values[end:])
 
     threads.run(work, [(part, part + 1) for part in range(len(parts))])
 
@@ -123,7 +123,7 @@ def measure(symbols: Array, filler: int) -> tuple[int, int]:
     return weights, int(symbols.sum(dtype=np.int64)) + weights
 
 
-def scatter_in_chunks(symbols: Array, filler: int, survivors: Array, entries: Array | None, values: Array) -> None:
+def scatter_in_chunks(symbols: Array, filler: int, survivors: Array, codebook: Array | None, values: Array) -> None:
     """What `kernels.scatter` does, by numpy; in chunks, so that the positions never exist all at once."""
     placed, end = 0, 0
     for start in range(0, len(symbols), CHUNK):
@@ -132,5 +132,5 @@ def scatter_in_chunks(symbols: Array, filler: int, survivors: Array, entries: Ar
         ends = end + np.cumsum(chunk + is_weight.astype(np.int64))
         count = int(np.count_nonzero(is_weight))
         found = survivors[placed : placed + count]
-        values[ends[is_weight] - 1] = found if entries is None else entries[found]
+        values[ends[is_weight] - 1] = found if codebook is None else codebook[found]
         placed, end = placed + count, int(ends[-1])

@@ -21,20 +21,18 @@ _CHUNK = 1 << 16  # a multiple of 8
 
 
 class Coder(IntEnum):
-    """How a stream is written; the numbers are part of the file format, but ANS and RANS are told by their layouts."""
+    """How a stream is written; the numbers are part of the file format."""
 
     NONE = 0
     CONSTANT = 1
     FIXED = 2
     HUFFMAN = 3
     LITERAL = 4
-    ANS = 5
-    RANS = 6
 
 
 def coder_of(number: int) -> Coder:
     """The coder with this number in the file format."""
-    if number > Coder.LITERAL:  # the others are told by the layout of the tensor
+    if number > Coder.LITERAL:
         raise FormatError(f"coder {number} is unknown; known are 0 to {Coder.LITERAL}")
     return Coder(number)
 
@@ -78,6 +76,13 @@ def choose(counts: Array, allow_huffman: bool = True) -> tuple[Coder, list[int],
     return (Coder.HUFFMAN, lengths, size) if size < fixed else (Coder.FIXED, [], fixed)
 
 
+def sizes(counts: Array, allow_huffman: bool = True) -> tuple[Coder, int, int]:
+    """As `choose`: the coder, the bytes of its table, and those of the payload."""
+    coder, lengths, size = choose(counts, allow_huffman)
+    table = size if coder is Coder.CONSTANT else len(huffman.pack_lengths(lengths)) if lengths else 0
+    return coder, table, size - table
+
+
 def least(counts: Array) -> int:
     """Bytes that no coder of `choose` goes below: those of the entropy, or of a fixed width."""
     total = int(counts.sum())
@@ -119,7 +124,7 @@ def encode(symbols: Array, alphabet: int, allow_huffman: bool = True) -> Stream:
 
 
 @dataclass(frozen=True)
-class Table:
+class Code:
     """What a payload is decoded by: the coder, the size of the alphabet, and either code lengths or the one symbol."""
 
     coder: Coder
@@ -128,16 +133,16 @@ class Table:
     symbol: int = 0
 
 
-def read_table(coder: Coder, reader: Reader, alphabet: int) -> Table:
+def read_table(coder: Coder, reader: Reader, alphabet: int) -> Code:
     """Read the table of a stream of symbols below `alphabet` from `reader`; coders without a table read nothing."""
     if coder is Coder.HUFFMAN:
-        return Table(coder, alphabet, lengths=tuple(huffman.unpack_lengths(reader, alphabet)))
+        return Code(coder, alphabet, lengths=tuple(huffman.unpack_lengths(reader, alphabet)))
     if coder is Coder.CONSTANT:
-        return Table(coder, alphabet, symbol=reader.varint("constant symbol", limit=alphabet - 1))
-    return Table(coder, alphabet)
+        return Code(coder, alphabet, symbol=reader.varint("constant symbol", limit=alphabet - 1))
+    return Code(coder, alphabet)
 
 
-def decode(table: Table, payload: memoryview, count: int, workers: int = 1) -> Array:
+def decode(table: Code, payload: memoryview, count: int, workers: int = 1) -> Array:
     """The exact inverse of `encode`: `count` symbols as unsigned integers, long Huffman streams by `workers` threads.
 
     Nothing is allocated before it is sure that `payload` can hold so many symbols; for a constant stream,

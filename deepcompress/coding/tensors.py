@@ -1,4 +1,4 @@
-"""What a file says of a tensor, and its section back to values, bit for bit; `encoder` is the other direction.
+"""What a file says of a tensor: its type, and the layout of its section (`layouts`), which knows the way back.
 
 Everything works on the tensor's *bits*: values are looked up and compared as unsigned integers of the
 same width, so that any dtype, signed zeros and NaN payloads come back as they went in.
@@ -7,68 +7,38 @@ same width, so that any dtype, signed zeros and NaN payloads come back as they w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from enum import IntEnum
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar
 
 import numpy as np
 
-from deepcompress.coding import codebooks, lanes, offsets, planes, scales, streams, threads
-from deepcompress.coding.adaptive import codec
-from deepcompress.coding.adaptive.codec import Book, Scan
 from deepcompress.coding.bits import Reader
-from deepcompress.coding.codebooks import Form
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.rans import codec as rans
-from deepcompress.coding.streams import Coder
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MAX_CODEBOOK = 1 << 12
 
+class Encoding(Enum):
+    """What kind of layout a tensor has, by the word that `inspect` has for it."""
 
-class Encoding(IntEnum):
-    """How a tensor's section is laid out; the numbers are part of the file format."""
-
-    RAW = 0
-    PLANES = 1
-    CODED = 2
-    ALIAS = 3
-    CONSTANT = 4
-    ROWS = 6  # 5 is CODED by the adaptive model, 8 by the rANS coder
-    COPY = 7
+    RAW = "raw"
+    PLANES = "planes"
+    CODED = "coded"
+    ALIAS = "alias"
+    CONSTANT = "constant"
+    ROWS = "rows"
+    COPY = "copy"
 
 
 @dataclass(frozen=True)
-class TensorInfo:
-    """What the header of a file says of one tensor; sizes of parts in bytes.
-
-    `codebook`, `tables`, `offsets` and `weights` are the sizes of the four parts of a section, in their order
-    in the file; a RAW, PLANES, CONSTANT or ROWS tensor has only `weights`, an ALIAS or COPY has none. `target` is the
-    index of the earlier tensor that an ALIAS is (their memory is one) or a COPY equals, or whose codebook a CODED
-    tensor shares (then `codebook` is 0). `form` is that of the codebook, `grid` its lowest and highest multiple where
-    it is a grid, or there are ROWS in its place; `scan` is that of an ANS stream. With RANS, the tables are the model.
-    """
+class TensorType:
+    """All that there is to say of a tensor without its values: its dimensions, and the type of its elements."""
 
     shape: tuple[int, ...]
     dtype: DType
-    encoding: Encoding
-    codebook: int = 0
-    tables: int = 0
-    offsets: int = 0
-    weights: int = 0
-    codebook_size: int = 0
-    nonzeros: int = 0
-    fillers: int = 0
-    offset_bits: int = 0
-    offset_coder: Coder = Coder.NONE
-    weight_coder: Coder = Coder.NONE
-    target: int | None = None
-    form: Form = Form.ENTRIES
-    grid: tuple[int, int] = (0, 0)
-    scan: Scan = field(default_factory=Scan)
 
     @property
     def size(self) -> int:
@@ -76,24 +46,133 @@ class TensorInfo:
         return math.prod(self.shape)
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return self.dtype.storage.itemsize
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the tensor when it is decoded."""
-        return self.size * self.dtype.storage.itemsize
+        return self.size * self.itemsize
+
+
+class Layout(ABC):
+    """How the section of a tensor is laid out. Each layout is a frozen dataclass of what the header says of it.
+
+    A layout is all in one place: its fields in the header (`pack`, `read`, `check`), the parts of its section
+    (`parts`), and the section itself (`decode`, and functions that plan and write it). `layouts` lists them.
+    """
+
+    #: Of the layout in a header; part of the file format. In version 1 it is called the encoding.
+    number: ClassVar[int]
+    #: The first version of the format that has it.
+    since: ClassVar[int]
+    encoding: ClassVar[Encoding]
+    #: Whether `flags` may be other than 0.
+    has_flags: ClassVar[bool] = False
+    #: What it has to do with its `target`, if there is one.
+    relation: ClassVar[str] = ""
+
+    @property
+    def version(self) -> int:
+        """The first version of the format that has all that this layout needs."""
+        return self.since
+
+    @property
+    def flags(self) -> int:
+        """Four bits of the header that say more of the layout."""
+        return 0
+
+    @property
+    def target(self) -> int | None:
+        """The number of the earlier tensor that it refers to."""
+        return None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether weights are stored as indices into a codebook, so that there are `survivors`."""
+        return False
+
+    @property
+    @abstractmethod
+    def coder(self) -> str:
+        """What codes the values, in the words of `inspect`."""
+
+    def survivors_of(self, tensor: TensorType) -> int:
+        """Elements that are not zero, as far as the header knows: all of them where they are not counted."""
+        return tensor.size
+
+    @abstractmethod
+    def parts(self, tensor: TensorType) -> dict[str, int]:
+        """The bytes of each part of the section, in their order."""
+
+    def refers(self, tensor: TensorType, target: TensorInfo) -> bool:
+        """Whether `target` is a tensor that this layout of `tensor` may refer to."""
+        return False
+
+    @abstractmethod
+    def pack(self, version: int) -> bytes:
+        """Its fields in a header of this version of the format."""
+
+    @classmethod
+    def read(cls, reader: Reader, tensor: TensorType, version: int, flags: int) -> Layout:
+        """The inverse of `pack`; `check` is still to come. Of layouts that share a number, one reads for all.
+
+        Raises:
+            FormatError: a field is above its limit.
+        """
+        raise AssertionError(f"layout {cls.number} is read by another class")
+
+    def check(self, tensor: TensorType) -> None:
+        """What the fields and the tensor must satisfy together, so that decoding stays within ``tensor.nbytes``.
+
+        Raises:
+            FormatError: they do not.
+        """
+        section = sum(self.parts(tensor).values())
+        if section > tensor.nbytes:
+            raise FormatError(f"a section of {section} bytes is larger than the raw {tensor.nbytes}")
+
+    @abstractmethod
+    def decode(self, tensor: TensorType, section: memoryview, codebook: Array | None, workers: int) -> Array:
+        """See `decode` below."""
+
+
+@dataclass(frozen=True)
+class TensorInfo(TensorType):
+    """What the header of a file says of one tensor."""
+
+    layout: Layout
+
+    @property
+    def encoding(self) -> Encoding:
+        """What kind of layout it has."""
+        return self.layout.encoding
+
+    @property
+    def version(self) -> int:
+        """The first version of the format that has all that this tensor needs."""
+        return max(self.dtype.since, self.layout.version)
 
     @property
     def section(self) -> int:
         """Bytes of the tensor's section in the file."""
-        return self.codebook + self.tables + self.offsets + self.weights
+        return sum(self.layout.parts(self).values())
 
     @property
-    def entries(self) -> int:
-        """Symbols in the weight stream: the surviving weights, or every element of a tensor without offsets."""
-        return self.nonzeros if self.offset_bits else self.size
+    def codebook(self) -> int:
+        """Bytes of the codebook in its section."""
+        return self.layout.parts(self).get("codebooks", 0)
 
     @property
-    def alphabet(self) -> int:
-        """Symbols of the weight stream: one per centroid, and one for zero where zeros are not skipped by offsets."""
-        return self.codebook_size if self.offset_bits else self.codebook_size + 1
+    def nonzeros(self) -> int:
+        """Elements that are not zero; all of them where they are not counted."""
+        return self.layout.survivors_of(self)
+
+    @property
+    def target(self) -> int | None:
+        """The number of the earlier tensor that this one is, or equals, or whose codebook it has."""
+        return self.layout.target
 
     @property
     def is_reference(self) -> bool:
@@ -103,31 +182,20 @@ class TensorInfo:
     @property
     def is_shared(self) -> bool:
         """Whether weights are stored as indices into a codebook, so that there is something for `decode_survivors`."""
-        literal = self.weight_coder is Coder.LITERAL or self.form is Form.ROWS
-        return self.encoding is Encoding.CODED and not literal
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether positions and values are one stream."""
-        return self.weight_coder in (Coder.ANS, Coder.RANS)
-
-    @property
-    def book(self) -> codebooks.Layout:
-        """How the codebook in this tensor's section is laid out."""
-        return codebooks.Layout(self.form, self.codebook_size, *self.grid)
+        return self.layout.is_shared
 
 
 @dataclass(frozen=True)
 class Survivors:
     """The weights of a tensor that are not zero, as a file holds them: no value is looked up.
 
-    Weight number i is ``entries[indices[i]]``, at element ``positions[i]`` of the flat tensor. Positions ascend, int64;
-    indices are small integers; entries are bit patterns as `decode_codebook` gives them.
+    Weight number i is ``codebook[indices[i]]``, at element ``positions[i]`` of the flat tensor. Positions ascend,
+    int64; indices are small integers; the codebook is of bit patterns.
     """
 
     positions: Array
     indices: Array
-    entries: Array
+    codebook: Array
 
 
 @dataclass(frozen=True)
@@ -145,233 +213,9 @@ def decode(info: TensorInfo, section: memoryview, codebook: Array | None = None,
         info: its facts, already checked against the file (see `container.format`); `info.nbytes` is allocated.
         section: the tensor's section, `info.section` bytes.
         codebook: the shared values, where they are stored with an earlier tensor.
-        workers: threads that share the work on a large CODED tensor.
+        workers: threads that share the work on a large coded tensor.
 
     Raises:
         FormatError: the section does not hold exactly this tensor.
     """
-    if info.encoding is Encoding.RAW:
-        return _decode_raw(info, section)
-    if info.encoding is Encoding.PLANES:
-        return _decode_planes(info, section)
-    if info.encoding is Encoding.ROWS:
-        return _decode_rows(info, section)
-    if info.encoding is Encoding.CONSTANT:
-        return np.tile(_decode_raw(replace(info, shape=(1,)), section), info.size).reshape(info.shape)
-    assert info.encoding is Encoding.CODED
-    if info.form is Form.ROWS:
-        return _decode_scaled(info, section, workers)
-    codebook = decode_codebook(info, section) if codebook is None else codebook
-    return (_decode_ranks if info.weight_coder is Coder.RANS else _decode_coded)(info, section, codebook, workers)
-
-
-def decode_codebook(info: TensorInfo, section: memoryview) -> Array:
-    """The codebook at the start of a CODED tensor's section, as bit patterns: distinct, and none of them zero."""
-    return codebooks.unpack(info.book, section[: info.codebook], info.dtype.bits)
-
-
-def _decode_raw(info: TensorInfo, section: memoryview) -> Array:
-    return _from_bytes(info, np.frombuffer(section, dtype=np.uint8).copy())
-
-
-def _from_bytes(info: TensorInfo, raw: Array) -> Array:
-    if info.dtype is DType.BOOL and len(raw) and int(raw.max()) > 1:
-        raise FormatError(f"a boolean is stored as {int(raw.max())}")
-    return raw.view(info.dtype.storage).reshape(info.shape)
-
-
-def _decode_planes(info: TensorInfo, section: memoryview) -> Array:
-    reader = Reader(section, "byte planes")
-    elements = planes.decode(reader, info.size, info.dtype.storage.itemsize)
-    reader.end()
-    return _from_bytes(info, elements.reshape(-1))
-
-
-def _decode_rows(info: TensorInfo, section: memoryview) -> Array:
-    reader, rows = Reader(section, "rows"), info.shape[0]
-    elements = planes.decode_rows(reader, rows, info.size // rows, info.dtype.storage.itemsize)
-    reader.end()
-    return _from_bytes(info, elements.reshape(-1))
-
-
-def decode_survivors(
-    info: TensorInfo, section: memoryview, codebook: Array | None = None, workers: int = 1
-) -> Survivors:
-    """The weights that are not zero, by position and index: as `decode`, without making the dense tensor.
-
-    Only for a tensor that `is_shared`. Beside the result, a tensor without offsets takes one or two bytes an element.
-
-    Raises:
-        FormatError: the section does not hold exactly this tensor.
-    """
-    assert info.is_shared
-    codebook = decode_codebook(info, section) if codebook is None else codebook
-    if info.weight_coder is Coder.RANS:
-        return _ranked_survivors(info, section, codebook, workers)
-    gap_symbols, symbols, entries = _streams(info, section, codebook, workers)
-    assert entries is not None
-    if gap_symbols is None:
-        positions = np.flatnonzero(symbols)
-        return Survivors(positions, symbols[positions] - 1, entries[1:])
-    return Survivors(offsets.positions(gap_symbols, info.offset_bits, len(symbols), info.size), symbols, entries)
-
-
-def _decode_coded(info: TensorInfo, section: memoryview, codebook: Array, workers: int) -> Array:
-    gap_symbols, survivors, entries = _streams(info, section, codebook, workers)
-    if gap_symbols is None:
-        assert entries is not None
-        values = look_up(entries, survivors, workers)
-    else:
-        values = np.zeros(info.size, dtype=info.dtype.bits)
-        offsets.scatter(gap_symbols, info.offset_bits, survivors, values, entries, workers)
-    return values.view(info.dtype.storage).reshape(info.shape)
-
-
-def _streams(
-    info: TensorInfo, section: memoryview, codebook: Array, workers: int
-) -> tuple[Array | None, Array, Array | None]:
-    """The offset symbols, what stands at their places, and the entries that those are indices into.
-
-    Without offsets (None) there is an index for each element, and entry 0 is zero; without entries (None) there are
-    the weights themselves.
-    """
-    reader = Reader(section, "section")
-    reader.take(info.codebook, "codebook")
-    if info.weight_coder is Coder.ANS:
-        return None, *_mixed(info, reader.take(info.weights, "weights"), codebook)
-    tables = Reader(reader.take(info.tables, "tables"), "tables")
-    offset_payload = reader.take(info.offsets, "offsets")
-    weight_payload = reader.take(info.weights, "weights")
-
-    gap_symbols = None
-    if info.offset_bits:
-        table = streams.read_table(info.offset_coder, tables, 1 << info.offset_bits)
-        gap_symbols = streams.decode(table, offset_payload, info.nonzeros + info.fillers, workers)
-    if info.weight_coder is Coder.LITERAL:
-        entries, survivors = None, _literals(info, weight_payload)
-    else:
-        entries = codebook if info.offset_bits else _after_zero(codebook)
-        table = streams.read_table(info.weight_coder, tables, info.alphabet)
-        survivors = streams.decode(table, weight_payload, info.entries, workers)
-    tables.end()
-    if gap_symbols is None:
-        found = int(np.count_nonzero(survivors))  # entry 0 is zero, and no other
-        if found != info.nonzeros:
-            raise FormatError(f"{found} weights are not zero, but {info.nonzeros} were announced")
-    return gap_symbols, survivors, entries
-
-
-def _mixed(info: TensorInfo, payload: memoryview, codebook: Array) -> tuple[Array, Array]:
-    """Symbols and entries of a tensor coded by the adaptive model, whose symbols are those of the sorted codebook."""
-    ordered = codebook[codebooks.order(codebook)]
-    book = Book(len(ordered), codebooks.negatives(ordered))
-    return codec.decode(payload, info.shape, book, info.nonzeros, info.scan), _after_zero(ordered)
-
-
-# Integers by the rANS coder ---------------------------------------------------------------------------------------
-
-
-def _decode_scaled(info: TensorInfo, section: memoryview, workers: int) -> Array:
-    """Whole numbers times the step of their row."""
-    rows, columns = info.shape[0], info.size // info.shape[0]
-    steps = scales.unpack(section[: info.codebook], rows, max(-info.grid[0], info.grid[1]))
-    values = np.empty((rows, columns), dtype=np.float32)
-
-    def place(start: int, integers: Array) -> None:
-        first = start // columns
-        part = integers.reshape(-1, columns)
-        values[first : first + len(part)] = scales.values(part, steps[first : first + len(part)])
-
-    _integers(info, section, info.grid, place, workers)
-    return values.view(info.dtype.storage).reshape(info.shape)
-
-
-def _decode_ranks(info: TensorInfo, section: memoryview, codebook: Array, workers: int) -> Array:
-    """Entries of the sorted codebook, counted from zero: -1 is the largest that has its sign bit set."""
-    entries, negative = _around_zero(codebook)
-    values = np.empty(info.size, dtype=info.dtype.bits)
-
-    def place(start: int, integers: Array) -> None:
-        symbols = (integers + np.int16(negative)).view(np.uint16)
-        values[start : start + len(integers)] = look_up(entries, symbols)
-
-    _integers(info, section, (-negative, len(codebook) - negative), place, workers)
-    return values.view(info.dtype.storage).reshape(info.shape)
-
-
-def _ranked_survivors(info: TensorInfo, section: memoryview, codebook: Array, workers: int) -> Survivors:
-    ordered = codebook[codebooks.order(codebook)]
-    negative = codebooks.negatives(ordered)
-    found: dict[int, tuple[Array, Array]] = {}
-
-    def place(start: int, integers: Array) -> None:
-        places = np.flatnonzero(integers)
-        ranks = integers[places]
-        found[start] = places + start, (ranks + negative - (ranks > 0)).astype(lanes.symbol_type(len(ordered)))
-
-    _integers(info, section, (-negative, len(ordered) - negative), place, workers)
-    parts = [found[start] for start in sorted(found)]
-    positions, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Survivors(positions, indices, ordered)
-
-
-def _around_zero(codebook: Array) -> tuple[Array, int]:
-    """The sorted codebook with zero in it, and where zero is."""
-    ordered = codebook[codebooks.order(codebook)]
-    negative = codebooks.negatives(ordered)
-    return np.insert(ordered, negative, 0), negative
-
-
-def _integers(
-    info: TensorInfo,
-    section: memoryview,
-    limits: tuple[int, int],
-    place: Callable[[int, Array], None],
-    workers: int,
-) -> None:
-    """Decode the integers of a RANS tensor and give them to `place`, part by part; checked."""
-    counts: list[int] = []
-
-    def take(start: int, integers: Array) -> None:
-        lowest, highest = int(integers.min()), int(integers.max())
-        if lowest < limits[0] or highest > limits[1]:
-            raise FormatError(f"integers from {lowest} to {highest}, but only {limits[0]} to {limits[1]} are allowed")
-        counts.append(int(np.count_nonzero(integers)))
-        place(start, integers)
-
-    reader = Reader(section, "section")
-    reader.take(info.codebook, "codebook")
-    packed = reader.take(info.tables, "model")
-    rans.decode(packed, reader.take(info.weights, "streams"), info.shape, take, workers)
-    if sum(counts) != info.nonzeros:
-        raise FormatError(f"{sum(counts)} weights are not zero, but {info.nonzeros} were announced")
-
-
-def _after_zero(codebook: Array) -> Array:
-    return np.concatenate((np.zeros(1, dtype=codebook.dtype), codebook))
-
-
-def _literals(info: TensorInfo, payload: memoryview) -> Array:
-    """The weights themselves, as bit patterns."""
-    if len(payload) != info.entries * info.dtype.bits.itemsize:
-        raise FormatError(f"{info.entries} literal weights do not make {len(payload)} bytes")
-    survivors = np.frombuffer(payload, dtype=info.dtype.bits)
-    if not survivors.all():
-        raise FormatError("a literal weight is zero")
-    return survivors
-
-
-def look_up(entries: Array, symbols: Array, workers: int = 1) -> Array:
-    """``entries[symbols]`` for symbols below len(entries)."""
-    values = np.empty(len(symbols), dtype=entries.dtype)
-    compiled = lanes.kernels_for(len(symbols))
-    place = look_up_in_chunks if compiled is None else compiled.look_up
-    parts = threads.split(len(symbols), 1 if compiled is None else workers, offsets.PER_THREAD)
-    threads.run(lambda start, stop: place(entries, symbols[start:stop], values[start:stop]), parts)
-    return values
-
-
-def look_up_in_chunks(entries: Array, symbols: Array, values: Array) -> None:
-    """What `kernels.look_up` does, by numpy; in chunks, because it widens indices to 64 bits."""
-    for start in range(0, len(symbols), offsets.CHUNK):
-        values[start : start + offsets.CHUNK] = entries[symbols[start : start + offsets.CHUNK]]
+    return info.layout.decode(info, section, codebook, workers)

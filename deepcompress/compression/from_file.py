@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import MAX_CODEBOOK, Encoding, TensorInfo
+from deepcompress.coding.forms import MAX_CODEBOOK
+from deepcompress.coding.layouts.coded import Coded
+from deepcompress.coding.tensors import Encoding, TensorInfo
 from deepcompress.container.reader import ModelFile
 from deepcompress.layers import Layer
 from deepcompress.prune.masks import share_out
 from deepcompress.prune.scores import profile
-from deepcompress.quantize.choice import Table, found_grid
+from deepcompress.quantize.choice import SharedValues, found_grid
 from deepcompress.quantize.sharing import Codebook, Member, Weights, codebook_of, groups
 from deepcompress.reading.arrays import to_torch
 from deepcompress.recipe import Recipe
@@ -50,7 +51,7 @@ def restore(
         held, called = _stored(file), called or {}
         names = {name: called.get(name, name) for name in tensors}
         stored = {name: held[full] for name, full in names.items() if full in held}
-        tables: dict[int | str, Table] = {}
+        tables: dict[int | str, SharedValues] = {}
         members: dict[int | str, list[str]] = {}
         for name, info in stored.items():
             if not info.is_shared:
@@ -129,11 +130,11 @@ def settings_of(path: str | Path) -> dict[str, Any]:
             rules.append(_rule(name, info, file.header.entries[owners[name]].name if together else None))
         compact = file.header.version > 1
     found: dict[str, Any] = {"prune": 0.0, "epochs": 0, "finetune_epochs": 0, "layer": rules}
-    coders = {info.weight_coder for info in stored.values() if info.is_shared}
-    named = "ans" if coders <= {Coder.ANS} else "rans" if coders == {Coder.RANS} else "auto"
+    coders = {info.layout.coder for info in stored.values() if info.is_shared}
+    named = "ans" if coders <= {"ans"} else "rans" if coders == {"rans"} else "auto"
     found["coder"] = named if compact else "huffman"
     small = [info for info in stored.values() if len(info.shape) < 2]
-    most = max((info.codebook_size for info in small if info.encoding is Encoding.CODED), default=None)
+    most = max((info.layout.codebook.count for info in small if isinstance(info.layout, Coded)), default=None)
     if most is not None:
         found["small_bits"] = max(most.bit_length(), 1)
     types = {info.dtype for info in small}
@@ -184,7 +185,8 @@ def _rule(name: str, info: TensorInfo, group: str | None) -> dict[str, Any]:
     """The layer rule for one tensor."""
     if not info.is_shared:
         return {"pattern": _pattern(name), "bits": "none"}
-    rule: dict[str, Any] = {"pattern": _pattern(name), "levels": max(info.codebook_size, 1)}
+    assert isinstance(info.layout, Coded)
+    rule: dict[str, Any] = {"pattern": _pattern(name), "levels": max(info.layout.codebook.count, 1)}
     return rule if group is None else rule | {"group": group}
 
 
@@ -193,14 +195,14 @@ def _pattern(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _table(values: Array, dtype: DType) -> Table:
+def _table(values: Array, dtype: DType) -> SharedValues:
     """The entries of a codebook, sorted; on a grid, if they are what a step of two bytes makes of whole numbers."""
     entries = to_torch(values, dtype)
     centroids = np.sort(entries.numpy() if dtype is DType.FLOAT64 else entries.float().numpy())
-    return found_grid(centroids) or Table(centroids)
+    return found_grid(centroids) or SharedValues(centroids)
 
 
-def _own_table(info: TensorInfo, vector: torch.Tensor) -> Table | None:
+def _own_table(info: TensorInfo, vector: torch.Tensor) -> SharedValues | None:
     """The values of a float32 vector that is stored as it is, as if it shared them; None if they are too many."""
     plain = info.encoding in (Encoding.RAW, Encoding.PLANES, Encoding.CONSTANT) and len(info.shape) == 1
     if not plain or info.dtype is not DType.FLOAT32 or vector.dtype is not torch.float32:
@@ -212,7 +214,7 @@ def _own_table(info: TensorInfo, vector: torch.Tensor) -> Table | None:
     return _table(values.numpy(), DType.FLOAT32)
 
 
-def _book(table: Table, names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> Codebook | None:
+def _book(table: SharedValues, names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> Codebook | None:
     """Shared values with the weights that take them; None if there are none for some weight."""
     device, members = tensors[names[0]].device, []
     entries = torch.from_numpy(table.centroids).to(device)

@@ -9,20 +9,11 @@ import torch
 
 from deepcompress.coding import scales
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.encoder import (
-    CHUNK,
-    COMPACT,
-    SMALL,
-    alias,
-    encode_coded,
-    encode_plain,
-    least_plain,
-    plan_literal,
-    plan_plain,
-    plan_shared,
-    survey,
-)
-from deepcompress.coding.integers import encode_scaled
+from deepcompress.coding.encoder import COMPACT, SMALL, alias, encode_coded, encode_plain
+from deepcompress.coding.layouts.exact import least_plain, plan_plain
+from deepcompress.coding.layouts.ranked import encode_scaled
+from deepcompress.coding.layouts.relative import plan_literal, plan_shared
+from deepcompress.coding.survey import CHUNK, survey
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container.entries import Extension
 from deepcompress.container.writer import pack
@@ -105,7 +96,7 @@ class Packer:
         values, dtype, entries = _parts(name, value, centroids)
         found = survey(values, dtype, entries)
         if entries is None:
-            coded = plan_literal(found, allow_huffman=False, index_bits=self.index_bits)
+            coded = plan_literal(found, allow_huffman=False, offset_bits=self.index_bits)
         else:
             coded = plan_shared(found, False, self._owner(book, dtype), self.index_bits)
         if coded.section < least_plain(found):

@@ -6,16 +6,12 @@ import math
 import re
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from deepcompress.coding.adaptive import codec
 from deepcompress.coding.bits import Reader, varint
-from deepcompress.coding.codebooks import MAX_MULTIPLE, Form
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.offsets import MAX_BITS
-from deepcompress.coding.rans.tokens import LARGEST
-from deepcompress.coding.streams import Coder, coder_of
-from deepcompress.coding.tensors import Encoding, TensorInfo
+from deepcompress.coding.layouts import LAYOUTS
+from deepcompress.coding.tensors import TensorInfo, TensorType
 from deepcompress.errors import FormatError
 
 MAGIC = b"\x89DC"
@@ -110,93 +106,51 @@ def checked_name(raw: bytes, names: Collection[str]) -> str:
     return name
 
 
-def read_shape(reader: Reader, name: str, dimensions: int) -> tuple[int, ...]:
+def read_info(
+    reader: Reader,
+    name: str,
+    earlier: Sequence[Entry],
+    dtype: DType,
+    dimensions: int,
+    number: int,
+    flags: int = 0,
+    version: int = 1,
+) -> TensorInfo:
+    """The dimensions of a tensor, so many, and the fields of its layout, which this version has; checked."""
+    layout = LAYOUTS[number]
+    try:
+        tensor = TensorType(_read_shape(reader, dimensions), dtype)
+        if flags and not layout.has_flags:
+            raise FormatError(f"flags {flags}, which mean nothing here")
+        info = TensorInfo(tensor.shape, dtype, layout.read(reader, tensor, version, flags))
+        info.layout.check(tensor)
+        _check_target(info, earlier)
+    except FormatError as error:
+        raise FormatError(f"tensor {name}: {error}") from None
+    return info
+
+
+def _read_shape(reader: Reader, dimensions: int) -> tuple[int, ...]:
     """So many dimensions; of an empty tensor, too, the others are bounded, for numpy multiplies them."""
+    if dimensions > MAX_DIMENSIONS:
+        raise FormatError(f"{dimensions} dimensions; at most {MAX_DIMENSIONS} are allowed")
     shape = tuple(reader.varint("dimension", limit=MAX_ELEMENTS) for _ in range(dimensions))
     if math.prod(dimension or 1 for dimension in shape) > MAX_ELEMENTS:
-        raise FormatError(f"tensor {name}: a shape of {shape}; at most {MAX_ELEMENTS} elements are allowed")
+        raise FormatError(f"a shape of {shape}; at most {MAX_ELEMENTS} elements are allowed")
     return shape
 
 
-def checked_alias(info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
-    """`info`, if the tensor that it is an alias or a copy of is there and its like."""
-    assert info.target is not None
-    what = "an alias" if info.encoding is Encoding.ALIAS else "a copy"
-    if info.target >= len(earlier):
-        raise FormatError(f"tensor {name}: it is {what} of tensor {info.target}, which does not come before it")
-    target = earlier[info.target].info
-    chained = target.encoding is Encoding.ALIAS or (info.encoding is Encoding.COPY and target.is_reference)
-    if chained or (target.shape, target.dtype) != (info.shape, info.dtype):
-        raise FormatError(f"tensor {name}: it is {what} of {earlier[info.target].name}, which is not its like")
-    return info
-
-
-def check_coded(info: TensorInfo, name: str, earlier: Sequence[Entry]) -> None:
-    """What the fields of a CODED tensor must satisfy together, so that decoding stays within `info.nbytes`."""
-    literal = info.weight_coder is Coder.LITERAL
-    if not info.dtype.is_float:
-        raise FormatError(f"tensor {name}: only floating-point tensors are coded, not {info.dtype.name}")
-    if info.offset_bits > MAX_BITS:
-        raise FormatError(f"tensor {name}: offsets of {info.offset_bits} bits; at most {MAX_BITS} are allowed")
-    if info.offset_bits and info.fillers * ((1 << info.offset_bits) - 1) + info.nonzeros > info.size:
-        raise FormatError(
-            f"tensor {name}: {info.fillers} fillers and {info.nonzeros} weights exceed its {info.size} elements"
-        )
-    if info.offset_coder in (Coder.LITERAL, Coder.ANS, Coder.RANS) or (
-        info.offset_coder is not Coder.NONE and not info.offset_bits
-    ):
-        raise FormatError(f"tensor {name}: offsets coded as {info.offset_coder.name}")
-    if info.weight_coder is Coder.ANS and not codec.fits(info.shape, info.scan):
-        raise FormatError(f"tensor {name}: a shape of {info.shape} does not fit the scan {info.scan}")
-    if literal and (info.codebook_size or not info.offset_bits):
-        raise FormatError(f"tensor {name}: literal weights need offsets and no codebook")
-    if info.form is not Form.ENTRIES:
-        _check_form(info, name)
-    if info.target is not None:
-        owner = earlier[info.target].info
-        has = owner.encoding is Encoding.CODED and owner.target is None and owner.form is not Form.ROWS
-        if not has or (owner.dtype, owner.codebook_size) != (info.dtype, info.codebook_size):
-            raise FormatError(f"tensor {name}: it cannot share the codebook of {earlier[info.target].name}")
-    if info.section > info.nbytes:
-        raise FormatError(f"tensor {name}: a section of {info.section} bytes is larger than the raw {info.nbytes}")
-
-
-def _check_form(info: TensorInfo, name: str) -> None:
-    low, high = info.grid
-    if info.form is Form.ROWS and (
-        len(info.shape) < 2 or info.codebook_size or low > high or max(-low, high) > LARGEST
-    ):
-        raise FormatError(f"tensor {name}: integers from {low} to {high} with a scale for each row of {info.shape}")
-    if info.dtype is not DType.FLOAT32:
-        raise FormatError(f"tensor {name}: a codebook of {info.dtype.name} stored as {info.form.name}")
-    if not info.form.is_grid:
+def _check_target(info: TensorInfo, earlier: Sequence[Entry]) -> None:
+    """The tensor that this one refers to is there, and one that it may refer to."""
+    if info.target is None:
         return
-    if low > high or max(-low, high) > MAX_MULTIPLE or not 0 < info.codebook_size <= info.book.multiples:
-        raise FormatError(f"tensor {name}: {info.codebook_size} entries from {low} to {high} times the scale")
+    what = f"it {info.layout.relation} of"
+    if info.target >= len(earlier):
+        raise FormatError(f"{what} tensor {info.target}, which does not come before it")
+    if not info.layout.refers(info, earlier[info.target].info):
+        raise FormatError(f"{what} {earlier[info.target].name}, which is not its like")
 
 
-def pack_streams(info: TensorInfo) -> bytes:
-    """The streams of a CODED tensor whose coder is not ANS."""
-    out = bytes([info.offset_bits, info.offset_coder << 4 | info.weight_coder])
-    out += varint(info.tables) + varint(info.weights)
-    if info.offset_bits:
-        out += varint(info.fillers) + varint(info.offsets)
-    return out
-
-
-def read_streams(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
-    """The inverse: `info`, which has its codebook and number of weights, with what its streams are; checked."""
-    offset_bits, coders = reader.byte("bits of an offset"), reader.byte("coders")
-    tables, weights = reader.varint("length of the tables"), reader.varint("length of the weights")
-    info = replace(
-        info,
-        tables=tables,
-        weights=weights,
-        fillers=reader.varint("number of fillers", limit=info.size) if offset_bits else 0,
-        offsets=reader.varint("length of the offsets") if offset_bits else 0,
-        offset_bits=offset_bits,
-        offset_coder=coder_of(coders >> 4),
-        weight_coder=coder_of(coders & 15),
-    )
-    check_coded(info, name, earlier)
-    return info
+def pack_fields(info: TensorInfo, version: int) -> bytes:
+    """The inverse of `read_info`: the dimensions, and the fields of the layout."""
+    return b"".join(map(varint, info.shape)) + info.layout.pack(version)

@@ -33,11 +33,11 @@ _DEFLATED, _CHECKED = 1, 2
 def pack_header(header: Header) -> bytes:
     """The bytes of a file up to its first section, in the first version that has all that the tensors need."""
     infos = [entry.info for entry in header.entries]
-    if all(map(version1.holds, infos)):
+    version = max((info.version for info in infos), default=1)
+    if version == 1:
         body = _pack_labels(header) + version1.pack_tensors(header.entries)
         start = MAGIC + bytes([1]) + varint(len(body)) + body
         return start + crc_bytes(start)
-    version = 2 if all(map(version2.holds, infos)) else 3
     short = _pack_compact(replace(header, version=version, checked=False))
     sections = sum(info.section for info in infos)
     if len(short) + sections + CRC_BYTES <= UNCHECKED:

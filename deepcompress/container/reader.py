@@ -15,6 +15,7 @@ import numpy as np
 
 from deepcompress.coding import tensors
 from deepcompress.coding.dtypes import DType
+from deepcompress.coding.layouts.coded import decode_codebook, decode_survivors
 from deepcompress.coding.tensors import Encoding, Survivors, TensorInfo
 from deepcompress.container.entries import CRC_BYTES, UNCHECKED, Entry, Header
 from deepcompress.container.format import header_span, is_checked, unpack_header
@@ -169,7 +170,7 @@ class ModelFile:
             FormatError: as `read`.
         """
         entry = self.stored(self.entry(name))
-        return self._decoded(name, entry, tensors.decode_survivors, workers), entry.info.dtype
+        return self._decoded(name, entry, decode_survivors, workers), entry.info.dtype
 
     def _decoded(
         self, name: str, entry: Entry, decode: Callable[[TensorInfo, memoryview, Array | None, int], T], workers: int
@@ -178,7 +179,7 @@ class ModelFile:
             if entry.info.nbytes > self._max_bytes:
                 raise FormatError(f"it would take {entry.info.nbytes} bytes, more than the {self._max_bytes} allowed")
             codebook = None
-            if entry.info.encoding is Encoding.CODED and entry.info.target is not None:
+            if entry.info.target is not None:
                 codebook = self._codebook(entry.info.target)
             return decode(entry.info, self._section(entry), codebook, workers)
         except FormatError as error:
@@ -200,7 +201,7 @@ class ModelFile:
         """The codebook that tensor number `index` stores, kept, so that sharing it costs no reader a second look."""
         if index not in self._codebooks:
             owner = self.header.entries[index]
-            self._codebooks[index] = tensors.decode_codebook(owner.info, self._section(owner)).copy()
+            self._codebooks[index] = decode_codebook(owner.info, self._section(owner)).copy()
         return self._codebooks[index]
 
     def section(self, entry: Entry) -> bytes:

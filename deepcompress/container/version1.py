@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from deepcompress.coding.bits import Reader, varint
-from deepcompress.coding.codebooks import Form
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.tensors import MAX_CODEBOOK, Encoding, TensorInfo
+from deepcompress.coding.layouts import LAYOUTS
+from deepcompress.coding.tensors import TensorInfo
 from deepcompress.container.entries import (
     CRC_BYTES,
     MAX_DIMENSIONS,
     MAX_NAME,
     MAX_TENSORS,
     Entry,
-    checked_alias,
     checked_name,
-    pack_streams,
-    read_shape,
-    read_streams,
+    pack_fields,
+    read_info,
 )
 from deepcompress.errors import FormatError
-
-
-def holds(info: TensorInfo) -> bool:
-    """Whether version 1 has what this tensor needs."""
-    plain = info.encoding <= Encoding.ALIAS and info.dtype <= DType.BOOL
-    return plain and not info.is_mixed and info.form is Form.ENTRIES
 
 
 def pack_tensors(entries: Sequence[Entry]) -> bytes:
@@ -37,7 +28,7 @@ def pack_tensors(entries: Sequence[Entry]) -> bytes:
     for entry in entries:
         name = entry.name.encode("utf-8")
         out += pack_name(name, previous) + _pack_info(entry.info)
-        if entry.info.encoding is not Encoding.ALIAS:
+        if not entry.info.is_reference:
             out += entry.crc.to_bytes(CRC_BYTES, "little")
         previous = name
     return bytes(out)
@@ -52,16 +43,7 @@ def pack_name(name: bytes, previous: bytes) -> bytes:
 
 
 def _pack_info(info: TensorInfo) -> bytes:
-    out = bytes([info.encoding << 4 | info.dtype]) + varint(len(info.shape)) + b"".join(map(varint, info.shape))
-    if info.encoding is Encoding.PLANES:
-        out += varint(info.weights)
-    if info.encoding is Encoding.ALIAS:
-        assert info.target is not None
-        out += varint(info.target)
-    if info.encoding is Encoding.CODED:
-        out += varint(info.codebook_size) + varint(0 if info.target is None else info.target + 1)
-        out += varint(info.nonzeros) + pack_streams(info)
-    return out
+    return bytes([info.layout.number << 4 | info.dtype]) + varint(len(info.shape)) + pack_fields(info, version=1)
 
 
 def read_tensors(reader: Reader, start: int, checked: bool = True) -> tuple[Entry, ...]:
@@ -75,7 +57,7 @@ def read_tensors(reader: Reader, start: int, checked: bool = True) -> tuple[Entr
         name = checked_name(raw, names)
         info = _read_info(reader, name, entries)
         crc = 0
-        if info.encoding is not Encoding.ALIAS:
+        if not info.is_reference:
             crc = int.from_bytes(reader.take(CRC_BYTES, "checksum"), "little")
         entries.append(Entry(name, info, crc, start))
         names.add(name)
@@ -94,32 +76,8 @@ def read_name(reader: Reader, previous: bytes) -> bytes:
 
 
 def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInfo:
-    kind = reader.byte("kind")
-    try:
-        encoding, dtype = Encoding(kind >> 4), DType(kind & 15)
-    except ValueError:
-        raise FormatError(f"tensor {name}: encoding {kind >> 4} or dtype {kind & 15} is unknown") from None
+    number, dtype = divmod(reader.byte("kind"), 16)
+    if number not in LAYOUTS or LAYOUTS[number].since > 1 or dtype > DType.BOOL:
+        raise FormatError(f"tensor {name}: encoding {number} or dtype {dtype} is unknown")
     dimensions = reader.varint("number of dimensions", limit=MAX_DIMENSIONS)
-    info = TensorInfo(read_shape(reader, name, dimensions), dtype, encoding)
-    if not holds(info):
-        raise FormatError(f"tensor {name}: encoding {kind >> 4} or dtype {kind & 15} is unknown")
-    if encoding is Encoding.RAW:
-        return replace(info, weights=info.nbytes)
-    if encoding is Encoding.PLANES:
-        return replace(info, weights=reader.varint("length of the section", limit=info.nbytes))
-    if encoding is Encoding.ALIAS:
-        return checked_alias(replace(info, target=reader.varint("alias")), name, earlier)
-    return _read_coded(reader, info, name, earlier)
-
-
-def _read_coded(reader: Reader, info: TensorInfo, name: str, earlier: Sequence[Entry]) -> TensorInfo:
-    codebook_size = reader.varint("size of the codebook", limit=MAX_CODEBOOK)
-    owner = reader.varint("owner of the codebook", limit=len(earlier))
-    info = replace(
-        info,
-        codebook=0 if owner else codebook_size * info.dtype.storage.itemsize,
-        codebook_size=codebook_size,
-        nonzeros=reader.varint("number of weights", limit=info.size),
-        target=owner - 1 if owner else None,
-    )
-    return read_streams(reader, info, name, earlier)
+    return read_info(reader, name, earlier, DType(dtype), dimensions, number)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.tensors import Encoding, TensorInfo
+from deepcompress.coding.layouts import LAYOUTS
+from deepcompress.coding.tensors import TensorInfo
 from deepcompress.container import version1, version2
-from deepcompress.container.entries import CRC_BYTES, MAX_TENSORS, Entry, checked_name
+from deepcompress.container.entries import CRC_BYTES, MAX_TENSORS, Entry, checked_name, pack_fields, read_info
 from deepcompress.errors import FormatError
 
 _MORE = 15  # in four bits: the number is in a byte of its own
-_LAYOUTS = {*range(6), Encoding.ROWS, Encoding.COPY, version2.RANKED}
 
 
 def pack_tensors(entries: Sequence[Entry], checked: bool, front_coded: bool) -> bytes:
@@ -34,8 +34,8 @@ def pack_tensors(entries: Sequence[Entry], checked: bool, front_coded: bool) -> 
 
 
 def _pack_info(info: TensorInfo) -> bytes:
-    layout, flags = version2.layout_of(info)
-    return _pack_number(len(info.shape), info.dtype) + _pack_number(flags, layout) + version2.pack_fields(info)
+    kind = _pack_number(len(info.shape), info.dtype) + _pack_number(info.layout.flags, info.layout.number)
+    return kind + pack_fields(info, version=3)
 
 
 def _pack_number(high: int, number: int) -> bytes:
@@ -62,12 +62,12 @@ def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInf
     dimensions, dtype = _read_number(reader, name, "dtype")
     if dtype > max(DType):
         raise FormatError(f"tensor {name}: dtype {dtype} is unknown; known are 0 to {max(DType)}; update deepcompress")
-    flags, layout = _read_number(reader, name, "layout")
-    if layout not in _LAYOUTS:
+    flags, number = _read_number(reader, name, "layout")
+    if number not in LAYOUTS:
         raise FormatError(
-            f"tensor {name}: layout {layout} is unknown; known are 0 to {max(_LAYOUTS)}; update deepcompress"
+            f"tensor {name}: layout {number} is unknown; known are 0 to {max(LAYOUTS)}; update deepcompress"
         )
-    return version2.read_fields(reader, name, earlier, DType(dtype), dimensions, layout, flags)
+    return read_info(reader, name, earlier, DType(dtype), dimensions, number, flags, version=3)
 
 
 def _read_number(reader: Reader, name: str, field: str) -> tuple[int, int]:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from deepcompress.coding.encoder import WORTH
-from deepcompress.coding.tensors import EncodedTensor, Encoding, TensorInfo
+from deepcompress.coding.layouts.coded import Coded
+from deepcompress.coding.layouts.references import Copy
+from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container.entries import CRC_BYTES, Entry, Extension, Header
 from deepcompress.container.format import pack_header, unpack_header
 from deepcompress.files import write_atomic
@@ -112,15 +114,15 @@ class _Repeats:
         """The tensor, without its section if that is there."""
         number, info = self._count, tensor.info
         self._count += 1
-        if info.encoding is Encoding.CODED and info.target in self._moved:
-            tensor = replace(tensor, info=replace(info, target=self._moved[info.target]))
+        if isinstance(info.layout, Coded) and info.target in self._moved:
+            tensor = replace(tensor, info=replace(info, layout=info.layout.moved(self._moved[info.target])))
         if len(tensor.section) < WORTH:
             return tensor
         first = self._first.setdefault((tensor.info, hashlib.sha256(tensor.section).digest()), number)
         if first == number:
             return tensor
         self._moved[number] = first
-        return EncodedTensor(TensorInfo(info.shape, info.dtype, Encoding.COPY, target=first), b"")
+        return EncodedTensor(TensorInfo(info.shape, info.dtype, Copy(first)), b"")
 
 
 class _Checksum:

@@ -13,7 +13,7 @@ from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import encode_coded
 from deepcompress.quantize.grid import fit_step, least_squares, multiples_of, short
 from deepcompress.quantize.kmeans import CHUNK, assign, cluster, condense
-from deepcompress.quantize.rate import Part, Refit, State, constrain, index_bits, means
+from deepcompress.quantize.rate import Part, Refit, State, constrain, index_lengths, means
 from deepcompress.recipe import Recipe
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -22,7 +22,7 @@ HALF_PRECISION = 1 << 9  # a float16 is taken for a centroid that is this many t
 
 
 @dataclass(frozen=True)
-class Table:
+class SharedValues:
     """Shared values, sorted, distinct, none of them zero; on a grid each is `step` times its whole number.
 
     Attributes:
@@ -35,7 +35,7 @@ class Table:
     multiples: Array | None = None
     step: float = 0.0
 
-    def only(self, used: Array) -> Table:
+    def only(self, used: Array) -> SharedValues:
         """Without the values that are not `used` (bool)."""
         multiples = None if self.multiples is None else self.multiples[used]
         return replace(self, centroids=self.centroids[used], multiples=multiples)
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Demand:
-    """What is asked of a table.
+    """What is asked of shared values.
 
     Attributes:
         recipe: quantizer, init, seed and rate.
@@ -67,12 +67,12 @@ def price_of(rate: float, parts: Sequence[Part]) -> float:
     return rate * power / max(sum(len(part.values) for part in parts), 1)
 
 
-def _by_kmeans(values: Array, importance: Array | None, demand: Demand) -> Table:
+def _by_kmeans(values: Array, importance: Array | None, demand: Demand) -> SharedValues:
     recipe = demand.recipe
-    return Table(cluster(values, demand.levels, recipe.init, recipe.seed, importance))
+    return SharedValues(cluster(values, demand.levels, recipe.init, recipe.seed, importance))
 
 
-def _by_grid(values: Array, importance: Array | None, demand: Demand) -> Table:
+def _by_grid(values: Array, importance: Array | None, demand: Demand) -> SharedValues:
     samples, counts = condense(values, importance)
     penalty = _bits_of_multiples(demand.price, counts.sum() / len(values)) if demand.price else None
     step, below, above = fit_step(samples, counts, demand.levels, demand.limit, penalty)
@@ -80,7 +80,7 @@ def _by_grid(values: Array, importance: Array | None, demand: Demand) -> Table:
     for start in range(0, len(values), CHUNK):
         found[multiples_of(values[start : start + CHUNK], step, below, above) + below] = True
     multiples = np.flatnonzero(found) - below
-    return grid_table(step, multiples, values.dtype)
+    return grid_values(step, multiples, values.dtype)
 
 
 def _bits_of_multiples(price: float, count: float) -> Callable[[Array, Array, Array], float]:
@@ -89,35 +89,38 @@ def _bits_of_multiples(price: float, count: float) -> Callable[[Array, Array, Ar
     def penalty(samples: Array, counts: Array, multiples: Array) -> float:
         found = np.bincount(multiples - multiples.min(), counts)
         found = found[found > 0]
-        return price / count * float((found * index_bits(found)).sum())
+        return price / count * float((found * index_lengths(found)).sum())
 
     return penalty
 
 
-def grid_table(step: float, multiples: Array, dtype: np.dtype[Any]) -> Table:
+def grid_values(step: float, multiples: Array, dtype: np.dtype[Any]) -> SharedValues:
     """The multiples of a step as shared values: float32(step) * float32(multiple), as a reader computes them."""
     centroids = np.float32(step) * multiples.astype(np.float32)
-    return Table(centroids.astype(dtype), multiples, step)
+    return SharedValues(centroids.astype(dtype), multiples, step)
 
 
-QUANTIZERS: dict[str, Callable[[Array, Array | None, Demand], Table]] = {"kmeans": _by_kmeans, "uniform": _by_grid}
+QUANTIZERS: dict[str, Callable[[Array, Array | None, Demand], SharedValues]] = {
+    "kmeans": _by_kmeans,
+    "uniform": _by_grid,
+}
 
 
-def found_grid(values: Array) -> Table | None:
+def found_grid(values: Array) -> SharedValues | None:
     """The grid that values (float32, sorted, distinct, none zero) lie on already; None if its step is no bfloat16."""
     if values.dtype != np.float32 or not len(values):
         return None
-    for layout, raw in codebooks.grids(values):
-        step = float(codebooks.scale_of(layout, memoryview(raw)))
+    for facts, raw in codebooks.grids(values):
+        step = float(codebooks.scale_of(facts, memoryview(raw)))
         if short(step) == step:
-            return Table(values, np.rint(values.astype(np.float64) / step).astype(np.int64), step)
+            return SharedValues(values, np.rint(values.astype(np.float64) / step).astype(np.int64), step)
     return None
 
 
-def table_of(values: Array, importance: Array | None, demand: Demand) -> Table:
+def shared_values(values: Array, importance: Array | None, demand: Demand) -> SharedValues:
     """Shared values for `values` (float32 or float64, none zero), each of them nearest to some value."""
     if not len(values):
-        return Table(values)
+        return SharedValues(values)
     return QUANTIZERS[demand.recipe.quantizer](values, importance, demand)
 
 
@@ -134,22 +137,22 @@ def rounded(centroids: Array, dtype: str) -> Array:
     return halves if near.all() else centroids
 
 
-def choose(parts: Sequence[Part], demand: Demand) -> tuple[Table, list[Array]]:
+def choose(parts: Sequence[Part], demand: Demand) -> tuple[SharedValues, list[Array]]:
     """Shared values for some tensors, and the index of each weight's (int64; -1 where a weight becomes zero)."""
     pooled = np.concatenate([part.values for part in parts])
     weighted = [part.importance for part in parts if part.importance is not None]
-    table = table_of(pooled, np.concatenate(weighted) if weighted else None, demand)
-    nearest = [assign(part.values, table.centroids) for part in parts]
+    shared = shared_values(pooled, np.concatenate(weighted) if weighted else None, demand)
+    nearest = [assign(part.values, shared.centroids) for part in parts]
     if not demand.price or not len(pooled):
-        return table, nearest
-    found = [(table, nearest), _constrained(parts, table, nearest, demand)]
-    if table.multiples is not None and all(len(part.values) == np.prod(part.shape) for part in parts):
+        return shared, nearest
+    found = [(shared, nearest), _constrained(parts, shared, nearest, demand)]
+    if shared.multiples is not None and all(len(part.values) == np.prod(part.shape) for part in parts):
         start = _grid_with_zero(parts, demand)
         found += [_constrained(parts, *start, demand)] if len(start[0].centroids) else []
     return min(found, key=lambda each: _judged(parts, each[0], each[1], demand))
 
 
-def _grid_with_zero(parts: Sequence[Part], demand: Demand) -> tuple[Table, list[Array]]:
+def _grid_with_zero(parts: Sequence[Part], demand: Demand) -> tuple[SharedValues, list[Array]]:
     """A grid where zero is a value like any other, and the nearest of it for each weight.
 
     For tensors without a zero: the search from a grid without it would find the first zero too dear to take, as a
@@ -164,23 +167,23 @@ def _grid_with_zero(parts: Sequence[Part], demand: Demand) -> tuple[Table, list[
     multiples = np.unique(np.concatenate(nearest))
     multiples = multiples[multiples != 0]
     choices = [np.where(each == 0, -1, np.searchsorted(multiples, each)) for each in nearest]
-    return grid_table(step, multiples, pooled.dtype), choices
+    return grid_values(step, multiples, pooled.dtype), choices
 
 
 def _constrained(
-    parts: Sequence[Part], table: Table, nearest: Sequence[Array], demand: Demand
-) -> tuple[Table, list[Array]]:
-    """The table and assignment of the lowest distortion + price * bits that can be reached from the nearest values."""
-    refit = means if table.multiples is None else _rescaled(table.multiples)
-    state, _ = constrain(parts, table.centroids.astype(np.float64), nearest, demand.price, refit)
-    dtype = table.centroids.dtype
-    if table.multiples is not None:
-        kept = table.multiples[state.origin]
+    parts: Sequence[Part], shared: SharedValues, nearest: Sequence[Array], demand: Demand
+) -> tuple[SharedValues, list[Array]]:
+    """The values and assignment of the lowest distortion + price * bits that can be reached from the nearest values."""
+    refit = means if shared.multiples is None else _rescaled(shared.multiples)
+    state, _ = constrain(parts, shared.centroids.astype(np.float64), nearest, demand.price, refit)
+    dtype = shared.centroids.dtype
+    if shared.multiples is not None:
+        kept = shared.multiples[state.origin]
         step = float(state.centroids[0] / kept[0])
-        return grid_table(short(step), kept, dtype), list(state.choices)
+        return grid_values(short(step), kept, dtype), list(state.choices)
     distinct, index = np.unique(state.centroids.astype(dtype), return_inverse=True)
     index = np.append(index, -1)
-    return Table(distinct), [index[choice] for choice in state.choices]
+    return SharedValues(distinct), [index[choice] for choice in state.choices]
 
 
 def _rescaled(multiples: Array) -> Refit:
@@ -194,15 +197,15 @@ def _rescaled(multiples: Array) -> Refit:
     return refit
 
 
-def _judged(parts: Sequence[Part], table: Table, choices: Sequence[Array], demand: Demand) -> float:
+def _judged(parts: Sequence[Part], shared: SharedValues, choices: Sequence[Array], demand: Demand) -> float:
     """Distortion + price * bits by the bytes of the tensors in a file: the real coder has the last word."""
-    values = np.append(table.centroids, 0).astype(np.float32)
+    values = np.append(shared.centroids, 0).astype(np.float32)
     entries = np.unique(values[values != 0])
     total = 0.0
     for part, choice in zip(parts, choices, strict=True):
         tensor = np.zeros(part.shape, dtype=np.float32)
         tensor.reshape(-1)[part.positions] = values[choice]
         section = encode_coded(tensor, DType.FLOAT32, entries, demand.recipe.coder).info.section
-        error = np.square(part.values - np.append(table.centroids, 0)[choice], dtype=np.float64)
+        error = np.square(part.values - np.append(shared.centroids, 0)[choice], dtype=np.float64)
         total += float((part.counts * error).sum()) + demand.price * 8 * section
     return total

@@ -165,7 +165,7 @@ def cheapest(values: Array, counts: Array, centroids: Array, prices: Array, zero
     return choices
 
 
-def index_bits(counts: Array) -> Array:
+def index_lengths(counts: Array) -> Array:
     """Bits of the index of each centroid in the ideal code, from how many weights each has (none of them 0)."""
     lengths: Array = -np.log2(counts / max(counts.sum(), 1))
     return lengths
@@ -192,7 +192,7 @@ def _without_unused(state: State) -> State:
     renumber = np.append(np.cumsum(used) - 1, -1)
     choices = tuple(renumber[choice] for choice in state.choices)
     kept = state.centroids[used], state.origin[used]
-    return State(*kept, index_bits(counts[used]), state.significances, choices)
+    return State(*kept, index_lengths(counts[used]), state.significances, choices)
 
 
 def _refitted(part: Part, index: int, state: State) -> Significance:

@@ -12,7 +12,7 @@ from torch import nn
 
 from deepcompress.layers import Layer
 from deepcompress.prune.masks import Masks
-from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded
+from deepcompress.quantize.choice import Demand, SharedValues, choose, price_of, rounded
 from deepcompress.quantize.grid import short
 from deepcompress.quantize.kmeans import assign
 from deepcompress.quantize.rate import Part
@@ -143,25 +143,25 @@ def share(weights: Weights, layers: list[Layer], recipe: Recipe, importance: Wei
         parts = [_part(weights[name], None if importance is None else importance[name]) for name in names]
         limit = min(torch.finfo(weights[name].dtype).max for name in names)
         demand = Demand(recipe, levels, limit, price_of(recipe.rate, parts))
-        table, choices = choose(parts, demand)
+        shared, choices = choose(parts, demand)
         device = weights[names[0]].device
         members = tuple(
             member_of(name, part, choice, device) for name, part, choice in zip(names, parts, choices, strict=True)
         )
         for name, part, choice in zip(names, parts, choices, strict=True):
             weights[name].view(-1)[torch.from_numpy(part.positions[choice < 0]).to(device)] = 0.0
-        codebooks.append(codebook_of(levels, table, members, device))
+        codebooks.append(codebook_of(levels, shared, members, device))
         codebooks[-1].write(weights)
     return codebooks
 
 
-def codebook_of(levels: int, table: Table, members: tuple[Member, ...], device: torch.device) -> Codebook:
-    """A table with the weights that take its values, ready to be tuned."""
-    centroids = nn.Parameter(torch.from_numpy(table.centroids).float().to(device))
-    if table.multiples is None or not len(table.multiples):
+def codebook_of(levels: int, shared: SharedValues, members: tuple[Member, ...], device: torch.device) -> Codebook:
+    """Shared values with the weights that take them, ready to be tuned."""
+    centroids = nn.Parameter(torch.from_numpy(shared.centroids).float().to(device))
+    if shared.multiples is None or not len(shared.multiples):
         return Codebook(levels, centroids, members)
-    step = nn.Parameter(torch.tensor(table.step, device=device))
-    return Grid(levels, centroids, members, step, torch.from_numpy(table.multiples).float().to(device))
+    step = nn.Parameter(torch.tensor(shared.step, device=device))
+    return Grid(levels, centroids, members, step, torch.from_numpy(shared.multiples).float().to(device))
 
 
 def _part(weight: torch.Tensor, importance: torch.Tensor | None) -> Part:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from deepcompress.layers import WIDE
-from deepcompress.quantize.choice import Table, found_grid, grid_table
+from deepcompress.quantize.choice import SharedValues, found_grid, grid_values
 from deepcompress.quantize.grid import fit_step, multiples_of
 from deepcompress.quantize.kmeans import condense
 from deepcompress.quantize.rate import Part
@@ -29,7 +29,9 @@ def is_statistic(name: str) -> bool:
     return name.rpartition(".")[2] in STATISTICS
 
 
-def vector_table(vector: torch.Tensor, bits: int) -> tuple[Table, Part, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+def vector_values(
+    vector: torch.Tensor, bits: int
+) -> tuple[SharedValues, Part, np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """The values on a grid that lie nearest to those of `vector`, its non-zero ones, and the index of each (-1: zero).
 
     At most 2^bits values, zero among them, and the step that least squares finds; values that lie on such a grid
@@ -41,7 +43,7 @@ def vector_table(vector: torch.Tensor, bits: int) -> tuple[Table, Part, np.ndarr
     positions = np.flatnonzero(values.numpy())
     part = Part(tuple(vector.shape), positions, values.numpy()[positions])
     if not len(positions):
-        return Table(part.values), part, np.zeros(0, dtype=np.int64)
+        return SharedValues(part.values), part, np.zeros(0, dtype=np.int64)
     distinct = np.unique(part.values)
     grid = found_grid(distinct) if len(distinct) < max(1 << bits, 2) else None
     if grid is not None:
@@ -55,7 +57,7 @@ def vector_table(vector: torch.Tensor, bits: int) -> tuple[Table, Part, np.ndarr
     multiples, index = np.unique(found, return_inverse=True)
     alive = multiples != 0
     renumber = np.where(alive, np.cumsum(alive) - 1, -1)
-    return grid_table(step, multiples[alive], part.values.dtype), part, renumber[index]
+    return grid_values(step, multiples[alive], part.values.dtype), part, renumber[index]
 
 
 @torch.no_grad()
@@ -68,11 +70,11 @@ def share_vectors(state: Mapping[str, torch.Tensor], names: Iterable[str], bits:
     codebooks = []
     for name in names:
         vector = state[name]
-        table, part, choice = vector_table(vector, bits)
-        if not len(table.centroids):
+        shared, part, choice = vector_values(vector, bits)
+        if not len(shared.centroids):
             continue
         vector.zero_()
         member = member_of(name, part, choice, vector.device)
-        codebooks.append(codebook_of(1 << bits, table, (member,), vector.device))
+        codebooks.append(codebook_of(1 << bits, shared, (member,), vector.device))
         codebooks[-1].write(state)
     return codebooks

@@ -15,35 +15,14 @@ from deepcompress.layers import tied_to
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-TORCH_DTYPES = {
-    DType.FLOAT32: torch.float32,
-    DType.FLOAT16: torch.float16,
-    DType.BFLOAT16: torch.bfloat16,
-    DType.FLOAT64: torch.float64,
-    DType.INT8: torch.int8,
-    DType.UINT8: torch.uint8,
-    DType.INT16: torch.int16,
-    DType.INT32: torch.int32,
-    DType.INT64: torch.int64,
-    DType.BOOL: torch.bool,
-    DType.FLOAT8_E4M3FN: torch.float8_e4m3fn,
-    DType.FLOAT8_E5M2: torch.float8_e5m2,
-    DType.FLOAT8_E4M3FNUZ: torch.float8_e4m3fnuz,
-    DType.FLOAT8_E5M2FNUZ: torch.float8_e5m2fnuz,
-    DType.FLOAT8_E8M0FNU: torch.float8_e8m0fnu,
-    DType.FLOAT4_E2M1FN_X2: torch.float4_e2m1fn_x2,
-    DType.UINT16: torch.uint16,
-    DType.UINT32: torch.uint32,
-    DType.UINT64: torch.uint64,
-    DType.COMPLEX32: torch.complex32,
-    DType.COMPLEX64: torch.complex64,
-    DType.COMPLEX128: torch.complex128,
-}
+#: An element type has the same name there and here.
+TORCH_DTYPES: dict[DType, torch.dtype] = {dtype: getattr(torch, dtype.name.lower()) for dtype in DType}
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 #: Those that numpy does not know travel as integers of the same width.
 _AS_INTEGERS = {
-    DType.BFLOAT16: torch.int16,
-    DType.COMPLEX32: torch.int32,
-    **dict.fromkeys(map(DType, range(DType.FLOAT8_E4M3FN, DType.UINT16)), torch.uint8),
+    dtype: _INTEGERS[dtype.storage.itemsize]
+    for dtype in DType
+    if dtype.storage.kind == "u" and not dtype.name.startswith("UINT")
 }
 _FILE_DTYPES = {torch_dtype: dtype for dtype, torch_dtype in TORCH_DTYPES.items()}
 
@@ -106,6 +85,12 @@ def to_torch(values: Array, dtype: DType) -> torch.Tensor:
         signed = values.view(f"<i{values.itemsize}") if values.itemsize > 1 else values
         return torch.from_numpy(signed).view(TORCH_DTYPES[dtype])
     return torch.from_numpy(values)
+
+
+def source_bytes(state: Mapping[str, torch.Tensor]) -> int:
+    """Bytes of tensors in their own types; tied ones once."""
+    tied = tied_to(state)
+    return sum(value.numel() * value.element_size() for name, value in state.items() if name not in tied)
 
 
 def dense_bytes(state: Mapping[str, torch.Tensor]) -> int:

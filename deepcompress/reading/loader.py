@@ -163,7 +163,7 @@ def compress_layers(
 def _matrix(file: ModelFile, name: str, workers: int) -> SparseMatrix:
     found, dtype = file.read_survivors(name, workers)
     info = file.entry(name).info
-    codebook = to_torch(found.entries.view(dtype.storage).copy(), dtype).float().numpy()
+    codebook = to_torch(found.codebook.view(dtype.storage).copy(), dtype).float().numpy()
     shape = (info.shape[0], info.size // info.shape[0])
     return SparseMatrix.build(shape, found.positions, found.indices, codebook)
 

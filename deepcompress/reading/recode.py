@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from deepcompress.coding import codebooks
-from deepcompress.coding.codebooks import Form
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.encoder import CODERS, COMPACT, alias, encode_coded, encode_plain
+from deepcompress.coding.encoder import CODERS, COMPACT, encode_coded, encode_plain
+from deepcompress.coding.layouts.ranked import Multiples
+from deepcompress.coding.layouts.references import Alias
 from deepcompress.coding.tensors import EncodedTensor, Encoding
 from deepcompress.container import extensions
 from deepcompress.container.entries import Entry
@@ -94,9 +95,9 @@ class _Recoder:
 
     def _encoded(self, entry: Entry) -> EncodedTensor:
         info = entry.info
-        if info.encoding is Encoding.ALIAS and info.target is not None:
-            return alias(info.shape, info.dtype, info.target)
-        if info.form is Form.ROWS and self._coder in COMPACT:
+        if isinstance(info.layout, Alias):
+            return EncodedTensor(info, b"")
+        if isinstance(info.layout, Multiples) and self._coder in COMPACT:
             return EncodedTensor(info, self._file.section(entry))
         values, dtype = self._file.read(entry.name)
         if info.encoding is not Encoding.CODED:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.streams import Coder
+from deepcompress.coding.layouts.relative import Literal
 from deepcompress.container.breakdown import PARTS, Breakdown
 from deepcompress.container.reader import ModelFile
 from deepcompress.report.charts import Curve, draw_curves, draw_front, draw_panels, draw_sensitivity
@@ -115,7 +115,7 @@ def weight_picture(file: ModelFile, name: str, before: Array | None = None) -> W
     survivors = bits[bits != 0]
     every = stride(info.size)
     sample = _as_numbers(np.ascontiguousarray(survivors[::every]), dtype)  # a view would keep all of them in memory
-    if info.weight_coder is Coder.LITERAL:
+    if isinstance(info.layout, Literal):
         return WeightPicture(name, info.shape, sample, before=before, every=every)
     book, counts = _shared(survivors)
     return WeightPicture(name, info.shape, sample, _as_numbers(book, dtype), counts, before, every)

@@ -70,6 +70,7 @@ number = 3
 """
 
 QUICK = ("--prune", "0.5", "--epochs", "1", "--iterations", "1", "--finetune-epochs", "1", "--batch-size", "16")
+SIZED = ("--epochs", "1", "--finetune-epochs", "1", "--batch-size", "16")
 
 
 def made(kind):
@@ -134,7 +135,7 @@ def test_compress_and_eval_of_each_task(work, kind, task, metric, shown):
     text = succeed("eval", "model.dc", *given(work, kind)[1:], *named).stdout
     assert f"model.dc: {shown} " in text
     assert ("accuracy" in text) is (again["accuracy"] is not None)
-    table = succeed("compress", *given(work, kind), *named, *QUICK, "--no-retrain").stdout
+    table = succeed("compress", *given(work, kind), *named, "--prune", "0.5", "--no-retrain").stdout
     assert table.splitlines()[0].split()[:4] == ["Stage", "Bytes", "Ratio", metric]
     assert ("%" in table) is (metric in ("mIoU", "Error"))
 
@@ -281,7 +282,7 @@ def test_studies_of_other_tasks(work, kind, metric, better):
 
 @pytest.mark.parametrize(("kind", "metric"), [("pixels", "mIoU"), ("numbers", "MSE")])
 def test_the_smallest_file_within_a_budget_of_another_metric(work, kind, metric):
-    arguments = ["compress", *given(work, kind), *QUICK[2:], "--max-drop", "20", "--trials", "2"]
+    arguments = ["compress", *given(work, kind), *SIZED, "--max-drop", "20", "--trials", "2"]
     result = succeed(*arguments, "--json")
     found = json.loads(result.stdout)
     assert (found["metric"], found["budget"]["metric"], found["budget"]["max_drop"]) == (metric, metric, 20)
@@ -306,7 +307,7 @@ def test_what_overflows_is_null(work):
 
 def test_a_size_and_an_own_metric(work):
     own = ["--loss", f"{work / 'own.py'}:loss", "--metric", f"{work / 'own.py'}:distance"]
-    found = from_json("compress", *given(work, "numbers"), *QUICK[2:], *own, "--target-size", "250")
+    found = from_json("compress", *given(work, "numbers"), *SIZED, *own, "--target-size", "250")
     assert found["file_bytes"] <= 250
     swept = from_json("sweep", *given(work, "numbers"), *own, "--no-retrain", "--prune", "0.5", "--jobs", "2")
     assert (swept["metric"], swept["rows"][0]["failure"]) == ("distance", "")

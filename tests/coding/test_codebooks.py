@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcompress.coding import codebooks
-from deepcompress.coding.codebooks import Form, Layout
+from deepcompress.coding.forms import Form, StoredCodebook
 from deepcompress.errors import FormatError
 
 F4 = np.dtype("<u4")
@@ -39,11 +39,11 @@ def scaled(scale, *steps):
     ],
 )
 def test_the_shortest_form(entries, form, size):
-    layout, raw = codebooks.pack(entries, compact=True)
-    assert (layout.form, len(raw), layout.size(4)) == (form, size, size)
-    assert codebooks.unpack(layout, memoryview(raw), F4).tobytes() == entries.tobytes()
-    layout, raw = codebooks.pack(entries, compact=False)
-    assert (layout.form, raw) == (Form.ENTRIES, entries.tobytes())
+    facts, raw = codebooks.pack(entries, compact=True)
+    assert (facts.form, len(raw), facts.length(4)) == (form, size, size)
+    assert codebooks.unpack(facts, memoryview(raw), F4).tobytes() == entries.tobytes()
+    facts, raw = codebooks.pack(entries, compact=False)
+    assert (facts.form, raw) == (Form.ENTRIES, entries.tobytes())
 
 
 @given(
@@ -53,18 +53,18 @@ def test_any_grid_comes_back(scale, steps, full):
     low = min(steps)
     steps = sorted(steps) if not full else [step for step in range(low, max(steps) + 1) if step]
     entries = scaled(scale, *steps)
-    layout, raw = codebooks.pack(entries, compact=True)
-    assert codebooks.unpack(layout, memoryview(raw), F4).tobytes() == entries.tobytes()
+    facts, raw = codebooks.pack(entries, compact=True)
+    assert codebooks.unpack(facts, memoryview(raw), F4).tobytes() == entries.tobytes()
     if full and min(map(abs, steps)) == 1 and len(steps) > 3:
-        assert layout.form.is_grid
+        assert facts.form.is_grid
 
 
 @given(st.lists(st.integers(1, 2**32 - 1), max_size=20, unique=True))
 def test_any_bit_patterns_come_back(entries):
     entries = np.array(entries, dtype="<u4")
-    layout, raw = codebooks.pack(entries, compact=True)
-    assert codebooks.unpack(layout, memoryview(raw), F4).tobytes() == entries.tobytes()
-    assert len(raw) == layout.size(4) <= entries.nbytes
+    facts, raw = codebooks.pack(entries, compact=True)
+    assert codebooks.unpack(facts, memoryview(raw), F4).tobytes() == entries.tobytes()
+    assert len(raw) == facts.length(4) <= entries.nbytes
 
 
 def test_entries_are_sorted_by_sign_and_magnitude():
@@ -74,22 +74,22 @@ def test_entries_are_sorted_by_sign_and_magnitude():
 
 
 @pytest.mark.parametrize(
-    ("layout", "raw"),
+    ("facts", "raw"),
     [
-        (Layout(Form.ENTRIES, 2), bits(1, 1).tobytes()),
-        (Layout(Form.ENTRIES, 2), bits(1, 0).tobytes()),
-        (Layout(Form.HALVES, 1), b"\0\0"),
-        (Layout(Form.GRID_HALF, 2, -1, 1), np.float16(0).tobytes()),
-        (Layout(Form.GRID_HALF, 2, -1, 1), np.float16(-1).tobytes()),
-        (Layout(Form.GRID_HALF, 2, -1, 1), np.float16(np.nan).tobytes()),
-        (Layout(Form.GRID_HALF, 2, -1, 1), np.float16(np.inf).tobytes()),
-        (Layout(Form.GRID, 4, -2, 2), np.float32(3e38).tobytes()),
-        (Layout(Form.GRID_HALF, 2, -2, 2), np.float16(1).tobytes() + b"\xf0"),  # four entries
-        (Layout(Form.GRID_HALF, 2, -2, 2), np.float16(1).tobytes() + b"\xa0"),  # 0 among them
-        (Layout(Form.GRID_HALF, 2, -2, 2), np.float16(1).tobytes() + b"\x89"),  # bits behind the mask
+        (StoredCodebook(Form.ENTRIES, 2), bits(1, 1).tobytes()),
+        (StoredCodebook(Form.ENTRIES, 2), bits(1, 0).tobytes()),
+        (StoredCodebook(Form.HALVES, 1), b"\0\0"),
+        (StoredCodebook(Form.GRID_HALF, 2, -1, 1), np.float16(0).tobytes()),
+        (StoredCodebook(Form.GRID_HALF, 2, -1, 1), np.float16(-1).tobytes()),
+        (StoredCodebook(Form.GRID_HALF, 2, -1, 1), np.float16(np.nan).tobytes()),
+        (StoredCodebook(Form.GRID_HALF, 2, -1, 1), np.float16(np.inf).tobytes()),
+        (StoredCodebook(Form.GRID, 4, -2, 2), np.float32(3e38).tobytes()),
+        (StoredCodebook(Form.GRID_HALF, 2, -2, 2), np.float16(1).tobytes() + b"\xf0"),  # four entries
+        (StoredCodebook(Form.GRID_HALF, 2, -2, 2), np.float16(1).tobytes() + b"\xa0"),  # 0 among them
+        (StoredCodebook(Form.GRID_HALF, 2, -2, 2), np.float16(1).tobytes() + b"\x89"),  # bits behind the mask
     ],
 )
-def test_what_is_no_codebook_is_refused(layout, raw):
-    assert len(raw) == layout.size(4)
+def test_what_is_no_codebook_is_refused(facts, raw):
+    assert len(raw) == facts.length(4)
     with pytest.raises(FormatError):
-        codebooks.unpack(layout, memoryview(raw), F4)
+        codebooks.unpack(facts, memoryview(raw), F4)

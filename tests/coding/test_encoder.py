@@ -7,9 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcompress.coding.encoder import CODERS, encode_coded, mixed_bytes, plan_literal, plan_shared, survey
+from deepcompress.coding.dtypes import DType
+from deepcompress.coding.encoder import CODERS, encode_coded, mixed_bytes
+from deepcompress.coding.layouts.dense import Dense
+from deepcompress.coding.layouts.relative import Relative, plan_literal, plan_shared
 from deepcompress.coding.offsets import MAX_BITS
-from deepcompress.coding.tensors import DType, Encoding, decode
+from deepcompress.coding.survey import survey
+from deepcompress.coding.tensors import Encoding, decode
 
 BOOK = np.array([0.5, -0.25, 3.0, 1e-3], dtype=np.float32)
 WIDTHS = range(1, MAX_BITS + 1)
@@ -41,14 +45,15 @@ def fillers(values, width):
 @pytest.mark.parametrize("book", [BOOK, None], ids=["shared", "literal"])
 def test_the_width_that_was_asked_for(width, density, coder, book):
     values = sparse(density, book)
-    encoded = encode_coded(values, DType.FLOAT32, book, coder, index_bits=width)
+    encoded = encode_coded(values, DType.FLOAT32, book, coder, offset_bits=width)
     info = encoded.info
-    assert (info.encoding, info.offset_bits) == (Encoding.CODED, width)
+    offsets = info.layout.offsets
+    assert (info.encoding, offsets.bits) == (Encoding.CODED, width)
     assert info.nonzeros == np.count_nonzero(values)
-    assert info.fillers == fillers(values, width)
+    assert offsets.fillers == fillers(values, width)
     assert decode(info, memoryview(encoded.section), None).tobytes() == values.tobytes()
     if coder == "fixed":
-        assert info.offsets == -(-(info.nonzeros + info.fillers) * width // 8)
+        assert offsets.length == -(-(info.nonzeros + offsets.fillers) * width // 8)
 
 
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.9])
@@ -57,25 +62,27 @@ def test_the_width_that_was_asked_for(width, density, coder, book):
 def test_no_width_is_smaller_than_the_default(density, coder, book):
     values = sparse(density, book)
     best = encode_coded(values, DType.FLOAT32, book, coder)
-    sizes = {width: len(encode_coded(values, DType.FLOAT32, book, coder, index_bits=width).section) for width in WIDTHS}
+    sizes = {
+        width: len(encode_coded(values, DType.FLOAT32, book, coder, offset_bits=width).section) for width in WIDTHS
+    }
     assert len(best.section) <= min(sizes.values())
-    if best.info.offset_bits:
-        assert len(best.section) == sizes[best.info.offset_bits]
+    if isinstance(best.info.layout, Relative):
+        assert len(best.section) == sizes[best.info.layout.offsets.bits]
 
 
 def test_a_width_that_was_asked_for_rules_out_a_symbol_for_zero():
     values = sparse(0.9)
-    assert encode_coded(values, DType.FLOAT32, BOOK).info.offset_bits == 0
+    assert isinstance(encode_coded(values, DType.FLOAT32, BOOK).info.layout, Dense)
     for width in (1, 4, 12):
-        encoded = encode_coded(values, DType.FLOAT32, BOOK, index_bits=width)
-        assert (encoded.info.encoding, encoded.info.offset_bits) == (Encoding.CODED, width)
+        encoded = encode_coded(values, DType.FLOAT32, BOOK, offset_bits=width)
+        assert (encoded.info.encoding, encoded.info.layout.offsets.bits) == (Encoding.CODED, width)
         assert decode(encoded.info, memoryview(encoded.section), None).tobytes() == values.tobytes()
 
 
 def test_a_tensor_that_is_smaller_without_offsets_at_all_has_none():
     values = np.array([[0.5, 0.0], [3.0, -0.25]], dtype=np.float32)
     for width in WIDTHS:
-        assert encode_coded(values, DType.FLOAT32, BOOK, index_bits=width).info.encoding is Encoding.RAW
+        assert encode_coded(values, DType.FLOAT32, BOOK, offset_bits=width).info.encoding is Encoding.RAW
 
 
 @pytest.mark.parametrize("width", [None, 1, 4, 5, 12])
@@ -84,7 +91,7 @@ def test_plans_of_fixed_widths_are_what_is_written(width, book):
     values = sparse(0.1, book)
     found = survey(values, DType.FLOAT32, book)
     plan = plan_literal(found, False, width) if book is None else plan_shared(found, False, None, width)
-    encoded = encode_coded(values, DType.FLOAT32, book, "fixed", index_bits=width)
+    encoded = encode_coded(values, DType.FLOAT32, book, "fixed", offset_bits=width)
     assert plan == encoded.info
     assert plan.section == len(encoded.section)
 
@@ -103,12 +110,12 @@ def test_gaps_of_any_length_round_trip(weights, tail, width, coder):
         at += gap + 1
         values[at] = BOOK[index]
     for book in (BOOK, None):
-        encoded = encode_coded(values, DType.FLOAT32, book, coder, index_bits=width)
+        encoded = encode_coded(values, DType.FLOAT32, book, coder, offset_bits=width)
         info = encoded.info
         assert decode(info, memoryview(encoded.section), None).tobytes() == values.tobytes()
         if info.encoding is Encoding.CODED:
-            assert info.offset_bits == width
-            assert info.fillers == sum(gap // ((1 << width) - 1) for gap, _ in weights)
+            assert info.layout.offsets.bits == width
+            assert info.layout.offsets.fillers == sum(gap // ((1 << width) - 1) for gap, _ in weights)
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (1200,), (20, 3, 4, 5)])

@@ -7,18 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcompress.coding import offsets, streams, tensors
+from deepcompress.coding import offsets, streams
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import CODERS, alias, encode_coded, encode_plain
+from deepcompress.coding.forms import MAX_CODEBOOK, SharedCodebook, StoredCodebook
+from deepcompress.coding.layouts import LAYOUTS
+from deepcompress.coding.layouts.adaptive import Adaptive
+from deepcompress.coding.layouts.coded import decode_codebook, decode_survivors, look_up
+from deepcompress.coding.layouts.dense import Dense
+from deepcompress.coding.layouts.exact import Planes, Raw
+from deepcompress.coding.layouts.references import Alias
+from deepcompress.coding.layouts.relative import Literal, Offsets, Relative
 from deepcompress.coding.streams import Coder, coder_of
-from deepcompress.coding.tensors import (
-    MAX_CODEBOOK,
-    DType,
-    EncodedTensor,
-    Encoding,
-    TensorInfo,
-    decode,
-    decode_codebook,
-)
+from deepcompress.coding.tensors import EncodedTensor, Encoding, TensorInfo, decode
 from deepcompress.errors import FormatError
 
 FLOATS = [dtype for dtype in DType if dtype.is_float]
@@ -56,8 +57,10 @@ def shared_tensor(shape, density, entries, dtype=DType.FLOAT32, seed=0, used=Non
     return values.view(dtype.storage).reshape(shape), codebook.view(dtype.storage)
 
 
-def parts_of(info):
-    return info.codebook, info.tables, info.offsets, info.weights
+def with_fields(encoded, offsets=(), **changes):
+    """The facts of a tensor with other fields in its layout."""
+    layout = encoded.info.layout
+    return replace(encoded.info, layout=replace(layout, offsets=replace(layout.offsets, **dict(offsets)), **changes))
 
 
 def test_the_numbers_in_the_file():
@@ -85,15 +88,17 @@ def test_the_numbers_in_the_file():
         ("COMPLEX64", 20, 8),
         ("COMPLEX128", 21, 16),
     ]
-    assert [(encoding.name, encoding.value) for encoding in Encoding] == [
-        ("RAW", 0),
-        ("PLANES", 1),
-        ("CODED", 2),
-        ("ALIAS", 3),
-        ("CONSTANT", 4),
-        ("ROWS", 6),
-        ("COPY", 7),
-    ]
+    assert {number: (layout.__name__, layout.since) for number, layout in LAYOUTS.items()} == {
+        0: ("Raw", 1),
+        1: ("Planes", 1),
+        2: ("Relative", 1),
+        3: ("Alias", 1),
+        4: ("Constant", 2),
+        5: ("Adaptive", 2),
+        6: ("Rows", 3),
+        7: ("Copy", 3),
+        8: ("Ranked", 3),
+    }
     assert FLOATS == [0, 1, 2, 3, 10, 11, 12, 13]
     assert [dtype.negative_zero for dtype in FLOATS] == [1 << 31, 1 << 15, 1 << 15, 1 << 63, 128, 128, None, None]
 
@@ -110,7 +115,7 @@ def test_plain_tensors_of_any_bits_round_trip(data, dtype, shape):
     values = of_bits(data.draw(st.lists(st.sampled_from(some), min_size=size, max_size=size)), shape, dtype)
     encoded = encode_plain(values, dtype)
     assert_same(values, decoded(encoded), dtype)
-    assert len(encoded.section) == encoded.info.section == encoded.info.weights <= values.nbytes
+    assert len(encoded.section) == encoded.info.section <= values.nbytes
     assert encoded.info.encoding in (Encoding.RAW, Encoding.PLANES)
 
 
@@ -126,7 +131,7 @@ def test_nan_payloads_and_signed_zeros_of_plain_tensors(size):
 def test_raw_bytes_are_little_endian_and_row_major():
     values = np.array([[1, 2], [3, -1]], dtype=">i4").T
     encoded = encode_plain(values, DType.INT32)
-    assert encoded.info == TensorInfo((2, 2), DType.INT32, Encoding.RAW, weights=16)
+    assert encoded.info == TensorInfo((2, 2), DType.INT32, Raw())
     assert encoded.section.hex() == "01000000" + "03000000" + "02000000" + "ffffffff"
     assert decoded(encoded).tolist() == [[1, 3], [2, -1]]
 
@@ -134,7 +139,7 @@ def test_raw_bytes_are_little_endian_and_row_major():
 def test_planes_by_hand():
     values = np.full(20, 0.5, dtype=np.float32)  # 3f000000
     encoded = encode_plain(values, DType.FLOAT32)
-    assert encoded.info == TensorInfo((20,), DType.FLOAT32, Encoding.PLANES, weights=12)
+    assert encoded.info == TensorInfo((20,), DType.FLOAT32, Planes(12))
     assert encoded.section.hex() == "010100" * 3 + "01013f"
     assert_same(values, decoded(encoded), DType.FLOAT32)
 
@@ -169,7 +174,7 @@ def test_scalars_and_empty_tensors(dtype, shape):
 
 def test_booleans_are_zero_or_one():
     section = bytes([0, 1, 2])
-    info = TensorInfo((3,), DType.BOOL, Encoding.RAW, weights=3)
+    info = TensorInfo((3,), DType.BOOL, Raw())
     with pytest.raises(FormatError, match="a boolean is stored as 2"):
         decode(info, memoryview(section))
     planes = encode_plain(np.full(20, 2, dtype=np.uint8), DType.UINT8)
@@ -195,13 +200,13 @@ def test_booleans_are_zero_or_one():
 )
 def test_damaged_planes_are_refused(section, message):
     section = bytes.fromhex(section)
-    info = TensorInfo((20,), DType.FLOAT16, Encoding.PLANES, weights=len(section))
+    info = TensorInfo((20,), DType.FLOAT16, Planes(len(section)))
     with pytest.raises(FormatError, match=message):
         decode(info, memoryview(section))
 
 
 def test_coder_of():
-    assert [coder_of(number) for number in range(5)] == list(Coder)[:5]
+    assert [coder_of(number) for number in range(5)] == list(Coder)
     with pytest.raises(FormatError, match="coder 15 is unknown"):
         coder_of(15)
 
@@ -209,7 +214,7 @@ def test_coder_of():
 def test_alias():
     values = np.zeros((2, 3), dtype=np.float16)
     encoded = alias(values.shape, DType.FLOAT16, 7)
-    assert encoded.info == TensorInfo((2, 3), DType.FLOAT16, Encoding.ALIAS, target=7)
+    assert encoded.info == TensorInfo((2, 3), DType.FLOAT16, Alias(7))
     assert (encoded.section, encoded.info.section, encoded.info.nbytes) == (b"", 0, 12)
 
 
@@ -245,10 +250,10 @@ def test_large_coded_tensors(dtype, allow_huffman, density, entries):
     assert_same(values, decoded(encoded), dtype)
     assert info.encoding is Encoding.CODED
     assert info.nonzeros == np.count_nonzero(values.view(dtype.bits))
-    assert sum(parts_of(info)) == len(encoded.section) < values.nbytes
+    assert info.section == len(encoded.section) < values.nbytes
     assert info.codebook == entries * dtype.storage.itemsize
     if not allow_huffman:
-        assert Coder.HUFFMAN not in (info.offset_coder, info.weight_coder)
+        assert "huffman" not in info.layout.coder
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.3])
@@ -258,10 +263,10 @@ def test_literal_weights(dtype, density):
     encoded = encode_coded(values, dtype, None)
     info = encoded.info
     assert_same(values, decoded(encoded), dtype)
-    assert (info.encoding, info.codebook_size, info.codebook) == (Encoding.CODED, 0, 0)
-    assert info.weight_coder is (Coder.LITERAL if density else Coder.NONE)
+    assert (info.encoding, info.layout.codebook) == (Encoding.CODED, StoredCodebook())
+    assert type(info.layout) is (Literal if density else Relative)
     survivors = values[values.view(dtype.bits) != 0]
-    assert encoded.section[len(encoded.section) - info.weights :] == survivors.tobytes()
+    assert encoded.section[len(encoded.section) - info.layout.length :] == survivors.tobytes()
 
 
 def test_literal_negative_zeros_and_nans_survive():
@@ -283,36 +288,25 @@ def test_a_sparse_section_by_hand():
     values = np.zeros(32, dtype=np.float32)
     values[[6, 13, 27]] = [3.0, 0.5, 3.0]  # 6, 6 and 13 zeros: offsets 6, 6, filler, 6
     encoded = encode_coded(values, DType.FLOAT32, np.array([0.5, 3.0], dtype=np.float32), "fixed")
-    assert encoded.info == TensorInfo(
-        (32,),
-        DType.FLOAT32,
-        Encoding.CODED,
-        codebook=8,
-        offsets=2,
-        weights=1,
-        codebook_size=2,
+    layout = Relative(
+        StoredCodebook(count=2),
         nonzeros=3,
-        fillers=1,
-        offset_bits=3,
-        offset_coder=Coder.FIXED,
-        weight_coder=Coder.FIXED,
+        tables=0,
+        stream_coder=Coder.FIXED,
+        length=1,
+        offsets=Offsets(bits=3, fillers=1, stream_coder=Coder.FIXED, length=2),
     )
+    assert encoded.info == TensorInfo((32,), DType.FLOAT32, layout)
+    assert layout.parts(encoded.info) == {"codebooks": 8, "tables": 0, "offsets": 2, "weights": 1}
     assert encoded.section.hex() == "0000003f" + "00004040" + f"{0b1101101111100000:04x}" + f"{0b10100000:02x}"
 
 
 def test_a_dense_section_by_hand():
     values = np.array([0, 1, 0, 2, 1, 1, 2, 0, 1, 2], dtype=np.float32)
     encoded = encode_coded(values, DType.FLOAT32, np.array([1, 2], dtype=np.float32))
-    assert encoded.info == TensorInfo(
-        (10,),
-        DType.FLOAT32,
-        Encoding.CODED,
-        codebook=8,
-        weights=3,
-        codebook_size=2,
-        nonzeros=7,
-        weight_coder=Coder.FIXED,
-    )
+    layout = Dense(StoredCodebook(count=2), nonzeros=7, tables=0, stream_coder=Coder.FIXED, length=3)
+    assert encoded.info == TensorInfo((10,), DType.FLOAT32, layout)
+    assert layout.parts(encoded.info) == {"codebooks": 8, "tables": 0, "weights": 3}
     bits = "00 01 00 10 01 01 10 00 01 10 0000".replace(" ", "")
     assert encoded.section[8:] == int(bits, 2).to_bytes(3, "big")
 
@@ -332,12 +326,12 @@ def test_the_smaller_layout_is_taken(density, allow_huffman):
     sparse = min(
         streams.encode(offsets.to_symbols(gap, bits), 1 << bits, allow_huffman).size for bits in range(1, 13)
     ) + (streams.encode(symbols[positions] - 1, 8, allow_huffman).size if len(positions) else 0)
-    assert bool(info.offset_bits) == (sparse < dense)
+    assert isinstance(info.layout, Relative) == (sparse < dense)
     assert info.section - info.codebook == min(dense, sparse)
     if density <= 0.1:
-        assert info.offset_bits
+        assert isinstance(info.layout, Relative)
     if 0.7 <= density < 1 and allow_huffman:
-        assert not info.offset_bits
+        assert isinstance(info.layout, Dense)
 
 
 @settings(deadline=None)
@@ -385,15 +379,15 @@ def test_a_constant_tensor():
     values = np.full((100, 100), 0.25, dtype=np.float32)
     encoded = encode_coded(values, DType.FLOAT32, np.array([0.25, 0.5], dtype=np.float32))
     assert encoded.section.hex() == "0000803e" + "0000003f" + "01"
-    assert encoded.info.weight_coder is Coder.CONSTANT
-    assert encoded.info.offset_bits == 0
+    assert isinstance(encoded.info.layout, Dense)
+    assert encoded.info.layout.stream_coder is Coder.CONSTANT
     assert_same(values, decoded(encoded), DType.FLOAT32)
 
 
 def test_fewer_distinct_values_than_the_codebook_has():
     values, codebook = shared_tensor((50, 50), 0.3, 32, used=3)
     encoded = encode_coded(values, DType.FLOAT32, codebook)
-    assert encoded.info.codebook_size == 32
+    assert encoded.info.layout.codebook.count == 32
     assert_same(values, decoded(encoded), DType.FLOAT32)
     assert np.array_equal(decode_codebook(encoded.info, memoryview(encoded.section)), codebook.view(np.uint32))
 
@@ -412,8 +406,9 @@ def test_the_largest_symbol_of_the_format_in_lanes():
     values[: 3 * MAX_CODEBOOK : 3] = codebook
     values[1] = 0
     encoded = encode_coded(values, DType.FLOAT32, codebook)
-    assert (encoded.info.weight_coder, encoded.info.alphabet) == (Coder.HUFFMAN, 4097)
-    assert encoded.info.offset_bits == 0
+    layout = encoded.info.layout
+    assert isinstance(layout, Dense)
+    assert (layout.stream_coder, layout.alphabet) == (Coder.HUFFMAN, 4097)
     assert_same(values, decoded(encoded), DType.FLOAT32)
 
 
@@ -421,7 +416,8 @@ def test_the_deepest_tree():
     codebook = np.arange(1, len(FIBONACCI) + 1, dtype=np.float32)
     values = np.random.default_rng(0).permutation(np.repeat(codebook, FIBONACCI))
     encoded = encode_coded(values, DType.FLOAT32, codebook)
-    assert (encoded.info.weight_coder, encoded.info.offset_bits) == (Coder.HUFFMAN, 0)
+    assert isinstance(encoded.info.layout, Dense)
+    assert encoded.info.layout.stream_coder is Coder.HUFFMAN
     assert_same(values, decoded(encoded), DType.FLOAT32)
 
 
@@ -430,7 +426,8 @@ def test_long_gaps_need_fillers():
     values[[0, 9_000, 99_999]] = 1
     for coder in CODERS:
         encoded = encode_coded(values, DType.FLOAT32, np.ones(1, dtype=np.float32), coder)
-        assert encoded.info.fillers > 0 or encoded.info.weight_coder is Coder.ANS
+        layout = encoded.info.layout
+        assert isinstance(layout, Adaptive) or layout.offsets.fillers > 0
         assert_same(values, decoded(encoded), DType.FLOAT32)
 
 
@@ -438,7 +435,7 @@ def test_a_codebook_that_an_earlier_tensor_stores():
     values, codebook = shared_tensor((40, 40), 0.2, 16)
     own = encode_coded(values, DType.FLOAT32, codebook)
     shared = encode_coded(values, DType.FLOAT32, codebook, target=3)
-    assert (shared.info.target, shared.info.codebook, shared.info.codebook_size) == (3, 0, 16)
+    assert (shared.info.codebook, shared.info.layout.codebook) == (0, SharedCodebook(owner=3, count=16))
     assert own.section == codebook.tobytes() + shared.section
     assert_same(values, decoded(shared, codebook.view(np.uint32)), DType.FLOAT32)
 
@@ -488,25 +485,30 @@ def test_codebooks_are_distinct_and_without_zero(sparse, codebook):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"nonzeros": 2, "fillers": 2}, "padding of a fixed-width stream is not zero"),
-        ({"nonzeros": 4, "fillers": 0}, "offsets place 3 weights, but 4 were announced"),
-        ({"fillers": 3}, "6 symbols of 3 bits do not make 2 bytes"),
-        ({"offset_coder": Coder.NONE, "offsets": 0, "weights": 3}, "4 symbols is marked NONE"),
-        ({"weight_coder": Coder.NONE}, "a NONE stream has 1 bytes"),
-        ({"weight_coder": Coder.LITERAL}, "3 literal weights do not make 1 bytes"),
-        ({"tables": 1, "offsets": 1}, "do not make 1 bytes"),
-        ({"shape": (15,)}, "beyond the tensor's 15"),
+        ({"nonzeros": 2, "offsets": {"fillers": 2}}, "padding of a fixed-width stream is not zero"),
+        ({"nonzeros": 4, "offsets": {"fillers": 0}}, "offsets place 3 weights, but 4 were announced"),
+        ({"offsets": {"fillers": 3}}, "6 symbols of 3 bits do not make 2 bytes"),
+        ({"offsets": {"stream_coder": Coder.NONE, "length": 0}, "length": 3}, "4 symbols is marked NONE"),
+        ({"stream_coder": Coder.NONE}, "a NONE stream has 1 bytes"),
+        ({"tables": 1, "offsets": {"length": 1}}, "do not make 1 bytes"),
     ],
 )
 def test_facts_that_do_not_fit_the_section_are_refused(sparse, changes, message):
     with pytest.raises(FormatError, match=message):
-        decode(replace(sparse.info, **changes), memoryview(sparse.section))
+        decode(with_fields(sparse, **changes), memoryview(sparse.section))
+
+
+def test_a_layout_that_does_not_fit_the_section_is_refused(sparse):
+    literal = replace(sparse.info, layout=Literal(*vars(sparse.info.layout).values()))
+    for wrong, message in ((literal, "3 literal weights do not make 1"), (replace(sparse.info, shape=(15,)), "beyond")):
+        with pytest.raises(FormatError, match=message):
+            decode(wrong, memoryview(sparse.section))
 
 
 def test_bytes_left_in_the_tables_are_refused(sparse):
     section = sparse.section[:8] + b"\0" + sparse.section[8:]
     with pytest.raises(FormatError, match="tables: 1 unexpected bytes at its end"):
-        decode(replace(sparse.info, tables=1), memoryview(section))
+        decode(with_fields(sparse, tables=1), memoryview(section))
 
 
 def test_literal_zeros_are_refused():
@@ -522,7 +524,7 @@ def test_a_dense_layout_must_have_as_many_weights_as_it_says():
     values = np.array([0, 1, 0, 2, 1, 1, 2, 0, 1, 2], dtype=np.float32)
     encoded = encode_coded(values, DType.FLOAT32, np.array([1, 2], dtype=np.float32))
     with pytest.raises(FormatError, match="7 weights are not zero, but 6 were announced"):
-        decode(replace(encoded.info, nonzeros=6), memoryview(encoded.section))
+        decode(replace(encoded.info, layout=replace(encoded.info.layout, nonzeros=6)), memoryview(encoded.section))
 
 
 # Memory ----------------------------------------------------------------------------------------------------
@@ -563,18 +565,21 @@ def test_survivors_are_the_weights_by_position_and_index(coder, density):
     values = np.where(rng.random((30, 40)) < density, book[rng.integers(0, 4, (30, 40))], np.float32(0))
     encoded = encode_coded(values, DType.FLOAT32, book, coder)
     assert encoded.info.is_shared
-    found = tensors.decode_survivors(encoded.info, memoryview(encoded.section))
+    found = decode_survivors(encoded.info, memoryview(encoded.section))
     assert found.positions.tolist() == np.flatnonzero(values).tolist()
-    assert set(found.entries.view(np.float32).tolist()) == set(book.tolist())
-    assert np.array_equal(found.entries[found.indices].view(np.float32), values[values != 0])
-    elsewhere = tensors.decode_codebook(encoded.info, memoryview(encoded.section))
-    again = tensors.decode_survivors(encoded.info, memoryview(encoded.section), elsewhere)
+    assert set(found.codebook.view(np.float32).tolist()) == set(book.tolist())
+    assert np.array_equal(found.codebook[found.indices].view(np.float32), values[values != 0])
+    elsewhere = decode_codebook(encoded.info, memoryview(encoded.section))
+    again = decode_survivors(encoded.info, memoryview(encoded.section), elsewhere)
     assert np.array_equal(again.indices, found.indices)
 
 
 def test_plain_and_literal_tensors_have_no_survivors():
     assert not encode_plain(np.ones((3, 3), dtype=np.float32), DType.FLOAT32).info.is_shared
-    literal = TensorInfo((9,), DType.FLOAT32, Encoding.CODED, weight_coder=Coder.LITERAL)
+    literal = np.zeros(99, dtype=np.float32)
+    literal[9] = 0.1
+    literal = encode_coded(literal, DType.FLOAT32, None).info
+    assert isinstance(literal.layout, Literal)
     assert not literal.is_shared
 
 
@@ -582,4 +587,4 @@ def test_look_up_across_chunks(monkeypatch):
     monkeypatch.setattr(offsets, "CHUNK", 7)
     entries = np.array([3, 5, 9], dtype=np.uint16)
     symbols = np.random.default_rng(0).integers(0, 3, 50).astype(np.uint8)
-    assert tensors.look_up(entries, symbols).tolist() == [[3, 5, 9][symbol] for symbol in symbols.tolist()]
+    assert look_up(entries, symbols).tolist() == [[3, 5, 9][symbol] for symbol in symbols.tolist()]

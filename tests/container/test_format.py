@@ -9,8 +9,11 @@ from crafting import around, craft, crc, header_of, shared_weights, tensor, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import alias, encode_coded, encode_plain
-from deepcompress.coding.tensors import DType, Encoding, TensorInfo
+from deepcompress.coding.layouts.exact import Raw
+from deepcompress.coding.layouts.references import Alias
+from deepcompress.coding.tensors import TensorInfo
 from deepcompress.container.entries import Entry, Extension, Header, crc_bytes, is_printable
 from deepcompress.container.format import header_span, pack_header, unpack_header
 from deepcompress.container.writer import pack
@@ -68,10 +71,10 @@ def test_names_share_their_start_even_inside_of_a_character():
 
 def test_starts_and_sizes():
     infos = [
-        TensorInfo((3,), DType.FLOAT32, Encoding.RAW, weights=12),
-        TensorInfo((3,), DType.FLOAT32, Encoding.ALIAS, target=0),
-        TensorInfo((), DType.INT8, Encoding.RAW, weights=1),
-        TensorInfo((0,), DType.INT8, Encoding.RAW),
+        TensorInfo((3,), DType.FLOAT32, Raw()),
+        TensorInfo((3,), DType.FLOAT32, Alias(0)),
+        TensorInfo((), DType.INT8, Raw()),
+        TensorInfo((0,), DType.INT8, Raw()),
     ]
     entries = tuple(Entry(f"t{i}", info, 0 if info.target == 0 else i + 7) for i, info in enumerate(infos))
     raw = pack_header(Header("", "", entries))
@@ -153,9 +156,7 @@ def test_optional_extensions_are_kept_and_ignored():
     header = header_of(data)
     assert header.extensions == (Extension("note", b"hello"), Extension("", b"\x00" * 300))
     assert header.entries == (
-        Entry(
-            "w", TensorInfo((4,), DType.FLOAT32, Encoding.RAW, weights=16), zlib.crc32(values.tobytes()), header.size
-        ),
+        Entry("w", TensorInfo((4,), DType.FLOAT32, Raw()), zlib.crc32(values.tobytes()), header.size),
     )
     assert pack_header(header) == data[: header.size]
 

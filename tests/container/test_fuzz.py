@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from deepcompress.coding.dtypes import DType
+from deepcompress.coding.layouts.adaptive import Adaptive
+from deepcompress.coding.layouts.dense import Dense, Streams
+from deepcompress.coding.layouts.exact import Constant, Planes, Raw, Rows
+from deepcompress.coding.layouts.ranked import Multiples, Ranks
+from deepcompress.coding.layouts.references import Alias, Copy
+from deepcompress.coding.layouts.relative import Literal, Relative
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import DType, Encoding
+from deepcompress.coding.tensors import Encoding
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import FormatError
 
@@ -31,7 +38,7 @@ def test_the_corpus(target, tmp_path, seed):
 
 
 def test_the_corpus_has_all_that_the_format_has(target):
-    kinds, types, coders, features = set(), set(), set(), set()
+    kinds, types, layouts, coders, offsets, features = (set() for _ in range(6))
     for seed in CORPUS:
         try:
             with ModelFile(seed) as file:
@@ -41,15 +48,17 @@ def test_the_corpus_has_all_that_the_format_has(target):
             continue
         kinds |= {(info.encoding, info.dtype) for info in infos if info.encoding in (Encoding.RAW, Encoding.PLANES)}
         types |= {info.dtype for info in infos if info.encoding is Encoding.CODED}
-        coders |= {(info.offset_coder, info.weight_coder) for info in infos if info.encoding is Encoding.CODED}
-        features |= {info.encoding.name.lower() for info in infos if info.is_reference}
-        features |= {"rows" for info in infos if info.encoding is Encoding.ROWS}
+        layouts |= {type(info.layout) for info in infos}
+        streams = [info.layout for info in infos if isinstance(info.layout, Streams)]
+        coders |= {layout.stream_coder for layout in streams}
+        offsets |= {layout.offsets.stream_coder for layout in streams if isinstance(layout, Relative)}
         features |= {"shared" for info in infos if info.encoding is Encoding.CODED and info.target is not None}
     assert kinds == {(encoding, dtype) for encoding in (Encoding.RAW, Encoding.PLANES) for dtype in DType}
     assert types == {dtype for dtype in DType if dtype.is_float}
-    assert {offset for offset, _ in coders} == set(Coder) - {Coder.LITERAL, Coder.ANS, Coder.RANS}
-    assert {weight for _, weight in coders} == set(Coder)
-    assert features == {"extension", "alias", "copy", "rows", "shared"}
+    assert layouts == {Raw, Planes, Constant, Rows, Alias, Copy, Dense, Relative, Literal, Adaptive, Ranks, Multiples}
+    assert coders == set(Coder)
+    assert offsets == set(Coder) - {Coder.LITERAL}
+    assert features == {"extension", "shared"}
     assert sum(seed.stat().st_size for seed in CORPUS) < 100_000
 
 

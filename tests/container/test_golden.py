@@ -9,9 +9,13 @@ import plain_reader
 import pytest
 from crafting import header_of
 
+from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import alias, encode_coded, encode_plain
+from deepcompress.coding.layouts.dense import Dense, Streams
+from deepcompress.coding.layouts.exact import Planes, Raw
+from deepcompress.coding.layouts.references import Alias
+from deepcompress.coding.layouts.relative import Literal, Relative
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import DType, Encoding
 from deepcompress.container.writer import pack
 
 ROOT = Path(__file__).parent.parent.parent
@@ -77,14 +81,14 @@ def test_the_plain_reader_reads_the_golden_file():
 def test_the_golden_file_has_everything_that_the_format_has():
     header = header_of(GOLDEN.read_bytes())
     infos = [entry.info for entry in header.entries]
-    assert {info.encoding for info in infos} == set(list(Encoding)[:4])
+    assert {type(info.layout) for info in infos} == {Raw, Planes, Dense, Relative, Literal, Alias}
     assert {info.dtype for info in infos} == set(list(DType)[:10])
-    assert {info.weight_coder for info in infos} == set(Coder) - {Coder.ANS, Coder.RANS}
-    assert {info.offset_coder for info in infos} == set(Coder) - {Coder.LITERAL, Coder.ANS, Coder.RANS}
-    coded = [info for info in infos if info.encoding is Encoding.CODED]
-    assert {bool(info.offset_bits) for info in coded} == {True, False}
-    assert {info.target for info in coded} == {None, 0}
-    assert any(info.fillers for info in coded)
+    coded = [info.layout for info in infos if isinstance(info.layout, Streams)]
+    offsets = [layout.offsets for layout in coded if isinstance(layout, Relative)]
+    assert {layout.stream_coder for layout in coded} == set(Coder)
+    assert {facts.stream_coder for facts in offsets} == set(Coder) - {Coder.LITERAL}
+    assert {layout.target for layout in coded} == {None, 0}
+    assert any(facts.fillers for facts in offsets)
 
 
 def test_the_bytes_of_lanes_do_not_change_either():
@@ -92,7 +96,8 @@ def test_the_bytes_of_lanes_do_not_change_either():
     draws = np.arange(140_000, dtype=np.uint64) * 2_654_435_761 % (1 << 32)
     values = np.select([draws < 1 << bits for bits in (28, 29, 30, 31)], [5.0, 4.0, 3.0, 2.0], 1.0).astype("<f4")
     encoded = encode_coded(values, DType.FLOAT32, np.array([1, 2, 3, 4, 5], dtype="<f4"))
-    assert (encoded.info.weight_coder, encoded.info.offset_bits) == (Coder.HUFFMAN, 0)
+    assert isinstance(encoded.info.layout, Dense)
+    assert encoded.info.layout.stream_coder is Coder.HUFFMAN
     digest = hashlib.sha256(pack([("w", encoded)])).hexdigest()
     assert digest == "c5c1a007d50fee1b42d6c319ad97fc1f9f0c0c8faf24727df61ac06a24a001ac"
 

@@ -329,11 +329,11 @@ def test_aliases(load, target, dtype, shape, message):
 @pytest.mark.parametrize(
     ("owner", "user", "message"),
     [
-        (GOOD, {"k": 2, "owner": 1}, "tensor w: it cannot share the codebook of good"),
-        (coded("o", (32,), **SPARSE), {"k": 1, "owner": 1}, "cannot share the codebook of o"),
-        (coded("o", (32,), **SPARSE), {"k": 2, "owner": 1, "dtype": FLOAT16}, "cannot share the codebook of o"),
-        (coded("o", (32,), **SPARSE), {"k": 2, "owner": 2}, "owner of the codebook is 2, but at most 1"),
-        (coded("o", (32,), **SPARSE), {"k": 2, "owner": HUGE}, "owner of the codebook is"),
+        (GOOD, {"k": 2, "owner": 1}, "tensor w: it has the codebook of good, which is not its like"),
+        (coded("o", (32,), **SPARSE), {"k": 1, "owner": 1}, "has the codebook of o"),
+        (coded("o", (32,), **SPARSE), {"k": 2, "owner": 1, "dtype": FLOAT16}, "has the codebook of o"),
+        (coded("o", (32,), **SPARSE), {"k": 2, "owner": 2}, "the codebook of tensor 1, which does not come before it"),
+        (coded("o", (32,), **SPARSE), {"k": 2, "owner": HUGE}, "which does not come before it"),
     ],
 )
 def test_owners_of_codebooks(load, owner, user, message):
@@ -344,7 +344,7 @@ def test_a_codebook_that_is_itself_shared_has_no_owner(load):
     user = {"tables": b"\0", "coders": (NONE, CONSTANT), "k": 2}
     owner, first = coded("o", (32,), **SPARSE), coded("p", (8,), **user, owner=1)
     assert load(craft(owner, first))["p"] == (bytes(32), (8,), DType.FLOAT32)
-    refused(load, craft(owner, first, coded("w", (8,), **user, owner=2)), "cannot share the codebook of p")
+    refused(load, craft(owner, first, coded("w", (8,), **user, owner=2)), "has the codebook of p")
 
 
 @pytest.mark.parametrize("book", [floats(0.5, 0.5), floats(0.0, 1.0)])

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepcompress.coding import integers, scales
-from deepcompress.coding.codebooks import Form
+from deepcompress.coding import scales
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.encoder import encode_coded
-from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import EncodedTensor, Encoding, TensorInfo
+from deepcompress.coding.forms import SharedCodebook, StoredCodebook
+from deepcompress.coding.layouts.adaptive import Adaptive
+from deepcompress.coding.layouts.ranked import Multiples, Ranks, encode_ranks, encode_scaled
+from deepcompress.coding.tensors import EncodedTensor, TensorType
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.reader import ModelFile
 from deepcompress.container.writer import pack
@@ -41,9 +42,9 @@ def values_of(found, book=BOOK):
 
 
 def ranked(found, shape, book=BOOK, dtype=DType.FLOAT32, target=None):
-    head = b"" if target is not None else book.tobytes()
-    info = TensorInfo(shape, dtype, Encoding.CODED, codebook=len(head), codebook_size=len(book), target=target)
-    return integers.encode(found, info, head)
+    if target is not None:
+        return encode_ranks(found, TensorType(shape, dtype), SharedCodebook(target, len(book)), b"")
+    return encode_ranks(found, TensorType(shape, dtype), StoredCodebook(count=len(book)), book.tobytes())
 
 
 THICK, THIN = ranks(1200, 1), ranks(3000, 60)
@@ -58,12 +59,12 @@ TENSORS = {
     "multiples": (
         scales.values(SMOOTH, scales.steps(np.float32(0.01), EXPONENTS)),
         DType.FLOAT32,
-        integers.encode_scaled(SMOOTH, np.float32(0.01), EXPONENTS),
+        encode_scaled(SMOOTH, np.float32(0.01), EXPONENTS),
     ),
     "wide": (
         scales.values(WIDE, scales.steps(np.float32(3e-20), np.full(20, 255))),
         DType.FLOAT32,
-        integers.encode_scaled(WIDE, np.float32(3e-20), np.full(20, 255)),
+        encode_scaled(WIDE, np.float32(3e-20), np.full(20, 255)),
     ),
     "float8": (
         (e := np.array([0xB8, 0x80, 0, 0x38], "|u1")[drawn(400, 4).astype(int)]),
@@ -89,8 +90,7 @@ def test_the_golden_file_is_read_bit_for_bit(load):
 def test_the_golden_file_has_all_that_the_layout_has(save):
     with ModelFile(save(GOLDEN.read_bytes())) as file:
         infos = [entry.info for entry in file.header.entries]
-    assert {info.weight_coder for info in infos} == {Coder.RANS}
-    assert {info.form for info in infos} == {Form.ENTRIES, Form.ROWS}
+    assert {type(info.layout) for info in infos} == {Ranks, Multiples}
     assert {info.target for info in infos} == {None, 0}
     modes = [encoded.section[encoded.info.codebook] for _, _, encoded in TENSORS.values()]
     assert set(modes) == {0, 1}
@@ -113,7 +113,7 @@ def test_survivors_without_the_dense_tensor(save, name):
         found, _ = file.read_survivors(name)
     flat = values.reshape(-1)
     assert np.array_equal(found.positions, np.flatnonzero(flat))
-    assert np.array_equal(found.entries[found.indices].view("<f4"), flat[flat != 0])
+    assert np.array_equal(found.codebook[found.indices].view("<f4"), flat[flat != 0])
 
 
 @pytest.mark.parametrize("coder", ["huffman", "ans", "auto", "rans", "fixed"])
@@ -130,11 +130,11 @@ def test_the_smallest_is_chosen():
     rng = np.random.default_rng(0)
     values = np.where(rng.random((300, 400)) < 0.3, BOOK[rng.binomial(4, 0.5, (300, 400))], 0).astype("<f4")
     sizes = {coder: encode_coded(values, DType.FLOAT32, BOOK, coder) for coder in ("huffman", "ans", "rans", "auto")}
-    assert sizes["rans"].info.weight_coder is Coder.RANS
+    assert isinstance(sizes["rans"].info.layout, Ranks)
     assert len(sizes["rans"].section) < len(sizes["huffman"].section)
     assert len(sizes["auto"].section) <= min(len(made.section) for made in sizes.values())
     small = encode_coded(values[:20, :20].copy(), DType.FLOAT32, BOOK, "rans")
-    assert small.info.weight_coder is Coder.ANS
+    assert isinstance(small.info.layout, Adaptive)
 
 
 # Scales ----------------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_the_nearest_steps_are_found():
 )  # fmt: skip
 def test_scales_that_cannot_be(arguments, error, message):
     with pytest.raises(error, match=message):
-        integers.encode_scaled(*arguments)
+        encode_scaled(*arguments)
 
 
 # What is refused -------------------------------------------------------------------------------------------------
@@ -183,8 +183,16 @@ def test_scales_that_cannot_be(arguments, error, message):
 GOOD = TENSORS["multiples"][2]
 
 
-def with_info(encoded, **changes):
+def with_type(encoded, **changes):
     return EncodedTensor(replace(encoded.info, **changes), encoded.section)
+
+
+def with_fields(encoded, **changes):
+    return with_type(encoded, layout=replace(encoded.info.layout, **changes))
+
+
+def with_limits(encoded, low, high):
+    return with_fields(encoded, scales=replace(encoded.info.layout.scales, low=low, high=high))
 
 
 def with_section(encoded, at, byte):
@@ -196,16 +204,15 @@ def with_section(encoded, at, byte):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (with_info(GOOD, dtype=DType.FLOAT64), "a codebook of FLOAT64 stored as ROWS"),
-        (with_info(GOOD, shape=(3000,)), "a scale for each row of"),
-        (with_info(GOOD, grid=(3, -3)), "integers from 3 to -3"),
-        (with_info(GOOD, grid=(-32_768, 3)), "integers from -32768"),
-        (with_info(GOOD, codebook_size=2), "a scale for each row of"),
-        (with_info(GOOD, grid=(-9, 9)), "only -9 to 9 are allowed"),
-        (with_info(GOOD, nonzeros=3), "but 3 were announced"),
-        (with_info(GOOD, shape=(60, 50)), "symbols|damaged|bytes"),
-        (with_info(GOOD, shape=(0, 60), nonzeros=0), "of 0 elements"),
-        (with_info(ranked(THICK, (1200,)), codebook_size=0, codebook=0), "but no codebook"),
+        (with_type(GOOD, dtype=DType.FLOAT64), "a scale for each row of FLOAT64"),
+        (with_type(GOOD, shape=(3000,)), "a scale for each row of"),
+        (with_limits(GOOD, 3, -3), "integers from 3 to -3"),
+        (with_limits(GOOD, -32_768, 3), "integers from -32768"),
+        (with_limits(GOOD, -9, 9), "only -9 to 9 are allowed"),
+        (with_fields(GOOD, nonzeros=3), "but 3 were announced"),
+        (with_type(GOOD, shape=(60, 50)), "symbols|damaged|bytes"),
+        (with_type(with_fields(GOOD, nonzeros=0), shape=(0, 60)), "larger than the raw 0"),
+        (with_fields(ranked(THICK, (1200,)), codebook=StoredCodebook()), "but no codebook"),
         (with_section(GOOD, 3, 0), r"2\^-126"),
         (with_section(GOOD, GOOD.info.codebook, 2), "mode 2"),
     ],
@@ -216,8 +223,8 @@ def test_records_that_contradict_themselves(load, wrong, message):
 
 
 def test_nobody_shares_scales():
-    wrong = with_info(ranked(np.zeros(1200, np.int16), (1200,), target=0), codebook_size=0)
-    with pytest.raises(FormatError, match="cannot share the codebook"):
+    wrong = with_fields(ranked(np.zeros(1200, np.int16), (1200,)), codebook=SharedCodebook(0, 0))
+    with pytest.raises(FormatError, match="has the codebook of w, which is not its like"):
         pack([("w", GOOD), ("v", wrong)])
 
 

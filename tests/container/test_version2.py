@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcompress.coding.adaptive.codec import Scan
-from deepcompress.coding.codebooks import Form
 from deepcompress.coding.encoder import alias, encode_coded, encode_plain
-from deepcompress.coding.streams import Coder
+from deepcompress.coding.forms import Form
+from deepcompress.coding.layouts.adaptive import Adaptive
 from deepcompress.coding.tensors import DType, Encoding
 from deepcompress.container import deflate
 from deepcompress.container.breakdown import inspect
@@ -76,11 +76,11 @@ def test_both_readers_read_the_golden_file(load):
 
 def test_the_golden_file_has_what_is_new():
     infos = [encoded.info for _, _, encoded in TENSORS.values()]
-    mixed = [info for info in infos if info.weight_coder is Coder.ANS]
-    assert {info.form for info in mixed} >= {Form.ENTRIES, Form.HALVES, Form.GRID, Form.GRID_BFLOAT}
-    assert {info.target for info in mixed} == {None, 0}
-    assert {info.scan.by_column for info in mixed} == {False, True}
-    assert any(info.scan.side for info in mixed)
+    mixed = [info.layout for info in infos if isinstance(info.layout, Adaptive)]
+    assert {layout.form for layout in mixed} >= {Form.ENTRIES, Form.HALVES, Form.GRID, Form.GRID_BFLOAT}
+    assert {layout.target for layout in mixed} == {None, 0}
+    assert {layout.scan.by_column for layout in mixed} == {False, True}
+    assert any(layout.scan.side for layout in mixed)
     assert {info.encoding for info in infos} == {Encoding.CODED, Encoding.CONSTANT, Encoding.ALIAS, Encoding.RAW}
 
 
@@ -193,20 +193,20 @@ def test_a_crafted_file_is_read(load):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (adaptive(dtype=4), "only floating-point tensors are coded"),
+        (adaptive(dtype=4), "a codebook of INT8 stored as GRID"),
         (adaptive(dtype=1), "a codebook of FLOAT16 stored as GRID"),
         (adaptive(dtype=12), "dtype 12 is unknown"),
         (adaptive(flags=4), "flags 4"),
         (adaptive(shape=(16,), flags=1), "flags 1"),
         (adaptive(flags=2, side=1), "planes of side 1"),
         (adaptive(flags=2, side=3), "does not fit the scan"),
-        (adaptive(k=0, n=0), "0 entries"),
-        (adaptive(k=3), "3 entries from -1 to 1"),
-        (adaptive(steps=(2, 1)), "2 entries from 1 to -1"),
+        (adaptive(k=0, n=0), "0 values"),
+        (adaptive(k=3), "3 values from -1 to 1"),
+        (adaptive(steps=(2, 1)), "2 values from 1 to -1"),
         (adaptive(steps=(1 << 17, 1 << 18)), "times the scale"),
         (adaptive(k=5000), "size of the codebook is 5000"),
         (adaptive(form=5), "codebook form 5 is unknown"),
-        (adaptive(form=8), "form of the codebook is 8"),
+        (adaptive(form=8), "the codebook of tensor 0, which does not come before it"),
         (adaptive(k=0, form=0, steps=()), "1 weights, but no codebook"),
         (adaptive(n=17), "number of weights is 17"),
         (adaptive(length=100), "larger than the raw 64"),
@@ -280,4 +280,4 @@ def test_a_small_file_is_held(save):
         path.write_bytes(b"something else")
         assert file.read("flat")[0].tobytes() == FLAT.tobytes()
         file.check()
-    assert TENSORS["wide.weight"][2].info.scan != Scan(side=3)
+    assert TENSORS["wide.weight"][2].info.layout.scan != Scan(side=3)

@@ -10,6 +10,8 @@ from crafting import crc, text, varint
 
 from deepcompress.coding import planes
 from deepcompress.coding.encoder import WORTH, alias, encode_coded, encode_plain
+from deepcompress.coding.layouts.exact import Rows
+from deepcompress.coding.layouts.references import Copy
 from deepcompress.coding.tensors import DType, EncodedTensor, Encoding, TensorInfo
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.reader import ModelFile
@@ -95,8 +97,8 @@ def test_the_plain_reader_reads_the_example_of_the_documentation(load):
     weight, ids = np.array([[0x38, 0xB8], [0x7E, 0]], "|u1"), np.array([1, 40_000], "<u2")
     stored = planes.encode_rows(rows, DType.FLOAT32)
     made_of = {
-        "embed": (rows, EncodedTensor(TensorInfo((3, 8), DType.FLOAT32, Encoding.ROWS, weights=len(stored)), stored)),
-        "head": (rows, EncodedTensor(TensorInfo((3, 8), DType.FLOAT32, Encoding.COPY, target=0), b"")),
+        "embed": (rows, EncodedTensor(TensorInfo((3, 8), DType.FLOAT32, Rows(len(stored))), stored)),
+        "head": (rows, EncodedTensor(TensorInfo((3, 8), DType.FLOAT32, Copy(0)), b"")),
         "w": (weight, encode_plain(weight, DType.FLOAT8_E4M3FN)),
         "ids": (ids, encode_plain(ids, DType.UINT16)),
     }
@@ -172,7 +174,7 @@ def test_a_copy_of_the_owner_of_a_codebook(load):
         "c": (third, DType.FLOAT32, encode_coded(third, DType.FLOAT32, book, target=1)),
     }
     file = packed(tensors)
-    assert list(plain_reader.read(file)[1].tensors.values())[1].layout == Encoding.COPY
+    assert list(plain_reader.read(file)[1].tensors.values())[1].layout == Copy.number
     assert load(file) == content(tensors)
 
 
@@ -195,7 +197,7 @@ def test_long_headers_have_short_names(load):
 def test_flips_with_the_checksum_made_right_are_tensors_or_errors(load):
     some = ("float8_e5m2", "uint16", "complex64", "ans", "huffman", "planes")
     rows = planes.encode_rows(ROWS[:8, :12], DType.FLOAT32)
-    info = TensorInfo((8, 12), DType.FLOAT32, Encoding.ROWS, weights=len(rows))
+    info = TensorInfo((8, 12), DType.FLOAT32, Rows(len(rows)))
     small = pack([(name, TENSORS[name][2]) for name in some] + [("rows", EncodedTensor(info, rows))])[:-4]
     refused = 0
     for bit in range(32, 8 * len(small), 7):

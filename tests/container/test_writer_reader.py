@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepcompress.coding.encoder import CODERS, alias, encode_coded, encode_plain
+from deepcompress.coding.layouts.dense import Dense, Streams
+from deepcompress.coding.layouts.references import Alias
+from deepcompress.coding.layouts.relative import Relative
 from deepcompress.coding.streams import Coder
-from deepcompress.coding.tensors import DType, Encoding, TensorInfo
+from deepcompress.coding.tensors import DType, TensorInfo
 from deepcompress.container import reader
 from deepcompress.container.reader import ModelFile, default_max_bytes
 from deepcompress.container.writer import pack, planned_size
@@ -50,8 +53,9 @@ def test_the_plain_reader_agrees(small_file, load):
     assert (header.network, header.data) == ("net", "digits")
     for entry, tensor in zip(header.entries, facts.tensors.values(), strict=True):
         assert (entry.name, entry.start, entry.info.section) == (tensor.name, tensor.start, sum(tensor.parts))
-        if entry.info.encoding is Encoding.CODED:
-            assert (entry.info.nonzeros, entry.info.offset_bits) == (tensor.n, tensor.b)
+        layout = entry.info.layout
+        if isinstance(layout, Streams):
+            assert (layout.nonzeros, layout.offsets.bits if isinstance(layout, Relative) else 0) == (tensor.n, tensor.b)
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -84,7 +88,8 @@ def test_the_plain_reader_agrees_on_lanes(load):
     book = np.arange(1, 17, dtype=np.float32)
     dense = np.minimum(np.random.default_rng(0).geometric(0.3, (1 << 17) + 77) - 1, 16).astype(np.float32)
     encoded = encode_coded(dense, DType.FLOAT32, book)
-    assert (encoded.info.weight_coder, encoded.info.offset_bits) == (Coder.HUFFMAN, 0)
+    assert isinstance(encoded.info.layout, Dense)
+    assert encoded.info.layout.stream_coder is Coder.HUFFMAN
     file = pack([("dense", encoded)])
     loaded = load(file)
     assert loaded["dense"][0] == dense.tobytes()
@@ -96,7 +101,7 @@ def test_lanes_of_offsets_and_of_weights(load):
     file = pack([("w", encode_coded(weights, DType.FLOAT32, np.unique(weights[weights != 0])))])
     info = header_of(file).entries[0].info
     assert info.nonzeros > 1 << 17
-    assert (info.offset_coder, info.weight_coder) == (Coder.HUFFMAN, Coder.FIXED)
+    assert (info.layout.offsets.stream_coder, info.layout.stream_coder) == (Coder.HUFFMAN, Coder.FIXED)
     assert load(file)["w"][0] == weights.tobytes()
 
 
@@ -117,7 +122,7 @@ def test_iteration_entries_and_names(small_tensors, small_file, save):
     with ModelFile(str(save(small_file))) as file:
         assert list(file) == [name for name, *_ in small_tensors]
         assert file.file_bytes == len(small_file)
-        assert file.entry("fc.tied").info == TensorInfo((12, 12), DType.FLOAT32, Encoding.ALIAS, target=2)
+        assert file.entry("fc.tied").info == TensorInfo((12, 12), DType.FLOAT32, Alias(2))
         assert file.resolved(file.entry("fc.tied")) == file.entry("fc.weight")
         assert file.resolved(file.entry("steps")) == file.entry("steps")
         for call in (file.entry, file.read):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcompress.quantize.choice import QUANTIZERS, Demand, choose, price_of, rounded, table_of
+from deepcompress.quantize.choice import QUANTIZERS, Demand, choose, price_of, rounded, shared_values
 from deepcompress.quantize.grid import short
 from deepcompress.quantize.kmeans import assign, cluster, condense
 from deepcompress.quantize.rate import Part
@@ -79,7 +79,8 @@ def test_the_scale_of_the_importance_does_not_matter():
     values, importance = RNG.normal(size=2000).astype(np.float32), RNG.exponential(size=2000)
     for quantizer in QUANTIZERS:
         small, large = (
-            table_of(values, importance * scale, demand(8, quantizer=quantizer)).centroids for scale in (2**-20, 2**20)
+            shared_values(values, importance * scale, demand(8, quantizer=quantizer)).centroids
+            for scale in (2**-20, 2**20)
         )
         np.testing.assert_allclose(small, large, rtol=1e-5)
 
@@ -94,9 +95,9 @@ def test_every_choice_exists():
     st.sampled_from([1, 2, 3, 5, 32]),
     st.sampled_from(["uniform", "kmeans"]),
 )
-def test_tables_of_any_values(values, levels, quantizer):
+def test_shared_values_of_any_values(values, levels, quantizer):
     values = np.array(values, np.float32)
-    table = table_of(values, None, demand(levels, quantizer=quantizer))
+    table = shared_values(values, None, demand(levels, quantizer=quantizer))
     assert table.centroids.dtype == np.float32
     assert 1 <= len(table.centroids) <= levels
     assert (np.diff(table.centroids) > 0).all()
@@ -110,7 +111,7 @@ def test_tables_of_any_values(values, levels, quantizer):
 def test_a_grid_of_values_that_lie_on_one():
     step = np.float32(0.0625)
     values = step * RNG.choice([-3, -1, 1, 2], size=500).astype(np.float32)
-    table = table_of(values, None, demand(8, quantizer="uniform"))
+    table = shared_values(values, None, demand(8, quantizer="uniform"))
     assert (table.step, table.multiples.tolist()) == (step, [-3, -1, 1, 2])
 
 

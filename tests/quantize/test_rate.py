@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcompress.quantize.kmeans import assign, cluster
-from deepcompress.quantize.rate import Part, Significance, State, cheapest, constrain, cost, index_bits, means
+from deepcompress.quantize.rate import Part, Significance, State, cheapest, constrain, cost, index_lengths, means
 
 
 def part(seed=0, shape=(40, 30), density=0.3, weighted=False):
@@ -33,7 +33,7 @@ def searched(parts, price, k=16, refit=means):
 def entropy(choices):
     counts = np.bincount(np.concatenate(choices) + 1)
     counts = counts[counts > 0]
-    return float((counts * index_bits(counts)).sum())
+    return float((counts * index_lengths(counts)).sum())
 
 
 @settings(max_examples=60)
@@ -136,5 +136,5 @@ def test_means_by_hand():
     assert means(values, counts, np.array([0, 0, 1, 1]), state).tolist() == [1.75, 6.0, 7.0]
 
 
-def test_index_bits_are_those_of_the_ideal_code():
-    assert index_bits(np.array([4, 2, 1, 1])).tolist() == [1, 2, 3, 3]
+def test_lengths_of_indices_are_those_of_the_ideal_code():
+    assert index_lengths(np.array([4, 2, 1, 1])).tolist() == [1, 2, 3, 3]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcompress.quantize.grid import short
-from deepcompress.quantize.vectors import is_statistic, is_vector, share_vectors, vector_table
+from deepcompress.quantize.vectors import is_statistic, is_vector, share_vectors, vector_values
 
 values = st.floats(-100, 100, width=32).filter(lambda value: value == 0 or abs(value) > 1e-30)
 
@@ -80,13 +80,13 @@ def test_other_dtypes(dtype):
 
 def test_small_scales_do_not_vanish():
     vector = torch.tensor([1e-4, 1.0, 3.0])
-    table, _, choice = vector_table(vector, 2)
+    shared, _, choice = vector_values(vector, 2)
     assert (choice >= 0).all()
-    assert (table.centroids > 0).all()
-    table, _, choice = vector_table(-vector, 2)
+    assert (shared.centroids > 0).all()
+    shared, _, choice = vector_values(-vector, 2)
     assert (choice >= 0).all()
-    assert (table.centroids < 0).all()
-    assert vector_table(torch.tensor([1e-4, 1.0, -3.0]), 2)[2].tolist()[0] == -1
+    assert (shared.centroids < 0).all()
+    assert vector_values(torch.tensor([1e-4, 1.0, -3.0]), 2)[2].tolist()[0] == -1
 
 
 def test_what_is_a_vector():

@@ -12,6 +12,8 @@ from torch import nn
 
 from deepcompress.coding.encoder import encode_coded
 from deepcompress.coding.lanes import LANES_FROM
+from deepcompress.coding.layouts.dense import Dense
+from deepcompress.coding.layouts.relative import Relative
 from deepcompress.coding.tensors import DType
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.container.writer import pack
@@ -144,8 +146,8 @@ def test_any_number_of_threads_loads_the_same(tmp_path, monkeypatch):
     values = {density: book[rng.binomial(31, 0.5, (900, 800))] for density in (0.3, 0.9)}
     values = {density: np.where(rng.random((900, 800)) < density, full, 0) for density, full in values.items()}
     encoded = {str(density): encode_coded(full, DType.FLOAT32, book) for density, full in values.items()}
-    assert [tensor.info.offset_bits > 0 for tensor in encoded.values()] == [True, False]
-    assert all(tensor.info.entries >= LANES_FROM for tensor in encoded.values())
+    assert [type(tensor.info.layout) for tensor in encoded.values()] == [Relative, Dense]
+    assert all(tensor.info.nonzeros >= LANES_FROM for tensor in encoded.values())
     (tmp_path / "m.dc").write_bytes(pack(encoded.items()))
     for threads in (None, 1, 2, 5):
         state = load_state_dict(tmp_path / "m.dc", threads=threads)

@@ -64,7 +64,7 @@ def test_the_tensors_stay_as_they_are(model, tmp_path, coder):
     with ModelFile(tmp_path / "out.dc") as file:
         assert file.entry("b.tied").info.encoding is Encoding.ALIAS
         assert file.entry("b.weight").info.target == 0
-        assert file.entry("a.weight").info.codebook_size == len(BOOK)
+        assert file.entry("a.weight").info.layout.codebook.count == len(BOOK)
 
 
 def test_there_and_back(model, tmp_path):

@@ -16,7 +16,8 @@ import torch
 
 import deepcompress
 from deepcompress.coding.encoder import encode_coded, encode_plain
-from deepcompress.coding.tensors import DType, Encoding, TensorInfo
+from deepcompress.coding.layouts.exact import Raw
+from deepcompress.coding.tensors import DType, TensorInfo
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.entries import Entry, Header
 from deepcompress.container.format import pack_header
@@ -77,7 +78,7 @@ def test_facts_come_from_the_header(path):
     assert (file.network, file.data) == ("net", "digits")
     assert file.info("conv.weight").shape == (8, 4, 3, 3)
     assert file.info("half").dtype is DType.BFLOAT16
-    assert file.info("steps") == TensorInfo((), DType.INT64, Encoding.RAW, weights=8)
+    assert file.info("steps") == TensorInfo((), DType.INT64, Raw())
     with pytest.raises(KeyError, match="nothing"):
         file.info("nothing")
     with pytest.raises(ValueError, match="closed file"):
@@ -179,7 +180,7 @@ def counting(monkeypatch):
 def gigabyte(tmp_path):
     """A file of 1 GB that takes little space on the disk: its largest section is a hole, and does not fit its CRC."""
     bias = encode_plain(np.arange(1000, dtype=np.float32), DType.FLOAT32)
-    hole = TensorInfo((1 << 28,), DType.FLOAT32, Encoding.RAW, weights=1 << 30)
+    hole = TensorInfo((1 << 28,), DType.FLOAT32, Raw())
     entries = (Entry("hole", hole, crc=1), Entry("bias", bias.info, crc=zlib.crc32(bias.section)))
     start = pack_header(Header("", "", entries))
     path = tmp_path / "large.dc"

@@ -40,10 +40,10 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Book:
-    """A codebook as the model sees it: how many entries there are, and how many of them are negative and come first."""
+class Alphabet:
+    """A codebook as the model sees it: how many values it has, and how many of them are negative and come first."""
 
-    entries: int
+    count: int
     negative: int
 
 
@@ -76,23 +76,23 @@ def scans(shape: tuple[int, ...]) -> list[Scan]:
     return [Scan(by_column, side) for side in sides for by_column in orders]
 
 
-def smallest(symbols: Array, shape: tuple[int, ...], book: Book) -> tuple[Scan, bytes]:
+def smallest(symbols: Array, shape: tuple[int, ...], alphabet: Alphabet) -> tuple[Scan, bytes]:
     """The scan that codes `symbols` in the fewest bytes, the earlier of `scans` where two do, and those bytes."""
-    coded = [(scan, encode(symbols, shape, book, scan)) for scan in scans(shape)]
+    coded = [(scan, encode(symbols, shape, alphabet, scan)) for scan in scans(shape)]
     return min(coded, key=lambda pair: len(pair[1]))
 
 
-def encode(symbols: Array, shape: tuple[int, ...], book: Book, scan: Scan) -> bytes:
+def encode(symbols: Array, shape: tuple[int, ...], alphabet: Alphabet, scan: Scan) -> bytes:
     """Code a tensor.
 
     Args:
         symbols: flat, int16: 0 for zero, else the index in the sorted codebook plus 1.
         shape: of the tensor.
-        book: the codebook.
+        alphabet: of the codebook.
         scan: one that fits the shape (`fits`).
     """
     weights = int(np.count_nonzero(symbols))
-    state = _State(symbols, shape, book, scan, weights, decoding=False)
+    state = _State(symbols, shape, alphabet, scan, weights, decoding=False)
     size = len(symbols)
     blocks = [state.encode(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
     if len(blocks) > 1:
@@ -100,7 +100,7 @@ def encode(symbols: Array, shape: tuple[int, ...], book: Book, scan: Scan) -> by
     return b"".join(blocks)
 
 
-def decode(payload: memoryview, shape: tuple[int, ...], book: Book, weights: int, scan: Scan) -> Array:
+def decode(payload: memoryview, shape: tuple[int, ...], alphabet: Alphabet, weights: int, scan: Scan) -> Array:
     """The inverse of `encode`: flat symbols, int16; `weights` of them are not zero.
 
     Raises:
@@ -108,7 +108,7 @@ def decode(payload: memoryview, shape: tuple[int, ...], book: Book, weights: int
     """
     size = math.prod(shape)
     symbols = np.zeros(size, dtype=np.int16)
-    state = _State(symbols, shape, book, scan, weights, decoding=True)
+    state = _State(symbols, shape, alphabet, scan, weights, decoding=True)
     reader = Reader(payload, "coded weights")
     for start in range(0, size, BLOCK):
         length = reader.varint("length of a block", len(reader)) if size > BLOCK else len(reader)
@@ -121,7 +121,7 @@ class _State:
     """The model's memory while one tensor is coded: arrays for the compiled model, lists for the plain one."""
 
     def __init__(
-        self, symbols: Array, shape: tuple[int, ...], book: Book, scan: Scan, weights: int, decoding: bool
+        self, symbols: Array, shape: tuple[int, ...], alphabet: Alphabet, scan: Scan, weights: int, decoding: bool
     ) -> None:
         size = len(symbols)
         fast = size >= _KERNELS_FROM or "numba" in sys.modules
@@ -129,34 +129,41 @@ class _State:
         # Plain Python reads an array of 16 bits as fast as a list, in a quarter of its memory.
         self._symbols: Any = array("h", symbols.tobytes()) if self._kernels is None else symbols
         self._array = symbols
-        rows, columns, plane, width = matrix(shape, scan)
-        facts = [0] * model.FACTS
-        facts[: model.BASE] = [
-            size, rows, columns, plane, width, int(scan.by_column), book.entries, book.negative, weights, int(decoding),
-            *_starts(rows, columns, plane),
-        ]  # fmt: skip
         density = min(max((weights << 30) // max(size, 1), 1 << 15), model.ONE - (1 << 15))
-        facts[model.BASE] = int(tables.stretch_table()[density >> 14])
-        prior = min(max((1 << 26) // min(density, model.ONE - density), 2), 2000)
-        facts[model.FRESH] = prior
-        self._facts = self._int64(facts)
-        slots = facts[model.AT_TREE] + book.entries * model.NODE_SLOTS
-        self._probabilities = self._filled(slots, 1 << 29)
-        self._counts = self._filled(slots, 0)
-        for at in range(facts[model.AT_BESIDE]):
-            self._probabilities[at], self._counts[at] = density, prior
-        lines = min(rows, model.MASK + 1) + min(columns, model.MASK + 1)
-        self._seen = self._filled(lines * model.FIELDS, 0)
-        self._seen[model.BALANCE :: model.FIELDS] = self._filled(lines, 4)
-        self._zero_weights = self._int64(model.ZERO_WEIGHTS)
-        self._tree_weights = self._int64(model.TREE_WEIGHTS)
-        self._classes = self._int64(_classes(book))
+        self._facts = self._facts_of(size, matrix(shape, scan), alphabet, scan, density, decoding)
+        self._memory = self._fresh_memory(self._facts, density)
         self._at = self._int64([weights, 0, 0, 0, 0])
-        self._scratch = self._int64([0] * 40)
-        self._tables = tuple(
-            self._numbers(table) for table in (tables.squash_table(), tables.stretch_table(), tables.reciprocal_table())
-        )
-        self._book = book
+
+    def _facts_of(
+        self,
+        size: int,
+        geometry: tuple[int, int, int, int],
+        alphabet: Alphabet,
+        scan: Scan,
+        density: int,
+        decoding: bool,
+    ) -> model.Facts:
+        rows, columns, plane, width = geometry
+        base = int(tables.stretch_table()[density >> 14])
+        fresh = min(max((1 << 26) // min(density, model.ONE - density), 2), 2000)
+        starts, classes = _starts(rows, columns, plane), self._int64(_classes(alphabet))
+        squash, stretch = self._numbers(tables.squash_table()), self._numbers(tables.stretch_table())
+        return model.Facts(
+            size, rows, columns, plane, width, scan.by_column, alphabet.count, alphabet.negative, decoding, base, fresh,
+            starts, classes, squash, stretch, self._numbers(tables.reciprocal_table()),
+        )  # fmt: skip
+
+    def _fresh_memory(self, facts: model.Facts, density: int) -> model.Memory:
+        slots = facts.starts.tree + facts.values * model.NODE_SLOTS
+        probabilities, counts = self._filled(slots, 1 << 29), self._filled(slots, 0)
+        for at in range(facts.starts.beside):
+            probabilities[at], counts[at] = density, facts.fresh
+        lines = min(facts.rows, model.MASK + 1) + min(facts.columns, model.MASK + 1)
+        seen = self._filled(lines * model.FIELDS, 0)
+        seen[model.BALANCE :: model.FIELDS] = self._filled(lines, 4)
+        weights = self._int64(model.ZERO_WEIGHTS), self._int64(model.TREE_WEIGHTS)
+        room = self._int64([0] * model.ZERO_INPUTS), self._int64([0] * model.ZERO_SLOTS)
+        return model.Memory(probabilities, counts, seen, *weights, *room)
 
     def _numbers(self, array: Array) -> Any:
         return array.tolist() if self._kernels is None else array
@@ -169,14 +176,11 @@ class _State:
 
     def _run(self, start: int, stop: int, decisions: Any, payload: Any) -> None:
         code = model.code if self._kernels is None else self._kernels.code_symbols
-        code(
-            self._symbols, start, stop, self._facts, self._classes, self._probabilities, self._counts, self._seen,
-            self._zero_weights, self._tree_weights, self._at, self._scratch, self._tables, decisions, payload,
-        )  # fmt: skip
+        code(self._symbols, start, stop, self._facts, self._memory, model.Tape(self._at, decisions, payload))
 
     def encode(self, start: int, stop: int) -> bytes:
         """The bytes of one block."""
-        depth = 1 + max(self._book.entries, 1).bit_length() + 1
+        depth = 1 + max(self._facts.values, 1).bit_length() + 1
         most = (stop - start) + depth * min(int(self._at[model.LEFT]), stop - start)
         decisions: Any = array("i", bytes(4 * most)) if self._kernels is None else np.empty(most, dtype=np.int32)
         self._at[model.MADE] = 0
@@ -207,17 +211,17 @@ class _State:
         return np.frombuffer(self._symbols, dtype=np.int16) if self._kernels is None else self._array
 
 
-def _starts(rows: int, columns: int, plane: int) -> list[int]:
-    """The first slot of the columns, planes, places, and of each table."""
+def _starts(rows: int, columns: int, plane: int) -> model.Starts:
+    """The first slot of each table."""
     sizes = [
         *(min(count, model.MASK + 1) for count in (rows, columns, -(-columns // max(plane, 1)), plane)),
         model.BESIDE_SLOTS, model.BEFORE_SLOTS, model.GAP_SLOTS, model.JOINT_SLOTS,
     ]  # fmt: skip
-    return [sum(sizes[: index + 1]) for index in range(len(sizes))]
+    return model.Starts(*(sum(sizes[: index + 1]) for index in range(len(sizes))))
 
 
-def _classes(book: Book) -> list[int]:
-    """Of each symbol: 0 for zero, 1 to 3 for the thirds of the negative entries by magnitude, 4 to 6 of the others."""
-    negative = [1 + 3 * rank // book.negative for rank in range(book.negative - 1, -1, -1)]
-    positive = book.entries - book.negative
+def _classes(alphabet: Alphabet) -> list[int]:
+    """Of each symbol: 0 for zero, 1 to 3 for the thirds of the negative values by magnitude, 4 to 6 of the others."""
+    negative = [1 + 3 * rank // alphabet.negative for rank in range(alphabet.negative - 1, -1, -1)]
+    positive = alphabet.count - alphabet.negative
     return [0, *negative, *(4 + 3 * rank // positive for rank in range(positive))]

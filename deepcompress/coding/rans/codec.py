@@ -16,6 +16,7 @@ import numpy as np
 from deepcompress.coding import lanes, threads
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.rans import fitting, frequencies, model, plain, tokens
+from deepcompress.coding.rans.arrays import Classes, Coding, Decoding, Expectation, Shape
 from deepcompress.coding.rans.model import Model
 from deepcompress.coding.rans.shape import Matrix, Tile, cut_for, matrix_of, streams_of, tile_of
 from deepcompress.errors import FormatError
@@ -95,10 +96,8 @@ class _Decoder:
         self._by_row = model.row_classes(found, matrix)
         self._by_column = model.column_classes(found.axes, matrix)
         self._order = model.column_order(self._by_column)
-        self._tables = (
-            frequencies.slots_of(frequencies.of_levels(found.levels)), found.contexts, model.scales(),
-            model.scale_classes(), tokens.bases(), tokens.extra_bits(), np.array([found.own], dtype=np.int64),
-        )  # fmt: skip
+        slots = frequencies.slots_of(frequencies.of_levels(found.levels))
+        self._tables = Decoding(slots, found.contexts, tokens.bases(), tokens.extra_bits())
 
     def decode(self, part: memoryview, start: int, stop: int) -> Array:
         """The integers of rows `start` to `stop` - 1, flat, int16."""
@@ -108,13 +107,13 @@ class _Decoder:
         if (len(part) - len(head)) % _WORD_BYTES or (states < LOW).any():
             raise FormatError("a rANS stream does not have whole words, or starts with a state that is too small")
         words = np.frombuffer(bytes(part[len(head) :]) + bytes(_WORD_BYTES), dtype="<u2").astype(np.uint16)
-        classes = (self._by_row[start:stop], self._by_column)
+        classes = Classes(self._by_row[start:stop], self._by_column)
         out = np.zeros(tile.rows * tile.columns, dtype=np.int16)
         if self._model.gaps:
             used = self.loops.decode_gaps(words, states, _numbers(tile), classes, self._order, self._tables, out)
         else:
-            near = _near(self._model)
-            used = self.loops.decode_dense(words, states, _numbers(tile), classes, near, self._tables, out)
+            expect = _expectation(self._model)
+            used = self.loops.decode_dense(words, states, _numbers(tile), classes, expect, self._tables, out)
         if used != len(words) - 1 or (states != LOW).any():
             raise FormatError("a rANS stream does not end with its last symbol: it is damaged")
         return out
@@ -126,13 +125,14 @@ def _loops(matrix: Matrix) -> Any:
     return plain if small or lanes.kernels() is None else import_module(_KERNELS)
 
 
-def _numbers(tile: Tile) -> tuple[int, int, int, int, int]:
-    return tile.rows, tile.columns, tile.height, tile.width, tile.cut.across
+def _numbers(tile: Tile) -> Shape:
+    return Shape(tile.rows, tile.columns, tile.height, tile.width, tile.cut.across)
 
 
-def _near(found: Model) -> Array:
+def _expectation(found: Model) -> Expectation:
     rows = [(near.rows, near.columns, near.aim, near.size) for near in found.neighbours]
-    return np.array(rows, dtype=np.int64).reshape(-1, 4)
+    near, own = np.array(rows, dtype=np.int64).reshape(-1, 4), np.array([found.own], dtype=np.int64)
+    return Expectation(near, model.scales(), model.scale_classes(), own)
 
 
 def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
@@ -146,15 +146,14 @@ def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes
     counts = np.zeros((len(draft.contexts), tokens.TOKENS), dtype=np.int64)
     loops = _loops(matrix)
     by_row, by_column = model.row_classes(draft, matrix), model.column_classes(axes, matrix)
-    tables = (model.scales(), model.scale_classes(), np.array([own], dtype=np.int64), tokens.classes())
+    expect = _expectation(draft)
     spans = streams_of(matrix, cut)
     for start, stop in spans:
         tile = tile_of(stop - start, matrix.columns, cut)
         values = integers[start * matrix.columns : stop * matrix.columns]
         contexts = np.empty(len(values), dtype=np.uint8)
-        loops.find_contexts(
-            values, _numbers(tile), (by_row[start:stop], by_column), _near(draft), tables, contexts, counts
-        )
+        classes = Classes(by_row[start:stop], by_column)
+        loops.find_contexts(values, _numbers(tile), classes, expect, tokens.classes(), contexts, counts)
         found.append(contexts)
     full = _with_tables(draft, counts)
     coder = _coding(full)
@@ -185,7 +184,8 @@ def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]
         values = integers[start * matrix.columns : stop * matrix.columns]
         room = np.count_nonzero(values) + len(values) // tokens.LARGEST + cut.lanes
         events, ends = np.empty(room, dtype=np.int64), np.zeros(cut.lanes, dtype=np.int64)
-        loops.find_events(values, _numbers(tile), cut.lanes, (by_row[start:stop], by_column), order, events, ends)
+        classes = Classes(by_row[start:stop], by_column)
+        loops.find_events(values, _numbers(tile), cut.lanes, classes, order, events, ends)
         events = events[: ends[-1]]
         _count_events(events, counts)
         found.append((events, ends))
@@ -217,10 +217,10 @@ def _with_tables(draft: Model, counts: Array) -> Model:
     return Model(draft.cut, draft.gaps, draft.base, draft.axes, draft.neighbours, draft.own, contexts, levels)
 
 
-def _coding(found: Model) -> tuple[Array, ...]:
+def _coding(found: Model) -> Coding:
     shares = frequencies.of_levels(found.levels)
     begins = shares.cumsum(axis=1) - shares
-    return begins, shares, found.contexts, tokens.classes(), tokens.bases(), tokens.extra_bits()
+    return Coding(begins, shares, found.contexts, tokens.classes(), tokens.bases(), tokens.extra_bits())
 
 
 def _stream(states: Array, words: Array) -> bytes:

@@ -1,17 +1,57 @@
 """The loops of the rANS coder, compiled by numba; `plain` has the slow twins, which give the very same result.
 
-All arrays of integers are int64 unless another type is named; what belongs together comes as a tuple (see `job`).
+`arrays` says what comes together. All arrays of integers are int64 unless another type is named.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
 
+from deepcompress.coding.rans.arrays import Classes, Coding, Decoding, Expectation, Shape
+from deepcompress.coding.uncounted import UNCOUNTED
+
 Array = np.ndarray[Any, np.dtype[Any]]
-Arrays = tuple[Array, ...]
+Loop = TypeVar("Loop", bound=Callable[..., Any])
+
+
+def _uncounted(loop: Loop) -> Loop:
+    """Compile what makes no arrays: references to those that it is given are not counted."""
+    compiled: Loop = njit(cache=True, nogil=True, **UNCOUNTED)(loop)
+    return compiled
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _refilled(x, words, at):  # type: ignore[no-untyped-def]
+    """A state with the next word, if it needs one, and where the word after that is."""
+    if x < 65536:
+        return x << 16 | np.int64(words[min(at, words.shape[0] - 1)]), at + 1
+    return x, at
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _popped(x, slots, table, words, at):  # type: ignore[no-untyped-def]
+    """The next token of a state, the state after it, and where the next word is."""
+    entry = np.int64(slots[np.int64(table), x & 4095])
+    x, at = _refilled((((entry >> 12) & 4095) + 1) * (x >> 12) + (entry & 4095), words, at)
+    return entry >> 24, x, at
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _popped_bits(x, bits, words, at):  # type: ignore[no-untyped-def]
+    """The next extra bits of a state, the state after them, and where the next word is."""
+    rest = x & ((1 << bits) - 1)
+    x, at = _refilled(x >> bits, words, at)
+    return rest, x, at
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _scale(total):  # type: ignore[no-untyped-def]
+    """The class of what is expected of an element without neighbours, from the classes of its row and its column."""
+    return min(max(total, 0), 31)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -35,6 +75,14 @@ def _context(aim, total, scale_classes):  # type: ignore[no-untyped-def]
     return 4 * scale_classes[min(expected >> 3, scale_classes.shape[0] - 1)] + step
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _find_ready(i, j, near, columns, offsets):  # type: ignore[no-untyped-def]
+    """How far before an element each neighbour is; 0 where it is not in this lane."""
+    for k in range(near.shape[0]):
+        ready = i >= near[k, 0] and j >= near[k, 1]
+        offsets[k] = near[k, 0] * columns + near[k, 1] if ready else 0
+
+
 @njit(cache=True, nogil=True)
 def _corners(lanes: int, height: int, width: int, across: int) -> tuple[Array, Array]:
     """The first row and the first column of each lane."""
@@ -44,94 +92,75 @@ def _corners(lanes: int, height: int, width: int, across: int) -> tuple[Array, A
 
 @njit(cache=True, nogil=True)
 def decode_dense(
-    words: Array, states: Array, shape: tuple[int, ...], classes: Arrays, near: Array, tables: Arrays, out: Array
+    words: Array, states: Array, shape: Shape, classes: Classes, expect: Expectation, tables: Decoding, out: Array
 ) -> int:
     """Decode a stream in which each element has a token.
 
     Args:
         words: the stream after its states, uint16, with at least one more.
         states: of each lane; moved to where they end.
-        shape: rows, columns, rows of a lane, columns of a lane, lanes across.
-        classes: of rows (with the base), of columns.
-        near: rows, columns, aim, size of each neighbour; shape (neighbours, 4).
-        tables: slots (uint32), contexts (uint8), scales, classes of scales, bases of tokens, extra bits, own factor.
+        shape, classes, expect, tables: see `arrays`.
         out: int16, rows * columns, row by row.
 
     Returns:
         How many words were used; more than there are if the stream is damaged.
     """
-    rows, columns, height, width, across = shape
-    by_row, by_column = classes
-    slots, contexts, scales, scale_classes, bases, extra, own = tables
-    lanes, last, at = states.shape[0], words.shape[0] - 1, 0
-    top, left = _corners(lanes, height, width, across)
+    columns, lanes, at = shape.columns, states.shape[0], 0
+    near, scales, scale_classes, own = expect
+    of_rows, of_columns = classes
+    slots, contexts, bases, extra = tables
+    top, left = _corners(lanes, shape.height, shape.width, shape.across)
     offsets = np.zeros(near.shape[0], dtype=np.int64)
     pending = np.zeros(lanes, dtype=np.int64)
-    for i in range(height):
-        for j in range(width):
-            for k in range(near.shape[0]):
-                ready = i >= near[k, 0] and j >= near[k, 1]
-                offsets[k] = near[k, 0] * columns + near[k, 1] if ready else 0
+    for i in range(shape.height):
+        for j in range(shape.width):
+            _find_ready(i, j, near, columns, offsets)
             waiting = 0
             for lane in range(lanes):
                 row, column = top[lane] + i, left[lane] + j
-                if row >= rows or column >= columns:
+                if row >= shape.rows or column >= columns:
                     continue
                 here = row * columns + column
-                context, aim = min(max(by_row[row] + by_column[column], 0), 31), 0
+                context, aim = _scale(of_rows[row] + of_columns[column]), 0
                 if near.shape[0]:
                     aim, size = _aim(out, here, near, offsets)
                     context = _context(aim, own[0] * scales[context] + size, scale_classes)
-                x = states[lane]
-                entry = np.int64(slots[np.int64(contexts[context]), x & 4095])
-                x = (((entry >> 12) & 4095) + 1) * (x >> 12) + (entry & 4095)
-                if x < 65536:
-                    x = x << 16 | np.int64(words[min(at, last)])
-                    at += 1
-                states[lane] = x
-                token = entry >> 24
-                value = bases[token]
-                out[here] = -value if aim < 0 else value
+                token, states[lane], at = _popped(states[lane], slots, contexts[context], words, at)
+                out[here] = -bases[token] if aim < 0 else bases[token]
                 if extra[token]:
                     pending[waiting] = lane << 9 | token << 1 | int(aim < 0)
                     waiting += 1
             for index in range(waiting):
                 lane, token = pending[index] >> 9, pending[index] >> 1 & 255
-                x = states[lane]
-                value = bases[token]
-                rest = x & ((1 << extra[token]) - 1)
-                value += -rest if value < 0 else rest
-                x >>= extra[token]
-                if x < 65536:
-                    x = x << 16 | np.int64(words[min(at, last)])
-                    at += 1
-                states[lane] = x
+                rest, states[lane], at = _popped_bits(states[lane], extra[token], words, at)
+                value = bases[token] + (-rest if bases[token] < 0 else rest)
                 out[(top[lane] + i) * columns + left[lane] + j] = -value if pending[index] & 1 else value
     return int(at)
 
 
 @njit(cache=True, nogil=True)
 def find_contexts(
-    values: Array, shape: tuple[int, ...], classes: Arrays, near: Array, tables: Arrays, found: Array, counts: Array
+    values: Array,
+    shape: Shape,
+    classes: Classes,
+    expect: Expectation,
+    magnitudes: Array,
+    found: Array,
+    counts: Array,
 ) -> None:
     """The context of each element, times 2, plus 1 where the sign is turned: `found`, uint8, as `values`, int16.
 
-    `counts` is how often each token comes in each context; shape (contexts, tokens).
+    `magnitudes` is as in `Coding`. `counts` is how often each token comes in each context; shape (contexts, tokens).
     """
-    rows, columns, height, width, _ = shape
-    by_row, by_column = classes
-    scales, scale_classes, own, magnitudes = tables
+    near, scales, scale_classes, own = expect
+    of_rows, of_columns = classes
     offsets = np.zeros(near.shape[0], dtype=np.int64)
-    for row in range(rows):
-        i = row % height
-        for column in range(columns):
-            j = column % width
-            here = row * columns + column
-            context, aim = min(max(by_row[row] + by_column[column], 0), 31), 0
+    for row in range(shape.rows):
+        for column in range(shape.columns):
+            here = row * shape.columns + column
+            context, aim = _scale(of_rows[row] + of_columns[column]), 0
             if near.shape[0]:
-                for k in range(near.shape[0]):
-                    ready = i >= near[k, 0] and j >= near[k, 1]
-                    offsets[k] = near[k, 0] * columns + near[k, 1] if ready else 0
+                _find_ready(row % shape.height, column % shape.width, near, shape.columns, offsets)
                 aim, size = _aim(values, here, near, offsets)
                 context = _context(aim, own[0] * scales[context] + size, scale_classes)
             value = -np.int64(values[here]) if aim < 0 else np.int64(values[here])
@@ -140,17 +169,13 @@ def find_contexts(
 
 
 @njit(cache=True, nogil=True)
-def encode_dense(
-    values: Array, found: Array, shape: tuple[int, ...], tables: Arrays, states: Array, words: Array
-) -> int:
+def encode_dense(values: Array, found: Array, shape: Shape, tables: Coding, states: Array, words: Array) -> int:
     """Encode a stream in which each element has a token, from its end to its start.
 
     Args:
         values: int16, rows * columns, row by row.
         found: of `find_contexts`.
-        shape: as `decode_dense`.
-        tables: begins and frequencies of tokens (tables, tokens), contexts (uint8), classes of magnitudes (uint8),
-            bases of tokens, extra bits.
+        shape, tables: see `arrays`.
         states: of each lane, 65536; moved to those that the decoder starts with.
         words: uint16, room for two an element, filled from the end.
 
@@ -158,7 +183,7 @@ def encode_dense(
         Where in `words` the first one is.
     """
     rows, columns, height, width, across = shape
-    begins, frequencies, contexts, magnitudes, bases, extra = tables
+    begins, shares, contexts, magnitudes, bases, extra = tables
     lanes, at = states.shape[0], words.shape[0]
     top, left = _corners(lanes, height, width, across)
     tokens = np.zeros(lanes, dtype=np.int64)
@@ -188,7 +213,7 @@ def encode_dense(
                 x = states[lane]
                 here = (top[lane] + i) * columns + left[lane] + j
                 table = np.int64(contexts[found[here] >> 1])
-                share = np.uint32(frequencies[table, token])
+                share = np.uint32(shares[table, token])
                 if x >= np.int64(share) << 20:
                     at -= 1
                     words[at] = x & 65535
@@ -199,111 +224,137 @@ def encode_dense(
     return int(at)
 
 
+class Gaps(NamedTuple):
+    """The lanes of a stream of gaps: their states, how far each one is, elements and columns of each, and tokens."""
+
+    states: Array
+    places: Array
+    sizes: Array
+    widths: Array
+    tokens: Array
+
+
 @njit(cache=True, nogil=True)
-def decode_gaps(  # noqa: PLR0912, PLR0915 -- one loop: numba passes no scalars by reference
-    words: Array, states: Array, shape: tuple[int, ...], classes: Arrays, order: Array, tables: Arrays, out: Array
+def decode_gaps(
+    words: Array, states: Array, shape: Shape, classes: Classes, order: Array, tables: Decoding, out: Array
 ) -> int:
     """Decode a stream of gaps and weights; as `decode_dense`, but for `order`, of the columns, and zeros in `out`.
 
     Returns:
         How many words were used, or -1 where gaps lead out of a lane, or a weight is zero.
     """
-    rows, columns, height, width, across = shape
-    by_row, by_column = classes
-    slots, contexts, _, _, bases, extra, _ = tables
-    lanes, last, at = states.shape[0], words.shape[0] - 1, 0
-    places = np.zeros(lanes, dtype=np.int64)
-    sizes = np.zeros(lanes, dtype=np.int64)
-    widths = np.zeros(lanes, dtype=np.int64)
-    tokens = np.zeros(lanes, dtype=np.int64)
-    active = 0
-    for lane in range(lanes):
-        widths[lane] = max(min(width, columns - lane % across * width), 0)
-        sizes[lane] = max(min(height, rows - lane // across * height), 0) * widths[lane]
-        active += int(sizes[lane] > 0)
-    while active:
-        waiting = False
-        for lane in range(lanes):
-            if places[lane] >= sizes[lane]:
-                continue
-            i = places[lane] // widths[lane]
-            column = order[lane % across * width + places[lane] - i * widths[lane]]
-            scale = min(max(by_row[lane // across * height + i] + by_column[column], 0), 31)
-            x = states[lane]
-            entry = np.int64(slots[np.int64(contexts[scale]), x & 4095])
-            x = (((entry >> 12) & 4095) + 1) * (x >> 12) + (entry & 4095)
-            if x < 65536:
-                x = x << 16 | np.int64(words[min(at, last)])
-                at += 1
-            states[lane] = x
-            tokens[lane] = entry >> 24
-            if 2 * tokens[lane] >= bases.shape[0]:
-                return -1
-            waiting |= extra[2 * tokens[lane]] > 0
-        for lane in range(lanes):
-            if places[lane] >= sizes[lane]:
-                continue
-            gap, bits = bases[2 * tokens[lane]], extra[2 * tokens[lane]]
-            if bits:
-                x = states[lane]
-                gap += x & ((1 << bits) - 1)
-                x >>= bits
-                if x < 65536:
-                    x = x << 16 | np.int64(words[min(at, last)])
-                    at += 1
-                states[lane] = x
-            places[lane] += gap
-            if places[lane] > sizes[lane]:
-                return -1
-            active -= int(places[lane] == sizes[lane])
-            tokens[lane] = int(gap < 32767)
-        for lane in range(lanes):
-            if places[lane] >= sizes[lane] or not tokens[lane]:
-                tokens[lane] = 0
-                continue
-            i = places[lane] // widths[lane]
-            column = order[lane % across * width + places[lane] - i * widths[lane]]
-            row = lane // across * height + i
-            scale = min(max(by_row[row] + by_column[column], 0), 31)
-            x = states[lane]
-            entry = np.int64(slots[np.int64(contexts[32 + scale]), x & 4095])
-            x = (((entry >> 12) & 4095) + 1) * (x >> 12) + (entry & 4095)
-            if x < 65536:
-                x = x << 16 | np.int64(words[min(at, last)])
-                at += 1
-            states[lane] = x
-            token = entry >> 24
-            if not token:
-                return -1
-            out[row * columns + column] = bases[token]
-            tokens[lane] = 0
-            if extra[token]:
-                tokens[lane] = token << 40 | row * columns + column
-            places[lane] += 1
-            active -= int(places[lane] == sizes[lane])
-        for lane in range(lanes):
-            if not tokens[lane]:
-                continue
-            token, here = tokens[lane] >> 40, tokens[lane] & ((1 << 40) - 1)
-            x = states[lane]
-            rest = x & ((1 << extra[token]) - 1)
-            x >>= extra[token]
-            if x < 65536:
-                x = x << 16 | np.int64(words[min(at, last)])
-                at += 1
-            states[lane] = x
-            out[here] = bases[token] - rest if token & 1 else bases[token] + rest
-            tokens[lane] = 0
+    zeros = np.zeros((4, states.shape[0]), dtype=np.int64)
+    lanes, at = Gaps(states, zeros[0], zeros[1], zeros[2], zeros[3]), 0
+    for lane in range(states.shape[0]):
+        lanes.widths[lane] = max(min(shape.width, shape.columns - lane % shape.across * shape.width), 0)
+        height = max(min(shape.height, shape.rows - lane // shape.across * shape.height), 0)
+        lanes.sizes[lane] = height * lanes.widths[lane]
+    while at >= 0 and _unfinished(lanes):
+        at = _gap_tokens(lanes, shape, classes, order, tables, words, at)
+        if at >= 0:
+            at = _skip_gaps(lanes, tables, words, at)
+        if at >= 0:
+            at = _weight_tokens(lanes, shape, classes, order, tables, words, at, out)
+        if at >= 0:
+            at = _weight_bits(lanes, tables, words, at, out)
+    return int(at)
+
+
+@_uncounted
+def _unfinished(lanes: Gaps) -> bool:
+    """Whether there is a lane that is not at its end."""
+    for lane in range(lanes.places.shape[0]):  # noqa: SIM110 -- numba has no any() of a generator
+        if lanes.places[lane] < lanes.sizes[lane]:
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _element(lane, lanes, shape, order):  # type: ignore[no-untyped-def]
+    """The row and the column where a lane is."""
+    i = lanes.places[lane] // lanes.widths[lane]
+    j = lanes.places[lane] - i * lanes.widths[lane]
+    return lane // shape.across * shape.height + i, order[lane % shape.across * shape.width + j]
+
+
+@_uncounted
+def _gap_tokens(
+    lanes: Gaps, shape: Shape, classes: Classes, order: Array, tables: Decoding, words: Array, at: int
+) -> int:
+    """The token of the next gap of each lane that is not at its end."""
+    of_rows, of_columns = classes
+    for lane in range(lanes.states.shape[0]):
+        if lanes.places[lane] >= lanes.sizes[lane]:
+            continue
+        row, column = _element(lane, lanes, shape, order)
+        table = tables.contexts[_scale(of_rows[row] + of_columns[column])]
+        lanes.tokens[lane], lanes.states[lane], at = _popped(lanes.states[lane], tables.slots, table, words, at)
+        if 2 * lanes.tokens[lane] >= tables.bases.shape[0]:
+            return -1
+    return int(at)
+
+
+@_uncounted
+def _skip_gaps(lanes: Gaps, tables: Decoding, words: Array, at: int) -> int:
+    """The extra bits of each gap, and the gap; its token becomes whether a weight follows."""
+    for lane in range(lanes.states.shape[0]):
+        if lanes.places[lane] >= lanes.sizes[lane]:
+            continue
+        gap, bits = tables.bases[2 * lanes.tokens[lane]], tables.extra[2 * lanes.tokens[lane]]
+        if bits:
+            rest, lanes.states[lane], at = _popped_bits(lanes.states[lane], bits, words, at)
+            gap += rest
+        lanes.places[lane] += gap
+        if lanes.places[lane] > lanes.sizes[lane]:
+            return -1
+        lanes.tokens[lane] = int(gap < 32767)
+    return int(at)
+
+
+@_uncounted
+def _weight_tokens(
+    lanes: Gaps, shape: Shape, classes: Classes, order: Array, tables: Decoding, words: Array, at: int, out: Array
+) -> int:
+    """Each weight that follows a gap, without its extra bits; its token, if it has some, and its place stay."""
+    of_rows, of_columns = classes
+    for lane in range(lanes.states.shape[0]):
+        follows = lanes.tokens[lane] != 0 and lanes.places[lane] < lanes.sizes[lane]
+        lanes.tokens[lane] = 0
+        if not follows:
+            continue
+        row, column = _element(lane, lanes, shape, order)
+        table = tables.contexts[32 + _scale(of_rows[row] + of_columns[column])]
+        token, lanes.states[lane], at = _popped(lanes.states[lane], tables.slots, table, words, at)
+        if not token:
+            return -1
+        here = row * shape.columns + column
+        out[here] = tables.bases[token]
+        if tables.extra[token]:
+            lanes.tokens[lane] = token << 40 | here
+        lanes.places[lane] += 1
+    return int(at)
+
+
+@_uncounted
+def _weight_bits(lanes: Gaps, tables: Decoding, words: Array, at: int, out: Array) -> int:
+    """The extra bits of the weights that have some."""
+    for lane in range(lanes.states.shape[0]):
+        if not lanes.tokens[lane]:
+            continue
+        token, here = lanes.tokens[lane] >> 40, lanes.tokens[lane] & ((1 << 40) - 1)
+        rest, lanes.states[lane], at = _popped_bits(lanes.states[lane], tables.extra[token], words, at)
+        out[here] = tables.bases[token] - rest if token & 1 else tables.bases[token] + rest
+        lanes.tokens[lane] = 0
     return int(at)
 
 
 @njit(cache=True, nogil=True)
 def find_events(
-    values: Array, shape: tuple[int, ...], lanes: int, classes: Arrays, order: Array, events: Array, ends: Array
+    values: Array, shape: Shape, lanes: int, classes: Classes, order: Array, events: Array, ends: Array
 ) -> None:
     """What the lanes of a stream hold, with gaps: see `plain.find_events`."""
     rows, columns, height, width, across = shape
-    by_row, by_column = classes
+    of_rows, of_columns = classes
     made = 0
     for lane in range(lanes):
         first = lane % across * width
@@ -312,7 +363,7 @@ def find_events(
         size = max(min(height, rows - lane // across * height), 0) * mine
         for place in range(size):
             row, column = lane // across * height + place // mine, order[first + place % mine]
-            scale = min(max(by_row[row] + by_column[column], 0), 31)
+            scale = _scale(of_rows[row] + of_columns[column])
             if gap == 0:
                 start = scale
             value = np.int64(values[row * columns + column])
@@ -333,9 +384,9 @@ def find_events(
 
 
 @njit(cache=True, nogil=True)
-def encode_gaps(events: Array, ends: Array, tables: Arrays, states: Array, words: Array) -> int:
+def encode_gaps(events: Array, ends: Array, tables: Coding, states: Array, words: Array) -> int:
     """Encode `events` from their end to their start; the rest is as in `encode_dense`."""
-    begins, frequencies, contexts, magnitudes, bases, extra = tables
+    begins, shares, contexts, magnitudes, bases, extra = tables
     lanes, at = states.shape[0], words.shape[0]
     starts = np.zeros(lanes, dtype=np.int64)
     longest = 0
@@ -369,7 +420,7 @@ def encode_gaps(events: Array, ends: Array, tables: Arrays, states: Array, words
                             x >>= 16
                         states[lane] = x << bits | number - abs(bases[kind])
                     continue
-                share = frequencies[table, token]
+                share = shares[table, token]
                 if x >= share << 20:
                     at -= 1
                     words[at] = x & 65535

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from deepcompress.coding.rans.arrays import Classes, Coding, Decoding, Expectation, Shape
 from deepcompress.coding.rans.tokens import LARGEST
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Arrays = tuple[Array, ...]
 
 _LOW, _MASK, _BITS = 1 << 16, 4095, 12
 
@@ -36,7 +36,7 @@ class _Words:
 class _Lanes:
     """Where the lanes of a stream are."""
 
-    def __init__(self, lanes: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, lanes: int, shape: Shape) -> None:
         self.rows, self.columns, self.height, self.width, across = shape
         numbers = np.arange(lanes)
         self.top, self.left = numbers // across * self.height, numbers % across * self.width
@@ -75,10 +75,10 @@ def _pop_extra(states: Array, bits: Array, on: Array, words: _Words) -> tuple[Ar
 
 
 def _expected(
-    values: Array, here: Array, near: Sequence[tuple[int, int, int]], base: Array, tables: Arrays
+    values: Array, here: Array, near: Sequence[tuple[int, int, int]], base: Array, expect: Expectation
 ) -> tuple[Array, Array]:
     """The context of elements with these neighbours (offset, aim, size), and what is aimed at."""
-    scales, scale_classes, own = tables
+    _, scales, scale_classes, own = expect
     aim = np.zeros(len(here), dtype=np.int64)
     size = own[0] * scales[base]
     for offset, factor, weight in near:
@@ -92,10 +92,11 @@ def _expected(
 
 
 def decode_dense(
-    words: Array, states: Array, shape: tuple[int, ...], classes: Arrays, near: Array, tables: Arrays, out: Array
+    words: Array, states: Array, shape: Shape, classes: Classes, expect: Expectation, tables: Decoding, out: Array
 ) -> int:
     """See `kernels.decode_dense`."""
-    slots, contexts, scales, scale_classes, bases, extra, own = tables
+    slots, contexts, bases, extra = tables
+    near = expect.near
     flat, table_of = slots.reshape(-1).astype(np.int64), contexts.astype(np.int64)
     lanes, source = _Lanes(len(states), shape), _Words(words)
     for i in range(lanes.height):
@@ -107,7 +108,7 @@ def decode_dense(
             aim = None
             if len(near):
                 ready = [(r * lanes.columns + c, a, s) for r, c, a, s in near.tolist() if i >= r and j >= c]
-                context, aim = _expected(out, here, ready, context, (scales, scale_classes, own))
+                context, aim = _expected(out, here, ready, context, expect)
             token, states[on] = _pop(states[on], flat, table_of[context], source)
             value = bases[token]
             if extra[token].any():
@@ -118,11 +119,17 @@ def decode_dense(
 
 
 def find_contexts(
-    values: Array, shape: tuple[int, ...], classes: Arrays, near: Array, tables: Arrays, found: Array, counts: Array
+    values: Array,
+    shape: Shape,
+    classes: Classes,
+    expect: Expectation,
+    magnitudes: Array,
+    found: Array,
+    counts: Array,
 ) -> None:
     """See `kernels.find_contexts`."""
     rows, columns, height, width, _ = shape
-    scales, scale_classes, own, magnitudes = tables
+    near, scales, scale_classes, own = expect
     context = np.clip(classes[0][:, None] + classes[1][None, :], 0, 31)
     aim = np.zeros((rows, columns), dtype=np.int64)
     if len(near):
@@ -177,11 +184,9 @@ def _push_extra(states: Array, on: Array, bits: Array, rest: Array, sink: _Sink)
         states[on[some]] = found << bits[some] | rest[some]
 
 
-def encode_dense(
-    values: Array, found: Array, shape: tuple[int, ...], tables: Arrays, states: Array, words: Array
-) -> int:
+def encode_dense(values: Array, found: Array, shape: Shape, tables: Coding, states: Array, words: Array) -> int:
     """See `kernels.encode_dense`."""
-    begins, frequencies, contexts, magnitudes, bases, extra = tables
+    begins, shares, contexts, magnitudes, bases, extra = tables
     lanes, sink = _Lanes(len(states), shape), _Sink(words)
     signed = np.where(found & 1, -values.astype(np.int64), values)
     token = 2 * magnitudes[np.abs(signed)].astype(np.int64) - (signed < 0)
@@ -192,7 +197,7 @@ def encode_dense(
             here = (lanes.top[on] + i) * lanes.columns + lanes.left[on] + j
             _push_extra(states, on, extra[token[here]], rest[here], sink)
             at = table[here], token[here]
-            states[on] = _push(states[on], begins[at], frequencies[at], sink)
+            states[on] = _push(states[on], begins[at], shares[at], sink)
     return sink.at
 
 
@@ -200,10 +205,10 @@ def encode_dense(
 
 
 def decode_gaps(
-    words: Array, states: Array, shape: tuple[int, ...], classes: Arrays, order: Array, tables: Arrays, out: Array
+    words: Array, states: Array, shape: Shape, classes: Classes, order: Array, tables: Decoding, out: Array
 ) -> int:
     """See `kernels.decode_gaps`."""
-    slots, contexts, _, _, bases, extra, _ = tables
+    slots, contexts, bases, extra = tables
     flat, table_of = slots.reshape(-1).astype(np.int64), contexts.astype(np.int64)
     lanes, source = _Lanes(len(states), shape), _Words(words)
     sizes, widths = lanes.sizes()
@@ -241,7 +246,7 @@ def decode_gaps(
 
 
 def find_events(
-    values: Array, shape: tuple[int, ...], lanes: int, classes: Arrays, order: Array, events: Array, ends: Array
+    values: Array, shape: Shape, lanes: int, classes: Classes, order: Array, events: Array, ends: Array
 ) -> None:
     """What the lanes of a stream hold, with gaps, one after the other.
 
@@ -283,9 +288,9 @@ def _lane_events(values: Array, scales: Array) -> Array:
     return found
 
 
-def encode_gaps(events: Array, ends: Array, tables: Arrays, states: Array, words: Array) -> int:
+def encode_gaps(events: Array, ends: Array, tables: Coding, states: Array, words: Array) -> int:
     """See `kernels.encode_gaps`."""
-    begins, frequencies, contexts, magnitudes, bases, extra = tables
+    begins, shares, contexts, magnitudes, bases, extra = tables
     sink, starts = _Sink(words), np.append(0, ends[:-1])
     value = (events >> 32) - 32768
     weight = 2 * magnitudes[np.abs(value)].astype(np.int64) - (value < 0)
@@ -303,5 +308,5 @@ def encode_gaps(events: Array, ends: Array, tables: Arrays, states: Array, words
             mine, at = on[these], here[these]
             _push_extra(states, mine, extra[kind[at]], number[at] - np.abs(bases[kind[at]]), sink)
             pair = table[at], token[at]
-            states[mine] = _push(states[mine], begins[pair], frequencies[pair], sink)
+            states[mine] = _push(states[mine], begins[pair], shares[pair], sink)
     return sink.at

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from deepcompress.coding import codebooks, lanes
 from deepcompress.coding.adaptive import codec, model, tables
-from deepcompress.coding.adaptive.codec import BLOCK, Book, Scan
-from deepcompress.coding.streams import Coder
+from deepcompress.coding.adaptive.codec import BLOCK, Alphabet, Scan
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import FormatError
 
@@ -35,7 +34,7 @@ SHAPES = [
 def drawn(shape, density, book, seed=0):
     """Symbols of a tensor, flat."""
     rng = np.random.default_rng(seed)
-    symbols = rng.integers(1, book.entries + 1, math.prod(shape)) if book.entries else np.zeros(math.prod(shape))
+    symbols = rng.integers(1, book.count + 1, math.prod(shape)) if book.count else np.zeros(math.prod(shape))
     return np.where(rng.random(math.prod(shape)) < density, symbols, 0).astype(np.int16)
 
 
@@ -60,7 +59,9 @@ def test_squash_and_stretch_are_the_rounded_functions():
     assert tables.reciprocal_table()[1:4].tolist() == [65536, 32768, 21845]
 
 
-@pytest.mark.parametrize("book", [Book(0, 0), Book(1, 0), Book(3, 1), Book(16, 16), Book(4096, 2000)])
+@pytest.mark.parametrize(
+    "book", [Alphabet(0, 0), Alphabet(1, 0), Alphabet(3, 1), Alphabet(16, 16), Alphabet(4096, 2000)]
+)
 @pytest.mark.parametrize("density", [0, 0.1, 1])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_round_trip(shape, density, book):
@@ -80,7 +81,7 @@ def test_round_trip(shape, density, book):
     st.integers(0, 99),
 )
 def test_compiled_and_plain_bytes_are_the_same(shape, density, entries, seed):
-    book = Book(*entries)
+    book = Alphabet(*entries)
     symbols = drawn(shape, density, book, seed)
     for scan in codec.scans(shape):
         with pytest.MonkeyPatch.context() as without:
@@ -94,7 +95,7 @@ def test_compiled_and_plain_bytes_are_the_same(shape, density, entries, seed):
 
 
 def test_a_tensor_of_several_blocks():
-    shape, book = (3, BLOCK // 2), Book(4, 2)
+    shape, book = (3, BLOCK // 2), Alphabet(4, 2)
     symbols = drawn(shape, 0.001, book)
     payload = codec.encode(symbols, shape, book, Scan())
     assert np.array_equal(back(payload, symbols, shape, book, Scan()), symbols)
@@ -105,13 +106,13 @@ def test_a_tensor_of_several_blocks():
 
 
 def test_the_same_bytes_each_time():
-    shape, book = (60, 49), Book(6, 3)
+    shape, book = (60, 49), Alphabet(6, 3)
     symbols = drawn(shape, 0.1, book)
     assert codec.smallest(symbols, shape, book) == codec.smallest(symbols.copy(), shape, book)
 
 
 def test_the_scan_that_is_smallest_is_taken():
-    book, shape = Book(1, 0), (100, 144)
+    book, shape = Alphabet(1, 0), (100, 144)
     symbols = np.zeros(shape, dtype=np.int16)
     symbols.reshape(-1, 12, 12)[:, 4:8, 4:8] = np.random.default_rng(0).random((100, 4, 4)) < 0.6
     symbols = symbols.reshape(-1)
@@ -133,7 +134,7 @@ def test_which_scans_are_tried():
 
 def test_random_positions_cost_what_they_must_and_little_more():
     """Of nothing but chance there is nothing to learn: the model may cost some percent more than the entropy."""
-    shape, book = (300, 784), Book(8, 4)
+    shape, book = (300, 784), Alphabet(8, 4)
     for density, most in ((0.005, 1.03), (0.05, 1.02), (0.5, 1.02)):
         symbols = drawn(shape, density, book)
         counts = np.bincount(symbols)
@@ -154,7 +155,7 @@ def test_trained_networks_take_less_than_the_entropy_of_their_gaps_and_indices(n
     entropy = size = 0
     with ModelFile(RESULTS / f"{name}.dc") as file:
         for entry in file.header.entries:
-            if entry.info.weight_coder in (Coder.NONE, Coder.LITERAL):
+            if not entry.info.is_shared:
                 continue
             values, dtype = file.read(entry.name)
             bits = values.reshape(-1).view(dtype.bits)
@@ -165,7 +166,7 @@ def test_trained_networks_take_less_than_the_entropy_of_their_gaps_and_indices(n
                 symbols[bits == one] = number + 1
             positions = np.flatnonzero(bits)
             entropy += order_0(np.diff(positions, prepend=-1)) + order_0(bits[positions])
-            book = Book(len(entries), codebooks.negatives(entries))
+            book = Alphabet(len(entries), codebooks.negatives(entries))
             size += len(codec.smallest(symbols, entry.info.shape, book)[1])
     assert size < (1 - saved) * entropy
 
@@ -182,7 +183,7 @@ def outcome(payload, symbols, shape, book, scan):
 
 def test_a_stream_that_was_cut_or_changed_is_never_taken_for_the_old_one():
     """Much of it is refused; the rest is the one stream of another tensor, which only a checksum can tell."""
-    shape, book, scan = (40, 50), Book(6, 3), Scan()
+    shape, book, scan = (40, 50), Alphabet(6, 3), Scan()
     symbols = drawn(shape, 0.1, book)
     payload = codec.encode(symbols, shape, book, scan)
     cut = [payload[:end] for end in range(len(payload))]
@@ -201,7 +202,7 @@ def test_a_stream_that_was_cut_or_changed_is_never_taken_for_the_old_one():
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 60), st.integers(0, 6))
 def test_any_bytes_are_symbols_or_an_error(payload, weights, entries):
-    shape, book = (6, 10), Book(entries, entries // 2)
+    shape, book = (6, 10), Alphabet(entries, entries // 2)
     if weights and not entries:
         return  # the header's reader refuses that
     try:
@@ -216,9 +217,9 @@ def test_any_bytes_are_symbols_or_an_error(payload, weights, entries):
 def test_the_models_memory_does_not_grow_with_the_tensor(plain):
     symbols = np.zeros(1 << 17, dtype=np.int16)
     symbols[20_000] = 1
-    state = codec._State(symbols, (1, 1 << 17), Book(1, 0), Scan(), 1, decoding=False)
-    assert len(state._probabilities) < 3 * (model.MASK + 1) + 1000
+    state = codec._State(symbols, (1, 1 << 17), Alphabet(1, 0), Scan(), 1, decoding=False)
+    assert len(state._memory.probabilities) < 3 * (model.MASK + 1) + 1000
     shape = (1, 1 << 17)
-    payload = codec.encode(symbols, shape, Book(1, 0), Scan())
-    assert np.array_equal(back(payload, symbols, shape, Book(1, 0), Scan()), symbols)
+    payload = codec.encode(symbols, shape, Alphabet(1, 0), Scan())
+    assert np.array_equal(back(payload, symbols, shape, Alphabet(1, 0), Scan()), symbols)
     assert len(payload) < 6

@@ -102,7 +102,7 @@ def test_scores_that_are_none(own, scores, reason):
 
 
 def test_samples_are_as_many_as_the_recipe_says(mlp):
-    evidence = evidence_of(weights_of(mlp), Recipe(score_samples=40), mlp, TRAIN)
+    evidence = evidence_of(weights_of(mlp), Recipe(criterion="taylor1", score_samples=40), mlp, TRAIN)
     assert [len(y) for _, y in samples(evidence)] == [32, 8]
     assert torch.equal(torch.cat([x for x, _ in samples(evidence)]), torch.cat([x for x, _ in TRAIN])[:40])
     with pytest.raises(DataError, match="it has none"):

@@ -74,7 +74,7 @@ def test_a_network_that_no_weight_matters_to(name):
 def test_many_batches_are_taken_by_turns(name, dense, flat_train, flat_test):
     """On a trained network: what these factors leave of a layer is better than chance leaves."""
     weights = {"fc2.weight": dense.fc2.weight}
-    evidence = evidence_of(weights, Recipe(score_samples=128), dense, flat_train)
+    evidence = evidence_of(weights, Recipe(criterion=name, score_samples=128), dense, flat_train)
     scores = CRITERIA[name].judge(evidence)["fc2.weight"].flatten()
     (x, y), kept = flat_test[0], dense.fc2.weight.data.clone()
     losses = []
