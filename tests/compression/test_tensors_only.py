@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from samples import evidence_of
 
 from deepcompress.checkpoint import LazyTensors, open_checkpoint
-from deepcompress.coding import encoder
+from deepcompress.coding import survey
 from deepcompress.compression.packing import pack_state
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.errors import CheckpointError
@@ -80,7 +80,7 @@ def test_the_file_and_the_sizes_of_the_stages_are_those_of_all_at_once(tmp_path,
 def test_chunks_do_not_change_the_file(tmp_path, monkeypatch, chunk):
     state, recipe = network(), RECIPES["rules"]
     compress_state(state, recipe, tmp_path / "whole.dc")
-    for module, name in ((encoder, "CHUNK"), (scores, "_CHUNK"), (sharing, "CHUNK")):
+    for module, name in ((survey, "CHUNK"), (scores, "_CHUNK"), (sharing, "CHUNK")):
         monkeypatch.setattr(module, name, chunk)
     compress_state(state, recipe, tmp_path / "chunks.dc")
     assert (tmp_path / "chunks.dc").read_bytes() == (tmp_path / "whole.dc").read_bytes()
