@@ -37,6 +37,11 @@ def tones(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(audio).float(), torch.from_numpy(1200 * np.log2(pitch / 10))
 
 
+def tone_batches() -> list[torch.Tensor]:
+    """Tones to calibrate on, for ``--calibrate benchmarks/real/inputs.py:tone_batches``."""
+    return list(tones(256, seed=0)[0].split(32))
+
+
 def utterances(file: Path, count: int, test: bool, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mel spectrograms (utterances, 160, 40) of 1.6 s of spoken digits, `count` of each speaker, and the speakers.
 

@@ -8,8 +8,8 @@ for name in NETWORKS:
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +28,7 @@ from deepcompress import networks
 from deepcompress.checkpoint import load_checkpoint
 from deepcompress.errors import DataError
 from deepcompress.networks.inputs import predict
-from deepcompress.reading.loader import fill
+from deepcompress.reading.loader import fill, load_state_dict
 from deepcompress.training.data import load_data
 
 State = Mapping[str, torch.Tensor]
@@ -318,12 +318,19 @@ NETWORKS: dict[str, Callable[[str, Path], Real]] = {
 }
 
 
-if __name__ == "__main__":
-    import time
+def main() -> None:
+    """Print the metrics of a network of the suite, and those of files that were made of it."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("name", choices=NETWORKS)
+    parser.add_argument("files", nargs="*", type=Path, help=".dc files")
+    parser.add_argument("--wheels", type=Path, required=True, help="folder of unpacked wheels, filled if need be")
+    options = parser.parse_args()
+    real = load(options.name, options.wheels)
+    print(f"{real.file}: {real.file.stat().st_size:,} bytes, {real.dense}")
+    for path in options.files:
+        found = {name: value.float() for name, value in load_state_dict(path).items() if name in real.state}
+        print(f"{path}: {path.stat().st_size:,} bytes, {real.measure(found)}")
 
-    for each in sys.argv[2:] or NETWORKS:
-        started = time.time()
-        try:
-            print(each, load(each, Path(sys.argv[1])).dense, f"{time.time() - started:.1f} s", flush=True)
-        except MissingError as missing:
-            print(missing)
+
+if __name__ == "__main__":
+    main()
