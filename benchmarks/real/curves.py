@@ -66,11 +66,13 @@ class Curves:
         """What `point` lost of the first metric; below 0 if it gained."""
         return next(iter(self.dense.values())) - point.metric
 
-    def size_at(self, way: str, loss: float) -> float | None:
-        """Bytes of a way at a loss, from the line through its points; None if none of them is as good.
+    def size_at(self, way: str, loss: float) -> tuple[float, bool] | None:
+        """Bytes of a way at a loss, from the line through its points, and whether it may be fewer.
+
+        None if no point is as good.
 
         The line falls as sizes grow: where measured losses do not, they are taken together (isotonic regression).
-        Where all points are better it is the smallest: more cannot be said of it.
+        Where all points are better it is the smallest of them: coarser ones were not measured.
         """
         points = sorted(self.of(way), key=lambda point: point.size)
         if len(points) < 2:
@@ -81,9 +83,9 @@ class Curves:
             return None
         first = int(np.flatnonzero(losses <= loss)[0])
         if first == 0:
-            return math.exp(sizes[0])
+            return math.exp(sizes[0]), bool(losses[0] < loss)
         part = (losses[first - 1] - loss) / (losses[first - 1] - losses[first])
-        return math.exp(sizes[first - 1] + part * (sizes[first] - sizes[first - 1]))
+        return math.exp(sizes[first - 1] + part * (sizes[first] - sizes[first - 1])), False
 
     def save(self, path: Path) -> None:
         """Write all of it as JSON."""
@@ -107,17 +109,21 @@ def table(curves: Curves, ours: Sequence[str], theirs: Sequence[str]) -> list[li
     return rows
 
 
-def _bytes(size: float | None) -> str:
-    return "–" if size is None else f"{size:,.0f}"
+def _bytes(size: tuple[float, bool] | None) -> str:
+    return "–" if size is None else f"{'≤ ' if size[1] else ''}{size[0]:,.0f}"
 
 
-def _ratio(first: float | None, second: float | None) -> str:
-    return "–" if first is None or second is None else f"{first / second:.2f}×"
+def _ratio(first: tuple[float, bool] | None, second: tuple[float, bool] | None) -> str:
+    """Nothing can be said where the second may be smaller, and an upper bound where the first may be."""
+    if first is None or second is None or second[1]:
+        return "–"
+    return f"{'≤ ' if first[1] else ''}{first[0] / second[0]:.2f}×"
 
 
 def draw(all_curves: Sequence[Curves], path: Path, looks: Mapping[str, str]) -> None:
     """A panel for each network: the metric over the size, a line for each way of `looks` (ways and their colors)."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     columns = min(len(all_curves), 3)
     lines = -(-len(all_curves) // columns)
@@ -131,6 +137,7 @@ def draw(all_curves: Sequence[Curves], path: Path, looks: Mapping[str, str]) -> 
         panel.axhline(dense, color="0.6", linewidth=0.8)
         worst = 2.5 * curves.losses[-1]
         panel.set(title=curves.name, xlabel="KB", ylabel=name, xscale="log", ylim=(dense - worst, dense + worst / 12))
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.xaxis.set_minor_formatter("")
     for panel in axes.flat[len(all_curves) :]:
