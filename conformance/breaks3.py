@@ -92,7 +92,7 @@ def records() -> Broken:
     """Section 13: dtypes and layouts."""
     names = ("float8_e8m0fnu", "float4_e2m1fn_x2", "uint16", "complex64", "uint8")
     found = {f"dtype-{n}": file(Tensor("w", n, (1,), RAW, section=bytes(16))) for n in (22, 23, 255)}
-    found |= {f"layout-{n}": file(Tensor("w", U8, (2,), n, section=b"\1\1")) for n in (8, 9, 14, 15, 16, 255)}
+    found |= {f"layout-{n}": file(Tensor("w", U8, (2,), n, section=b"\1\1")) for n in (9, 14, 15, 16, 255)}
     for name in names:
         dtype = DTYPES.index(name)
         found[f"coded-of-{name}"] = file(Tensor("w", dtype, (9,), CODED, b"\0\0\0\0\0\0\0"))

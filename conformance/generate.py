@@ -13,9 +13,11 @@ from pathlib import Path
 import breaks1
 import breaks2
 import breaks3
+import breaks_ranks
 import cases1
 import cases2
 import cases3
+import cases_ranks
 import numpy as np
 from further import random_file
 
@@ -36,14 +38,14 @@ def write(folder: Path, contents: dict[str, bytes]) -> None:
 def valid() -> dict[str, bytes]:
     """Each valid file, and beside it what it holds."""
     out = {}
-    for name, file in (cases1.files() | cases2.files() | cases3.files()).items():
+    for name, file in (cases1.files() | cases2.files() | cases3.files() | cases_ranks.files()).items():
         out[f"{name}.dc"], out[f"{name}.json"] = file.to_bytes(), file.expected().encode()
     return out
 
 
 def invalid() -> dict[str, bytes]:
     """Each invalid file, and which section of the specification each breaks."""
-    broken = breaks1.files() | breaks2.files() | breaks3.files()
+    broken = breaks1.files() | breaks2.files() | breaks3.files() | breaks_ranks.files()
     sections = {name: section for name, (section, _) in broken.items()}
     out = {f"{name}.dc": content for name, (_, content) in broken.items()}
     return out | {"sections.json": (json.dumps(sections, indent=1) + "\n").encode()}

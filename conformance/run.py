@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -42,11 +45,61 @@ def by_command(command: Sequence[str], timeout: float) -> Decoder:
     return decode
 
 
-def complaint(path: Path, decode: Decoder) -> str:
-    """What is wrong with a decoder's answer to one file of the suite; empty if nothing is."""
+@contextlib.contextmanager
+def by_lines(command: Sequence[str], timeout: float) -> Iterator[Decoder]:
+    """A decoder that reads paths, a line each, and answers each with a line of JSON; one process for each thread."""
+    started: dict[int, subprocess.Popen[str]] = {}
+
+    def decode(path: Path) -> Answer:
+        process = started.get(threading.get_ident())
+        if process is None or process.poll() is not None:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            process = subprocess.Popen(command, text=True, encoding="utf-8", errors="replace", **pipes)
+            started[threading.get_ident()] = process
+        return _ask(process, path, timeout)
+
+    try:
+        yield decode
+    finally:
+        for process in started.values():
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    with contextlib.suppress(OSError, ValueError):  # its pipe may hold what it never read, or be closed
+        process.communicate()
+
+
+def _ask(process: subprocess.Popen[str], path: Path, timeout: float) -> Answer:
+    assert process.stdin is not None and process.stdout is not None
+    timer = threading.Timer(timeout, process.kill)
+    timer.start()
+    try:
+        print(path.resolve(), file=process.stdin, flush=True)
+        line = process.stdout.readline()
+    except OSError:  # it reads nothing any more
+        line = ""
+    timer.cancel()
+    if not line:
+        _end(process)
+        return Answer(-1, "", "it ended without an answer, or took too long")
+    with contextlib.suppress(ValueError):
+        found = json.loads(line)
+        if isinstance(found, dict) and "error" in found:
+            return Answer(1, "", str(found["error"]))
+    return Answer(0, line, "")
+
+
+def complaint(path: Path, decode: Decoder, sections: bool = False) -> str:
+    """What is wrong with a decoder's answer to one file of the suite; empty if nothing is.
+
+    With `sections`, a refusal must name the section whose rule is broken, or one that this builds on.
+    """
     answer = decode(path)
     if path.parent.name == "invalid":
-        return _refused(answer, _sections(path.parent)[path.stem])
+        section = _sections(path.parent)[path.stem]
+        return _refused(answer, section) or (_misnamed(answer, section) if sections else "")
     expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if answer.code != 0:
         return f"the file is valid, but the exit code is {answer.code}: {_last_line(answer.err)}"
@@ -68,6 +121,21 @@ def _refused(answer: Answer, section: int) -> str:
     if len(answer.err.strip().splitlines()) != 1:
         return f"a refusal is one line on stderr, not {len(answer.err.strip().splitlines())}: {_last_line(answer.err)}"
     return ""
+
+
+@cache
+def _related() -> dict[str, list[int]]:
+    """For each section those that it builds on."""
+    found: dict[str, list[int]] = json.loads((HERE / "related.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _misnamed(answer: Answer, section: int) -> str:
+    allowed = {section, *_related()[str(section)]}
+    named = {int(number) for number in re.findall(r"section (\d+)", answer.err)}
+    if named & allowed:
+        return ""
+    return f"the file breaks section {section}, but the refusal is: {_last_line(answer.err)}"
 
 
 def _same(out: str, expected: dict[str, object]) -> str:
@@ -97,10 +165,10 @@ def cases(folder: Path, pattern: str = "") -> list[Path]:
     return [path for path in found if pattern in path.stem]
 
 
-def run(paths: Sequence[Path], decode: Decoder, jobs: int = 1) -> dict[Path, str]:
+def run(paths: Sequence[Path], decode: Decoder, jobs: int = 1, sections: bool = False) -> dict[Path, str]:
     """The complaints of the files of which there is one."""
     with ThreadPoolExecutor(jobs) as pool:
-        answers = pool.map(lambda path: complaint(path, decode), paths)
+        answers = pool.map(lambda path: complaint(path, decode, sections), paths)
         return {path: found for path, found in zip(paths, answers, strict=True) if found}
 
 
@@ -116,15 +184,22 @@ def main() -> int:
     parser.add_argument("-k", "--match", default="", help="Use only files whose names contain this text.")
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1, help="Number of decoders run at once.")
     parser.add_argument("--timeout", type=float, default=60, help="Seconds that a decoder may take.  [default: 60]")
-    parser.add_argument("command", nargs="+", help="The decoder; the path of a file is appended.")
+    parser.add_argument("--lines", action="store_true", help="The decoder reads paths from stdin (see README.md).")
+    parser.add_argument("--sections", action="store_true", help="Refusals must name the section that is broken.")
+    parser.add_argument("command", nargs="+", help="The decoder; the path of a file is appended, without --lines.")
     arguments = parser.parse_args()
     paths = cases(arguments.folder, arguments.match)
     if not paths:
         parser.error(f"{arguments.folder} has no such files")
     try:
-        wrong = run(paths, by_command(arguments.command, arguments.timeout), arguments.jobs)
+        with contextlib.ExitStack() as stack:
+            if arguments.lines:
+                decode = stack.enter_context(by_lines(arguments.command, arguments.timeout))
+            else:
+                decode = by_command(arguments.command, arguments.timeout)
+            wrong = run(paths, decode, arguments.jobs, arguments.sections)
     except OSError as error:
-        parser.error(f"{arguments.command[0]} cannot be run: {error.strerror}")
+        parser.error(f"{error.filename or arguments.command[0]}: {error.strerror}")
     for path, found in wrong.items():
         print(f"{path.parent.name}/{path.name}: {found}")
     print(f"{len(paths) - len(wrong)} of {len(paths)} files as they should be")

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -40,11 +41,20 @@ def test_the_files_are_what_the_generator_makes():
     assert files("invalid") == generate.invalid()
 
 
+def test_the_example_of_layout_8_is_the_one_of_the_documentation():
+    text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8").split("## 20. ")[1]
+    dump = "".join(re.findall(r"^[0-9a-f]{4}  ([0-9a-f ]+)$", text, re.MULTILINE))
+    assert bytes.fromhex(dump) == files("valid")["v3-example-of-section-20.dc"]
+    found = reader.load(bytes.fromhex(dump))
+    assert found["w"][0].tolist() == [0, 0, 0.5, 0.5, 0, 0, 1, 0]
+    assert found["m"][found["m"] != 0].tolist() == [0.75, -10, 0.5, -0.25]
+
+
 def test_the_suite_is_large_and_small_enough():
     valid, invalid = files("valid"), files("invalid")
-    assert len(valid) == 2 * 198
-    assert len(invalid) - 1 == 540
-    assert set(json.loads(invalid["sections.json"]).values()) == {1, 2, 3, 4, 5, 6, 9, 10, 11, 13, 14}
+    assert len(valid) == 2 * 333
+    assert len(invalid) - 1 == 732
+    assert set(json.loads(invalid["sections.json"]).values()) == {1, 2, 3, 4, 5, 6, 9, 10, 11, 13, 14, 17, 18, 19}
     assert sum(map(len, (*valid.values(), *invalid.values()))) < 3 << 20
 
 
@@ -55,8 +65,8 @@ def test_the_package_passes():
 def test_the_python_reader_passes():
     # Half a million weights through the adaptive model take it a quarter of a minute: `.ci/run` does those.
     paths = [path for path in run.cases(SUITE) if not path.stem.startswith(("v2-model-2-blocks", "v2-model-columns"))]
-    assert len(paths) == 198 + 540 - 4
-    assert run.run(paths, by_reader) == {}
+    assert len(paths) == 333 + 732 - 4
+    assert run.run(paths, by_reader, sections=True) == {}
 
 
 def test_random_files_of_a_seed(tmp_path):
@@ -103,14 +113,26 @@ def test_the_runner_runs_any_command(capsys, monkeypatch):
             run.main()
 
 
-def test_the_reader_says_which_section(tmp_path):
-    sections = json.loads((SUITE / "invalid" / "sections.json").read_text())
-    near = {4: {1, 3, 4, 5}, 10: {1, 4, 9, 10}, 11: {1, 4, 9, 11}, 14: {1, 3, 5, 14}}
-    for name, section in sections.items():
-        if section in (4, 10, 11):
-            with pytest.raises(reader.FormatError) as error:
-                dict(reader.open(SUITE / "invalid" / f"{name}.dc"))
-            assert error.value.section in near[section] | {2, 3, 9}, name
+LINES = """
+import sys
+for path in sys.stdin:
+    if "of-an" in path: print('{"error": "alias (section 3)"}', flush=True)
+    elif "itself" in path: print('{"error": "alias (section 4)"}', flush=True)
+    elif "later" in path: print("{}", flush=True)
+    else: sys.exit("it crashed")
+"""
+
+
+def test_the_runner_asks_one_process_for_many_files():
+    with run.by_lines([sys.executable, "-c", LINES], 30) as decode:
+        wrong = run.run(run.cases(SUITE, "s03-alias"), decode, sections=True)
+    ended = "the file must be refused with exit code 1, not -1: it ended without an answer, or took too long"
+    assert {path.stem: found for path, found in wrong.items()} == {
+        "s03-alias-huge": ended,
+        "s03-alias-of-a-later-tensor": "the file breaks section 3, but the exit code is 0",
+        "s03-alias-of-a-tensor-that-is-not-there": ended,
+        "s03-alias-of-itself": "the file breaks section 3, but the refusal is: alias (section 4)",
+    }
 
 
 def test_the_reader_widens_and_bounds():

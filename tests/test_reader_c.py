@@ -39,6 +39,7 @@ def readers(tmp_path_factory):
         "all": build(folder, "all"),
         "small": build(folder, "small", *small),
         "subset": build(folder, "subset", *small, "-DDC_HUFFMAN_ONLY=1"),
+        "neither": build(folder, "neither", *small, "-DDC_ADAPTIVE=0", "-DDC_RANS=0"),
     }
 
 
@@ -52,8 +53,22 @@ def test_it_passes_the_suite(readers):
 
 
 @needs_cc
-def test_the_small_build_decodes_the_same(readers):
-    assert complaints(readers["small"], "v2-model-rank") == complaints(readers["small"], "v1-lanes") == {}
+@pytest.mark.parametrize(
+    "pattern", ["v1-lanes", "v2-model-rank", "v3-gaps", "v3-neighbours", "v3-streams", "s18-", "s19-"]
+)
+def test_the_small_build_decodes_the_same(readers, pattern):
+    assert complaints(readers["small"], pattern) == {}
+
+
+@needs_cc
+def test_a_build_without_a_coder_says_which_section_it_lacks(readers):
+    assert complaints(readers["neither"], "v3-rows") == complaints(readers["neither"], "v2-deflated") == {}
+    for name, section in (("v2-model-rank-2", 11), ("v3-gaps", 17)):
+        answer = subprocess.run(
+            [readers["neither"], SUITE / "valid" / f"{name}.dc"], capture_output=True, text=True, check=False
+        )
+        says = f'the file needs what this reader does not have (section {section} of the format), at "w"\n'
+        assert (answer.returncode, answer.stderr[-len(says) :]) == (1, says)
 
 
 @needs_cc
@@ -76,6 +91,29 @@ def test_it_prints_one_tensor(readers):
     assert (wrong.returncode, wrong.stderr) == (1, f'Error: {file} has no tensor "no"\n')
     assert subprocess.run([readers["all"]], capture_output=True, check=False).returncode == 2
 
+
+@needs_cc
+def test_both_ways_of_reading_agree_on_every_file(tmp_path):
+    (tmp_path / "both.c").write_text(BOTH.format(source=READER / "fuzz.c"))
+    sources = [READER / "deepcompress.c", tmp_path / "both.c"]
+    subprocess.run([CC, *SWITCHES, "-I", READER, "-o", tmp_path / "both", *sources], check=True)
+    subprocess.run([tmp_path / "both", *SUITE.glob("*valid/*.dc")], check=True)
+
+
+BOTH = """
+#include "{source}"
+#include <stdio.h>
+int main(int count, char **paths) {{
+  static uint8_t bytes[1 << 20];
+  for (; count > 1; count--) {{
+    FILE *file = fopen(paths[count - 1], "rb");
+    size_t size = fread(bytes, 1, sizeof bytes, file);
+    fclose(file);
+    LLVMFuzzerTestOneInput(bytes, size); /* aborts if the elements one by one are others than all at once */
+  }}
+  return 0;
+}}
+"""
 
 TABLES = """
 #include "{source}"
@@ -110,6 +148,18 @@ def test_the_tables_of_the_model_have_the_checksums_of_the_specification(tmp_pat
     squash = b"".join(number.to_bytes(2, "little") for number in numbers[:5761])
     stretch = b"".join(number.to_bytes(2, "little", signed=True) for number in numbers[5761:])
     assert (zlib.crc32(squash), zlib.crc32(stretch)) == (0xD4424BCA, 0x671857E9)
+
+
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed")
+def test_the_code_is_as_small_as_the_documentation_says(tmp_path):
+    sizes = subprocess.run(
+        ["make", "-s", "-C", READER, f"OUT={tmp_path}", "size"], capture_output=True, text=True, check=True
+    ).stdout
+    measured = [int(number) for number in re.findall(r"^ *(\d+)\t", sizes, re.MULTILINE)]
+    said = re.findall(r"^\| .* \| ([\d,]+) bytes \|$", (READER / "README.md").read_text(), re.MULTILINE)
+    assert len(measured) == len(said) == 5
+    for found, number in zip(measured, said, strict=True):  # compilers differ a little
+        assert found < 1.05 * int(number.replace(",", ""))
 
 
 TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm", "make")

@@ -16,7 +16,7 @@ import torch
 from deepcompress.calibration.kernels import round_block
 
 PRICE = 0.1155  # of a bit, in squared steps: where rate and distortion of a fine grid balance, ln(2) / 6
-DAMPING = 0.01  # of the mean of H's diagonal, added to it
+DAMPING = 0.05  # of the mean of H's diagonal, added to it
 PASSES = 2
 _BLOCK = 64
 _UNSEEN = 0.02  # what a number that did not occur counts as
@@ -35,9 +35,10 @@ class Curvature:
     dead: torch.Tensor
 
     @classmethod
-    def of(cls, second: torch.Tensor) -> Curvature:
-        """From H (inputs, inputs)."""
-        h = second.double().clone()
+    def of(cls, second: torch.Tensor, noise: float = 0.0) -> Curvature:
+        """From H (inputs, inputs), of whose off-diagonal squares a part is `noise`: by it they count less."""
+        h = second.double() * (1 - noise)
+        h.diagonal().copy_(second.diagonal())
         dead = h.diagonal() <= 0
         mean = float(h.diagonal().mean()) or 1.0
         h[dead, dead] = mean

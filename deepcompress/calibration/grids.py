@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from deepcompress.calibration.feedback import Curvature, rounded
-from deepcompress.calibration.statistics import Lookups, Moments, Statistics
+from deepcompress.calibration.statistics import Lookups, Moments, Slopes, Statistics
 from deepcompress.quantize.rows import LARGEST, RowGrid, row_sizes, storable
 
 _QUIETEST_ROW = 1e-3  # of the mean of g: no row is taken to matter less
@@ -26,16 +26,22 @@ class Calibrated:
 
     Attributes:
         weights: by name.
-        statistics: of them.
+        statistics: of the parameters of a copy of the network.
+        ids: of these parameters, by the names of the weights.
     """
 
     weights: Mapping[str, torch.Tensor]
     statistics: Statistics
+    ids: Mapping[str, int]
     _curvatures: dict[str, list[Curvature]] = field(default_factory=dict)
 
     def met(self) -> list[str]:
         """Names of the weights that samples told something of."""
         return [name for name in self.weights if self._known(name) is not None]
+
+    def out_of_sight(self) -> list[str]:
+        """Names of the weights of which gradients are known, and no products."""
+        return [name for name in self.weights if isinstance(self._known(name), Slopes)]
 
     def price(self, error: float) -> float:
         """What a bit costs where all weights together may change the output by `error`, a part of its variance."""
@@ -47,13 +53,13 @@ class Calibrated:
         price = self.price(error)
         for name in self.met():
             found = self._known(name)
-            if isinstance(found, Lookups):
-                yield name, self._looked_up(name, found, price)
-            elif found is not None:
+            if isinstance(found, Moments):
                 yield name, self._products(name, found, price)
+            elif found is not None:
+                yield name, self._alone(name, self._felt(found, self.weights[name]), price)
 
     def bias_change(self, name: str, grid: RowGrid) -> torch.Tensor | None:
-        """What rounding adds to the mean output of each row (rows); None for an embedding."""
+        """What rounding adds to the mean output of each row (rows); None where no products are known."""
         found = self._known(name)
         if not isinstance(found, Moments):
             return None
@@ -63,45 +69,53 @@ class Calibrated:
         )
         return (error @ (found.first / found.positions).cpu()[:, :, None]).reshape(-1)
 
-    def _known(self, name: str) -> Moments | Lookups | None:
-        found = self.statistics.of.get(id(self.weights[name]))
+    def _known(self, name: str) -> Moments | Lookups | Slopes | None:
+        found = self.statistics.of.get(self.ids[name])
         if isinstance(found, Lookups):
             return found if found.positions else None
-        return found if found is not None and found.second is not None else None
+        return None if isinstance(found, Moments) and found.second is None else found
 
     def _curvature(self, name: str, found: Moments) -> list[Curvature]:
         if name not in self._curvatures:
             assert found.second is not None
-            self._curvatures[name] = [Curvature.of(part / self.statistics.samples) for part in found.second]
+            each = zip(found.second, found.noise().tolist(), strict=True)
+            self._curvatures[name] = [Curvature.of(part / self.statistics.samples, noise) for part, noise in each]
         return self._curvatures[name]
+
+    def _felt(self, found: Lookups | Slopes, weight: torch.Tensor) -> torch.Tensor:
+        """What an error of a weight costs (rows): that of an embedding by how often the row is looked up."""
+        samples = self.statistics.samples
+        if isinstance(found, Slopes):
+            return (found.rows / samples * len(weight) / weight.numel()).cpu()
+        return (found.often() * float(found.gradient.mean()) / samples).cpu()
 
     def _products(self, name: str, found: Moments, price: float) -> RowGrid:
         weight = self.weights[name].detach().float().cpu()
         assert found.gradient is not None
-        felt = found.gradient / found.positions
-        felt = felt.clamp_min(max(float(felt.mean()) * _QUIETEST_ROW, 1e-30))
         curvatures = self._curvature(name, found)
         groups, parts, rows = found.groups, len(curvatures) // found.groups, len(weight) // found.groups
         levels = torch.tensor([each.level for each in curvatures]).log().reshape(groups, parts).mean(1).exp()
-        steps = (12 * price / (2 * math.log(2) * felt.cpu() * levels.repeat_interleave(rows))).sqrt()
-        steps = storable(weight, torch.minimum(steps, _coarsest(weight)))
+        felt = _none_silent(found.gradient / found.positions).cpu()
+        steps = _steps(weight, felt * levels.repeat_interleave(rows), price)
         apart = weight.reshape(groups, rows, parts, -1).transpose(1, 2).flatten(0, 1)
         each = steps.reshape(groups, 1, rows).expand(-1, parts, -1).flatten(0, 1)
         numbers = rounded(apart, each, curvatures, levels.repeat_interleave(parts), LARGEST)
         integers = numbers.reshape(groups, parts, rows, -1).transpose(1, 2).reshape(weight.shape)
         return RowGrid(integers.to(torch.int32), steps)
 
-    def _looked_up(self, name: str, found: Lookups, price: float) -> RowGrid:
-        """All rows have one step, by how often one is looked up on average: samples are too few to tell them apart."""
+    def _alone(self, name: str, felt: torch.Tensor, price: float) -> RowGrid:
+        """No error is made good by other weights."""
         weight = self.weights[name].detach().float().cpu()
-        felt = float(found.gradient.mean()) / found.positions
-        often = float(found.counts.sum()) / self.statistics.samples / len(weight)
-        step = math.sqrt(12 * price / (2 * math.log(2) * max(felt * often, 1e-30)))
-        steps = torch.full((len(weight),), step)
-        steps = storable(weight, torch.minimum(steps, _coarsest(weight)))
-        return RowGrid(rounded(weight[None], steps[None], (), torch.ones(1), LARGEST)[0].to(torch.int32), steps)
+        steps = _steps(weight, _none_silent(felt), price)
+        numbers = rounded(weight.reshape(1, len(weight), -1), steps[None], (), torch.ones(1), LARGEST)
+        return RowGrid(numbers.reshape(weight.shape).to(torch.int32), steps)
 
 
-def _coarsest(weight: torch.Tensor) -> torch.Tensor:
-    """Steps above which a row would be zero anyway."""
-    return 16 * row_sizes(weight)
+def _none_silent(felt: torch.Tensor) -> torch.Tensor:
+    return felt.clamp_min(max(float(felt.mean()) * _QUIETEST_ROW, 1e-30))
+
+
+def _steps(weight: torch.Tensor, cost: torch.Tensor, price: float) -> torch.Tensor:
+    """Steps of rows whose errors `cost` so much per squared weight; none is coarser than it takes to empty the row."""
+    steps = (12 * price / (2 * math.log(2) * cost)).sqrt()
+    return storable(weight, torch.minimum(steps, 16 * row_sizes(weight)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,22 @@ from torch import nn
 
 from deepcompress.calibration.collect import collect
 from deepcompress.calibration.grids import Calibrated
+from deepcompress.calibration.samples import parted
+from deepcompress.calibration.teaching import taught
+from deepcompress.calibration.trial import Trial, coarsest
+from deepcompress.errors import DataError
 from deepcompress.layers import live_tensors, tensors_of
 from deepcompress.networks.copies import copied
-from deepcompress.quantize.rows import RowGrid
+from deepcompress.networks.inputs import count_samples
+from deepcompress.quantize.rows import RowGrid, by_size, coarseness, entropy
 from deepcompress.training.progress import Progress
 
-_ERROR = 1.0  # of the output, in squared steps: a step of 0.1 allows 1 % of its variance
+FEWEST = 8  # samples
+_PLAIN_START = 5.0  # times the calibrated step: where to look first for one that goes by the sizes of the weights
+_NEWTON = 5
+_TAUGHT = 3.0  # times the loss that is allowed: so much teaching is trusted to make good
+#: Modules that add a bias to what they multiply, both of one name: weight and bias, weight_ih_l0 and bias_ih_l0.
+_BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
@@ -26,51 +36,154 @@ class Rounded:
     grids: Mapping[str, RowGrid]
     corrected: Mapping[str, torch.Tensor]
 
+    def values(self) -> dict[str, torch.Tensor]:
+        """All these tensors."""
+        return {**{name: grid.values() for name, grid in self.grids.items()}, **self.corrected}
+
+    def bits(self) -> float:
+        """Of ideal codes for the whole numbers, each tensor's by itself."""
+        return sum(entropy(grid.integers.numpy()) for grid in self.grids.values())
+
 
 class Rounder:
-    """Rounds the weights of a network by what samples tell of them.
+    """Rounds the weights of a network by what samples tell of them, or by their sizes where that works better.
+
+    Three quarters of the samples tell what each weight matters, and the others what rounding does to the output.
 
     Args:
         model: the network, which is not changed.
         names: of the weights that are to be rounded.
         batches: inputs (see `networks.inputs.predict`).
-        watch: told which weights nothing is known of.
+        watch: told which weights nothing is known of, and what rounding does.
+        teach: tune what is rounded by the outputs of `model`, and round more coarsely as far as that makes it good.
 
     Raises:
-        DataError, NetworkError: as `collect`.
+        DataError: there are fewer than `FEWEST` samples; or as `collect`.
+        NetworkError: as `collect`.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str], batches: Iterable[Any], watch: Progress) -> None:
-        work = copied(model).eval().requires_grad_(False)
-        for parameter in work.parameters():
+    def __init__(
+        self, model: nn.Module, names: Iterable[str], batches: Iterable[Any], watch: Progress, teach: bool = False
+    ) -> None:
+        self._model, self._teach = model, teach
+        self._learned, kept = parted(batches)
+        samples = sum(map(count_samples, (*self._learned, *kept)))
+        if samples < FEWEST or not kept:
+            raise DataError(f"there are {samples} samples to calibrate on, and at least {FEWEST} are needed (try 256)")
+        twin = copied(model).eval()
+        for parameter in twin.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        tensors = live_tensors(work, tensors_of(work))
-        self.weights = {name: tensors[name] for name in names}
-        self._calibrated = Calibrated(self.weights, collect(work, batches, watch))
-        self._biases = _biases(work, tensors)
-        met = set(self._calibrated.met())
-        if missing := [name for name in self.weights if name not in met]:
-            watch.message(f"rounded without calibration, as no product with them was seen: {', '.join(missing)}")
+        tensors, own = live_tensors(model, tensors_of(model)), live_tensors(twin, tensors_of(twin))
+        self.weights = {name: tensors[name].detach() for name in names}
+        statistics = collect(twin, self._learned, watch)
+        self._calibrated = Calibrated(self.weights, statistics, {name: id(own[name]) for name in self.weights})
+        self._biases = _biases(model, tensors)
+        self._watch, self._trial = watch, Trial(model, twin, kept, statistics.power)
+        if missing := sorted(self.weights.keys() - self._calibrated.met()):
+            watch.message(f"the output feels nothing of them, so they are rounded by their sizes: {', '.join(missing)}")
+        if hidden := self._calibrated.out_of_sight():
+            watch.message(
+                f"no layer shows its products with them, so their errors are not made good: {', '.join(hidden)}"
+            )
 
-    def __call__(self, step: float) -> Rounded:
-        """As finely as a `step` of the recipe says: the output may change by step^2 of its variance."""
+    def predicted(self, step: float) -> Rounded:
+        """Weights so rounded that the output should change by step^2 of its variance, were the samples all there is."""
         grids, corrected = {}, {}
-        for name, grid in self._calibrated.grids(_ERROR * step**2):
+        for name, grid in self._calibrated.grids(step**2):
             grids[name] = grid
             change = self._calibrated.bias_change(name, grid)
             if change is not None and name in self._biases:
                 own, bias = self._biases[name]
                 corrected[own] = bias.detach() - change.to(bias)
-        return Rounded(grids, corrected)
+        return Rounded({**self._by_size(step, self.weights.keys() - grids), **grids}, corrected)
+
+    def measured(self, step: float) -> Rounded:
+        """Weights so rounded that the output for samples held out changes by step^2 of its variance, or a little less.
+
+        Where the same number of bits changes it less with weights that are rounded by their sizes, these are taken.
+        """
+
+        def error_of(rounded: Rounded) -> float:
+            return self._trial.error(rounded.values())
+
+        found = self._within(step**2, error_of, self.predicted, step)
+        equal = self._of_bits(found.bits(), _PLAIN_START * step)
+        if error_of(self._plain(equal)) < error_of(found):
+            self._watch.message("rounded by the sizes of the weights alone: on the samples held out, that changes less")
+            found = self._within(step**2, error_of, self._plain, equal)
+        self._watch.message(f"the output for samples held out changes by {100 * error_of(found):.2g} % of its variance")
+        return found
+
+    def kept_by(self, lost: Callable[[nn.Module], float], most: float, start: float) -> Rounded:
+        """Weights rounded as coarsely as a metric of the whole network allows.
+
+        Args:
+            lost: points that a network has lost of the metric.
+            most: as many may be.
+            start: the step to look at first.
+        """
+
+        def points_of(rounded: Rounded) -> float:
+            self._trial.fill(rounded.values())
+            points = lost(self._trial.network)
+            self._watch.message(f"about {rounded.bits() / 8:,.0f} bytes of weights: {points:.3g} points lost")
+            return points
+
+        found = self._within(most, points_of, self.predicted, start)
+        if (points := points_of(found)) > most:
+            self._watch.message(f"warning: {points:.3g} points are lost, and no finer step loses as few as {most:g}")
+        return found
+
+    def tuned(self, rounded: Rounded) -> Rounded:
+        """As taught by the dense network's outputs, where that brings it nearer to them (see `teaching`)."""
+        return Rounded(*taught(self._model, rounded.grids, rounded.corrected, self._learned, self._trial, self._watch))
+
+    def _within(
+        self, allowed: float, loss_of: Callable[[Rounded], float], make: Callable[[float], Rounded], start: float
+    ) -> Rounded:
+        """What `make` gives for the coarsest step whose loss is allowed; with teaching, after it."""
+        if self._teach:
+            found = self.tuned(self._coarsest(_TAUGHT * allowed, loss_of, make, start))
+            if loss_of(found) <= allowed:
+                return found
+        found = self._coarsest(allowed, loss_of, make, start)
+        return self.tuned(found) if self._teach else found
+
+    def _coarsest(
+        self, allowed: float, loss_of: Callable[[Rounded], float], make: Callable[[float], Rounded], start: float
+    ) -> Rounded:
+        made: dict[float, Rounded] = {}
+
+        def loss_at(step: float) -> float:
+            made[step] = make(step)
+            return loss_of(made[step])
+
+        return made[coarsest(allowed, loss_at, start)]
+
+    def _plain(self, step: float) -> Rounded:
+        return Rounded(self._by_size(step, self.weights), {name: bias.detach() for name, bias in self._biases.values()})
+
+    def _by_size(self, step: float, names: Iterable[str]) -> dict[str, RowGrid]:
+        """As without samples."""
+        coarser = coarseness({name: weight.numel() for name, weight in self.weights.items()})
+        return {name: by_size(self.weights[name], step * coarser[name]) for name in names}
+
+    def _of_bits(self, bits: float, step: float) -> float:
+        """The step at which weights that are rounded by their sizes need so many bits, from `step` on."""
+        count = sum(weight.numel() for weight in self.weights.values())
+        for _ in range(_NEWTON):
+            step *= 2 ** ((Rounded(self._by_size(step, self.weights), {}).bits() - bits) / count)
+        return step
 
 
-def _biases(work: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, torch.Tensor]]:
+def _biases(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, torch.Tensor]]:
     """By the name of a weight, the name and values of the bias that its module adds to its products."""
     name_of = {id(value): name for name, value in tensors.items()}
     found = {}
-    for module in work.modules():
-        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-        known = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and id(weight) in name_of
-        if known and isinstance(bias, torch.Tensor) and id(bias) in name_of:
-            found[name_of[id(weight)]] = name_of[id(bias)], bias
+    for module in model.modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            bias = getattr(module, own.replace("weight", "bias"), None) if isinstance(module, _BIASED) else None
+            known = "weight" in own and isinstance(bias, torch.Tensor) and {id(parameter), id(bias)} <= name_of.keys()
+            if known and isinstance(bias, torch.Tensor):
+                found[name_of[id(parameter)]] = name_of[id(bias)], bias
     return found

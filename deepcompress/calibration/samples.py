@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,9 +13,12 @@ import torch
 
 from deepcompress import usercode
 from deepcompress.errors import DataError
+from deepcompress.networks.inputs import count_samples, rows
 
 BATCH = 32
 MOST = 1024  # samples that are read
+BATCHES = 8  # at least, if the samples are enough for it: what differs between them is taken for chance
+HELD_OUT = 4  # each so many-th batch is kept to judge by what the others taught
 _WHAT = "--calibrate"
 
 
@@ -40,16 +44,39 @@ def load_samples(name: str) -> list[Any]:
     return _some(_from_file(path))
 
 
+def parted(batches: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """Batches to learn from, and others to judge by, a quarter of them; few large batches are cut into smaller ones.
+
+    Raises:
+        DataError: a batch holds no tensor whose first dimension are samples.
+    """
+    given = [batch for batch in batches if count_samples(batch)]
+    whole = [piece for batch in given for piece in pieces(batch, -(-BATCHES // len(given)))]
+    kept = whole[HELD_OUT - 1 :: HELD_OUT]
+    return [batch for place, batch in enumerate(whole) if place % HELD_OUT != HELD_OUT - 1], kept
+
+
+def pieces(batch: Any, count: int) -> list[Any]:
+    """A batch in `count` parts, or fewer, so that each has two samples."""
+    samples = count_samples(batch)
+    count = max(min(count, samples // 2), 1)
+    if count == 1:
+        return [batch]
+    ends = [place * samples // count for place in range(count + 1)]
+    return [rows(batch, start, stop) for start, stop in itertools.pairwise(ends)]
+
+
 def _from_code(name: str) -> Iterable[Any]:
-    made = usercode.find(name, _WHAT, DataError)()
-    if isinstance(made, torch.Tensor):
-        return _some(_batches(made))
-    try:
+    function = usercode.find(name, _WHAT, DataError)
+    with usercode.blamed(f"{_WHAT} {name}", usercode.parse(name).path.resolve(), DataError):
+        made = function()
+        if isinstance(made, torch.Tensor):
+            return _some(_batches(made))
+        if not isinstance(made, Iterable):
+            raise DataError(
+                f"{_WHAT} {name}: it gives a {type(made).__name__}; a tensor of samples or batches of inputs are needed"
+            )
         return _some(iter(made))
-    except TypeError:
-        raise DataError(
-            f"{_WHAT} {name}: it gives a {type(made).__name__}; a tensor of samples or batches of inputs are needed"
-        ) from None
 
 
 def _some(batches: Iterator[Any]) -> list[Any]:

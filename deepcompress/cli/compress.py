@@ -19,6 +19,7 @@ from deepcompress.cli.options import (
     network_option,
     rewind_option,
     task_options,
+    teach_option,
     trust_option,
 )
 from deepcompress.cli.order import Order
@@ -75,6 +76,7 @@ NOT_MEASURED = (
 @mask_options
 @rewind_option
 @calibrate_option
+@teach_option
 @trust_option
 @common
 def compress(**options: Any) -> None:

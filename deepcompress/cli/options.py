@@ -125,7 +125,14 @@ rewind_option = setting_option(
 calibrate_option = click.option(
     "--calibrate", metavar="FILE.npz|DIR|FILE.py:FN",
     help="After training, with a handful of inputs and no labels (64 to 1,024): round the weights so that the output "
-    "of --network changes least for the bytes. Implies --no-retrain; --step or --target-size says how small.",
+    "of --network changes least for the bytes. It implies --no-retrain. The output may change by the square of --step, "
+    "as a part of its variance, unless --target-size or --max-drop says how small. Without --data, --metric is a "
+    "function of the network: metric(network).",
+)  # fmt: skip
+teach_option = click.option(
+    "--teach", is_flag=True,
+    help="With --calibrate: tune the rounded weights, the biases and the gains of norms for a short time by the "
+    "outputs of the network as it was. The file becomes smaller at an equal loss.",
 )  # fmt: skip
 #: Sparse training with `train`: how much, what chooses the weights, how they come back, and penalties.
 sparse_options = options(

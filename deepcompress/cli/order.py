@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepcompress.cli.calibrating import Calibrating
 from deepcompress.cli.common import file_settings, is_packed
 from deepcompress.cli.data import Asked
 from deepcompress.cli.masking import MaskFiles
@@ -27,7 +28,8 @@ class Order:
     """The options of one command, put together.
 
     Attributes:
-        checkpoint, output, key, trust_pickle, network, resume, calibrate, rewind, quiet: as they were given.
+        checkpoint, output, key, trust_pickle, network, resume, rewind, quiet: as they were given.
+        calibrating: the samples to round by, if any.
         trials, keep_trials: of a search.
         asked: what was said of data and task.
         files: of masks and scores.
@@ -41,7 +43,7 @@ class Order:
     trust_pickle: bool
     network: str | None
     resume: bool
-    calibrate: str | None
+    calibrating: Calibrating
     rewind: str | None
     quiet: bool
     trials: int | None
@@ -61,18 +63,20 @@ class Order:
         """
         given = dict(options)
         settings = {name: given.pop(name) for name in SETTINGS}
-        if given["calibrate"] is not None:
+        calibrating = Calibrating(given.pop("calibrate"), given.pop("teach"))
+        if calibrating:
             settings["retrain"] = False
         if settings["rewind"] not in (None, "random"):
             settings["rewind"] = "start"
         start = given["checkpoint"] if is_packed(given["checkpoint"]) else None
         base = file_settings(start) if start else None
-        recipe, searching = build_budgeted(given["recipe_file"], given["layers"], settings, base)
+        recipe, searching = build_budgeted(given["recipe_file"], given["layers"], settings, base, bool(calibrating))
         files = MaskFiles(given["masks_file"], given["save_masks"], given["save_scores"])
         files.check(settings, recipe, searching)
-        names = ("checkpoint", "output", "key", "trust_pickle", "network", "resume", "calibrate", "quiet", "trials")
+        names = ("checkpoint", "output", "key", "trust_pickle", "network", "resume", "quiet", "trials")
         order = cls(
             **{name: given[name] for name in names},
+            calibrating=calibrating,
             rewind=options["rewind"],
             keep_trials=bool(given["keep_trials"]),
             asked=Asked.taken_from(given),
@@ -91,7 +95,8 @@ class Order:
             )
         if self.resume and self.files.save_scores is not None:
             raise click.UsageError("--save-scores needs a run that computes all scores itself: leave out --resume")
-        for name in ("task", "loss", "metric", "normalize"):
+        unused = ("task", "loss", "normalize") if self.judged else ("task", "loss", "metric", "normalize")
+        for name in unused:
             if self.need != RETRAINED and getattr(self.asked, name) is not None:
                 raise click.UsageError(
                     f"--{name} is for training or measuring on data, and neither happens here: leave it out, or give "
@@ -103,13 +108,23 @@ class Order:
         """The .dc file to go on from, if CKPT is one."""
         return self.checkpoint if is_packed(self.checkpoint) else None
 
+    @property
+    def judged(self) -> bool:
+        """Whether --metric is a function of the whole network, which --calibrate goes by without --data."""
+        return bool(self.calibrating) and self.asked.metric is not None and self.asked.data is None
+
     @cached_property
     def need(self) -> str:
         """What the network is needed for, if it is."""
         recipe = self.recipe
-        if self.searching or recipe.retrain or self.asked.data is not None or recipe.max_drop is not None:
+        if (
+            self.searching
+            or recipe.retrain
+            or self.asked.data is not None
+            or (recipe.max_drop is not None and not self.judged)
+        ):
             return RETRAINED
-        if self.calibrate is not None:
+        if self.calibrating:
             return "calibrated (--no-retrain alone rounds its weights without it)"
         sized = recipe.target_size is not None and recipe.quantizer != "rows"
         if sized or recipe.low_rank is not None or self.files.need_network:
@@ -123,11 +138,3 @@ class Order:
         from deepcompress.checkpoint import load_checkpoint
 
         return load_checkpoint(self.rewind, self.trust_pickle, self.key).state
-
-    def samples(self) -> Any:
-        """The inputs that --calibrate names, if any."""
-        if self.calibrate is None:
-            return None
-        from deepcompress.calibration.samples import load_samples
-
-        return load_samples(self.calibrate)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcompress.cli.building import SMALLER, build_model, check_shapes, outline, tell_found
 from deepcompress.cli.common import output_folder, resumable
-from deepcompress.cli.data import facts_of, model_and_data, said, tell
+from deepcompress.cli.data import facts_of, function_of, model_and_data, said, tell
 from deepcompress.cli.naming import stored_data, stored_network
 from deepcompress.cli.order import RETRAINED, Order
 from deepcompress.errors import DeepCompressError
@@ -89,7 +89,7 @@ def with_data(job: Job) -> Made:
             rewind_to=job.origin,
             masks=job.masks,
             start=order.start,
-            calibrate=order.samples(),
+            **order.calibrating.arguments(),
         )
     tell(samples, order.quiet or not distributed.is_first())
     return Made(result, samples.name, facts_of(samples))
@@ -149,7 +149,8 @@ def without_data(job: Job) -> Made:
         watch=job.watch,
         masks=job.masks,
         start=order.start,
-        calibrate=order.samples(),
+        metric=function_of(order.asked.metric, "--metric") if order.judged else None,
+        **order.calibrating.arguments(),
     )
     return Made(result, label)
 

@@ -10,7 +10,7 @@ from deepcompress.cli.settings import HEADINGS
 
 #: Options that stand under a heading beside its settings.
 MORE = {
-    "How small": ("calibrate", "trials", "keep_trials", "layers"),
+    "How small": ("calibrate", "teach", "trials", "keep_trials", "layers"),
     "Pruning": ("masks_file", "save_masks", "save_scores"),
 }
 #: Headings of the help, and the options under them; all others come under the last.

@@ -35,6 +35,7 @@ from deepcompress.recipe import (
     read_toml,
     with_smallest,
 )
+from deepcompress.recipe.conflicts import for_samples
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -204,7 +205,11 @@ def build_recipe(path: str | None, layers: tuple[str, ...], settings: dict[str, 
 
 
 def build_budgeted(
-    path: str | None, layers: tuple[str, ...], settings: dict[str, Any], base: dict[str, Any] | None = None
+    path: str | None,
+    layers: tuple[str, ...],
+    settings: dict[str, Any],
+    base: dict[str, Any] | None = None,
+    calibrated: bool = False,
 ) -> tuple[Recipe, bool]:
     """As `build_recipe`, and whether its size is to be searched for: there is a `max_drop`, and nothing to prune.
 
@@ -225,10 +230,11 @@ def build_budgeted(
     where = f"recipe {path}" if path else "options"
     values = on_top(given, chosen(read_toml(path)) if path else {})
     first = Recipe.from_dict(values if base is None else going_on(values, base), where)
-    searching = isinstance(first.amount, Drop)
+    searching = isinstance(first.amount, Drop) and not calibrated
     rounded = base is None and first.quantizer == "rows"
     if ("target_size" in given and not rounded) or searching:
         values = with_smallest(values)
     if base is not None:
         values = going_on(values, base)
-    return Recipe.from_dict(values, where), searching
+    recipe = Recipe.from_dict(values, where)
+    return for_samples(recipe) if calibrated else recipe, searching

@@ -47,7 +47,7 @@ def steps(scale: np.float32, exponents: Array) -> Array:
 def values(integers: Array, steps_of_rows: Array) -> Array:
     """integer * step, float32, rounded once; `integers` of shape (rows, ...)."""
     shaped = steps_of_rows.reshape(-1, *[1] * (integers.ndim - 1))
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # 0 times an infinite step
         found: Array = (integers.astype("<f4") * shaped).astype("<f4")
     return found
 

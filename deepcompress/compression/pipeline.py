@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcompress.calibration.rounding import Rounder
+from deepcompress.calibration.budget import Budget
+from deepcompress.calibration.rounding import Rounded, Rounder
 from deepcompress.compression.from_file import asks_for_more, renamed, restore, still_shared
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
@@ -40,7 +41,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict, names_in
 from deepcompress.recipe import Fraction, Recipe, Size
-from deepcompress.recipe.conflicts import check_data, check_rounding, check_sharing, check_spread
+from deepcompress.recipe.conflicts import check_data, check_rounding, check_sharing, check_spread, for_samples
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
@@ -73,6 +74,7 @@ def compress(
     start: str | Path | None = None,
     rewind_to: Mapping[str, torch.Tensor] | None = None,
     calibrate: Iterable[Any] | None = None,
+    teach: bool = False,
 ) -> Result:
     """Compress a network and write it to `path`. `model` itself is not changed.
 
@@ -94,7 +96,8 @@ def compress(
         task: what the network is for: ``classification``, ``segmentation``, ``regression``, ``multilabel``,
             ``tokens`` or ``embedding`` (see `training.tasks`). None goes by the shapes of the first batch.
         loss: ``loss(output, target)``, a scalar, in place of a task.
-        metric: ``metric(output, target)``, a number that is measured in place of the task's metric.
+        metric: ``metric(output, target)``, a number that is measured in place of the task's metric. With `calibrate`
+            and without `val_loader` and `test_loader`: ``metric(network)``, of the whole network in evaluation.
         normalize: how the inputs of the data were normalized (see `training.normalizing`), stored in the file.
         resume: a folder where the state is kept while this runs (see `training.journal`), to go on from should it be
             interrupted: the next call with the same arguments does, and ends in the same file. It needs loaders that
@@ -108,6 +111,7 @@ def compress(
             early in training (see `prune.lottery`).
         calibrate: batches of inputs, 64 to 1,024 samples of them, that rounding goes by (see `calibration`): for a
             recipe whose quantizer is ``rows``, as that of ``Recipe(retrain=False)``.
+        teach: with `calibrate`: tune rounded weights, biases and gains by the outputs of `model` on these samples.
 
     Raises:
         RecipeError: a setting does not fit the network, or training data is missing.
@@ -119,6 +123,7 @@ def compress(
         ResumeError: the state in `resume` is of another run, or damaged.
     """
     model, recipe = unwrapped(model), recipe or Recipe()
+    recipe = recipe if calibrate is None else for_samples(recipe)
     check_made(model)
     if recipe.quantizer == "rows" and (masks is not None or start is not None):  # they say what is pruned and shared
         check_rounding(recipe)
@@ -127,7 +132,7 @@ def compress(
         check_writable(path)
     order = _Order(
         model, train_loader, val_loader, test_loader, recipe, Path(path), network, data,
-        watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to, calibrate,
+        watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to, calibrate, teach,
     ).with_pairs()  # fmt: skip
     journal = None
     if resume is not None and distributed.is_first():
@@ -158,6 +163,7 @@ class _Order:
     start: str | Path | None
     rewind_to: Mapping[str, torch.Tensor] | None
     calibrate: Iterable[Any] | None
+    teach: bool
 
     @property
     def batches(self) -> Batches | None:
@@ -236,7 +242,8 @@ def _compress(order: _Order) -> Result:
     called = {} if order.start is None else names_in(order.start, order.model)
     order = replace(order, recipe=renamed(order.recipe, called))
     recipe, watch = order.recipe, order.watch
-    check_data(recipe, order.train_loader is not None, order.val_loader is not None, order.calibrate is not None)
+    measured = order.val_loader is not None or (order.calibrate is not None and order.metric is not None)
+    check_data(recipe, order.train_loader is not None, measured, order.calibrate is not None)
     if order.masks is None and isinstance(recipe.amount, Fraction):
         check_spread(recipe, find(recipe.criterion).scope)
     origin = origin_of(order.model, recipe, order.rewind_to)
@@ -283,13 +290,10 @@ def _compress(order: _Order) -> Result:
 
 
 def _rounded(order: _Order, work: nn.Module, state: dict[str, torch.Tensor], task: Task) -> Result:
-    """Rounded row by row, and measured, if there is data."""
-
-    before = None if order.report is None else evaluate(work, order.report, task)
-    stored, rounder = stored_of(work), None
-    if order.calibrate is not None:
-        names = [layer.name for layer in layers_of(work, state, order.recipe)]
-        rounder = Rounder(work, names, order.calibrate, order.watch)
+    """Rounded row by row, and measured, if there is data or a metric of the network."""
+    budget = _budget(order, work, task)
+    stored = stored_of(work)
+    rounder, tune = (None, None) if order.calibrate is None else _rounder(order, work, state, task, budget)
     result = compress_state(
         {name: stored.cast(name, value) for name, value in state.items()} | extra_states(work),
         order.recipe,
@@ -301,11 +305,37 @@ def _rounded(order: _Order, work: nn.Module, state: dict[str, torch.Tensor], tas
         smaller=is_smaller(work),
         watch=order.watch,
         rounder=rounder,
+        tune=tune,
     )
-    if before is None or order.report is None:
+    if budget is None:
         return result
     fill_from(work, order.path, 2 * sum(value.nbytes for value in state.values()))
-    return result.measured(before, evaluate(work, order.report, task), task)
+    return result.measured(budget.before, budget.measure(work), budget.task)
+
+
+def _budget(order: _Order, work: nn.Module, task: Task) -> Budget | None:
+    """What the network is measured by at the end, if by anything."""
+    if order.report is not None:
+        return Budget.on_data(work, order.report, task)
+    return Budget.by(order.metric, work) if order.metric is not None and order.calibrate is not None else None
+
+
+def _rounder(
+    order: _Order, work: nn.Module, state: dict[str, torch.Tensor], task: Task, budget: Budget | None
+) -> tuple[Callable[[float], Rounded], Callable[[Rounded], Rounded] | None]:
+    """What rounds by samples, to the error of a step or within a budget; and what tunes that then, if anything is."""
+    recipe = order.recipe
+    assert order.calibrate is not None
+    names = [layer.name for layer in layers_of(work, state, recipe)]
+    made = Rounder(work, names, order.calibrate, order.watch, order.teach)
+    if recipe.target_size is not None:
+        return made.predicted, made.tuned if order.teach else None
+    if recipe.max_drop is None:
+        return made.measured, None
+    decides = budget if order.val_loader is None else Budget.on_data(work, order.val_loader, task)
+    assert decides is not None
+    lost, most = decides.checked().lost, recipe.max_drop
+    return lambda step: made.kept_by(lost, most, step), None
 
 
 def _route(job: Job, masks: Masks | None, delivery: Delivery) -> Route:

@@ -17,7 +17,7 @@ from deepcompress.layers import is_narrow
 from deepcompress.prune.masks import prune_in_place
 from deepcompress.quantize.choice import Demand, SharedValues, choose, price_of, rounded, shared_values
 from deepcompress.quantize.rate import Part
-from deepcompress.quantize.rows import coarseness, nearest, relative_error, storable, typical_sizes
+from deepcompress.quantize.rows import by_size, coarseness, relative_error
 from deepcompress.quantize.sharing import groups, place, snap, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector, vector_values
 from deepcompress.reading.arrays import Array
@@ -47,7 +47,7 @@ class Stream:
         watch: Progress,
         rounder: Callable[[float], Rounded] | None = None,
     ) -> None:
-        self._given, self._step = Rounded({}, {}) if rounder is None else rounder(step), step
+        self.given, self._step = Rounded({}, {}) if rounder is None else rounder(step), step
         self.state, self.content, self.losses, self.recipe, self.watch = state, content, losses, recipe, watch
         self.pruned: dict[str, TensorInfo] = {}
         self.shared: dict[str, TensorInfo] = {}
@@ -101,10 +101,9 @@ class Stream:
     def _rounded(self, name: str) -> EncodedTensor:
         """A layer as whole numbers times steps."""
         weight = self._pruned(name)
-        steps = self._step * self._coarser[name] * typical_sizes(weight)
         dtype = self.content.dtypes[name]
-        given = self._given.grids.get(name) if dtype is torch.float32 else None
-        found = given or nearest(weight, storable(weight.to(dtype), steps))
+        given = self.given.grids.get(name) if dtype is torch.float32 else None
+        found = given or by_size(weight.to(dtype), self._step * self._coarser[name])
         rounded = found.values().to(dtype)
         self.errors[name] = relative_error(self.state[name], rounded)
         self.kept[name] = int(torch.count_nonzero(found.integers)) / weight.numel()
@@ -114,7 +113,7 @@ class Stream:
 
     def _small(self, name: str, value: torch.Tensor) -> EncodedTensor:
         """A tensor that is no layer: as it is, or on a grid if it is a vector and the recipe says so."""
-        value = self._given.corrected.get(name, value)
+        value = self.given.corrected.get(name, value)
         bits, exact = self.recipe.small_bits, name in self.content.scales
         table = None
         if bits is not None and not exact and is_vector(value) and not is_statistic(name):

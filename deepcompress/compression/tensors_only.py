@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from deepcompress.recipe import Recipe
 from deepcompress.recipe.conflicts import check_tensors_only
 from deepcompress.training.progress import Progress
 
+_UNTUNED = 0.97  # of a target_size: the rest is for what tuning adds
 RUINOUS = 0.5  # more than this part pruned without retraining, and most networks do not work any more
 RUINED = (
     "which ruins most networks: give --data to retrain it, or compress it without --prune, which rounds its weights "
@@ -50,6 +52,7 @@ def compress_state(
     extra: Mapping[str, Any] | None = None,
     watch: Progress | None = None,
     rounder: Callable[[float], Rounded] | None = None,
+    tune: Callable[[Rounded], Rounded] | None = None,
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
 
@@ -68,6 +71,7 @@ def compress_state(
         watch: told what happens.
         rounder: rounds weights by samples, at a step (`calibration.rounding`); without, and what it leaves, is rounded
             by the size of the weights.
+        tune: changes what `rounder` gives, at the end. If the file is larger than its target_size then, it is left out.
 
     Raises:
         RecipeError: a setting does not fit the tensors.
@@ -75,7 +79,7 @@ def compress_state(
         OutputError: `path` cannot be written.
     """
     recipe, watch, path = recipe or Recipe(), watch or Progress(), Path(path)
-    check_tensors_only(recipe)
+    check_tensors_only(recipe if rounder is None else replace(recipe, max_drop=None))  # which is the rounder's
     check_writable(path)
     state, beside = _apart(state)
     extensions = (
@@ -90,16 +94,23 @@ def compress_state(
     _tell(content, losses, floored, kept, watch)
     pruned = time.perf_counter()
 
-    def stream_of(step: float) -> Stream:
-        return Stream(state, content, losses, recipe, step, watch, rounder)
+    def stream_of(step: float, rounding: Callable[[float], Rounded] | None = rounder) -> Stream:
+        return Stream(state, content, losses, recipe, step, watch, rounding)
 
-    def size_of(step: float) -> int:
-        return len(pack(stream_of(step), network, data, extensions))
+    def size_of(stream: Stream) -> int:
+        return len(pack(stream, network, data, extensions))
 
     step = recipe.step
     if recipe.target_size is not None:
-        step = step_for(recipe.target_size, size_of, step, watch)
+        room = recipe.target_size if tune is None else int(_UNTUNED * recipe.target_size)
+        step = step_for(room, lambda each: size_of(stream_of(each)), step, watch)
     stream = stream_of(step)
+    if tune is not None:
+        tuned = tune(stream.given)
+        stream = stream_of(step, lambda _: tuned)
+        if recipe.target_size is not None and size_of(stream) > recipe.target_size:
+            watch.message("warning: what was tuned needs more bytes than there may be, so it is left out")
+            stream = stream_of(step)
     save(path, stream, network, data, extensions)
     sizes = [planned_size(infos.items(), network, data, extensions) for infos in (stream.pruned, stream.shared)]
     kept |= stream.kept

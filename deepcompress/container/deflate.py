@@ -7,6 +7,8 @@ same tensors must always have the same: one block of fixed codes, in the fewest 
 from __future__ import annotations
 
 import zlib
+from bisect import bisect
+from operator import itemgetter
 
 from deepcompress.errors import FormatError
 
@@ -87,7 +89,7 @@ def _match_bits(length: int, distance: int) -> int:
 
 def _coded(value: int, table: list[tuple[int, int]]) -> tuple[int, int, int]:
     """The code of a length or distance, what is left to say, and in how many bits."""
-    code = max(index for index, (base, _) in enumerate(table) if base <= value)
+    code = bisect(table, value, key=itemgetter(0)) - 1
     return code, value - table[code][0], table[code][1]
 
 

@@ -94,6 +94,11 @@ def nearest(weight: torch.Tensor, steps: torch.Tensor) -> RowGrid:
     return RowGrid(found.to(torch.int32).reshape(weight.shape), steps)
 
 
+def by_size(weight: torch.Tensor, step: float) -> RowGrid:
+    """Each weight as the nearest multiple of a `step` that is in typical sizes of its row."""
+    return nearest(weight, storable(weight, step * typical_sizes(weight)))
+
+
 def entropy(integers: Array) -> float:
     """Bits of an ideal code for whole numbers that are drawn independently, all together."""
     counts = np.unique(integers, return_counts=True)[1]

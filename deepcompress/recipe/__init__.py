@@ -115,7 +115,8 @@ class Recipe(Retraining, File, Sharing, Pruning, HowSmall):
 
     def _filled(self, given: Collection[str]) -> dict[str, Any]:
         """All settings by name: those that are given, and the defaults that depend on them."""
-        defaults = usual(given, any(rule.asks for rule in self.layers))
+        rounded = "quantizer" in given and self.quantizer == "rows"
+        defaults = usual(given, any(rule.asks for rule in self.layers), rounded)
         own = {name: getattr(self, name) for name in given}
         return {**defaults, **own, "layer": self.layers}
 

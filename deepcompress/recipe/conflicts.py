@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deepcompress.errors import RecipeError
@@ -35,15 +36,19 @@ TWO_WAYS: dict[tuple[str, str], str] = {
 }  # fmt: skip
 
 
-def usual(given: Collection[str], asked: bool = False) -> dict[str, Any]:
+def usual(given: Collection[str], asked: bool = False, rounded: bool = False) -> dict[str, Any]:
     """The defaults beside settings that are `given`, or `asked` for in rules for layers.
 
-    ``retrain`` counts as given where it is off. Then nothing is pruned or shared that nobody asked for.
+    ``retrain`` counts as given where it is off. Then nothing is pruned or shared that nobody asked for; a ``max_drop``
+    asks for pruning, unless the quantizer is said to be ``rows`` (`rounded`).
     """
     if "retrain" not in given:
         return DEFAULTS
     found = {**DEFAULTS, **AS_TRAINED}
-    for name, asks in {"quantizer": asked or not ASKS.isdisjoint(given), "prune": "max_drop" in given}.items():
+    for name, asks in {
+        "quantizer": asked or not ASKS.isdisjoint(given),
+        "prune": "max_drop" in given and not rounded,
+    }.items():
         if asks:
             found[name] = DEFAULTS[name]
     return found
@@ -54,7 +59,15 @@ def complete(settings: Values) -> dict[str, Any]:
     given = {name: value for name, value in settings.items() if value is not None}
     names = given.keys() - ({"retrain"} if given.get("retrain") else set())
     asked = bool(in_rules(settings, "prune", "bits", "levels", "group"))
-    return {**usual(names, asked), **given}
+    return {**usual(names, asked, given.get("quantizer") == "rows"), **given}
+
+
+def for_samples(recipe: Recipe) -> Recipe:
+    """`recipe` where samples say how weights are rounded: a max_drop alone then asks for no pruning."""
+    told = (recipe.given or frozenset()) & (ASKS | {"quantizer"})
+    if recipe.retrain or told != {"max_drop"} or any(rule.asks for rule in recipe.layers):
+        return recipe
+    return replace(recipe, quantizer="rows")
 
 
 def instead_of(given: Collection[str], others: Mapping[str, Any]) -> set[str]:
@@ -165,7 +178,8 @@ def check_tensors_only(recipe: Recipe) -> None:
         raise RecipeError("low_rank needs the network, not only its tensors: name it")
     if recipe.max_drop is not None or (recipe.target_size is not None and recipe.quantizer != "rows"):
         raise RecipeError(
-            "max_drop needs the network and data, and target_size the network, unless the quantizer is 'rows': name it"
+            "max_drop needs the network and data (or samples to calibrate on), and target_size the network, unless the "
+            "quantizer is 'rows': name it"
         )
     if recipe.criterion != DEFAULTS["criterion"]:
         raise RecipeError(

@@ -105,7 +105,7 @@ NEEDS = (
         "is for pruning in steps, and without retraining all weights are pruned in one step",
     ),
     Need(
-        ("bits", "conv_bits", "levels", "low_rank", "index_bits", "batch_norm", "max_drop", *_SHARING[1:]),
+        ("bits", "conv_bits", "levels", "low_rank", "index_bits", "batch_norm", *_SHARING[1:]),
         lambda values: values["quantizer"] != "rows",
         _ROWS,
     ),
@@ -127,7 +127,11 @@ NEEDS = (
         "need --epochs 0 --finetune-epochs 0 in place of --no-retrain)",
     ),
     Need((*_WHICH, *_WHEN), prunes, "is for pruning, and nothing is pruned (prune is 0)"),
-    Need(("max_drop",), prunes, "limits what pruning may lose, and nothing is pruned (prune is 0)"),
+    Need(  # of rows that samples round
+        ("max_drop",),
+        lambda values: prunes(values) or values["quantizer"] == "rows",
+        "limits what pruning may lose, and nothing is pruned (prune is 0)",
+    ),
     Need(
         _SHARING,
         lambda values: shares(values) or values["quantizer"] == "rows",

@@ -157,7 +157,8 @@ class Sharing:
     step: float = setting(
         0.04, Number(1e-4, 100), "The step between weights, in typical sizes of the weights of a row. Twice as "
         "much saves a bit for each weight.", metavar="S",
-        note="Larger layers have coarser steps. A target_size replaces it.", when=When("quantizer", ("rows",)),
+        note="Larger layers have coarser steps. With samples to calibrate on, the square of the step is how much the "
+        "output may change, as a part of its variance. A target_size replaces it.", when=When("quantizer", ("rows",)),
     )  # fmt: skip
     init: str = setting(
         "linear", Choice(("linear", "random", "density")), "How k-means is initialized.",

@@ -17,6 +17,7 @@ from deepcompress.networks.inputs import count_samples, place_of
 from deepcompress.training import measures
 from deepcompress.training.measures import IGNORED, VOID, Figures, sums_of
 from deepcompress.training.outputs import auxiliary, main_of
+from deepcompress.usercode import original
 
 #: A loss of the user's own: a scalar tensor from what the network gave and the targets.
 Loss = Callable[[Any, Any], torch.Tensor]
@@ -148,12 +149,17 @@ def own_task(loss: Loss | None, metric: Metric | None, base: Task | None = None)
         total, count, value = sums.tolist()
         return Figures(total / count, total / count if metric is None else value / count)
 
-    better = metric is not None and getattr(metric, "higher_is_better", None) is not False
+    better = metric is not None and _more_is_better(metric)
     name = "Loss" if metric is None else str(getattr(metric, "__name__", type(metric).__name__))
     made = Task("own", name, minimized, tally, result, better)
     if base is None or loss is not None:
         return made
     return replace(made, fits=base.fits, shapes=base.shapes, class_axis=base.class_axis, ignored=base.ignored)
+
+
+def _more_is_better(metric: Metric) -> bool:
+    said = (getattr(function, "higher_is_better", None) for function in (metric, original(metric)))
+    return all(word is not False for word in said)
 
 
 def _checked(what: str, function: Any) -> Callable[[Any, Any], Any]:

@@ -17,16 +17,24 @@ extern int memcmp(const void *, const void *, size_t);
 #define CALLED static inline
 #endif
 
+/* What is smaller than a call, or is called with constants that tell much of it away. */
+#ifdef __GNUC__
+#define INLINED static inline __attribute__((always_inline))
+#else
+#define INLINED static inline
+#endif
+
 #define STATUS(code, section) ((code) << 8 | (section))
 #define MOST_TENSORS ((size_t)1 << 18)
 #define MOST_ENTRIES 4096u
+#define LARGEST_FLOAT 3.40282347e38f
 #define SIGN_BIT(size) ((uint64_t)1 << (8 * (size)-1))
 
-enum { RAW, PLANES, CODED, ALIAS, CONSTANT, ADAPTIVE, ROWS, COPY };
+enum { RAW, PLANES, CODED, ALIAS, CONSTANT, ADAPTIVE, ROWS, COPY, INTEGERS };
 enum { NO_SYMBOLS, SAME, FIXED, HUFFMAN, LITERAL }; /* section 5 */
 enum { FLOAT32 = 0, BOOL = 9, FIRST_FLOAT8 = 10, LAST_FLOAT8 = 13, DTYPES = DC_HUFFMAN_ONLY ? 10 : 22 };
 enum { BY_COLUMN = 1, SQUARE = 2 };
-enum { OWN_FORMS = 5, SHARED = 8 };
+enum { MULTIPLES = 5, NONE = 7, SHARED, REPEATED }; /* dc_tensor.form */
 
 #if DC_SMALL
 enum { LOOKUP_BITS = 0 };
@@ -37,7 +45,7 @@ enum { LOOKUP_BITS = 10 };
 /* What a reader of version 1 alone need not ask. */
 #if DC_HUFFMAN_ONLY
 #define VERSION(file) ((void)(file), 1)
-#define HAS_CHECKSUMS(file) 1
+#define HAS_CHECKSUMS(file) ((void)(file), 1)
 #else
 #define VERSION(file) ((file)->version)
 #define HAS_CHECKSUMS(file) ((file)->checksums)
@@ -112,7 +120,10 @@ static size_t at_most(input *in, size_t most) {
   return 0;
 }
 
-static uint32_t le32(const uint8_t *at) {
+/* How many bytes a part of the file has: not more than that, so that sums of a few do not overflow. */
+INLINED size_t length_in(const dc_file *file, input *in) { return at_most(in, file->size); }
+
+INLINED uint32_t le32(const uint8_t *at) {
   return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
@@ -169,11 +180,14 @@ uint32_t dc_crc32(const uint8_t *data, size_t count) {
   return ~crc;
 }
 
-/* Sorts numbers by `after`, which tells whether what a names comes behind what b names, or is equal. Heapsort: no memory. */
-static void sort(uint32_t *order, size_t count, int (*after)(const void *, uint32_t, uint32_t), const void *context) {
-  size_t start = count / 2, end = count, root, child;
-  uint32_t moved;
-  for (root = 0; root < count; root++) order[root] = (uint32_t)root;
+typedef int comparison(const void *context, uint32_t a, uint32_t b);
+
+/* Sorts numbers by what they name, and returns one that is equal to another, or `count`. Two that are equal end beside each
+   other, and no sort can know the order of two neighbours without comparing them. Heapsort: no memory. */
+static uint32_t sort(uint32_t *order, uint32_t count, comparison *compare, const void *context) {
+  uint32_t start = count / 2, end = count, root, child, moved, twin = count;
+  int sign;
+  for (root = 0; root < count; root++) order[root] = root;
   while (end > 1) {
     if (start > 0) {
       moved = order[--start];
@@ -183,53 +197,60 @@ static void sort(uint32_t *order, size_t count, int (*after)(const void *, uint3
     }
     root = start;
     while ((child = 2 * root + 1) < end) {
-      if (child + 1 < end && after(context, order[child + 1], order[child])) child++;
-      if (after(context, moved, order[child])) break;
+      if (child + 1 < end) {
+        sign = compare(context, order[child + 1], order[child]);
+        if (!sign) twin = order[child];
+        child += sign > 0;
+      }
+      sign = compare(context, moved, order[child]);
+      if (!sign) twin = moved;
+      if (sign >= 0) break;
       order[root] = order[child];
       root = child;
     }
     order[root] = moved;
   }
+  return twin;
 }
 
 /* ---- Section 2: the header ---- */
 
-/* The first character of each forbidden range, and the first one behind it. */
-static const uint16_t forbidden[] = {0,      0x20,   0x7f,   0xa1,   0xad,   0xae,   0x600,  0x606,  0x61c,  0x61d,  0x6dd,
-                                     0x6de,  0x70f,  0x710,  0x890,  0x892,  0x8e2,  0x8e3,  0x1680, 0x1681, 0x180e, 0x180f,
-                                     0x2000, 0x2010, 0x2028, 0x2030, 0x205f, 0x2070, 0x3000, 0x3001, 0xd800, 0xf900, 0xfdd0,
-                                     0xfdf0, 0xfeff, 0xff00, 0xfff0, 0xfffc, 0xfffe, 0xffff};
-/* The same from FFFF on; the last range has no end. */
-static const uint32_t forbidden_beyond[] = {0xffff,  0x10000, 0x110bd, 0x110be, 0x110cd, 0x110ce, 0x13430,
-                                            0x13440, 0x1bca0, 0x1bca4, 0x1d173, 0x1d17b, 0xe0000, 0xe0100,
-                                            0xe01f0};
+/* Where forbidden characters begin and end: by how much further each of these is, as varints. The last range has no end. */
+static const uint8_t forbidden[] = {
+    0, 32, 95, 34, 12, 1, 210, 10, 6, 22, 1, 192, 1, 1, 49, 1, 128, 3, 2, 80, 1, 157, 27, 1, 141, 3, 1, 241, 15, 16,
+    24, 8, 47, 17, 144, 31, 1, 255, 207, 2, 128, 66, 208, 9, 32, 143, 2, 1, 240, 1, 12, 2, 2, 189, 33, 1, 15, 1, 226,
+    70, 16, 224, 144, 2, 4, 207, 41, 8, 133, 221, 48, 128, 2, 240, 1};
 
 static int printable(uint32_t character) {
-  unsigned passed = 0;
-  if (character < 0xffff) {
-    while (passed < sizeof forbidden / 2 && character >= forbidden[passed]) passed++;
-  } else {
-    while (passed < sizeof forbidden_beyond / 4 && character >= forbidden_beyond[passed]) passed++;
+  input in = {NULL, NULL, DC_OK, 2};
+  unsigned is_forbidden = 0;
+  if (character - 0x20 < 0x7f - 0x20) return 1; /* most are */
+  in.at = forbidden;
+  in.end = forbidden + sizeof forbidden;
+  for (; in.at < in.end; is_forbidden ^= 1) {
+    uint32_t gap = (uint32_t)varint(&in);
+    if (character < gap) break;
+    character -= gap;
   }
-  return !(passed & 1);
+  return !is_forbidden;
 }
 
-/* Strict UTF-8 of printable characters. */
+/* Strict UTF-8 of printable characters. What is above 10FFFF, or a surrogate, is not printable. */
 static int is_text(const uint8_t *at, size_t count) {
-  static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
+  static const uint8_t bits_of_shorter[] = {0, 0, 7, 11, 16};
   const uint8_t *end = at + count;
   uint32_t character;
-  unsigned more, k;
+  unsigned ones, k;
   while (at < end) {
     character = *at++;
-    more = character < 0x80 ? 0 : character < 0xc0 ? 4 : character < 0xe0 ? 1 : character < 0xf0 ? 2 : character < 0xf8 ? 3 : 4;
-    if (more > 3 || more > (size_t)(end - at)) return 0;
-    if (more) character &= 0x3fu >> more;
-    for (k = 0; k < more; k++, at++) {
-      if ((*at & 0xc0) != 0x80) return 0;
+    for (ones = 0; character & 0x80u >> ones;) ones++;
+    if (ones == 1 || ones > 4 || ones > (size_t)(end - at) + 1) return 0;
+    character &= 0x7f >> ones;
+    for (k = 1; k < ones; k++, at++) {
+      if (*at >> 6 != 2) return 0;
       character = character << 6 | (*at & 0x3f);
     }
-    if (character < least[more] || character > 0x10ffff || !printable(character)) return 0;
+    if ((ones && !(character >> bits_of_shorter[ones])) || !printable(character)) return 0;
   }
   return 1;
 }
@@ -259,32 +280,38 @@ static void extensions(dc_file *file, input *in) {
 
 /* ---- Sections 3, 4, 9, 10 and 13: what the header says of a tensor ---- */
 
-static int takes_weights(const dc_file *file, const dc_tensor *tensor) {
-  return tensor->dtype < 4 || (VERSION(file) == 3 && tensor->dtype >= FIRST_FLOAT8 && tensor->dtype <= LAST_FLOAT8);
+static int takes_weights(const dc_tensor *tensor) {
+  return tensor->dtype < 4 || (!DC_HUFFMAN_ONLY && tensor->dtype >= FIRST_FLOAT8 && tensor->dtype <= LAST_FLOAT8);
 }
 
 static void kind(const dc_file *file, input *in, dc_tensor *tensor) {
-  unsigned first = byte(in), dtypes = BOOL + 1;
+  unsigned first = byte(in), dtypes = BOOL + 1, layouts = ALIAS;
+  int unknown = DC_INVALID;
   tensor->dtype = first & 15;
-  tensor->layout = (uint8_t)(first >> 4);
   if (VERSION(file) == 1) {
+    tensor->layout = (uint8_t)(first >> 4);
     tensor->rank = at_most(in, 8);
-    if (tensor->layout > ALIAS) invalid(in);
 #if !DC_HUFFMAN_ONLY
   } else {
+    in->section = 9;
+    layouts = ADAPTIVE;
     tensor->rank = first >> 4;
-    in->section = VERSION(file) == 2 ? 9 : 13;
-    if (VERSION(file) == 3) dtypes = DTYPES;
-    if (VERSION(file) == 3 && tensor->dtype == 15 && (tensor->dtype = (uint8_t)byte(in)) < 15) invalid(in);
+    if (VERSION(file) == 3) {
+      in->section = 13;
+      layouts = INTEGERS;
+      dtypes = DTYPES;
+      unknown = DC_UNSUPPORTED;
+      if (tensor->dtype == 15 && (tensor->dtype = (uint8_t)byte(in)) < 15) invalid(in);
+    }
     first = byte(in);
     tensor->layout = first & 15;
     tensor->flags = (uint8_t)(first >> 4);
-    if (tensor->rank > 8) invalid(in);
-    if (tensor->layout > (VERSION(file) == 2 ? ADAPTIVE : COPY)) fail(in, VERSION(file) == 2 ? DC_INVALID : DC_UNSUPPORTED);
-    if (tensor->flags > (tensor->layout == ADAPTIVE ? BY_COLUMN + SQUARE : 0)) invalid(in);
 #endif
   }
-  if (tensor->dtype >= dtypes) fail(in, VERSION(file) == 3 ? DC_UNSUPPORTED : DC_INVALID);
+  if (tensor->layout > layouts || tensor->dtype >= dtypes) fail(in, unknown);
+#if !DC_HUFFMAN_ONLY
+  if (tensor->rank > 8 || tensor->flags > (tensor->layout == ADAPTIVE ? BY_COLUMN + SQUARE : 0)) invalid(in);
+#endif
 }
 
 static void dimensions(input *in, dc_tensor *tensor) {
@@ -316,6 +343,16 @@ static int32_t signed_bound(input *in) {
 }
 #endif
 
+#if !DC_HUFFMAN_ONLY
+/* Section 17: the scales' bytes. */
+static size_t multiples_fields(const dc_file *file, input *in, const dc_tensor *tensor) {
+  in->section = 17;
+  if (tensor->entries || tensor->rank < 2 || tensor->lowest < -32767 || tensor->highest > 32767) invalid(in);
+  if (tensor->highest < tensor->lowest) invalid(in);
+  return length_in(file, in);
+}
+#endif
+
 /* The codebook's bytes in this tensor's section; its owner, number + 1, is checked by `refer`. */
 static size_t codebook_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   size_t owner;
@@ -326,8 +363,8 @@ static size_t codebook_fields(const dc_file *file, input *in, dc_tensor *tensor)
   owner = varint(in);
   tensor->form = SHARED;
   if (VERSION(file) > 1 && owner < SHARED) {
-    if (owner >= OWN_FORMS) invalid(in);
-    tensor->form = (uint32_t)owner;
+    if (owner > MULTIPLES || (owner == MULTIPLES && tensor->layout != INTEGERS)) invalid(in);
+    tensor->form = (uint8_t)owner;
   } else if (VERSION(file) > 1) {
     tensor->owner = owner - SHARED;
   } else if (owner) {
@@ -344,6 +381,7 @@ static size_t codebook_fields(const dc_file *file, input *in, dc_tensor *tensor)
   if (tensor->form == 1) return tensor->entries * 2;
   tensor->lowest = signed_bound(in);
   tensor->highest = signed_bound(in);
+  if (tensor->form == MULTIPLES) return multiples_fields(file, in, tensor);
   if (tensor->lowest < -32768 || tensor->highest < tensor->lowest || !tensor->entries) invalid(in);
   if (in->status) return 0;
   span = grid_span(tensor, &not_zero);
@@ -352,25 +390,26 @@ static size_t codebook_fields(const dc_file *file, input *in, dc_tensor *tensor)
 #endif
 }
 
-static void coded_fields(input *in, dc_tensor *tensor) {
+static void coded_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   unsigned coders;
   tensor->offset_bits = (uint8_t)byte(in);
   coders = byte(in);
   tensor->offset_coder = (uint8_t)(coders >> 4);
   tensor->weight_coder = coders & 15;
-  tensor->table_bytes = varint(in);
-  tensor->weight_bytes = varint(in);
-  if (tensor->offset_bits > 12 || tensor->offset_coder > HUFFMAN || tensor->weight_coder > LITERAL) invalid(in);
-  if (tensor->weight_coder == LITERAL && (!tensor->offset_bits || tensor->entries)) invalid(in);
-  if (!tensor->offset_bits && tensor->offset_coder) invalid(in);
+  tensor->table_bytes = length_in(file, in);
+  tensor->weight_bytes = length_in(file, in);
+  if (tensor->offset_bits > 12 || tensor->offset_coder > (tensor->offset_bits ? HUFFMAN : NO_SYMBOLS) ||
+      tensor->weight_coder > (tensor->offset_bits && !tensor->entries ? LITERAL : HUFFMAN)) {
+    invalid(in);
+  }
   if (in->status || !tensor->offset_bits) return;
   tensor->fillers = at_most(in, (tensor->count - tensor->weights) / ((1u << tensor->offset_bits) - 1));
   if (tensor->fillers && !tensor->weights) invalid(in);
-  tensor->offset_bytes = varint(in);
+  tensor->offset_bytes = length_in(file, in);
 }
 
 #if !DC_HUFFMAN_ONLY
-static void adaptive_fields(input *in, dc_tensor *tensor) {
+static void adaptive_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   size_t columns = tensor->rank && tensor->shape[0] ? tensor->count / tensor->shape[0] : 0;
   if (tensor->flags && tensor->rank < 2) invalid(in);
   if (tensor->weights && !tensor->entries) invalid(in);
@@ -380,16 +419,20 @@ static void adaptive_fields(input *in, dc_tensor *tensor) {
       invalid(in);
     }
   }
-  tensor->weight_bytes = varint(in);
+  tensor->weight_bytes = length_in(file, in);
 }
 #endif
 
-/* A part of a section, which cannot be longer than the file: so that the sum does not overflow. */
-static void part(const dc_file *file, input *in, dc_tensor *tensor, size_t count) {
-  if (count > file->size) invalid(in);
-  else tensor->section_bytes += count;
-  if (tensor->section_bytes > file->size) invalid(in);
+#if !DC_HUFFMAN_ONLY
+static void integer_fields(const dc_file *file, input *in, dc_tensor *tensor) {
+  if (!tensor->count || (tensor->weights && tensor->form != MULTIPLES && !tensor->entries)) invalid(in);
+  tensor->table_bytes = length_in(file, in);
+  tensor->weight_bytes = length_in(file, in);
 }
+#endif
+
+/* The sections that have the fields of each layout, from version 2 on; layout 2 has always the same. */
+static const uint8_t field_sections[] = {9, 9, 4, 3, 9, 9, 13, 13, 17};
 
 /* Reads the fields of a tensor, from kind to checksum. What they say of other tensors is not checked here. */
 static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
@@ -398,58 +441,60 @@ static void tensor_fields(const dc_file *file, input *in, dc_tensor *tensor) {
   if (in->status) return;
   in->section = 3;
   tensor->size = sizes[tensor->dtype];
+  tensor->form = NONE;
   dimensions(in, tensor);
-  if (VERSION(file) > 1) in->section = 9;
+  if (VERSION(file) > 1) in->section = field_sections[tensor->layout];
   switch (tensor->layout) {
     case RAW: tensor->section_bytes = tensor->count * tensor->size; break;
-    case PLANES: part(file, in, tensor, varint(in)); break;
-#if DC_HUFFMAN_ONLY
-    case ALIAS: tensor->source = varint(in); break;
-#else
+    case PLANES: tensor->section_bytes = length_in(file, in); break;
+#if !DC_HUFFMAN_ONLY
+    case COPY:
+#endif
     case ALIAS:
-    case COPY: tensor->source = varint(in); break;
+      tensor->owner = varint(in);
+      tensor->form = REPEATED;
+      break;
+#if !DC_HUFFMAN_ONLY
     case CONSTANT:
       if (tensor->count < 2) invalid(in);
       tensor->section_bytes = tensor->size;
       break;
     case ROWS:
-      in->section = 13;
       if (tensor->rank < 2 || !tensor->count) invalid(in);
-      part(file, in, tensor, varint(in));
+      tensor->section_bytes = length_in(file, in);
       break;
 #endif
     default:
-      if (!takes_weights(file, tensor)) invalid(in);
+      if (!takes_weights(tensor)) invalid(in);
       in->section = VERSION(file) > 1 ? 10 : 4;
-      part(file, in, tensor, codebook_fields(file, in, tensor));
-      in->section = tensor->layout == CODED ? 4 : 9;
+      tensor->section_bytes = codebook_fields(file, in, tensor);
+      in->section = DC_HUFFMAN_ONLY ? 4 : field_sections[tensor->layout];
       tensor->weights = at_most(in, tensor->count);
 #if !DC_HUFFMAN_ONLY
-      if (tensor->layout == ADAPTIVE) adaptive_fields(in, tensor);
+      if (tensor->layout == ADAPTIVE) adaptive_fields(file, in, tensor);
+      else if (tensor->layout == INTEGERS) integer_fields(file, in, tensor);
       else
 #endif
-        coded_fields(in, tensor);
-      part(file, in, tensor, tensor->table_bytes);
-      part(file, in, tensor, tensor->weight_bytes);
-      part(file, in, tensor, tensor->offset_bytes);
+        coded_fields(file, in, tensor);
+      tensor->section_bytes += tensor->table_bytes + tensor->weight_bytes + tensor->offset_bytes;
   }
-  in->section = 3;
+  in->section = !DC_HUFFMAN_ONLY && tensor->layout == INTEGERS ? 17 : 3;
   if (tensor->section_bytes > tensor->count * tensor->size) invalid(in);
-  if (HAS_CHECKSUMS(file) && tensor->layout != ALIAS && tensor->layout != COPY) {
+  if (HAS_CHECKSUMS(file) && tensor->form != REPEATED) {
     const uint8_t *stored = bytes(in, 4);
     if (stored) tensor->checksum = le32(stored);
   }
 }
 
-/* The tensor of a number that is known to be valid, and where its fields end. */
-static void fill(const dc_file *file, size_t number, dc_tensor *tensor, input *in) {
+/* The tensor of a number that is known to be valid: its fields were checked. */
+static void fill(const dc_file *file, size_t number, dc_tensor *tensor) {
   const struct dc_entry *entry = &file->entries[number];
-  in->at = entry->fields;
-  in->end = file->header_end;
-  in->status = DC_OK;
+  input in = {NULL, NULL, DC_OK, 0};
+  in.at = entry->fields;
+  in.end = file->header_end;
   memset(tensor, 0, sizeof *tensor);
-  tensor_fields(file, in, tensor);
-  if (tensor->form != SHARED) tensor->owner = number;
+  tensor_fields(file, &in, tensor);
+  if (tensor->form < SHARED) tensor->owner = number;
   tensor->name = entry->name;
   tensor->name_bytes = entry->name_bytes;
   tensor->section = entry->section;
@@ -461,41 +506,34 @@ static int same_shape(const dc_tensor *a, const dc_tensor *b) {
 
 /* Checks what tensor `number` says of an earlier one: whose values it has, or whose codebook. */
 static void refer(const dc_file *file, size_t number, const dc_tensor *tensor, input *in) {
-  int repeats = tensor->layout == ALIAS || tensor->layout == COPY, fits;
-  size_t other = repeats ? tensor->source : tensor->owner;
+  int fits;
   dc_tensor earlier;
-  input at;
-  if (!repeats && tensor->form != SHARED) return;
-  in->section = repeats ? tensor->layout == COPY ? 13 : 3 : VERSION(file) > 1 ? 10 : 4;
-  if (other >= number) {
+  if (tensor->form < SHARED) return;
+  in->section = tensor->form == REPEATED ? tensor->layout == COPY ? 13 : 3 : VERSION(file) > 1 ? 10 : 4;
+  if (tensor->owner >= number) {
     invalid(in);
     return;
   }
-  fill(file, other, &earlier, &at);
-  if (repeats) {
+  fill(file, tensor->owner, &earlier);
+  if (tensor->form == REPEATED) {
     fits = same_shape(tensor, &earlier) && earlier.layout != ALIAS && (tensor->layout == ALIAS || earlier.layout != COPY);
   } else {
-    fits = (earlier.layout == CODED || earlier.layout == ADAPTIVE) && earlier.form != SHARED &&
-           earlier.dtype == tensor->dtype && earlier.entries == tensor->entries;
+    fits = earlier.form < MULTIPLES && earlier.dtype == tensor->dtype && earlier.entries == tensor->entries;
   }
   if (!fits) invalid(in);
 }
 
 /* ---- Names ---- */
 
-static int compare_names(const struct dc_entry *a, const char *name, size_t name_bytes) {
+CALLED int compare_names(const struct dc_entry *a, const char *name, size_t name_bytes) {
   size_t shorter = a->name_bytes < name_bytes ? a->name_bytes : name_bytes;
   int order = memcmp(a->name, name, shorter);
   return order ? order : (a->name_bytes > name_bytes) - (a->name_bytes < name_bytes);
 }
 
-static int name_after(const void *context, uint32_t a, uint32_t b) {
+static int compare_entries(const void *context, uint32_t a, uint32_t b) {
   const struct dc_entry *entries = context;
-  return compare_names(&entries[a], entries[b].name, entries[b].name_bytes) >= 0;
-}
-
-static void check_name(input *in, const char *name, size_t count) {
-  if (count < 1 || count > 512 || !is_text((const uint8_t *)name, count)) invalid(in);
+  return compare_names(&entries[a], entries[b].name, entries[b].name_bytes);
 }
 
 /* Memory for names and tables, handed out from the front. Without memory it is only counted. */
@@ -520,46 +558,57 @@ static void *take(arena *from, size_t count, input *in) {
   return NULL;
 }
 
-/* A name that is told by what it shares with the one before, which is `before` and of `*count` bytes. */
-static const char *name_with_prefix(input *in, arena *from, const char *before, size_t *count) {
-  size_t shared = at_most(in, *count), rest = at_most(in, 512);
+struct name {
+  const char *text;
+  size_t bytes;
+};
+
+/* A name that is told by what it shares with the one before. */
+static void name_with_prefix(input *in, arena *from, struct name *name) {
+  size_t shared = at_most(in, name->bytes), rest = at_most(in, 512);
   const uint8_t *start = bytes(in, rest);
-  char *name;
-  if (in->status) return NULL;
-  if (shared + rest > 512 || shared + rest == 0) invalid(in);
-  from->used += shared + rest;
-  if (from->counting) {
-    *count = shared + rest;
-    return NULL;
+  char *out;
+  if (in->status) return;
+  out = take(from, shared + rest, in);
+  if (out) {
+    if (shared < name->bytes && rest && name->text[shared] == (char)start[0]) invalid(in);
+    memcpy(out, name->text, shared);
+    memcpy(out + shared, start, rest);
   }
-  if (from->used > from->size) fail(in, DC_MEMORY);
-  if (in->status) return NULL;
-  name = (char *)from->memory + from->used - shared - rest;
-  if (shared < *count && rest && before[shared] == (char)start[0]) invalid(in);
-  if (shared) memcpy(name, before, shared);
-  if (rest) memcpy(name + shared, start, rest);
-  *count = shared + rest;
-  check_name(in, name, *count);
-  return name;
+  name->text = out;
+  name->bytes = shared + rest;
 }
 
 #if !DC_HUFFMAN_ONLY
-static const char *name_to_line_end(input *in, size_t *count) {
-  const char *name = (const char *)in->at;
+static void name_to_line_end(input *in, struct name *name) {
+  const uint8_t *start = in->at;
   while (in->at < in->end && *in->at != '\n') in->at++;
-  *count = (size_t)((const char *)in->at - name);
+  name->text = (const char *)start;
+  name->bytes = (size_t)(in->at - start);
   byte(in);
-  if (!in->status) check_name(in, name, *count);
-  return name;
 }
 #endif
+
+/* Name number i, behind the one before. */
+static void read_name(dc_file *file, input *in, arena *from, size_t i, struct name *name) {
+#if !DC_HUFFMAN_ONLY
+  if (file->plain_names) name_to_line_end(in, name);
+  else
+#endif
+    name_with_prefix(in, from, name);
+  if (name->bytes < 1 || name->bytes > 512) invalid(in);
+  if (!file->entries || in->status) return;
+  if (!is_text((const uint8_t *)name->text, name->bytes)) invalid(in);
+  file->entries[i].name = name->text;
+  file->entries[i].name_bytes = (uint32_t)name->bytes;
+}
 
 /* ---- The header as a whole ---- */
 
 /* Reads network, data, extensions, names and tensors. When it only counts, it says in `from` how much memory they need. */
 static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, size_t room, size_t limit) {
-  const char *name = NULL;
-  size_t name_bytes = 0, i;
+  struct name name = {"", 0};
+  size_t i;
   dc_tensor tensor;
   in->section = 2;
   file->network = text(in, &file->network_bytes);
@@ -572,21 +621,12 @@ static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, 
   file->order = take(from, file->count * sizeof *file->order, in);
   in->section = 3;
 #if !DC_HUFFMAN_ONLY
-  for (i = 0; i < file->count && VERSION(file) > 1 && !in->status; i++) {
-    if (file->plain_names) name = name_to_line_end(in, &name_bytes);
-    else name = name_with_prefix(in, from, name, &name_bytes);
-    if (!file->entries) continue;
-    file->entries[i].name = name;
-    file->entries[i].name_bytes = (uint32_t)name_bytes;
-  }
+  for (i = 0; i < file->count && VERSION(file) > 1; i++) read_name(file, in, from, i, &name);
 #endif
   for (i = 0; i < file->count && !in->status; i++) {
     in->section = 3;
-    if (VERSION(file) == 1) {
-      name = name_with_prefix(in, from, name, &name_bytes);
-      if (file->entries) file->entries[i].name = name, file->entries[i].name_bytes = (uint32_t)name_bytes;
-      if (in->status) return;
-    }
+    if (VERSION(file) == 1) read_name(file, in, from, i, &name);
+    if (in->status) return;
     if (file->entries) {
       file->about = file->entries[i].name;
       file->about_bytes = file->entries[i].name_bytes;
@@ -597,6 +637,7 @@ static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, 
     tensor_fields(file, in, &tensor);
     if (in->status) return;
     if (file->entries) refer(file, i, &tensor, in);
+    in->section = 1;
     if (tensor.section_bytes > room) invalid(in);
     if (in->status) return;
     section += tensor.section_bytes;
@@ -614,20 +655,14 @@ static void walk(dc_file *file, input *in, arena *from, const uint8_t *section, 
   if (room) invalid(in);
 }
 
-static void find_twins(dc_file *file, input *in) {
-  size_t i;
-  const struct dc_entry *before, *here;
-  sort(file->order, file->count, name_after, file->entries);
-  for (i = 1; i < file->count; i++) {
-    before = &file->entries[file->order[i - 1]];
-    here = &file->entries[file->order[i]];
-    if (compare_names(before, here->name, here->name_bytes)) continue;
-    file->about = here->name;
-    file->about_bytes = here->name_bytes;
-    in->section = 3;
-    invalid(in);
-    return;
-  }
+/* Sorts the names, each of which must be there once. */
+static void sort_names(dc_file *file, input *in) {
+  uint32_t twin = sort(file->order, (uint32_t)file->count, compare_entries, file->entries);
+  if (twin == file->count) return;
+  file->about = file->entries[twin].name;
+  file->about_bytes = file->entries[twin].name_bytes;
+  in->section = 3;
+  invalid(in);
 }
 
 #if !DC_HUFFMAN_ONLY
@@ -642,7 +677,7 @@ static dc_status open_file(dc_file *file, const uint8_t *data, size_t size, size
   unsigned flags = 2;
   memset(file, 0, sizeof *file);
   if (size > SIZE_MAX / 4) return STATUS(DC_TOO_LARGE, 7);
-  if (size < 9 || data[0] != 0x89 || data[1] != 0x44 || data[2] != 0x43) return STATUS(DC_INVALID, 1);
+  if (size < 9 || (le32(data) & 0xffffff) != 0x434489) return STATUS(DC_INVALID, 1);
   file->bytes = data;
   file->size = size;
   file->version = data[3];
@@ -691,7 +726,7 @@ static dc_status open_file(dc_file *file, const uint8_t *data, size_t size, size
 #endif
   file->header_end = in.end;
   walk(file, &in, from, sections, (size_t)(data + size - 4 - sections), limit);
-  if (!in.status && !from->counting) find_twins(file, &in);
+  if (!in.status && !from->counting) sort_names(file, &in);
   file->memory_used = from->used;
   return in.status;
 }
@@ -718,10 +753,9 @@ dc_status dc_check(const dc_file *file) {
 }
 
 dc_status dc_describe(const dc_file *file, size_t number, dc_tensor *tensor) {
-  input in;
   if (number >= file->count) return STATUS(DC_USAGE, 0);
-  fill(file, number, tensor, &in);
-  return in.status;
+  fill(file, number, tensor);
+  return DC_OK;
 }
 
 size_t dc_find(const dc_file *file, const char *name, size_t name_bytes) {
@@ -735,6 +769,40 @@ size_t dc_find(const dc_file *file, const char *name, size_t name_bytes) {
     else high = middle;
   }
   return file->count;
+}
+
+/* ---- Canonical words (sections 5 and 9) ---- */
+
+enum { ALL_WORDS = 1 << 15 };
+
+/* Makes a code of lengths from 0 to 15, and sorts the symbols by (length, symbol). Words are counted as what begins with them,
+   15 bits long: returns how many there are, which is ALL_WORDS if the code is complete, and more if it is none. */
+static uint32_t canonical(dc_words *code, uint16_t *sorted, const uint8_t *lengths, size_t count) {
+  uint16_t next[16] = {0};
+  uint32_t words = 0, index = 0, here;
+  size_t i;
+  unsigned k;
+  for (i = 0; i < count; i++) next[lengths[i]]++;
+  code->sorted = sorted;
+  code->limit[0] = 0;
+  for (k = 1; k < 16; k++) {
+    here = next[k];
+    next[k] = (uint16_t)index;
+    code->base[k] = (uint16_t)(index - (words >> (15 - k)));
+    index += here;
+    words += here << (15 - k);
+    code->limit[k] = (uint16_t)words;
+    if (words > ALL_WORDS) return words;
+  }
+  for (i = 0; i < count; i++) {
+    if (lengths[i]) sorted[next[lengths[i]]++] = (uint16_t)i;
+  }
+  return words;
+}
+
+/* The symbol of a word of so many bits, which are the first of 15. */
+static inline uint32_t symbol_of(const dc_words *code, uint32_t bits, uint32_t length) {
+  return code->sorted[((bits >> (15 - length)) + code->base[length]) & 0xffff];
 }
 
 #if !DC_HUFFMAN_ONLY
@@ -753,7 +821,8 @@ static const char dictionary[] =
 enum { DICTIONARY = sizeof dictionary - 1, LITERALS = 288, DISTANCES = 30 };
 
 typedef struct {
-  uint16_t counts[16], sorted[LITERALS];
+  dc_words code;
+  uint16_t sorted[LITERALS];
 } deflate_code;
 
 typedef struct {
@@ -774,37 +843,18 @@ static unsigned take_bits(deflate_bits *from, unsigned count) {
   return value;
 }
 
-/* A code from its lengths. It must be complete, but for one word of one bit, as inflaters take it. */
-static void deflate_table(deflate_code *code, const uint8_t *lengths, unsigned count, input *in) {
-  unsigned next[16], k, used = 0;
-  int32_t room = 1;
-  memset(code->counts, 0, sizeof code->counts);
-  for (k = 0; k < count; k++) code->counts[lengths[k]]++;
-  code->counts[0] = 0;
-  next[1] = 0;
-  for (k = 1; k < 16; k++) {
-    room = 2 * room - code->counts[k];
-    if (room < 0) break;
-    used += code->counts[k];
-    if (k < 15) next[k + 1] = used;
-  }
-  if (room < 0 || (room && used > 1) || (room && used == 1 && code->counts[1] != 1)) {
-    invalid(in);
-    return;
-  }
-  for (k = 0; k < count; k++) {
-    if (lengths[k]) code->sorted[next[lengths[k]]++] = (uint16_t)k;
-  }
+/* A code from its lengths. It must be complete, with the exceptions that inflaters make: no word, or one of one bit. */
+static void deflate_table(deflate_code *to, const uint8_t *lengths, unsigned count, input *in) {
+  uint32_t words = canonical(&to->code, to->sorted, lengths, count);
+  if (words && words != ALL_WORDS && (words != ALL_WORDS / 2 || to->code.limit[1] != words)) invalid(in);
 }
 
 static unsigned deflate_symbol(deflate_bits *from, const deflate_code *code) {
-  int word = 0, first = 0, index = 0, k;
+  uint32_t word = 0;
+  unsigned k;
   for (k = 1; k < 16; k++) {
-    word |= (int)take_bits(from, 1);
-    if (word - first < code->counts[k]) return code->sorted[index + word - first];
-    index += code->counts[k];
-    first = (first + code->counts[k]) << 1;
-    word <<= 1;
+    word |= take_bits(from, 1) << (15 - k);
+    if (word < code->code.limit[k]) return symbol_of(&code->code, word, k);
   }
   invalid(from->in);
   return 256;
@@ -925,59 +975,38 @@ static void inflate(input *in, uint8_t *out, size_t count) {
 
 #define LONGER 0x80000000u /* an entry of a lookup: the word is longer than LOOKUP_BITS */
 
-/* Reads code lengths twice: first to count them, then to sort the symbols by (length, symbol). */
-static void code_lengths(input *table, dc_symbols *symbols, uint16_t *sorted, size_t used) {
-  uint16_t counts[16], next[16];
-  size_t at = 0, i, bits = left(table) * 8;
-  unsigned pass, length, k;
-  uint32_t word, code = 0, index = 0;
-  for (pass = 0; pass < 2; pass++) {
-    memset(counts, 0, sizeof counts);
-    for (i = at = length = 0; i < used; i++) {
-      unsigned before = length;
-      if (at >= bits) goto wrong;
-      word = peek(table->at, at);
-      if (word >> 31 == 0) at += 1;
-      else if (word >> 30 == 2) at += 2, length++;
-      else if (word >> 29 == 6) at += 3, length--;
-      else {
-        at += 7;
-        length = word >> 25 & 15;
-        if (length + 1 == before || length == before || length == before + 1) goto wrong;
-      }
-      if (length > 15 || at > bits) goto wrong;
-      counts[length]++;
-      if (pass && sorted && length) sorted[next[length]++] = (uint16_t)i;
+/* Reads `used` code lengths, into `lengths` if there is memory. */
+static void code_lengths(input *table, uint8_t *lengths, size_t used) {
+  size_t at = 0, i;
+  unsigned length = 0, before;
+  uint32_t word;
+  for (i = 0; i < used && at < left(table) * 8; i++) {
+    before = length;
+    word = peek(table->at, at);
+    if (word >> 31 == 0) at += 1;
+    else if (word >> 30 == 2) at += 2, length++;
+    else if (word >> 29 == 6) at += 3, length--;
+    else {
+      at += 7;
+      length = word >> 25 & 15;
+      if (length - before + 1 < 3) break;
     }
-    if (!length || pass) break;
-    symbols->limit[0] = symbols->base[0] = 0;
-    for (k = 1; k < 16; k++) {
-      next[k] = (uint16_t)index;
-      symbols->base[k] = (uint16_t)(index - (code >> (15 - k)));
-      code += (uint32_t)counts[k] << (15 - k);
-      if (code > 32768) goto wrong;
-      symbols->limit[k] = (uint16_t)code;
-      index += counts[k];
-    }
-    if (code != 32768) goto wrong;
+    if (length > 15) break;
+    if (lengths) lengths[i] = (uint8_t)length;
   }
-  if (length && ends(table->at, at, (at + 7) & ~(size_t)7)) {
-    table->at += (at + 7) / 8;
-    return;
-  }
-wrong:
-  invalid(table);
+  if (i < used || !length || !ends(table->at, at, (at + 7) & ~(size_t)7)) invalid(table);
+  bytes(table, (at + 7) / 8);
 }
 
 /* Fills the symbols of up to LOOKUP_BITS bits, and their lengths, by the bits that come. */
 static void fill_lookup(dc_symbols *symbols) {
   uint32_t *entry = symbols->lookup, *end = entry + ((size_t)1 << LOOKUP_BITS);
-  unsigned length, first, index, copies;
+  uint32_t length, word, found, copies;
   for (length = 1; length <= LOOKUP_BITS; length++) {
-    first = symbols->limit[length - 1] >> (15 - length);
-    for (; first < (unsigned)symbols->limit[length] >> (15 - length); first++) {
-      index = (first + symbols->base[length]) & 0xffff;
-      for (copies = 1u << (LOOKUP_BITS - length); copies; copies--) *entry++ = (uint32_t)symbols->sorted[index] << 6 | length;
+    word = symbols->code.limit[length - 1];
+    for (; word < symbols->code.limit[length]; word += ALL_WORDS >> length) {
+      found = symbol_of(&symbols->code, word, length) << 6 | length;
+      for (copies = 1u << (LOOKUP_BITS - length); copies; copies--) *entry++ = found;
     }
   }
   while (entry < end) *entry++ = LONGER;
@@ -1005,12 +1034,13 @@ static void find_lanes(arena *from, dc_symbols *symbols, input *in, size_t lengt
   if (at != length) invalid(in);
 }
 
-/* Makes a stream of `count` symbols ready. `in` gives its table; the stream is `length` bytes from `stream` on, or the rest of
-   `in` if that is NULL. */
+/* Makes a stream of `count` symbols ready. `in` gives its table; the stream is what is left of `stream` then, which may be
+   `in`. */
 static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size_t alphabet, size_t count, input *in,
-                          const uint8_t *stream, size_t length) {
-  size_t used;
+                          const input *stream) {
+  size_t used, mark, length;
   uint16_t *sorted;
+  uint8_t *lengths;
   memset(symbols, 0, sizeof *symbols);
   symbols->coder = (uint8_t)coder;
   symbols->alphabet = (uint32_t)alphabet;
@@ -1024,13 +1054,16 @@ static void begin_symbols(arena *from, dc_symbols *symbols, unsigned coder, size
   } else if (coder == HUFFMAN) {
     used = at_most(in, alphabet);
     sorted = take(from, used * sizeof *sorted, in);
-    symbols->sorted = sorted;
-    if (!in->status) code_lengths(in, symbols, sorted, used);
-    if (LOOKUP_BITS) symbols->lookup = take(from, sizeof(uint32_t) << LOOKUP_BITS, in);
-    if (symbols->lookup && !in->status) fill_lookup(symbols);
+    mark = from->used;
+    lengths = take(from, used, in);
+    from->used = mark;
+    code_lengths(in, lengths, used);
+    if (lengths && !in->status && canonical(&symbols->code, sorted, lengths, used) != ALL_WORDS) invalid(in);
+    if (LOOKUP_BITS > 0) symbols->lookup = take(from, sizeof(uint32_t) << LOOKUP_BITS, in);
+    if (LOOKUP_BITS > 0 && symbols->lookup && !in->status) fill_lookup(symbols);
   }
-  symbols->bytes = stream ? stream : in->at;
-  if (!stream) length = left(in);
+  symbols->bytes = stream->at;
+  length = left(stream);
   if ((coder < FIXED || !count) && length) invalid(in);
   find_lanes(from, symbols, in, length, count);
 }
@@ -1044,9 +1077,9 @@ static inline uint32_t word(const dc_symbols *symbols, uint32_t bits, uint32_t *
     *length = found & 63;
     return found >> 6;
   }
-  for (found = LOOKUP_BITS + 1; bits >= symbols->limit[found];) found++;
+  for (found = LOOKUP_BITS + 1; bits >= symbols->code.limit[found];) found++;
   *length = found;
-  return symbols->sorted[((bits >> (15 - found)) + symbols->base[found]) & 0xffff];
+  return symbol_of(&symbols->code, bits, found);
 }
 
 static inline uint32_t next_symbol(dc_symbols *symbols) {
@@ -1086,7 +1119,7 @@ static void begin_plane(arena *from, dc_symbols *symbols, input *in, size_t coun
   if (!bytes(in, length)) return;
   in->end = in->at;
   in->at -= length;
-  begin_symbols(from, symbols, coder, alphabet, count, in, NULL, 0);
+  begin_symbols(from, symbols, coder, alphabet, count, in, in);
   in->at = in->end;
   in->end = end;
 }
@@ -1111,27 +1144,43 @@ static inline int next_bytes(dc_cursor *cursor) {
   return 1;
 }
 
-static int planes_read(dc_cursor *cursor) {
-  unsigned k;
-  for (k = 0; k < cursor->tensor.size; k++) {
-    if (!all_read(&cursor->streams[k])) return stop(cursor, DC_INVALID, 5);
+/* Whether the first streams are read to their ends: 0, with what is wrong. */
+static int streams_read(dc_cursor *cursor, unsigned count) {
+  const dc_symbols *symbols = cursor->streams, *end = symbols + count;
+  for (; symbols < end; symbols++) {
+    if (!all_read(symbols)) return stop(cursor, DC_INVALID, 5);
   }
-  return 1;
+  return 0;
 }
 
 static inline int step_planes(dc_cursor *cursor) {
-  if (cursor->next == cursor->tensor.count) return planes_read(cursor) && 0;
+  if (cursor->next == cursor->tensor.count) return streams_read(cursor, cursor->tensor.size);
   cursor->position = cursor->next++;
   return next_bytes(cursor);
 }
 
 /* ---- Sections 4 and 10: codebooks ---- */
 
+static void check_section(const dc_file *file, const dc_tensor *tensor, input *in) {
+  if (HAS_CHECKSUMS(file) && dc_crc32(tensor->section, tensor->section_bytes) != tensor->checksum) fail(in, DC_DAMAGED);
+}
+
 typedef struct {
   const uint8_t *entries;
   unsigned size;
 } codebook;
 
+static int is_zero(const uint8_t *value, unsigned size) {
+  while (size && !*value) value++, size--;
+  return !size;
+}
+
+#if DC_HUFFMAN_ONLY
+static int compare_values(const void *context, uint32_t a, uint32_t b) {
+  const codebook *book = context;
+  return memcmp(book->entries + a * book->size, book->entries + b * book->size, book->size);
+}
+#else
 static uint64_t bits_of(const codebook *book, uint32_t number) {
   uint64_t bits = 0;
   unsigned k;
@@ -1145,7 +1194,11 @@ static uint64_t rank_of(const codebook *book, uint32_t number) {
   return bits & sign ? ~bits & (sign - 1) : bits | sign;
 }
 
-static int entry_after(const void *book, uint32_t a, uint32_t b) { return rank_of(book, a) >= rank_of(book, b); }
+static int compare_values(const void *book, uint32_t a, uint32_t b) {
+  uint64_t first = rank_of(book, a), second = rank_of(book, b);
+  return (first > second) - (first < second);
+}
+#endif
 
 #if !DC_HUFFMAN_ONLY
 static void put_float(uint8_t *out, float value) {
@@ -1185,7 +1238,7 @@ static void expand_grid(const dc_tensor *tensor, input *in, uint8_t *out) {
     chosen = all ? tensor->lowest + (int32_t)i != 0 : mask[i >> 3] >> (7 - (i & 7)) & 1;
     if (!chosen) continue;
     value = (float)(scale * (float)(tensor->lowest + (int32_t)i));
-    if (found == tensor->entries || !(value >= -3.40282347e38f && value <= 3.40282347e38f)) {
+    if (found == tensor->entries || !(value >= -LARGEST_FLOAT && value <= LARGEST_FLOAT)) {
       invalid(in);
     } else {
       put_float(out + 4 * found++, value); /* that of j = 0 is zero, and refused as such */
@@ -1206,17 +1259,13 @@ static void expand_halves(const dc_tensor *tensor, input *in, uint8_t *out) {
 
 /* The tensor's codebook, checked, and sorted if that is asked for. */
 static const uint8_t *read_codebook(dc_cursor *cursor, arena *from, input *in, int sorted) {
-  const dc_tensor *own = &cursor->tensor;
-  dc_tensor owner = *own;
+  dc_tensor owner;
   codebook book;
-  input fields;
   uint32_t *order;
   uint8_t *out = NULL;
   size_t i, mark;
-  if (own->form == SHARED) {
-    fill(cursor->file, own->owner, &owner, &fields);
-    if (HAS_CHECKSUMS(cursor->file) && dc_crc32(owner.section, owner.section_bytes) != owner.checksum) fail(in, DC_DAMAGED);
-  }
+  fill(cursor->file, cursor->tensor.owner, &owner);
+  if (cursor->tensor.form == SHARED) check_section(cursor->file, &owner, in);
   in->section = VERSION(cursor->file) > 1 ? 10 : 4;
   book.entries = owner.section;
   book.size = owner.size;
@@ -1239,14 +1288,39 @@ static const uint8_t *read_codebook(dc_cursor *cursor, arena *from, input *in, i
   order = take(from, owner.entries * sizeof *order, in);
   from->used = mark;
   if (in->status || !order) return book.entries;
-  sort(order, owner.entries, entry_after, &book);
+  if (sort(order, (uint32_t)owner.entries, compare_values, &book) < owner.entries) invalid(in);
   for (i = 0; i < owner.entries; i++) {
-    if (!bits_of(&book, order[i]) || (i && rank_of(&book, order[i]) == rank_of(&book, order[i - 1]))) invalid(in);
+    if (is_zero(book.entries + i * book.size, book.size)) invalid(in);
   }
   if (!sorted) return book.entries;
   for (i = 0; i < owner.entries; i++) memcpy(out + i * owner.size, book.entries + (size_t)order[i] * owner.size, owner.size);
   return out;
 }
+
+#if DC_ADAPTIVE || DC_RANS
+/* How many entries of a sorted codebook have the sign bit. */
+static uint32_t negatives(const dc_cursor *cursor) {
+  codebook book;
+  uint32_t count = 0;
+  book.entries = cursor->codebook;
+  book.size = cursor->tensor.size;
+  while (count < cursor->tensor.entries && book.entries && bits_of(&book, count) & SIGN_BIT(book.size)) count++;
+  return count;
+}
+#endif
+
+#if !DC_SMALL
+/* The codebook with a zero before entry number `where`, so that each symbol has its value. */
+static uint8_t *values_with_zero(const dc_cursor *cursor, arena *from, input *in, size_t where) {
+  const size_t size = cursor->tensor.size, before = where * size, all = cursor->tensor.entries * size;
+  uint8_t *values = take(from, all + size, in);
+  if (!values || !cursor->codebook) return NULL;
+  memcpy(values, cursor->codebook, before);
+  memset(values + before, 0, size);
+  memcpy(values + before + size, cursor->codebook + before, all - before);
+  return values;
+}
+#endif
 
 /* ---- Section 4: coded tensors ---- */
 
@@ -1254,43 +1328,38 @@ static void begin_coded(dc_cursor *cursor, arena *from, input *in) {
   const dc_tensor *tensor = &cursor->tensor;
   size_t symbols = tensor->offset_bits ? tensor->weights : tensor->count;
   dc_symbols counted, *streams;
-  const uint8_t *weights = in->end - tensor->weight_bytes, *offsets = weights - tensor->offset_bytes;
+  input offsets = *in, weights = *in;
   cursor->codebook = read_codebook(cursor, from, in, 0);
 #if !DC_SMALL
-  if (!tensor->offset_bits) { /* with a zero in front, so that each symbol has its value */
-    uint8_t *values = take(from, (tensor->entries + 1) * tensor->size, in);
-    if (values) {
-      memset(values, 0, tensor->size);
-      memcpy(values + tensor->size, cursor->codebook, tensor->entries * tensor->size);
-      cursor->codebook = values + tensor->size;
-    }
+  if (!tensor->offset_bits) {
+    const uint8_t *values = values_with_zero(cursor, from, in, 0);
+    if (values) cursor->codebook = values + tensor->size;
   }
 #endif
   streams = cursor->streams = take(from, 2 * sizeof *streams, in);
   if (in->status) return;
   cursor->left = tensor->weights;
   cursor->skipped = tensor->fillers;
-  in->end = offsets;
-  in->at = offsets - tensor->table_bytes;
+  offsets.end = weights.at = in->end - tensor->weight_bytes;
+  in->end = offsets.at = offsets.end - tensor->offset_bytes;
+  in->at = in->end - tensor->table_bytes;
   begin_symbols(from, streams ? &streams[0] : &counted, tensor->offset_coder, (size_t)1 << tensor->offset_bits,
-                tensor->offset_bits ? tensor->weights + tensor->fillers : 0, in, offsets, tensor->offset_bytes);
+                tensor->offset_bits ? tensor->weights + tensor->fillers : 0, in, &offsets);
   if (tensor->weight_coder == LITERAL) {
     cursor->codebook = NULL;
-    cursor->at = weights;
+    cursor->at = weights.at;
+    if (streams) memset(&streams[1], 0, sizeof *streams);
     if (tensor->weight_bytes != tensor->weights * tensor->size) invalid(in);
   } else if (!in->status) {
     begin_symbols(from, streams ? &streams[1] : &counted, tensor->weight_coder, tensor->entries + !tensor->offset_bits, symbols,
-                  in, weights, tensor->weight_bytes);
+                  in, &weights);
   }
   if (left(in)) invalid(in);
 }
 
 static int coded_read(dc_cursor *cursor) {
-  const dc_tensor *tensor = &cursor->tensor;
   if (cursor->left || cursor->skipped) return stop(cursor, DC_INVALID, 4);
-  if (tensor->offset_bits && !all_read(&cursor->streams[0])) return stop(cursor, DC_INVALID, 5);
-  if (tensor->weight_coder != LITERAL && !all_read(&cursor->streams[1])) return stop(cursor, DC_INVALID, 5);
-  return 0;
+  return streams_read(cursor, 2);
 }
 
 /* The next weight by offsets. The header was checked: fillers and weights fit into the elements. */
@@ -1311,10 +1380,7 @@ static inline int step_offsets(dc_cursor *cursor) {
   if (tensor->weight_coder == LITERAL) {
     cursor->value = cursor->at;
     cursor->at += tensor->size;
-    for (symbol = 0; symbol < tensor->size; symbol++) {
-      if (cursor->value[symbol]) return 1;
-    }
-    return stop(cursor, DC_INVALID, 4);
+    return !is_zero(cursor->value, tensor->size) || stop(cursor, DC_INVALID, 4);
   }
   symbol = next_symbol(&cursor->streams[1]);
   if (symbol >= tensor->entries) return stop(cursor, DC_INVALID, 5);
@@ -1513,7 +1579,7 @@ static void begin_rows(dc_cursor *cursor, arena *from, input *in) {
   if (from->counting) { /* which kinds there are is not known without memory: so as much as any planes need */
     lanes = tensor->count < (size_t)1 << 17 ? 1 : tensor->count / 2048;
     take(from, tensor->size * (sizeof(dc_symbols) + 512 + (sizeof(uint32_t) << LOOKUP_BITS) + 24), in);
-    take(from, tensor->size * lanes * sizeof(struct dc_lane), in);
+    take(from, tensor->size * lanes * sizeof(struct dc_lane) + 256, in);
     return;
   }
   for (i = 0; i < tensor->shape[0] && !in->status; i++) {
@@ -1532,7 +1598,8 @@ static int next_kind(dc_cursor *cursor) {
   input in = rest_of(cursor), kinds = rest_of(cursor);
   from.memory = cursor->memory;
   from.size = cursor->memory_bytes;
-  if (cursor->kind < 16 && !planes_read(cursor)) return 0;
+  if (cursor->kind < 16) streams_read(cursor, cursor->tensor.size);
+  if (cursor->status) return 0;
   cursor->kind = cursor->kind == 16 ? 0 : cursor->kind + 1;
   while (cursor->kind < 16 && !cursor->rows[cursor->kind]) cursor->kind++;
   if (cursor->kind == 16) return left(&in) ? stop(cursor, DC_INVALID, 14) : 0;
@@ -1561,6 +1628,9 @@ static int step_rows(dc_cursor *cursor) {
   return !cursor->kind || next_bytes(cursor);
 }
 
+#endif
+
+#if DC_ADAPTIVE
 /* ---- Section 11: weights by an adaptive model ---- */
 
 enum { BLOCK = 1 << 19, LARGEST = 2880, INPUTS = 10, ENTRY_INPUTS = 6, CLASSES = 7, NUMBERS = 9 };
@@ -1974,7 +2044,6 @@ static void begin_model(dc_cursor *cursor, arena *from, input *in) {
   static const int32_t first_entry[ENTRY_INPUTS] = {-23593, 7209, 3277, 47841, 8847, 7864};
   const dc_tensor *tensor = &cursor->tensor;
   struct dc_model counted, *model;
-  codebook book;
   size_t seen, entry_slots;
   uint32_t density;
   cursor->codebook = read_codebook(cursor, from, in, 1);
@@ -2018,31 +2087,719 @@ static void begin_model(dc_cursor *cursor, arena *from, input *in) {
   fill_tables(model);
   model->density_logit = stretch(model, model->density >> 14);
   model->entry_count = (uint32_t)tensor->entries;
-  book.entries = cursor->codebook;
-  book.size = tensor->size;
-  while (model->negative < tensor->entries && bits_of(&book, model->negative) & SIGN_BIT(book.size)) model->negative++;
+  model->negative = negatives(cursor);
   model->todo = tensor->count;
   model->at = model->end = in->at;
   model->stream_end = in->end;
 }
 #endif
 
+#if DC_RANS
+/* ---- Sections 17 to 19: ranks and multiples by interleaved rANS ---- */
+
+enum { TOKENS = 119, GAP_TOKENS = 60, LONGEST_GAP = 32767, MOST_LANES = 256, ALL = 4096 };
+enum { SCALES = 32, CONTEXTS = 128, FIRST_EXTRA = 31, /* token with extra bits */ MOST_NEIGHBOURS = 4, FIRST_STATE = 65536 };
+
+struct neighbour {
+  size_t rows, columns, back; /* how far it is, and that in groups of numbers */
+  int16_t aim, size;
+  const int16_t *group;       /* its numbers, if it is in the same lanes */
+};
+
+/* Where a lane is, with gaps. */
+struct run {
+  size_t row, end_row, column, first_column, end_column, position;
+};
+
+/* The words that are left of a stream; `missing` if there were not enough, or something else was wrong. */
+typedef struct {
+  const uint8_t *at, *end;
+  int missing;
+} words;
+
+struct dc_rans {
+  words left;
+  size_t row_count, column_count, stream_rows;
+  size_t first_row, rows, height, width; /* of the stream, and of its lanes */
+  uint32_t lanes_down, lanes_across;     /* as powers of two; */
+  uint32_t down, across, live;           /* and those lanes that are not empty */
+  size_t position;                       /* dense: that of the first lane's number, */
+  size_t i, j, slot, depth;              /* where the lanes are, and which of the last groups is the present one */
+  uint32_t turn, group_down, group_across;
+  uint32_t active;                       /* gaps: lanes that are not at their ends */
+  uint32_t *states;
+  int16_t *numbers, *group;              /* a group has a number of each lane; the last `depth` groups are kept */
+  struct run *runs;
+  uint8_t gaps;
+  int32_t base;
+  uint8_t *row_classes, *column_classes; /* NULL if all are 0 */
+  uint32_t *columns;                     /* in the order of their classes; NULL if that is their own */
+  unsigned neighbour_count, tokens;
+  struct neighbour neighbours[MOST_NEIGHBOURS];
+  uint32_t expected[SCALES];             /* by the scale alone: own * S >> 5 */
+  uint8_t contexts[CONTEXTS];
+#if DC_SMALL
+  uint16_t *begins;                      /* of the tokens of each table, and ALL behind them */
+#else
+  uint32_t *lookup;                      /* by the low bits of a state: token << 24 | (these - begin) << 12 | (frequency - 1) */
+  int16_t numbers_of[TOKENS];            /* without their extra bits */
+  uint8_t *values;                       /* of ranks: the codebook with a zero in its place */
+#endif
+  float steps[4];                        /* of multiples: without the powers of two */
+  uint8_t *row_steps;
+  uint32_t lowest, span;                 /* numbers are from -lowest to span - lowest */
+};
+
+static size_t shifted_up(size_t count, uint32_t shift) { return (count + ((size_t)1 << shift) - 1) >> shift; }
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+/* A plane of section 6, read into `out`, if there is memory. */
+static void read_plane(arena *from, input *in, size_t count, size_t alphabet, uint8_t *out) {
+  size_t mark = from->used, i;
+  uint32_t symbol;
+  dc_symbols symbols;
+  begin_plane(from, &symbols, in, count, alphabet);
+  from->used = mark;
+  if (!out || in->status) return;
+  for (i = 0; i < count && !in->status; i++) {
+    symbol = next_symbol(&symbols);
+    if (symbol >= alphabet) invalid(in);
+    out[i] = (uint8_t)symbol;
+  }
+  if (!all_read(&symbols)) invalid(in);
+}
+
+static uint8_t *take_plane(arena *from, input *in, size_t count, size_t alphabet) {
+  uint8_t *out = take(from, count, in);
+  read_plane(from, in, count, alphabet, out);
+  return out;
+}
+
+static float row_step(const struct dc_rans *rans, size_t row) {
+  unsigned step = rans->row_steps[row];
+  return rans->steps[step & 3] * float_of((127 + (step >> 2)) << 23);
+}
+
+/* Section 17: the scales of multiples. */
+static void read_scales(const dc_tensor *tensor, struct dc_rans *rans, arena *from, input *in) {
+  static const uint32_t quarters[4] = {0x3f800000, 0x3f9837f0, 0x3fb504f3, 0x3fd744fd};
+  const uint8_t *stored = bytes(in, 4);
+  int32_t most = -tensor->lowest > tensor->highest ? -tensor->lowest : tensor->highest;
+  float scale;
+  size_t k;
+  if (!stored) return;
+  scale = float_of(le32(stored));
+  if (!(scale >= 1.17549435e-38f && scale <= LARGEST_FLOAT)) invalid(in);
+  for (k = 0; k < 4; k++) rans->steps[k] = scale * float_of(quarters[k]);
+  rans->row_steps = take_plane(from, in, rans->row_count, 256);
+  in->section = 17;
+  if (!rans->row_steps) return;
+  for (k = 0; k < rans->row_count && !in->status; k++) {
+    if (!(row_step(rans, k) * (float)most <= LARGEST_FLOAT)) invalid(in);
+  }
+}
+
+/* The classes of so many rows, planes or places; NULL if there are none, or there is no memory. */
+static uint8_t *classes(arena *from, input *in, size_t count, int *there) {
+  in->section = 18;
+  if (!at_most(in, 1)) return NULL;
+  *there = 1;
+  return take_plane(from, in, count, 64);
+}
+
+static void read_classes(const dc_tensor *tensor, struct dc_rans *rans, arena *from, input *in) {
+  size_t planes = tensor->rank > 2 ? tensor->shape[1] : 1, places = rans->column_count / planes, c, found = 0;
+  uint8_t *of_planes, *of_places, *sums;
+  uint32_t *columns;
+  unsigned sum;
+  int there = 0;
+  rans->row_classes = classes(from, in, rans->row_count, &there);
+  there = 0;
+  of_planes = classes(from, in, planes, &there);
+  of_places = classes(from, in, places, &there);
+  if (!there) return;
+  rans->column_classes = sums = take(from, rans->column_count, in);
+  rans->columns = columns = rans->gaps ? take(from, rans->column_count * sizeof *columns, in) : NULL;
+  if (in->status || !sums) return;
+  for (c = 0; c < rans->column_count; c++) {
+    sum = (of_planes ? of_planes[c / places] : 0u) + (of_places ? of_places[c % places] : 0u);
+    sums[c] = (uint8_t)sum;
+  }
+  for (sum = 0; columns && found < rans->column_count; sum++) {
+    for (c = 0; c < rans->column_count; c++) {
+      if (sums[c] == sum) columns[found++] = (uint32_t)c;
+    }
+  }
+}
+
+static void read_neighbours(struct dc_rans *rans, input *in) {
+  static const uint8_t thirds[3] = {64, 81, 102};
+  struct neighbour *here;
+  unsigned k, own;
+  in->section = 18;
+  rans->neighbour_count = byte(in);
+  if (rans->neighbour_count > (rans->gaps ? 0 : MOST_NEIGHBOURS)) invalid(in);
+  for (k = 0; k < rans->neighbour_count && !in->status; k++) {
+    here = &rans->neighbours[k];
+    here->rows = at_most(in, rans->row_count);
+    here->columns = at_most(in, rans->column_count);
+    here->aim = (int8_t)byte(in);
+    here->size = (int16_t)byte(in);
+    if (!here->rows && !here->columns) invalid(in);
+  }
+  own = rans->neighbour_count ? byte(in) : 0;
+  for (k = 0; k < SCALES; k++) rans->expected[k] = (own * thirds[k % 3] << k / 3) >> 5;
+}
+
+static uint32_t weight_of(unsigned level) {
+  static const uint8_t quarters[4] = {64, 76, 91, 108};
+  return level ? (uint32_t)quarters[(level - 1) & 3] << ((level - 1) >> 2) : 0;
+}
+
+/* Table number `number` by the levels of its tokens. */
+static void build_table(struct dc_rans *rans, input *in, size_t number, const uint8_t *levels) {
+  uint32_t whole = 0, used = 0, sum = 0, share = 0, begin = 0, next, k;
+#if DC_SMALL
+  uint16_t *out = rans->begins + number * (rans->tokens + 1);
+#else
+  uint32_t *out = rans->lookup + number * ALL, i;
+#endif
+  for (k = 0; k < rans->tokens; k++) {
+    if (levels[k] > 49) invalid(in);
+    whole += weight_of(levels[k]);
+    used += levels[k] > 0;
+  }
+  if (!used) invalid(in);
+  if (in->status) return;
+  for (k = 0; k < rans->tokens; k++, begin = next) {
+    sum += weight_of(levels[k]);
+    next = begin - share;
+    share = (uint32_t)((uint64_t)sum * (ALL - used) / whole);
+    next += share + (levels[k] > 0);
+#if DC_SMALL
+    out[k] = (uint16_t)begin;
+#else
+    for (i = begin; i < next; i++) *out++ = k << 24 | (i - begin) << 12 | (next - begin - 1);
+#endif
+  }
+#if DC_SMALL
+  out[k] = ALL;
+#endif
+}
+
+/* The smallest magnitude of a class. */
+static inline int32_t base_of(unsigned class) {
+  return class < 16 ? (int32_t)class : (int32_t)(4 + (class & 3)) << ((class >> 2) - 2);
+}
+
+static void read_tables(struct dc_rans *rans, arena *from, input *in) {
+  uint8_t levels[TOKENS] = {0}, *stored;
+  unsigned tables = byte(in), contexts, k;
+  size_t mark, i;
+  rans->tokens = byte(in);
+  if (!tables || tables > 64 || !rans->tokens || rans->tokens > TOKENS) invalid(in);
+  if (in->status) return;
+  contexts = rans->gaps ? 64 : rans->neighbour_count ? CONTEXTS : SCALES;
+  read_plane(from, in, contexts, 64, from->counting ? NULL : rans->contexts);
+  for (k = 0; k < contexts && !in->status; k++) {
+    if (rans->contexts[k] >= tables) invalid(in);
+  }
+#if DC_SMALL
+  rans->begins = take(from, tables * (rans->tokens + 1) * sizeof *rans->begins, in);
+#else
+  rans->lookup = take(from, tables * ALL * sizeof *rans->lookup, in);
+#endif
+#if !DC_SMALL
+  for (k = 0; k < TOKENS; k++) rans->numbers_of[k] = (int16_t)(k & 1 ? -base_of((k + 1) >> 1) : base_of(k >> 1));
+#endif
+  mark = from->used;
+  stored = take_plane(from, in, tables * rans->tokens, 64);
+  from->used = mark;
+  in->section = 18;
+  for (i = 0; i < tables && stored && !in->status; i++) {
+    for (k = 0; k < rans->tokens; k++) levels[k] = (levels[k] + *stored++) & 63;
+    build_table(rans, in, i, levels);
+  }
+}
+
+/* Section 18 */
+static void read_model(const dc_tensor *tensor, struct dc_rans *rans, arena *from, input *in) {
+  unsigned lanes;
+  in->section = 18;
+  rans->gaps = (uint8_t)at_most(in, 1);
+  rans->stream_rows = at_most(in, rans->row_count);
+  lanes = byte(in);
+  rans->lanes_down = lanes >> 4;
+  rans->lanes_across = lanes & 15;
+  rans->base = (int32_t)at_most(in, 512) - 256;
+  if (!rans->stream_rows || rans->lanes_down + rans->lanes_across > 8) invalid(in);
+  if (in->status) return;
+  read_classes(tensor, rans, from, in);
+  read_neighbours(rans, in);
+  read_tables(rans, from, in);
+  if (left(in)) invalid(in);
+}
+
+/* Cuts a stream of so many rows into lanes, and says how many numbers are kept. */
+static size_t cut(struct dc_rans *rans, size_t rows) {
+  struct neighbour *here;
+  rans->rows = rows;
+  rans->height = shifted_up(rows, rans->lanes_down);
+  rans->width = shifted_up(rans->column_count, rans->lanes_across);
+  rans->down = (uint32_t)((rows - 1) / rans->height + 1);
+  rans->across = (uint32_t)((rans->column_count - 1) / rans->width + 1);
+  rans->live = rans->down * rans->across;
+  rans->depth = 1;
+  for (here = rans->neighbours; here < rans->neighbours + rans->neighbour_count; here++) {
+    if (here->rows >= rans->height || here->columns >= rans->width) continue;
+    here->back = here->rows * rans->width + here->columns;
+    if (rans->depth <= here->back) rans->depth = here->back + 1;
+  }
+  return rans->depth * rans->live;
+}
+
+static void begin_run(const struct dc_rans *rans, size_t number) {
+  struct run *run = &rans->runs[number];
+  run->row = rans->first_row + number / rans->across * rans->height;
+  run->end_row = smaller(run->row + rans->height, rans->first_row + rans->rows);
+  run->column = run->first_column = number % rans->across * rans->width;
+  run->end_column = smaller(run->column + rans->width, rans->column_count);
+}
+
+/* Begins the next stream: its states, and where its lanes are. */
+static void begin_stream(struct dc_rans *rans, input *in) {
+  uint32_t lane, across = 1u << rans->lanes_across, state, found = 0;
+  size_t length = rans->stream_rows < rans->row_count ? varint(in) : left(in);
+  cut(rans, smaller(rans->stream_rows, rans->row_count - rans->first_row));
+  rans->left.at = bytes(in, length);
+  rans->left.end = in->at;
+  if (length < (size_t)4 << (rans->lanes_down + rans->lanes_across)) invalid(in);
+  for (lane = 0; lane < across << rans->lanes_down && !in->status; lane++, rans->left.at += 4) {
+    state = le32(rans->left.at);
+    if (lane / across < rans->down && lane % across < rans->across) rans->states[found++] = state;
+    else if (state != FIRST_STATE) invalid(in);
+    if (state < FIRST_STATE) invalid(in);
+  }
+  rans->active = rans->live;
+  for (lane = 0; rans->gaps && lane < rans->live; lane++) begin_run(rans, lane);
+  rans->i = rans->j = rans->slot = 0;
+}
+
+/* Ends the stream that was read, if there was one, and begins the next one. */
+static int next_stream(dc_cursor *cursor, struct dc_rans *rans) {
+  input in = {NULL, NULL, DC_OK, 19};
+  uint32_t lane;
+  for (lane = 0; lane < rans->live; lane++) {
+    if (rans->states[lane] != FIRST_STATE) invalid(&in);
+  }
+  if (rans->left.at != rans->left.end) invalid(&in);
+  in.at = rans->left.end;
+  in.end = cursor->end;
+  rans->first_row += rans->rows;
+  if (rans->first_row < rans->row_count && !in.status) {
+    begin_stream(rans, &in);
+    cursor->status = in.status;
+    return !in.status;
+  }
+  if (left(&in)) invalid(&in);
+  in.section = 17;
+  if (cursor->left) invalid(&in);
+  cursor->status = in.status;
+  return 0;
+}
+
+/* Section 17: which values the numbers stand for. */
+static void read_values(dc_cursor *cursor, struct dc_rans *rans, arena *from, input *in) {
+  const dc_tensor *tensor = &cursor->tensor;
+  if (tensor->form == MULTIPLES) {
+    read_scales(tensor, rans, from, in);
+    rans->lowest = (uint32_t)-tensor->lowest;
+    rans->span = (uint32_t)(tensor->highest - tensor->lowest);
+    cursor->value = cursor->element;
+    if (left(in)) invalid(in);
+  } else {
+    cursor->codebook = read_codebook(cursor, from, in, 1);
+    rans->lowest = negatives(cursor);
+    rans->span = (uint32_t)tensor->entries;
+#if !DC_SMALL
+    rans->values = values_with_zero(cursor, from, in, rans->lowest);
+#endif
+  }
+  in->section = 17;
+  if (tensor->weights < tensor->count && rans->lowest > rans->span) invalid(in); /* 0 is not among the numbers */
+}
+
+/* Memory for the lanes of any stream: the last one may have fewer rows, and yet more lanes that are not empty. */
+static void take_lanes(struct dc_rans *rans, arena *from, input *in) {
+  size_t last = rans->row_count % rans->stream_rows, numbers = cut(rans, rans->stream_rows), others = last ? cut(rans, last) : 0;
+  rans->states = take(from, MOST_LANES * sizeof *rans->states, in);
+  rans->numbers = take(from, (numbers > others ? numbers : others) * sizeof *rans->numbers, in);
+  if (rans->gaps) rans->runs = take(from, ((size_t)1 << (rans->lanes_down + rans->lanes_across)) * sizeof *rans->runs, in);
+  rans->group = rans->numbers;
+  rans->rows = rans->live = rans->height = 0; /* and so the first stream follows */
+}
+
+static void begin_integers(dc_cursor *cursor, arena *from, input *in) {
+  const dc_tensor *tensor = &cursor->tensor;
+  const uint8_t *streams = in->end - tensor->weight_bytes;
+  struct dc_rans counted, *rans = take(from, sizeof *rans, in);
+  cursor->rans = rans;
+  cursor->end = in->end;
+  cursor->left = tensor->weights;
+  if (in->status) return;
+  if (!rans) rans = &counted;
+  memset(rans, 0, sizeof *rans);
+  rans->row_count = tensor->rank > 1 ? tensor->shape[0] : 1;
+  rans->column_count = tensor->count / rans->row_count;
+  if (rans->column_count > 0xffffffff) fail(in, DC_TOO_LARGE);
+  in->end = streams - tensor->table_bytes;
+  read_values(cursor, rans, from, in);
+  if (in->status) return;
+  in->at = in->end;
+  in->end = streams;
+  read_model(tensor, rans, from, in);
+  if (in->status) return;
+  take_lanes(rans, from, in);
+  rans->left.at = rans->left.end = streams;
+}
+
+static inline unsigned bits_of_number(uint32_t number) {
+#ifdef __GNUC__
+  return 31 - (unsigned)__builtin_clz(number);
+#else
+  unsigned bits = 0;
+  while (number >>= 1) bits++;
+  return bits;
+#endif
+}
+
+/* A state that is small takes a word. */
+CALLED uint32_t refilled(words *from, uint32_t state, const int sure) {
+#if !DC_SMALL
+  if (sure) { /* that there are enough: no branch, which nobody could predict */
+    uint32_t few = state < FIRST_STATE, word = from->at[0] | (uint32_t)from->at[1] << 8;
+    from->at += 2 * few;
+    return state << 16 * few | (word & (0 - few));
+  }
+#endif
+  (void)sure;
+  if (state >= FIRST_STATE) return state;
+  if (from->end - from->at < 2) {
+    from->missing = 1;
+    return FIRST_STATE;
+  }
+  from->at += 2;
+  return state << 16 | (uint32_t)from->at[-1] << 8 | from->at[-2];
+}
+
+/* The token that a lane has next, by the table of a context. */
+CALLED unsigned next_token(const struct dc_rans *rans, words *from, uint32_t *state, unsigned context, const int sure) {
+  uint32_t low = *state & (ALL - 1), high = *state >> 12;
+#if DC_SMALL
+  const uint16_t *begins = rans->begins + rans->contexts[context] * (rans->tokens + 1);
+  unsigned token = 0, end = rans->tokens, middle;
+  while (end - token > 1) {
+    middle = (token + end) >> 1;
+    if (begins[middle] <= low) token = middle;
+    else end = middle;
+  }
+  *state = refilled(from, (begins[token + 1] - begins[token]) * high + low - begins[token], sure);
+  return token;
+#else
+  uint32_t found = rans->lookup[rans->contexts[context] * ALL + low];
+  *state = refilled(from, ((found & (ALL - 1)) + 1) * high + (found >> 12 & (ALL - 1)), sure);
+  return found >> 24;
+#endif
+}
+
+static inline int32_t number_of(const struct dc_rans *rans, unsigned token) {
+#if DC_SMALL
+  int32_t magnitude = base_of((token + 1) >> 1);
+  (void)rans;
+  return token & 1 ? -magnitude : magnitude;
+#else
+  return rans->numbers_of[token];
+#endif
+}
+
+/* A number of 16 or more, or -16 or less, with its extra bits. */
+CALLED int32_t with_extra(words *from, uint32_t *state, int32_t number, const int sure) {
+  unsigned bits = bits_of_number((uint32_t)(number < 0 ? -number : number)) - 2;
+  int32_t extra = (int32_t)(*state & ((1u << bits) - 1));
+  *state = refilled(from, *state >> bits, sure);
+  return number < 0 ? number - extra : number + extra;
+}
+
+static inline int has_extra(int32_t number) { return number >= 16 || number <= -16; }
+
+CALLED unsigned scale_at(const struct dc_rans *rans, int32_t of_row, size_t column) {
+  int32_t scale = of_row + (rans->column_classes ? rans->column_classes[column] : 0);
+  return scale < 0 ? 0 : scale >= SCALES ? SCALES - 1 : (unsigned)scale;
+}
+
+static inline int32_t row_class(const struct dc_rans *rans, size_t row) {
+  return rans->base + (rans->row_classes ? rans->row_classes[row] : 0);
+}
+
+/* How many of the bounds 72, 88, 112, 144, … are at most what is expected; they are 7, 9 and 11 by powers of two. */
+static inline unsigned expected_scale(uint32_t expected) {
+  static const uint8_t passed[8] = {0, 1, 1, 2, 2, 2, 3, 3}; /* by the three bits below the first one, in an octave */
+  unsigned octave, scale;
+  if (expected < 72) return 0;
+  octave = bits_of_number(expected) - 3;
+  scale = 3 * octave - 9 + passed[expected >> octave & 7];
+  return scale < SCALES ? scale : SCALES - 1;
+}
+
+/* Of how many lanes the neighbours are summed at once. */
+#if DC_SMALL
+enum { AT_ONCE = 1 };
+#else
+enum { AT_ONCE = MOST_LANES };
+#endif
+
+/* The context by what the neighbours say: the sums of aims and sizes. */
+static inline unsigned context_of(const struct dc_rans *rans, unsigned scale, int32_t aim, int32_t size) {
+  uint64_t expected = rans->expected[scale] + 32 * (uint32_t)size, off = (uint64_t)512 * (uint32_t)(aim < 0 ? -aim : aim);
+  return 4 * expected_scale((uint32_t)expected) + (off >= 3 * expected) + (off >= 10 * expected) + (off >= 19 * expected);
+}
+
+/* Sums of the neighbours' numbers, by aim and by size, of `count` lanes from `first` on. */
+static inline void sum_neighbours(const struct dc_rans *rans, uint32_t first, uint32_t count, int32_t *aims, int32_t *sizes) {
+  const struct neighbour *here;
+  const int16_t *group;
+  int16_t aim, size;
+  uint32_t k;
+  memset(aims, 0, count * sizeof *aims);
+  memset(sizes, 0, count * sizeof *sizes);
+  for (here = rans->neighbours; here < rans->neighbours + rans->neighbour_count; here++) {
+    if (!here->group) continue;
+    group = here->group + first;
+    aim = here->aim;
+    size = here->size;
+    for (k = 0; k < count; k++) {
+      aims[k] += aim * group[k];
+      sizes[k] += size * (group[k] < 0 ? -group[k] : group[k]);
+    }
+  }
+}
+
+/* Where the neighbours of all lanes' next elements are. */
+static inline void find_neighbours(struct dc_rans *rans) {
+  struct neighbour *here;
+  size_t slot;
+  for (here = rans->neighbours; here < rans->neighbours + rans->neighbour_count; here++) {
+    slot = rans->slot + (rans->slot < here->back ? rans->depth : 0) - here->back;
+    here->group = here->rows > rans->i || here->columns > rans->j ? NULL : rans->numbers + slot * rans->live;
+  }
+}
+
+/* The numbers of all lanes, at their next element. */
+INLINED void dense_group(struct dc_rans *rans, const int sure) {
+  const size_t i = rans->i, j = rans->j, live = rans->live;
+  const uint32_t down = rans->down - ((rans->down - 1) * rans->height + i >= rans->rows);
+  const uint32_t across = rans->across - ((rans->across - 1) * rans->width + j >= rans->column_count);
+  int32_t aims[AT_ONCE], sizes[AT_ONCE], number, of_row;
+  uint8_t extras[MOST_LANES];
+  int16_t *group = rans->group = rans->numbers + rans->slot * live;
+  uint32_t d, a, lane, found = 0;
+  unsigned context, token;
+  int flipped = 0;
+  words from = rans->left;
+  rans->group_down = down;
+  rans->group_across = across;
+  rans->position = (rans->first_row + i) * rans->column_count + j;
+  if (down < rans->down || across < rans->across) memset(group, 0, live * sizeof *group);
+  find_neighbours(rans);
+  for (d = 0; d < down; d++) {
+    of_row = row_class(rans, rans->first_row + d * rans->height + i);
+    for (a = 0, lane = d * rans->across; a < across; a++, lane++) {
+      context = scale_at(rans, of_row, a * rans->width + j);
+      if (rans->neighbour_count) {
+        if (lane % AT_ONCE == 0) sum_neighbours(rans, lane, AT_ONCE == 1 ? 1 : rans->live, aims, sizes);
+        context = context_of(rans, context, aims[lane % AT_ONCE], sizes[lane % AT_ONCE]);
+        flipped = aims[lane % AT_ONCE] < 0;
+      }
+      token = next_token(rans, &from, &rans->states[lane], context, sure);
+      number = number_of(rans, token);
+      group[lane] = (int16_t)(flipped ? -number : number);
+      extras[found] = (uint8_t)lane;
+      found += token >= FIRST_EXTRA;
+    }
+  }
+  for (a = 0; a < found; a++) {
+    lane = extras[a];
+    group[lane] = (int16_t)with_extra(&from, &rans->states[lane], group[lane], sure);
+  }
+  rans->left = from;
+  if (++rans->slot == rans->depth) rans->slot = 0;
+  if (++rans->j < rans->width) return;
+  rans->j = 0;
+  if (++rans->i == rans->height) rans->active = 0;
+}
+
+/* Skips elements of a lane, and says whether it has so many. */
+static inline int skip(struct run *run, size_t count) {
+  size_t rest;
+  while (run->row < run->end_row) {
+    rest = run->end_column - run->column;
+    if (count < rest) {
+      run->column += count;
+      return 1;
+    }
+    count -= rest;
+    run->column = run->first_column;
+    run->row++;
+  }
+  return !count;
+}
+
+static inline unsigned run_scale(struct dc_rans *rans, struct run *run) {
+  size_t column = rans->columns ? rans->columns[run->column] : run->column;
+  run->position = run->row * rans->column_count + column;
+  return scale_at(rans, row_class(rans, run->row), column);
+}
+
+/* Part of a round: all lanes, one after the other, decode the token of a gap (0), its extra bits (1), the token of a weight (2),
+   or its extra bits (3). Lanes that have no weight in this round have the number 0. */
+INLINED void gap_phase(struct dc_rans *rans, words *from, const unsigned phase, const int sure) {
+  struct run *run = rans->runs, *const end = run + rans->live;
+  int16_t *number = rans->group;
+  uint32_t *state = rans->states;
+  unsigned token;
+  int32_t gap;
+  for (; run < end; run++, number++, state++) {
+    if (phase < 2 ? run->row == run->end_row : !*number) {
+      *number = 0;
+    } else if (phase % 2 == 0) {
+      token = next_token(rans, from, state, 16 * phase + run_scale(rans, run), sure);
+      if (phase ? !token : token >= GAP_TOKENS) from->missing = 1, token = 0;
+      *number = (int16_t)(phase ? number_of(rans, token) : base_of(token));
+    } else {
+      gap = *number;
+      if (has_extra(gap)) gap = with_extra(from, state, gap, sure);
+      *number = (int16_t)gap;
+      if (phase == 3) gap = 1;
+      if (!skip(run, (size_t)gap)) from->missing = 1;
+      rans->active -= run->row == run->end_row;
+      if (phase == 1) *number = gap < LONGEST_GAP && run->row < run->end_row;
+    }
+  }
+}
+
+/* A round: a gap and a weight of each lane that is not at its end. */
+INLINED void gap_group(struct dc_rans *rans, const int sure) {
+  words from = rans->left;
+#if DC_SMALL
+  unsigned phase;
+  for (phase = 0; phase < 4; phase++) gap_phase(rans, &from, phase, sure);
+#else
+  gap_phase(rans, &from, 0, sure);
+  gap_phase(rans, &from, 1, sure);
+  gap_phase(rans, &from, 2, sure);
+  gap_phase(rans, &from, 3, sure);
+#endif
+  rans->left = from;
+}
+
+/* The next number of each lane; 0 at the end of the tensor. */
+static int next_group(dc_cursor *cursor) {
+  struct dc_rans *rans = cursor->rans;
+  int enough;
+  if (!rans->active && !next_stream(cursor, rans)) return 0;
+  enough = !DC_SMALL && (size_t)(rans->left.end - rans->left.at) >= (size_t)8 * rans->live;
+  if (rans->gaps) {
+    if (enough) gap_group(rans, 1);
+    else gap_group(rans, 0);
+  } else if (enough) {
+    dense_group(rans, 1);
+  } else {
+    dense_group(rans, 0);
+  }
+  rans->turn = 0;
+  return !rans->left.missing || stop(cursor, DC_INVALID, 19);
+}
+
+/* Where the number of a lane belongs. */
+static inline size_t position_of(const struct dc_rans *rans, uint32_t lane) {
+  size_t row = lane / rans->across * rans->height, column = lane % rans->across * rans->width;
+  return rans->gaps ? rans->runs[lane].position : rans->position + row * rans->column_count + column;
+}
+
+static inline int step_integers(dc_cursor *cursor) {
+  struct dc_rans *rans = cursor->rans;
+  uint32_t lane, offset;
+  int32_t number;
+  for (;;) {
+    while (rans->turn < rans->live) {
+      lane = rans->turn++;
+      number = rans->group[lane];
+      if (!number) continue;
+      offset = (uint32_t)number + rans->lowest;
+      if (offset > rans->span || !cursor->left--) return stop(cursor, DC_INVALID, 17);
+      cursor->position = position_of(rans, lane);
+      if (cursor->codebook) {
+        cursor->index = offset - (number > 0);
+        cursor->value = cursor->codebook + cursor->index * cursor->tensor.size;
+      } else {
+        put_float(cursor->element, row_step(rans, cursor->position / rans->column_count) * (float)number);
+      }
+      return 1;
+    }
+    if (!next_group(cursor)) return 0;
+  }
+}
+
+#if !DC_SMALL
+/* The values of a group's numbers. With `size` as a constant this is several times as fast. */
+INLINED int put_group(dc_cursor *cursor, uint8_t *out, const size_t size) {
+  const struct dc_rans *rans = cursor->rans;
+  const uint32_t lowest = rans->lowest, span = rans->span;
+  const size_t to_right = rans->width * size, down = rans->height * rans->column_count;
+  const int16_t *number = rans->group;
+  uint32_t d, a, offset, wrong = 0;
+  uint8_t *at;
+  float value;
+  size_t weights = 0;
+  for (d = 0; d < rans->group_down; d++) {
+    at = out + (rans->position + d * down) * size;
+    number = rans->group + d * rans->across;
+    value = cursor->codebook ? 0 : row_step(rans, (rans->position + d * down) / rans->column_count);
+    for (a = 0; a < rans->group_across; a++, number++, at += to_right) {
+      offset = (uint32_t)*number + lowest;
+      weights += *number != 0;
+      wrong |= offset > span;
+      if (cursor->codebook) memcpy(at, rans->values + (offset > span ? 0 : offset) * size, size);
+      else put_float(at, value * (float)*number);
+    }
+  }
+  if (wrong || weights > cursor->left) return stop(cursor, DC_INVALID, 17);
+  cursor->left -= weights;
+  return 1;
+}
+
+static void read_dense(dc_cursor *cursor, uint8_t *out) {
+  while (next_group(cursor)) {
+    if (!(cursor->tensor.size == 4 ? put_group(cursor, out, 4) : put_group(cursor, out, cursor->tensor.size))) return;
+  }
+}
+#endif
+#endif
+
 /* ---- A tensor, element by element and at once ---- */
+
+static const uint8_t content_sections[] = {3, 6, 4, 3, 9, 11, 14, 13, 17};
 
 static void begin(dc_cursor *cursor, arena *from, input *in) {
   dc_tensor *tensor = &cursor->tensor;
-  dc_tensor source;
-  input fields;
-  while (tensor->layout == ALIAS || tensor->layout == COPY) {
-    fill(cursor->file, tensor->source, &source, &fields);
-    *tensor = source;
-  }
+  while (tensor->form == REPEATED) fill(cursor->file, tensor->owner, tensor);
   in->at = tensor->section;
   in->end = in->at + tensor->section_bytes;
   in->section = 1;
-  if (HAS_CHECKSUMS(cursor->file) && dc_crc32(tensor->section, tensor->section_bytes) != tensor->checksum) fail(in, DC_DAMAGED);
+  check_section(cursor->file, tensor, in);
   if (in->status) return;
-  in->section = 6;
+  in->section = DC_HUFFMAN_ONLY ? 6 : content_sections[tensor->layout];
   cursor->value = tensor->section;
   switch (tensor->layout) {
     case PLANES:
@@ -2052,13 +2809,22 @@ static void begin(dc_cursor *cursor, arena *from, input *in) {
       break;
     case CODED: begin_coded(cursor, from, in); break;
 #if !DC_HUFFMAN_ONLY
+#if DC_ADAPTIVE
     case ADAPTIVE: begin_model(cursor, from, in); break;
+#endif
+#if DC_RANS
+    case INTEGERS: begin_integers(cursor, from, in); break;
+#endif
     case ROWS:
       begin_rows(cursor, from, in);
       cursor->value = cursor->element;
       break;
 #endif
-    default: break;
+    case RAW:
+    case CONSTANT: break;
+#if !DC_HUFFMAN_ONLY
+    default: fail(in, DC_UNSUPPORTED);
+#endif
   }
 }
 
@@ -2107,10 +2873,15 @@ static inline int step(dc_cursor *cursor) {
     case PLANES: return step_planes(cursor);
     case CODED: return cursor->tensor.offset_bits ? step_offsets(cursor) : step_symbols(cursor);
 #if !DC_HUFFMAN_ONLY
+    case ROWS: return step_rows(cursor);
+#endif
+#if DC_ADAPTIVE
     case ADAPTIVE:
       if (!cursor->tensor.count) return 0;
       return cursor->tensor.flags & BY_COLUMN ? step_model(cursor, 1) : step_model(cursor, 0);
-    case ROWS: return step_rows(cursor);
+#endif
+#if DC_RANS
+    case INTEGERS: return step_integers(cursor);
 #endif
     default: return step_raw(cursor);
   }
@@ -2140,6 +2911,12 @@ dc_status dc_read(const dc_file *file, size_t number, void *out, size_t out_byte
 #if !DC_SMALL
   if (cursor.tensor.layout == CODED && cursor.codebook) {
     read_offsets(&cursor, to);
+    return cursor.status;
+  }
+#endif
+#if !DC_SMALL && DC_RANS
+  if (cursor.tensor.layout == INTEGERS && !cursor.rans->gaps) {
+    read_dense(&cursor, to);
     return cursor.status;
   }
 #endif

@@ -14,7 +14,17 @@
 #define DC_HUFFMAN_ONLY 0
 #endif
 
-/* 1 saves memory: code words are found length by length, and the adaptive model uses 12 kB of tables instead of 143. */
+/* 0 leaves out layout 5, the adaptive coder (section 11), or layout 8, rANS (sections 17 to 19). Such tensors are
+   DC_UNSUPPORTED. */
+#ifndef DC_ADAPTIVE
+#define DC_ADAPTIVE !DC_HUFFMAN_ONLY
+#endif
+#ifndef DC_RANS
+#define DC_RANS !DC_HUFFMAN_ONLY
+#endif
+
+/* 1 saves memory: code words are found length by length, the adaptive model uses 12 kB of tables instead of 143, and tokens of
+   rANS are found by halving. */
 #ifndef DC_SMALL
 #define DC_SMALL 0
 #endif
@@ -42,27 +52,26 @@ enum {
 };
 
 typedef struct {
-  const char *name; /* UTF-8, printable, and without a zero at its end */
-  size_t name_bytes;
-  size_t shape[8];
-  size_t rank;
-  size_t count;     /* of its elements */
   uint8_t dtype;    /* a number: dc_dtype_name */
   uint8_t size;     /* bytes of an element */
   uint8_t layout;   /* 3: an alias; 7: a copy; the others say how it is coded */
   uint8_t flags;
-  size_t source;    /* of an alias or a copy: the tensor that it is */
+  uint8_t offset_bits, offset_coder, weight_coder; /* layout 2 */
+  uint8_t form;     /* 0 to 5: of its own codebook or scales; 7: there are none; 8: those of `owner`; 9: it repeats `owner` */
+  size_t count;     /* of its elements */
+  size_t rank;
   const uint8_t *section;
   size_t section_bytes;
   uint32_t checksum; /* of the section, if the file has checksums */
-  /* Layouts 2 and 5 */
-  size_t entries;   /* of the codebook */
-  size_t owner;     /* the tensor that has the codebook */
-  uint32_t form;    /* of the codebook, if it is this tensor's own: 0 to 4; otherwise 8 */
-  int32_t lowest, highest;
+  /* Layouts 2, 5 and 8, in which the codebook is sorted except for layout 2 */
+  size_t entries;   /* of the codebook; 0 for multiples */
+  size_t owner;     /* see `form` */
   size_t weights;   /* elements that are not zero */
-  size_t side, fillers, table_bytes, weight_bytes, offset_bytes;
-  uint8_t offset_bits, offset_coder, weight_coder;
+  size_t table_bytes, weight_bytes, offset_bytes, fillers, side;
+  int32_t lowest, highest;
+  const char *name; /* UTF-8, printable, and without a zero at its end */
+  size_t name_bytes;
+  size_t shape[8];
 } dc_tensor;
 
 typedef struct {
@@ -81,25 +90,31 @@ typedef struct {
   const uint8_t *header_end;
 } dc_file;
 
+/* A canonical code: limit[k] is the first word behind those of up to k bits, when words are filled up to 15 bits; base[k] leads
+   from a word of k bits to its symbol among those sorted. */
+typedef struct {
+  const uint16_t *sorted;
+  uint16_t limit[16], base[16];
+} dc_words;
+
 /* A stream of symbols (section 5) while it is decoded. */
 typedef struct {
   const uint8_t *bytes;
   struct dc_lane *lanes;
-  const uint16_t *sorted;
   uint32_t *lookup;
   size_t mask, turn;
   uint32_t alphabet, constant;
-  uint16_t limit[16], base[16];
   uint8_t coder, width;
+  dc_words code;
 } dc_symbols;
 
-/* A tensor while it is decoded. Read `position`, `index` and `value` after each dc_next; the rest is its own. */
+/* A tensor while it is decoded. Read `position`, `index` and `value` after each dc_next, and `tensor` and `codebook` at any
+   time; the rest is its own. */
 typedef struct {
   size_t position;          /* of the element in the flattened tensor, in row-major order */
   size_t index;             /* of its value in the codebook, from 0, if codebook is not NULL */
   const uint8_t *value;     /* its bytes, little-endian */
   dc_status status;         /* DC_OK as long as nothing is wrong */
-  dc_tensor tensor;         /* with what it is an alias or a copy of put in its place */
   const uint8_t *codebook;  /* tensor.entries shared values of tensor.size bytes each, or NULL */
   size_t memory_used;
 
@@ -109,7 +124,11 @@ typedef struct {
   uint8_t element[16];
   dc_symbols *streams;      /* one for each plane, or that of the offsets and that of the weights */
   struct dc_model *model;
-  const uint8_t *at, *end;  /* layout 6: the planes that follow, */
+  struct dc_rans *rans;
+
+  dc_tensor tensor;         /* with what it is an alias or a copy of put in its place */
+
+  const uint8_t *at, *end;  /* layout 6: the planes that follow (8: the end of the streams), */
   dc_symbols kinds;         /* the kind of each row, */
   size_t kinds_mark, planes_mark, row, column, rows[16];
   unsigned kind;            /* and the kind that is being read */
@@ -135,9 +154,10 @@ dc_status dc_memory(const dc_file *file, size_t number, size_t *needed);
 /* Decodes a tensor at once into count * size bytes, little-endian, in row-major order. */
 dc_status dc_read(const dc_file *file, size_t number, void *out, size_t out_bytes, void *memory, size_t memory_bytes);
 
-/* Decodes a tensor element by element: 1 as long as there is another one, which is then in the cursor. Elements of layouts 2
-   and 5 that are zero are left out. They come in rising position, except in layout 5 with flag 1 (column by column) and in
-   layout 6. At 0 the tensor is at its end if cursor->status is DC_OK; otherwise the elements so far are not to be trusted. */
+/* Decodes a tensor element by element: 1 as long as there is another one, which is then in the cursor. Elements of layouts 2, 5
+   and 8 that are zero are left out. They come in rising position, except in layout 5 with flag 1 (column by column) and in
+   layouts 6 and 8. At 0 the tensor is at its end if cursor->status is DC_OK; otherwise the elements so far are not to be
+   trusted. */
 dc_status dc_begin(dc_cursor *cursor, const dc_file *file, size_t number, void *memory, size_t memory_bytes);
 int dc_next(dc_cursor *cursor);
 

@@ -49,24 +49,33 @@ static void repair_sections(const dc_file *file, uint8_t *bytes) {
   for (i = 0; i < count; i++) put32(found[i], right[i]);
 }
 
-static void read_all(const dc_file *file) {
-  size_t i, needed, size;
-  dc_tensor tensor;
+/* Reads a tensor at once and element by element: both are right with the same elements, or wrong. */
+static void read_both(const dc_file *file, size_t number, const dc_tensor *tensor, void *memory, size_t needed) {
+  const size_t size = tensor->count * tensor->size;
+  uint8_t *out = malloc(size + 1), *again = calloc(size + 1, 1);
+  dc_status status = dc_read(file, number, out, size, memory, needed);
   dc_cursor cursor;
-  uint8_t *memory, *out;
+  if (dc_code(status) == DC_MEMORY) abort();
+  dc_begin(&cursor, file, number, memory, needed);
+  while (dc_next(&cursor)) {
+    if (cursor.position >= tensor->count || (cursor.codebook && cursor.index >= cursor.tensor.entries)) abort();
+    memcpy(again + cursor.position * tensor->size, cursor.value, tensor->size);
+  }
+  if (!status != !cursor.status || (!status && memcmp(out, again, size))) abort();
+  free(again);
+  free(out);
+}
+
+static void read_all(const dc_file *file) {
+  size_t i, needed;
+  dc_tensor tensor;
+  uint8_t *memory;
   for (i = 0; i < file->count; i++) {
     if (dc_describe(file, i, &tensor) || dc_find(file, tensor.name, tensor.name_bytes) != i) abort();
     if (dc_memory(file, i, &needed) || needed > 64 * LIMIT) continue;
-    size = tensor.count * tensor.size;
     memory = malloc(needed);
-    out = malloc(size + 1);
-    if (dc_code(dc_read(file, i, out, size, memory, needed)) == DC_MEMORY) abort();
-    dc_begin(&cursor, file, i, memory, needed);
-    while (dc_next(&cursor)) {
-      if (cursor.position >= tensor.count || (cursor.codebook && cursor.index >= cursor.tensor.entries)) abort();
-    }
+    read_both(file, i, &tensor, memory, needed);
     free(memory);
-    free(out);
   }
 }
 

@@ -1,7 +1,11 @@
 #!/usr/bin/env node
-/** Prints what a `.dc` file holds, as one JSON object; for a file that cannot be read a line on stderr, and exit code 1. */
+/**
+ * Prints what a `.dc` file holds, as one JSON object; for a file that cannot be read a line on stderr, and exit code 1.
+ * With --lines it reads paths from stdin, a line each, and answers each with a line: that object, or {"error": "…"}.
+ */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
 import { open } from "./deepcompress.js";
 
 function contents(path) {
@@ -14,14 +18,25 @@ function contents(path) {
   return { version: file.version, network: file.network, data: file.data, tensors };
 }
 
-const [path, ...more] = process.argv.slice(2);
-if (path === undefined || more.length || path.startsWith("-")) {
-  console.error("Usage: deepcompress-read MODEL.dc");
-  process.exit(2);
+function answer(path) {
+  try {
+    return contents(path);
+  } catch (error) {
+    return { error: `${path}: ${error.message}`.replace(/\s+/g, " ") };
+  }
 }
-try {
-  console.log(JSON.stringify(contents(path), null, 2));
-} catch (error) {
-  console.error(`Error: ${path}: ${error.message}`.replace(/\s+/g, " "));
-  process.exitCode = 1;
+
+const [path, ...more] = process.argv.slice(2);
+if (path === "--lines" && !more.length) {
+  for await (const line of createInterface({ input: process.stdin })) console.log(JSON.stringify(answer(line)));
+} else if (path === undefined || more.length || path.startsWith("-")) {
+  console.error("Usage: deepcompress-read MODEL.dc | --lines");
+  process.exit(2);
+} else {
+  const found = answer(path);
+  if (found.error === undefined) console.log(JSON.stringify(found, null, 2));
+  else {
+    console.error(`Error: ${found.error}`);
+    process.exitCode = 1;
+  }
 }

@@ -28,19 +28,19 @@ export interface TensorInfo {
   readonly shape: number[];
   /** The number of elements. */
   readonly size: number;
-  readonly encoding: "raw" | "planes" | "coded" | "alias" | "constant" | "adaptive" | "rows" | "copy";
+  readonly encoding: "raw" | "planes" | "coded" | "alias" | "constant" | "adaptive" | "rows" | "copy" | "ranks";
   /** Bytes of its section in the file. */
   readonly storedBytes: number;
   /** The tensor that it equals, if it is an alias or a copy. */
   readonly alias?: string;
-  /** How many elements are not zero; this and what follows only of coded and adaptive tensors. */
+  /** How many elements are not zero; this and what follows only of coded, adaptive and ranks tensors. */
   readonly nonzeros?: number;
-  /** The number of shared values; 0 if the values are not shared. */
+  /** The number of shared values; 0 if the values are not shared: they are literal, or multiples of a step for each row. */
   readonly codebookSize?: number;
   /** Bits of an offset to the next weight; 0 without offsets. */
   readonly offsetBits?: number;
   readonly fillers?: number;
-  /** Bytes of the parts of its section. */
+  /** Bytes of the parts of its section; of ranks, the model counts as tables, and scales as the codebook. */
   readonly parts?: { readonly codebook: number; readonly tables: number; readonly offsets: number; readonly weights: number };
 }
 

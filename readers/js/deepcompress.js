@@ -21,7 +21,8 @@ export class FormatError extends Error {
   }
 }
 
-const check = (holds, section, message) => {
+/** Most defects need no text of their own: the section says whose rules are broken, and users can only get another file. */
+const check = (holds, section, message = "the file is damaged") => {
   if (!holds) throw new FormatError(section, message);
 };
 
@@ -39,14 +40,15 @@ const inTensor = (name, work) => {
  * Elements as bits, `width` bytes each: a NaN that is copied as a float may lose its payload. `source` is their number,
  * a buffer, or other elements.
  */
-const words = (source, width) => new { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: BigUint64Array, 16: BigUint64Array }[width](source);
+const words = (source, width) =>
+  new (width > 4 ? BigUint64Array : [, Uint8Array, Uint16Array, , Uint32Array][width])(source);
 /** Elements from bytes, which are copied, so that they align. */
 const wordsOf = (bytes, width) => words(bytes.slice().buffer, width);
 
 const range = (length, each) => Array.from({ length }, (_, i) => each(i));
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const product = (numbers) => numbers.reduce((all, number) => all * number, 1);
-const floor = Math.floor;
+const { floor } = Math;
 
 // Checksums and numbers -------------------------------------------------------------------------------------
 
@@ -61,39 +63,27 @@ const crc32 = (bytes) => {
   return ~crc >>> 0;
 };
 
-/** The bits of a float32 that equals the float16 with these bits. */
-const widened = (half) => {
-  let exponent = (half >> 10) & 31;
-  let mantissa = half & 1023;
-  if (exponent > 30) exponent = 143;
-  else if (!exponent && mantissa) {
-    exponent = 22 - Math.clz32(mantissa); // a subnormal float16 is a normal float32
-    mantissa <<= 1 - exponent;
-  } else if (!exponent) exponent = -112;
-  return (((half & 0x8000) << 16) | ((exponent + 112) << 23) | ((mantissa & 1023) << 13)) >>> 0;
-};
-
-/** Bits of float16 or bfloat16 elements, or of any whose bits `widen` turns into those of a float32, as float32. */
-const toFloat32 = (bits, widen) => new Float32Array(words(bits, 4).map(widen).buffer);
-const fromBfloat16 = (half) => half << 16;
-
-/** Floats of 8 bits: how many are mantissa, the bias of the exponent, and which pattern is NaN, that of −NaN too if `both`. */
-const float8 = (mantissa, bias, nan, both) => (bits) =>
-  Float32Array.from(bits, (byte) => {
-    const exponent = (byte & 127) >> mantissa;
-    const fraction = (byte & (2 ** mantissa - 1)) / 2 ** mantissa;
-    const size = exponent ? (1 + fraction) * 2 ** (exponent - bias) : fraction * 2 ** (1 - bias);
-    return (both ? byte & 127 : byte) === nan ? NaN : byte > 127 ? -size : size;
-  });
-
 /**
- * By the number of a dtype (sections 3 and 13): its name, bytes of an element, the array of its values or null, and, if
- * that is not the same bits, what makes the values of the bits.
+ * Floats of at most 16 bits, as float32: their sign bit, how many bits are mantissa, the bias of the exponent, and the
+ * pattern that is NaN. Without one, the largest exponent is that of infinity and NaN.
  */
+const small = (sign, mantissa, bias, nan) => (bits) =>
+  new Float32Array(bits).map((all) => {
+    const rest = all % sign;
+    const exponent = rest >> mantissa;
+    const fraction = (rest % 2 ** mantissa) / 2 ** mantissa;
+    const most = sign - 2 ** mantissa;
+    const size = exponent ? (1 + fraction) * 2 ** (exponent - bias) : fraction * 2 ** (1 - bias);
+    const value = nan || rest < most ? size : rest > most ? NaN : Infinity;
+    return all === nan || rest === nan ? NaN : all < sign ? value : -value;
+  });
+const float16 = small(2 ** 15, 10, 15);
+
+/** By the number of a dtype (sections 3 and 13): its name, bytes of an element, and the array of its values or what makes it. */
 const DTYPES = [
   ["float32", 4, Float32Array],
-  ["float16", 2, null, (bits) => toFloat32(bits, widened)],
-  ["bfloat16", 2, null, (bits) => toFloat32(bits, fromBfloat16)],
+  ["float16", 2, float16],
+  ["bfloat16", 2, (bits) => new Float32Array(words(bits, 4).map((half) => half << 16).buffer)],
   ["float64", 8, Float64Array],
   ["int8", 1, Int8Array],
   ["uint8", 1, Uint8Array],
@@ -101,20 +91,23 @@ const DTYPES = [
   ["int32", 4, Int32Array],
   ["int64", 8, BigInt64Array],
   ["bool", 1, Uint8Array],
-  ["float8_e4m3fn", 1, null, float8(3, 7, 127, true)],
-  ["float8_e5m2", 1, null, (bits) => toFloat32(bits, (byte) => widened(byte << 8))],
-  ["float8_e4m3fnuz", 1, null, float8(3, 8, 128)],
-  ["float8_e5m2fnuz", 1, null, float8(2, 16, 128)],
-  ["float8_e8m0fnu", 1, null, (bits) => Float32Array.from(bits, (byte) => (byte > 254 ? NaN : 2 ** (byte - 127)))],
+  ["float8_e4m3fn", 1, small(128, 3, 7, 127)],
+  ["float8_e5m2", 1, small(128, 2, 15)],
+  ["float8_e4m3fnuz", 1, small(128, 3, 8, 128)],
+  ["float8_e5m2fnuz", 1, small(128, 2, 16, 128)],
+  ["float8_e8m0fnu", 1, (bits) => new Float32Array(bits).map((byte) => (byte > 254 ? NaN : 2 ** (byte - 127)))],
   ["float4_e2m1fn_x2", 1, Uint8Array],
   ["uint16", 2, Uint16Array],
   ["uint32", 4, Uint32Array],
   ["uint64", 8, BigUint64Array],
-  ["complex32", 4, null, (bits) => toFloat32(words(bits.buffer, 2), widened)],
+  ["complex32", 4, (bits) => float16(words(bits.buffer, 2))],
   ["complex64", 8, Float32Array],
   ["complex128", 16, Float64Array],
 ];
-const valuesOf = (bits, type) => (DTYPES[type][3] ?? ((same) => new DTYPES[type][2](same.buffer)))(bits);
+const valuesOf = (bits, type) => {
+  const make = DTYPES[type][2];
+  return make.prototype ? new make(bits.buffer) : make(bits);
+};
 
 /** A cursor over bytes; `section` is that of the specification which says what stands there. */
 const newCursor = (bytes, section) => {
@@ -123,26 +116,36 @@ const newCursor = (bytes, section) => {
     section,
     rest: () => bytes.subarray(at),
     take(length) {
-      check(length <= bytes.length - at, cursor.section, "bytes are missing");
+      check(length <= bytes.length - at, cursor.section);
       at += length;
       return bytes.subarray(at - length, at);
     },
-    byte: () => cursor.take(1)[0],
+    /** A byte of at most `limit`. */
+    byte(limit = 255) {
+      const [byte] = cursor.take(1);
+      check(byte <= limit, cursor.section);
+      return byte;
+    },
     /** A varint of at most `limit`. Above 2^53 it is not exact, but more than any limit. */
     varint(limit) {
       let value = 0;
       for (let i = 0, byte = 128; byte > 127; i++) {
         byte = cursor.byte();
-        check(i < 9 && (byte || !i), cursor.section, "a varint is too long");
+        check(i < 9 && (byte || !i), cursor.section);
         value += (byte & 127) * 2 ** (7 * i);
       }
-      check(value <= limit, cursor.section, `a number is ${value}, more than ${limit}`);
+      check(value <= limit, cursor.section);
       return value;
+    },
+    /** A varint that says a signed number: 0, −1, 1, −2, … are 0, 1, 2, 3, … */
+    signed(limit) {
+      const value = cursor.varint(limit);
+      return value & 1 ? -(value + 1) / 2 : value / 2;
     },
     text: () => printable(cursor.take(cursor.varint(255))),
     /** A CRC-32 comes next, and these bytes must have it. */
     crc: (of) => check(wordsOf(cursor.take(4), 4)[0] === crc32(of), cursor.section, "the checksum differs"),
-    end: () => check(at === bytes.length, cursor.section, "bytes are left over"),
+    end: () => check(at === bytes.length, cursor.section),
   };
   return cursor;
 };
@@ -158,7 +161,7 @@ const printable = (bytes) => {
   } catch {
     // no UTF-8: refused below
   }
-  check(!HIDDEN.test(text), 2, "a text does not print");
+  check(!HIDDEN.test(text), 2);
   return text;
 };
 
@@ -182,7 +185,7 @@ const newBits = (bytes, upward) => {
 /** A stream of `at` bits must end in the last of the bytes, and what is left of that is 0. */
 const endBits = (bytes, at, section) => {
   const left = 8 * bytes.length - at;
-  check(left >= 0 && left < 8 && !(bytes.at(-1) & ((1 << left) - 1)), section, "bits end wrongly");
+  check(left >= 0 && left < 8 && !(bytes.at(-1) & ((1 << left) - 1)), section);
 };
 
 /**
@@ -213,15 +216,14 @@ const parse = (bytes) => {
   const newer = version > 1;
   check(version && version < 4, 1, `version ${version} is unknown`);
   const section = (cursor.section = newer ? 9 : 1);
-  const flags = newer ? cursor.byte() : 2;
-  check(flags < 4, 9, `flags ${flags} are unknown`);
+  const flags = newer ? cursor.byte(3) : 2;
   const length = cursor.varint(MAX_HEADER);
   const inflated = flags & 1 && cursor.varint(4096);
   const stored = cursor.take(length);
   const checkAll = () => newCursor(bytes.subarray(-4), section).crc(bytes.subarray(0, -4));
   if (flags > 1) cursor.crc(bytes.subarray(0, -cursor.rest().length));
   else {
-    check(bytes.length <= 65536, 9, "checksums are missing");
+    check(bytes.length <= 65536, 9);
     checkAll();
   }
   const header = newCursor(flags & 1 ? inflate(stored, inflated) : stored, newer ? 9 : 2);
@@ -249,7 +251,7 @@ const parseHeader = (cursor, version, flags) => {
   for (let i = 0; i < count; i++) {
     const text = names ? names[i] : nextName();
     const name = printable(text);
-    check(name && text.length <= 512 && !tensors.has(name), 3, `name ${i} is empty, too long or repeated`);
+    check(name && text.length <= 512 && !tensors.has(name), 3);
     cursor.section = [3, 9, 13][version - 1];
     earlier.push(inTensor(name, () => parseTensor(cursor, name, earlier, version, flags > 1)));
     tensors.set(name, earlier[i]);
@@ -269,7 +271,7 @@ const skipExtension = (cursor) => {
 const nameAfter = (cursor, before) => {
   const shared = cursor.varint(before.length);
   const rest = cursor.take(cursor.varint(512));
-  check(shared === before.length || rest[0] !== before[shared], 3, "a name shares more bytes");
+  check(shared === before.length || rest[0] !== before[shared], 3);
   return words([...before.slice(0, shared), ...rest], 1);
 };
 
@@ -293,16 +295,16 @@ const parseTensor = (cursor, name, earlier, version, checksums) => {
   const flags = newer ? cursor.byte() : 0;
   const layout = newer ? number(flags) : kind >> 4;
   const rank = newer ? kind >> 4 : cursor.varint(8);
-  const known = type < (version > 2 ? 22 : 10) && layout < 2 * version + 2 && rank < 9;
-  check(known && (layout === 5 ? flags < 64 : flags < 16), cursor.section, `dtype ${type} or layout ${layout} is unknown`);
+  const known = type < (version > 2 ? 22 : 10) && layout < [4, 6, 9][version - 1] && rank < 9;
+  check(known && flags < (layout === 5 ? 64 : 16), cursor.section, `dtype ${type} or layout ${layout} is unknown`);
   const shape = range(rank, () => cursor.varint(2 ** 40));
-  check(product(shape.map((length) => length || 1)) <= 2 ** 40, 3, "it is too large");
+  check(product(shape.map((length) => length || 1)) <= 2 ** 40, 3);
   const [dtype, width] = DTYPES[type];
   const [encoding, read] = LAYOUTS[layout];
   const size = product(shape);
   const tensor = { name, dtype, type, shape, encoding, width, size, dense: size * width };
   read(cursor, tensor, earlier, newer, flags >> 4);
-  check(tensor.length <= tensor.dense, 3, "its section is too long");
+  check(tensor.length <= tensor.dense, 3);
   if (checksums && !tensor.target) tensor.crc = cursor.take(4);
   return tensor;
 };
@@ -314,7 +316,7 @@ const readRaw = (cursor, tensor) => {
   const { encoding, width, size, dense } = tensor;
   const constant = encoding === "constant";
   tensor.length = constant ? width : dense;
-  check(!constant || size > 1, 9, "it is too small");
+  check(!constant || size > 1, 9);
   tensor.bits = (section) => elements(repeated(section, dense), tensor);
 };
 
@@ -327,7 +329,7 @@ const repeated = (bytes, length) => {
 };
 
 const elements = (bytes, { dtype, width }) => {
-  check(dtype !== "bool" || bytes.every((byte) => byte < 2), 3, "a bool is above 1");
+  check(dtype !== "bool" || bytes.every((byte) => byte < 2), 3);
   return words(bytes.buffer, width);
 };
 
@@ -336,19 +338,23 @@ const readAlias = (cursor, tensor, earlier) => {
   const target = (tensor.target = earlier[cursor.varint(earlier.length - 1)]);
   const fits = target.encoding !== "alias" && (target.encoding !== "copy" || tensor.encoding === "alias");
   const same = fits && target.type === tensor.type && `${target.shape}` === `${tensor.shape}`;
-  check(same, cursor.section, `it differs from ${target.name}`);
+  check(same, cursor.section);
   tensor.length = 0;
 };
 
-const readPlanes = (cursor, tensor) => {
+/** What `work` makes of a cursor over the section, which it must come to the end of, are the bytes of all elements. */
+const readBytes = (cursor, tensor, part, work) => {
   tensor.length = cursor.varint(tensor.dense);
   tensor.bits = (section) => {
-    const inside = newCursor(section, 6);
-    const bytes = planes(inside, tensor.size, tensor.width);
+    const inside = newCursor(section, part);
+    const bytes = work(inside);
     inside.end();
     return elements(bytes, tensor);
   };
 };
+
+const readPlanes = (cursor, tensor) =>
+  readBytes(cursor, tensor, 6, (inside) => planes(inside, tensor.size, tensor.width));
 
 /** The bytes of `size` elements from their byte planes. */
 const planes = (cursor, size, width) => {
@@ -358,8 +364,7 @@ const planes = (cursor, size, width) => {
 };
 
 const plane = (cursor, size, alphabet) => {
-  const coder = cursor.byte();
-  check(coder < 4, cursor.section, `coder ${coder} is unknown`);
+  const coder = cursor.byte(3);
   const inside = newCursor(cursor.take(cursor.varint(2 ** 53)), cursor.section);
   return readSymbols(inside, coder, alphabet, size, inside.rest);
 };
@@ -367,10 +372,8 @@ const plane = (cursor, size, alphabet) => {
 /** Rows of different kinds (section 14). */
 const readRows = (cursor, tensor) => {
   const { shape, width, dense, size } = tensor;
-  check(shape.length > 1 && size, 13, "it has no rows");
-  tensor.length = cursor.varint(dense);
-  tensor.bits = (section) => {
-    const inside = newCursor(section, 14);
+  check(shape.length > 1 && size, 13);
+  readBytes(cursor, tensor, 14, (inside) => {
     const kinds = plane(inside, shape[0], 16);
     const bytes = words(dense, 1);
     const length = dense / shape[0];
@@ -380,9 +383,8 @@ const readRows = (cursor, tensor) => {
       const found = rows.length ? planes(inside, (rows.length * stored) / width, width) : [];
       rows.forEach((row, i) => bytes.set(repeated(found.subarray(i * stored, (i + 1) * stored), length), row * length));
     }
-    inside.end();
-    return elements(bytes, tensor);
-  };
+    return bytes;
+  });
 };
 
 // Streams of symbols (section 5) ----------------------------------------------------------------------------
@@ -395,25 +397,21 @@ const readSymbols = (tables, coder, alphabet, count, stream) => {
   const symbols = words(count, 2);
   if (coder < 2) {
     if (coder) symbols.fill(tables.varint(alphabet - 1));
-    check(!stream().length && (coder || !count), 5, "a stream has no code");
+    check(!stream().length && (coder || !count), 5);
     return symbols;
   }
-  const { width, table } = coder > 2 ? readLengths(tables, alphabet) : fixedCode(alphabet);
+  const fixed = 32 - Math.clz32(Math.max(1, alphabet - 1)); // bits of a symbol
+  const { width, table } = coder > 2 ? readLengths(tables, alphabet) : codeOf(words(2 ** fixed, 1).fill(fixed));
   const bytes = stream();
-  check(count <= 8 * bytes.length, 5, "a stream is too short");
+  check(count <= 8 * bytes.length, 5);
   const cursor = newCursor(bytes, 5);
   const lanes = coder < 3 || count < 2 ** 17 ? 0 : 2 ** (31 - Math.clz32(count / 2048));
-  wordsOf(cursor.take(2 * lanes), 2).forEach((size, lane) => decodeLane(cursor.take(size), width, table, symbols, lane, lanes));
+  const sizes = wordsOf(cursor.take(2 * lanes), 2);
+  sizes.forEach((size, lane) => decodeLane(cursor.take(size), width, table, symbols, lane, lanes));
   if (!lanes) decodeLane(cursor.take(bytes.length), width, table, symbols, 0, 1);
   cursor.end();
-  check(symbols.every((symbol) => symbol < alphabet), 5, "a symbol is too large");
+  check(symbols.every((symbol) => symbol < alphabet), 5);
   return symbols;
-};
-
-/** Symbols of equal width, as the code that they are. */
-const fixedCode = (alphabet) => {
-  const width = 32 - Math.clz32(Math.max(1, alphabet - 1));
-  return { width, table: range(2 ** width, (symbol) => (symbol << 4) | width) };
 };
 
 /** A Huffman code, from the differences of its lengths. */
@@ -428,15 +426,15 @@ const readLengths = (tables, alphabet) => {
       else if (!bits(1)) length--;
       else {
         length = bits(4);
-        check(Math.abs(length - before) > 1, 5, "a code length has a long form");
+        check(Math.abs(length - before) > 1, 5);
       }
     }
-    check(length >= 0 && length < 16, 5, "a code length is too large");
+    check(length >= 0 && length < 16, 5);
     lengths[symbol] = length;
   });
   endBits(tables.take((bits.at + 7) >> 3), bits.at, 5);
   const code = codeOf(lengths);
-  check(code.filled === 1 && length, 5, "a code is incomplete");
+  check(code.filled === 1 && length, 5);
   return code;
 };
 
@@ -461,53 +459,51 @@ const decodeLane = (bytes, width, table, symbols, first, step) => {
 
 /**
  * Read the fields of a codebook of `k` entries, which takes `bookBytes` of the section. `tensor.book(sectionOf)` gives
- * the bits of its entries, with a function from a tensor to its section.
+ * the bits of its entries, with a function from a tensor to its section. With `scales`, form 5 is allowed too: what is
+ * behind it is the caller's.
  */
-const readBook = (cursor, tensor, earlier, newer) => {
-  check(tensor.type < 4 || (tensor.type > 9 && tensor.type < 14), 4, "its dtype has no codebook");
-  const section = newer ? 10 : 4;
+const readBook = (cursor, tensor, earlier, newer, scales) => {
+  check(tensor.type < 4 || (tensor.type > 9 && tensor.type < 14), 4);
+  const section = (cursor.section = newer ? 10 : 4);
   const k = (tensor.k = cursor.varint(4096));
-  cursor.section = section;
   const form = cursor.varint(earlier.length + (newer ? 7 : 0));
   const owner = earlier[form - (newer ? 8 : 1)];
   tensor.bookBytes = 0;
   if (owner) {
-    check(owner.owns && owner.type === tensor.type && owner.k === k, section, `${owner.name} has no such codebook`);
+    check(owner.owns && owner.type === tensor.type && owner.k === k, section);
     tensor.book = owner.book;
     return;
   }
+  if ((tensor.scaled = scales && form === 5)) return;
   tensor.owns = true;
-  check(form < 5 && (!form || !tensor.type), 10, `codebook form ${form} is unknown`);
+  check(form < 5 && (!form || !tensor.type), 10);
   const width = form > 2 || form === 1 ? 2 : tensor.width;
   tensor.bookBytes = form > 1 ? width : k * width;
   const grid = form > 1 && readGrid(cursor, tensor, form);
   tensor.book = (sectionOf) => {
     const bytes = sectionOf(tensor).subarray(0, tensor.bookBytes);
     const values = wordsOf(grid ? bytes.subarray(0, width) : bytes, width);
-    const entries = grid ? grid(values, bytes.subarray(width)) : form ? words(values, 4).map(widened) : values;
+    const entries = grid ? grid(values, bytes.subarray(width)) : form ? words(float16(values).buffer, 4) : values;
     const sound = entries.every((bits) => bits && (!form || (bits & 0x7f800000) !== 0x7f800000));
-    check(sound && entries.length === k && new Set(entries).size === k, section, "the codebook is wrong");
+    check(sound && entries.length === k && new Set(entries).size === k, section);
     return entries;
   };
 };
 
 /** A function that makes the entries of a grid of its scale, as bits, and the bytes of its mask. */
 const readGrid = (cursor, tensor, form) => {
-  const [lowest, highest] = range(2, () => {
-    const value = cursor.varint(2 ** 16);
-    return value & 1 ? -(value + 1) / 2 : value / 2;
-  });
+  const [lowest, highest] = range(2, () => cursor.signed(2 ** 16));
   const span = highest - lowest + 1;
   const more = span - (lowest <= 0 && highest >= 0) - tensor.k;
-  check(tensor.k && more >= 0, 10, "the grid is too small");
+  check(tensor.k && more >= 0, 10);
   if (more) tensor.bookBytes += (span + 7) >> 3;
   return (bits, mask) => {
     const scale = valuesOf(bits, form - 2)[0];
-    check(scale > 0, 10, "the scale is not positive");
+    check(scale > 0, 10);
     const next = newBits(mask);
     const found = range(span, (i) => lowest + i).filter((number) => (more ? next(1) : number));
     if (more) endBits(mask, next.at, 10);
-    return words(new Float32Array(found.map((number) => scale * number)).buffer, 4);
+    return words(Float32Array.from(found, (number) => scale * number).buffer, 4);
   };
 };
 
@@ -527,7 +523,7 @@ const readCoded = (cursor, tensor, earlier, newer) => {
   cursor.section = 4;
   const { size, k, dense, width, bookBytes } = tensor;
   const count = cursor.varint(size);
-  const bits = cursor.byte();
+  const bits = cursor.byte(12);
   const coders = cursor.byte();
   const [offsetCoder, coder] = [coders >> 4, coders & 15];
   const tables = cursor.varint(dense);
@@ -535,8 +531,8 @@ const readCoded = (cursor, tensor, earlier, newer) => {
   const fillers = bits && cursor.varint((size - count) / (2 ** bits - 1));
   const offsets = bits && cursor.varint(dense);
   const literal = coder === 4;
-  check(bits < 13 && coder < 5 && offsetCoder < (bits ? 4 : 1), 4, "its coders are unknown");
-  check(literal ? bits && !k && weights === count * width : k || !count, 4, "its weights do not fit");
+  check(coder < 5 && offsetCoder < (bits ? 4 : 1), 4);
+  check(literal ? bits && !k && weights === count * width : k || !count, 4);
   describe(tensor, count, weights, tables, offsets, bits, fillers);
 
   tensor.indices = (section, book) => {
@@ -548,8 +544,8 @@ const readCoded = (cursor, tensor, earlier, newer) => {
     codes.end();
     const symbols = bits ? words(size, literal ? 4 : 2) : found;
     if (bits) places.forEach((place, i) => (symbols[place] = 1 + (literal ? i : found[i])));
-    check(bits || found.reduce((sum, symbol) => sum + !!symbol, 0) === count, 4, "the number of weights is wrong");
-    check(!literal || entries.every(Boolean), 4, "a literal weight is zero");
+    check(bits || found.reduce((sum, symbol) => sum + !!symbol, 0) === count, 4);
+    check(!literal || entries.every(Boolean), 4);
     return [entries, symbols];
   };
 };
@@ -564,7 +560,7 @@ const positions = (codes, coder, bits, count, fillers, size, stream) => {
     at += skip;
     if (skip !== filler) places[found++] = at++;
   });
-  check(found === count && at <= size && skips.at(-1) !== filler, 4, "its offsets do not fit");
+  check(found === count && at <= size && skips.at(-1) !== filler, 4);
   return places;
 };
 
@@ -579,7 +575,7 @@ const readAdaptive = (cursor, tensor, earlier, newer, flags) => {
   const side = flags > 1 && cursor.varint(2 ** 20);
   const columns = product(shape.slice(deep));
   const fits = flags > 1 ? side > 1 && columns && columns % side ** 2 === 0 : true;
-  check(fits && (deep || !flags) && (k || !count), 9, "its flags do not fit");
+  check(fits && (deep || !flags) && (k || !count), 9);
   describe(tensor, count, cursor.varint(tensor.dense));
   const line = side || (shape.length > 2 ? shape.at(-1) : columns);
   const plane = side ? side ** 2 : shape.length > 2 ? product(shape.slice(2)) : columns;
@@ -603,28 +599,14 @@ const BLOCK = 2 ** 19;
 let stretch; // stretch(p)
 let squash; // squash(t) at t + 2880
 
-/** A slot is two numbers: an adaptive probability of 30 bits, and its count, which is 0 as long as there is no value. */
-const learn = (slots, at, bit, limit) => {
-  const count = slots[at + 1];
-  const error = (bit ? 2 ** 30 - 1 : 0) - slots[at];
-  const rate = (65536 / count) | 0;
-  // error × rate >> 16 in 32 bits: the halves of the error apart
-  slots[at] += Math.imul(error >> 16, rate) + (Math.imul(error & 65535, rate) >>> 16);
-  if (count < limit) slots[at + 1] = count + 1;
-};
-
 /**
  * For each element 0 or the number of its entry of the sorted codebook, from 1. The functions inside are the decoder
  * of the stream, the model of where weights are, that of which entry they are, and the walk over the elements.
  */
 const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, line, byColumn) => {
-  stretch ??= new Int16Array(
-    range(65536, (p) => clamp(Math.round(256 * Math.log(p / (65536 - p))), -LIMIT, LIMIT)),
-  );
-  squash ??= words(
-    range(2 * LIMIT + 1, (i) => clamp(Math.round(65536 / (1 + Math.exp((LIMIT - i) / 256))), 1, 65535)),
-    2,
-  );
+  stretch ??= Int16Array.from(range(65536, (p) => clamp(Math.round(256 * Math.log(p / (65536 - p))), -LIMIT, LIMIT)));
+  const squashed = (i) => clamp(Math.round(65536 / (1 + Math.exp((LIMIT - i) / 256))), 1, 65535);
+  squash ??= words(range(2 * LIMIT + 1, squashed), 2);
   const symbols = words(size, 2);
   const cursor = newCursor(stream, 11);
   // The next element: its index, row, column, plane, place in the plane, and place in the line
@@ -633,31 +615,34 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     x < left || x - left >= line || place < up * line ? 0 : symbols[index - up * line - left];
 
   // The decoder
-  const state = words(1, 4);
-  let [block, at] = [stream, 0];
+  let [block, at, state] = [stream, 0, 0];
   const refill = () => {
-    while (state[0] < 2 ** 24 && at < block.length) state[0] = state[0] * 256 + block[at++];
+    while (state < 2 ** 24 && at < block.length) state = state * 256 + block[at++];
   };
   /**
-   * A model that mixes the logits of a slot of each table, and of what else is in `logits`, and learns. `step` is 1 for
-   * the rate 32, and 3 for 96; the first four tables learn with `limit`, and those after them with `later`.
+   * A model that mixes the logits of a slot of each table, and of what else is in `logits`, and learns. `sizes` are those
+   * of the tables; `step` is 1 for the rate 32, and 3 for 96; the first four tables learn with `limit`, and those after
+   * them with `later`. A slot is two numbers: an adaptive probability of 30 bits, and its count, which is 0 as long as
+   * there is no value.
    */
-  const newModel = (tables, step, limit, later, weights) => {
+  const newModel = (sizes, step, limit, later, weights) => {
+    let total = 0;
+    const starts = sizes.map((size) => (total += size) - size);
+    const slots = new Int32Array(2 * total);
+    const used = new Int32Array(sizes.length);
     const logits = new Int32Array(weights.length);
-    const at = new Int32Array(tables.length);
     weights = Float64Array.from(weights);
     return {
       logits,
-      /** Take the slot `index` of table `i`; one without a value first gets this one. */
-      look(i, slot, value, count) {
-        const slots = tables[i];
-        const index = 2 * slot;
-        at[i] = index;
-        if (!slots[index + 1]) {
-          slots[index] = value;
-          slots[index + 1] = count;
+      /** Take a slot of a table, and say its value; one without a value first gets this one. */
+      look(table, slot, value, count) {
+        const at = (used[table] = 2 * (starts[table] + slot));
+        if (!slots[at + 1]) {
+          slots[at] = value;
+          slots[at + 1] = count;
         }
-        logits[i] = stretch[slots[index] >> 14];
+        logits[table] = stretch[slots[at] >> 14];
+        return slots[at];
       },
       /** The next decision of the stream. */
       decide() {
@@ -665,13 +650,18 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
         for (let i = 0; i < weights.length; i++) sum += weights[i] * logits[i];
         const probability = squash[floor(clamp(sum / 65536, -LIMIT, LIMIT)) + LIMIT];
         const zero = 65536 - probability;
-        const low = state[0] & 65535;
+        const low = state & 65535;
         const bit = low >= zero ? 1 : 0;
-        state[0] = (bit ? probability : zero) * (state[0] >>> 16) + low - (bit ? zero : 0);
+        state = (bit ? probability : zero) * (state >>> 16) + low - (bit ? zero : 0);
         refill();
         const error = ((bit ? 65535 : 0) - probability) * step;
         for (let i = 0; i < weights.length; i++) weights[i] += Math.imul(error, logits[i]) >> 17;
-        for (let i = 0; i < at.length; i++) learn(tables[i], at[i], bit, i < 4 ? limit : later);
+        for (let i = 0; i < used.length; i++) {
+          const at = used[i];
+          const count = slots[at + 1];
+          slots[at] += floor((((bit ? 2 ** 30 - 1 : 0) - slots[at]) * ((65536 / count) | 0)) / 65536);
+          if (count < (i < 4 ? limit : later)) slots[at + 1]++;
+        }
         return bit;
       },
     };
@@ -681,36 +671,36 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
   const density = clamp(Number((BigInt(count) << 30n) / BigInt(size || 1)), 2 ** 15, 2 ** 30 - 2 ** 15);
   const confidence = clamp(floor(2 ** 26 / Math.min(density, 2 ** 30 - density)), 2, 2000);
   const base = stretch[density >> 14];
-  const tables = [rows, columns, columns / planeSize, planeSize, 64, 16, 64, 605].map((length, table) => {
-    const slots = new Int32Array(2 * clamp(length, 0, 65536));
-    return table < 4 ? slots.map((_, i) => (i & 1 ? confidence : density)) : slots;
-  });
   // The logits are S1, S2, S4 to S9, S0, S3.
-  const presence = newModel(tables, 1, 588, 4000, [
-    11469, 5243, -1311, 4588, 15729, 13107, 10813, 2621, -17695, 11141,
-  ]);
+  const presence = newModel(
+    [rows, columns, columns / planeSize || 0, planeSize, 64, 16, 64, 605].map((size) => Math.min(size, 65536)),
+    1,
+    588,
+    4000,
+    [11469, 5243, -1311, 4588, 15729, 13107, 10813, 2621, -17695, 11141],
+  );
   const s = presence.logits;
-  const around = () => {
-    const slots = tables[1];
-    let sum = 0;
-    let found = 0;
-    for (let i = 0; i < (byColumn ? 2 : 4); i++) {
-      const inside = i < 1 ? x : i < 2 ? place >= line : i < 3 ? x < line - 1 : place + line < planeSize;
-      if (!inside) continue;
-      sum += slots[2 * ((column + (i < 2 ? -1 : 1) * (i & 1 ? line : 1)) & 65535)];
-      found++;
-    }
-    return found ? stretch[floor(sum / found) >> 14] : s[1];
-  };
   const is = (left, up, bit) => (beside(left, up) ? bit : 0);
   const level = (i, unit, middle) => clamp(floor((s[i] - base) / unit) + middle, 0, 2 * middle);
   let fresh; // the value of a slot that has none
-  const look = (i, at) => presence.look(i, at, fresh, confidence);
+  const look = (table, slot) => presence.look(table, slot, table < 4 ? density : fresh, confidence);
+  /** The logit of the mean of the columns around, if there are any; it takes their slots, before that of the column. */
+  const around = () => {
+    let [sum, found] = [0, 0];
+    for (let i = 0; i < (byColumn ? 2 : 4); i++) {
+      const inside = i < 1 ? x : i < 2 ? place >= line : i < 3 ? x < line - 1 : place + line < planeSize;
+      if (!inside) continue;
+      sum += look(1, (column + (i < 2 ? -1 : 1) * (i & 1 ? line : 1)) & 65535);
+      found++;
+    }
+    return found ? stretch[floor(sum / found) >> 14] : undefined;
+  };
   const isWeight = (share, gap) => {
-    const near = is(1, 0, 1) | is(0, 1, 2);
-    const before = (row && symbols[index - columns] ? 1 : 0) | (plane && symbols[index - planeSize] ? 2 : 0);
     s[8] = stretch[share];
     fresh = squash[s[8] + LIMIT] << 14;
+    const near = is(1, 0, 1) | is(0, 1, 2);
+    const before = (row && symbols[index - columns] ? 1 : 0) | (plane && symbols[index - planeSize] ? 2 : 0);
+    const mean = around();
     look(0, row & 65535);
     look(1, column & 65535);
     look(2, plane & 65535);
@@ -718,7 +708,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     look(4, near | is(1, 1, 4) | is(-1, 1, 8) | is(2, 0, 16) | is(0, 2, 32));
     look(5, before | (near << 2));
     look(6, gap < 2 ** 31 ? 32 - Math.clz32(gap) : floor(Math.log2(gap)) + 1);
-    s[9] = around();
+    s[9] = mean ?? s[1];
     look(7, (11 * level(0, 128, 5) + level(1, 128, 5)) * 5 + level(9, 192, 2));
     return presence.decide();
   };
@@ -728,8 +718,8 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     const j = symbol - 1 - negative;
     return symbol && (j < 0 ? 1 + floor((3 * (-1 - j)) / negative) : 4 + floor((3 * j) / (k - negative)));
   });
-  const slots = [1, 7, 7, 49, 9, 9].map((contexts) => new Int32Array(2 * k * contexts));
-  const entry = newModel(slots, 3, 250, 250, [-23593, 7209, 3277, 47841, 8847, 7864]);
+  const contexts = [1, 7, 7, 49, 9, 9];
+  const entry = newModel(contexts.map((count) => count * k), 3, 250, 250, [-23593, 7209, 3277, 47841, 8847, 7864]);
   // Of each row, and then of each column: the class of the last weight, the magnitude, and the balance less 4
   const memory = new Int8Array(6 * 65536);
   const remember = (first, found) => {
@@ -745,13 +735,13 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     let [low, high, balance] = [0, k, negative > 0 && negative < k ? 1 : 0];
     while (high - low > 1) {
       const middle = balance ? negative : (low + high) >> 1;
-      entry.look(0, middle, 2 ** 29, 65);
-      const look = (i, contexts, context) => entry.look(i, middle * contexts + context, slots[0][2 * middle], 2);
-      look(1, 7, memory[r]);
-      look(2, 7, memory[c]);
-      look(3, 49, near);
-      look(4, 9, memory[r + 1 + balance] + 4 * balance);
-      look(5, 9, memory[c + 1 + balance] + 4 * balance);
+      const first = entry.look(0, middle, 2 ** 29, 65);
+      const look = (table, context) => entry.look(table, middle * contexts[table] + context, first, 2);
+      look(1, memory[r]);
+      look(2, memory[c]);
+      look(3, near);
+      look(4, memory[r + 1 + balance] + 4 * balance);
+      look(5, memory[c + 1 + balance] + 4 * balance);
       if (entry.decide()) low = middle;
       else high = middle;
       balance = 0;
@@ -780,8 +770,8 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
   let [left, gap] = [count, 0];
   for (let i = 0; i < size; ) {
     block = cursor.take(size > BLOCK ? cursor.varint(stream.length) : stream.length);
-    check(block[0] !== 0, 11, "a block starts with 0");
-    at = 0;
+    check(block[0] !== 0, 11);
+    at = state = 0;
     refill();
     for (const end = Math.min(size, i + BLOCK); i < end; i++) {
       if (!left) i = end;
@@ -792,10 +782,248 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
       } else gap++;
       next();
     }
-    check(at === block.length && !state[0], 11, "a block ends wrongly");
+    check(at === block.length && !state, 11);
   }
   cursor.end();
   return symbols;
+};
+
+// Ranks and multiples (sections 17 to 19) -------------------------------------------------------------------
+
+const readRanks = (cursor, tensor, earlier, newer) => {
+  readBook(cursor, tensor, earlier, newer, true);
+  cursor.section = 17;
+  const { type, shape, size, width, dense, k, scaled } = tensor;
+  const [lowest, highest] = range(scaled ? 2 : 0, () => cursor.signed(65534));
+  if (scaled) tensor.bookBytes = cursor.varint(dense);
+  const count = cursor.varint(size);
+  const [model, streams] = range(2, () => cursor.varint(dense));
+  const fits = scaled ? !type && !k && shape.length > 1 && lowest <= highest : k || !count;
+  check(size && fits, 17);
+  describe(tensor, count, streams, model);
+  /** The numbers of all elements, from `low` to `high`. */
+  const numbersOf = (section, low, high) => {
+    const inside = newCursor(section.subarray(tensor.bookBytes), 19);
+    const numbers = decodeRanks(newCursor(inside.take(model), 18), inside, shape, size);
+    inside.end();
+    let found = 0;
+    const fits = numbers.every((number) => {
+      if (number) found++;
+      return number >= low && number <= high;
+    });
+    check(fits && found === count, 17);
+    return numbers;
+  };
+  if (scaled) {
+    tensor.bits = (section) => {
+      const steps = stepsOf(section.subarray(0, tensor.bookBytes), shape[0], Math.max(-lowest, highest));
+      const numbers = numbersOf(section, lowest, highest);
+      const columns = size / shape[0];
+      return words(Float32Array.from(numbers, (number, i) => number && number * steps[floor(i / columns)]).buffer, 4);
+    };
+  } else {
+    tensor.indices = (section, book) => {
+      const [entries, negative] = sorted(book, width);
+      const numbers = numbersOf(section, -negative, k - negative);
+      return [entries, words(numbers.map((number) => number && number + negative + (number < 0)), 2)];
+    };
+  }
+};
+
+/** The step of each row, of which `most` is the largest multiple. */
+const stepsOf = (bytes, rows, most) => {
+  const cursor = newCursor(bytes, 17);
+  const [scale] = valuesOf(cursor.take(4).slice(), 0);
+  check(scale >= 2 ** -126, 17);
+  const quarters = new Float32Array(words([0x3f800000, 0x3f9837f0, 0x3fb504f3, 0x3fd744fd], 4).buffer);
+  const exponents = plane(cursor, rows, 256);
+  cursor.end();
+  const steps = Float32Array.from(exponents, (e) => Math.fround(scale * quarters[e & 3]) * 2 ** (e >> 2));
+  check(steps.every((step) => step < Infinity && Math.fround(step * most) < Infinity), 17);
+  return steps;
+};
+
+/** The numbers of all elements, from the bytes of a model and of its streams. */
+const decodeRanks = (cursor, streams, shape, size) => {
+  const rows = shape.length > 1 ? shape[0] : 1;
+  const planes = shape.length > 2 ? shape[1] : 1;
+  const columns = size / rows;
+  const places = columns / planes;
+  const gaps = cursor.byte(1);
+  const high = cursor.varint(rows); // rows of a stream
+  const powers = cursor.byte();
+  const [down, across] = [powers >> 4, powers & 15];
+  check(high && down + across < 9, 18);
+  const base = cursor.varint(512) - 256;
+  const [ofRow, ofPlane, ofPlace] = [rows, planes, places].map((many) =>
+    cursor.byte(1) ? plane(cursor, many, 64) : words(many, 1),
+  );
+  const neighbours = range(cursor.byte(gaps ? 0 : 4), () => {
+    const [up, left] = [cursor.varint(rows), cursor.varint(columns)];
+    check(up || left, 18);
+    return [up, left, (cursor.byte() << 24) >> 24, cursor.byte()];
+  });
+  const own = neighbours.length && cursor.byte();
+  const tables = readTables(cursor, gaps ? 64 : neighbours.length ? 128 : 32);
+  cursor.end();
+
+  const numbers = new Int16Array(size);
+  const ofColumn = words(columns, 1).map((_, c) => ofPlane[floor(c / places)] + ofPlace[c % places]);
+  const order = gaps && inOrder(ofColumn);
+  const lanes = 2 ** (down + across);
+  const tokens = words(lanes, 1);
+  const flips = words(lanes, 1);
+
+  const decode = (first, end, cursor) => {
+    // The decoder
+    const states = wordsOf(cursor.take(4 * lanes), 4);
+    const rest = cursor.rest();
+    check(states.every((state) => state > 65535) && rest.length % 2 === 0, 19);
+    const stored = wordsOf(rest, 2);
+    let next = 0;
+    const become = (lane, x) => {
+      states[lane] = x < 65536 ? x * 65536 + stored[next++] : x;
+    };
+    const token = (lane, table) => {
+      const x = states[lane];
+      const entry = table[x & 4095];
+      become(lane, (((entry >> 12) & 4095) + 1) * (x >>> 12) + (entry & 4095));
+      return entry >> 24;
+    };
+    /** The magnitude of a class, with its extra bits. */
+    const magnitude = (lane, kind) => {
+      if (kind < 16) return kind;
+      const x = states[lane];
+      const bits = (kind >> 2) - 2;
+      become(lane, x >>> bits);
+      return ((4 + (kind & 3)) << bits) + (x & (2 ** bits - 1));
+    };
+    /** Every lane decodes a token by its context, unless that is negative, and then every such lane goes on with it. */
+    const round = (context, then) => {
+      for (let lane = 0; lane < lanes; lane++) {
+        const found = context(lane);
+        tokens[lane] = found < 0 ? 255 : token(lane, tables[found]);
+      }
+      for (let lane = 0; lane < lanes; lane++) if (tokens[lane] < 255) then(lane, tokens[lane]);
+    };
+
+    // Where each lane is: the number of its next element, and then its row and column in the lane and in the matrix
+    const tall = Math.ceil((end - first) / 2 ** down);
+    const wide = Math.ceil(columns / 2 ** across);
+    const at = new Float64Array(lanes);
+    let [i, j, row, column] = [0, 0, 0, 0];
+    /** Go to the next element of a lane; false if there is none. */
+    const go = (lane) => {
+      const leftmost = (lane % 2 ** across) * wide;
+      const width = gaps ? clamp(columns - leftmost, 0, wide) : wide;
+      i = floor(at[lane] / width);
+      j = at[lane] % width;
+      row = first + (lane >> across) * tall + i;
+      column = leftmost + j;
+      const inside = i < tall && row < end && column < columns;
+      if (gaps) column = order[column];
+      return inside;
+    };
+    const scale = () => clamp(base + ofRow[row] + ofColumn[column], 0, 31);
+
+    // Dense
+    const context = (lane) => {
+      if (!go(lane)) return -1;
+      const s = scale();
+      if (!neighbours.length) return s;
+      let [aimed, sizes] = [0, 0];
+      for (const [up, left, aim, size] of neighbours) {
+        const near = up <= i && left <= j ? numbers[(row - up) * columns + column - left] : 0;
+        aimed += aim * near;
+        sizes += size * Math.abs(near);
+      }
+      flips[lane] = aimed < 0 ? 1 : 0;
+      const expected = ((own * [64, 81, 102][s % 3] * 2 ** floor(s / 3)) >> 5) + 32 * sizes;
+      // The bounds are 72, 88 and 112, doubled again and again, up to 72 · 2^10
+      const held = Math.min(expected, 73728);
+      const doubled = Math.max(0, 25 - Math.clz32(held));
+      const level = 3 * doubled + [72, 88, 112].filter((bound) => bound * 2 ** doubled <= held).length;
+      return 4 * level + [3, 10, 19].filter((times) => times * expected <= 512 * Math.abs(aimed)).length;
+    };
+    const put = (lane, token) => {
+      check(token || !gaps, 19);
+      go(lane);
+      const number = magnitude(lane, (token + 1) >> 1);
+      numbers[row * columns + column] = (token ^ flips[lane]) & 1 ? -number : number;
+      at[lane]++;
+    };
+
+    // Gaps
+    let open = 0;
+    const weights = words(lanes, 1); // whether one follows the gap
+    const ofGap = (lane) => (go(lane) ? (open = scale()) : -1);
+    const skip = (lane, token) => {
+      check(token < 60, 19);
+      const gap = magnitude(lane, token);
+      at[lane] += gap;
+      weights[lane] = gap < 32767;
+    };
+    const ofWeight = (lane) => (weights[lane] && go(lane) ? 32 + scale() : -1);
+
+    for (let n = 0; n < tall * wide && !gaps; n++) {
+      at.fill(n);
+      round(context, put);
+    }
+    while (gaps && open >= 0) {
+      open = -1;
+      round(ofGap, skip);
+      round(ofWeight, put);
+    }
+    const all = !gaps || at.reduce((sum, each) => sum + each) === (end - first) * columns;
+    check(all && next === stored.length && states.every((state) => state === 65536), 19);
+  };
+
+  for (let first = 0; first < rows; first += high) {
+    const rest = streams.rest().length;
+    const bytes = streams.take(high < rows ? streams.varint(rest) : rest);
+    decode(first, Math.min(rows, first + high), newCursor(bytes, 19));
+  }
+  return numbers;
+};
+
+/** The numbers of the columns in rising order of their classes. */
+const inOrder = (classes) => {
+  const order = words(classes.length, 4);
+  const starts = words(128, 4);
+  classes.forEach((each) => starts[each + 1]++);
+  starts.forEach((count, i) => (starts[i] = count + (starts[i - 1] ?? 0)));
+  classes.forEach((each, column) => (order[starts[each]++] = column));
+  return order;
+};
+
+/**
+ * The table of each of `count` contexts: for each value of the low 12 bits of a state, from bit 0, that less where its
+ * token begins; from bit 12 the frequency of the token, less 1; and from bit 24 the token.
+ */
+const readTables = (cursor, count) => {
+  const [many, tokens] = [cursor.byte(64), cursor.byte(119)];
+  check(many && tokens, 18);
+  const contexts = plane(cursor, count, 64);
+  check(contexts.every((table) => table < many), 18);
+  const differences = plane(cursor, many * tokens, 64);
+  let known = words(tokens, 1); // the levels of the table before
+  const tables = range(many, (t) => {
+    known = known.map((level, token) => (level + differences[t * tokens + token]) & 63);
+    check(known.every((level) => level < 50) && known.some(Boolean), 18);
+    const weights = [...known].map((level) => level && [64, 76, 91, 108][(level - 1) % 4] * 2 ** ((level - 1) >> 2));
+    const all = weights.reduce((sum, weight) => sum + weight);
+    const free = 4096 - weights.filter(Boolean).length;
+    const table = words(4096, 4);
+    let [sum, begin] = [0, 0];
+    weights.forEach((weight, token) => {
+      const before = floor((sum * free) / all);
+      sum += weight;
+      const size = floor((sum * free) / all) - before + (weight && 1);
+      for (let i = 0; i < size; i++) table[begin++] = (token << 24) | ((size - 1) << 12) | i;
+    });
+    return table;
+  });
+  return [...contexts].map((table) => tables[table]);
 };
 
 /** By the number of an encoding or layout: its name, and what reads its fields in the header. */
@@ -808,6 +1036,7 @@ const LAYOUTS = [
   ["adaptive", readAdaptive],
   ["rows", readRows],
   ["copy", readAlias],
+  ["ranks", readRanks],
 ];
 
 // Deflate (RFC 1951), for the header of version 2 -----------------------------------------------------------
@@ -835,7 +1064,7 @@ const LENGTHS = [...extraBits(3, 4, 28), [258, 0]];
 const DISTANCES = extraBits(1, 2, 30);
 const LENGTHS_ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
-const sound = (holds) => check(holds, 9, "deflate failed");
+const sound = (holds) => check(holds, 9);
 
 /** A code of deflate: complete, of a single bit, or empty. */
 const deflateCode = (lengths) => {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import importlib
 import json
 import re
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,13 +15,21 @@ from browser import ROOT, needs_browser, needs_node, rendered, served
 
 import deepcompress as dc
 
-READER = ROOT / "readers" / "js"
+READER, SUITE = ROOT / "readers" / "js", ROOT / "conformance"
+sys.path.insert(0, str(SUITE))
+run = importlib.import_module("run")
 MODEL = ROOT / "results" / "lenet5-2kb-seed0.dc"
 
 
 def node(*arguments, **options):
     command = ["node", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, check=False, text=True, timeout=300, **options)
+
+
+@needs_node
+def test_it_passes_the_suite_and_names_sections():
+    with run.by_lines(["node", str(READER / "cli.js"), "--lines"], 60) as decode:
+        assert run.run(run.cases(SUITE), decode, sections=True) == {}
 
 
 @needs_node
@@ -33,9 +43,9 @@ def test_its_own_tests_pass():
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "Usage: deepcompress-read MODEL.dc\n"),
-        (["--help"], 2, "Usage: deepcompress-read MODEL.dc\n"),
-        ([MODEL, MODEL], 2, "Usage: deepcompress-read MODEL.dc\n"),
+        ([], 2, "Usage: deepcompress-read MODEL.dc | --lines\n"),
+        (["--help"], 2, "Usage: deepcompress-read MODEL.dc | --lines\n"),
+        ([MODEL, MODEL], 2, "Usage: deepcompress-read MODEL.dc | --lines\n"),
         (["missing.dc"], 1, "Error: missing.dc: ENOENT: no such file or directory, open 'missing.dc'\n"),
         ([ROOT / "README.md"], 1, f"Error: {ROOT / 'README.md'}: this is no .dc file (format, section 1)\n"),
     ],

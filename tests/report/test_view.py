@@ -134,3 +134,14 @@ def test_a_dropped_file_takes_the_place_and_a_bad_one_is_a_sentence(model, page,
     assert f"<b>{len(other):,}</b>" in document
     message = text_of(document, r'<p id="message" role="alert">(.*?)</p>')
     assert message.startswith("bad.dc: This file is damaged, or it is no .dc file: ")
+
+
+@needs_browser
+def test_a_page_of_very_many_tensors_shows_the_largest(tmp_path):
+    state = {f"layer{n}.bias": torch.arange(1.0, 3 + n % 2) for n in range(1000)} | {"w": torch.eye(9)}
+    compress_state(state, Recipe(prune=0.5, retrain=False), tmp_path / "many.dc")
+    assert view(tmp_path / "many.dc", "-o", tmp_path / "many.html").exit_code == 0
+    document = rendered((tmp_path / "many.html").as_uri())
+    assert document.count("The 1,000 largest of 1,001 tensors are shown.") == 2
+    assert len(re.findall(r'<th scope="row">(?:layer\d+.bias|w)</th>', document)) == 1000
+    assert '<th scope="row">layer998.bias</th>' not in document  # the last of the small ones

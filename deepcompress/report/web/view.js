@@ -2,6 +2,7 @@
 
 const LARGE = 4e6; // elements that are only decoded when somebody asks for it
 const MOST_AREAS = 300;
+const MOST_ROWS = 1000; // of a table, and so many figures: more of them take a browser seconds and nobody reads them
 const number = (value) => value.toLocaleString("en-US");
 const percent = (part, whole, digits = 1) => (whole ? `${((100 * part) / whole).toFixed(digits)} %` : "–");
 const isFloat = (dtype) => /^b?float(?!4)/.test(dtype);
@@ -87,9 +88,11 @@ function rectangle([label, x, y, width, height], className, text = label) {
   return made;
 }
 
+const bySize = (tensors) => [...tensors].sort((a, b) => b.storedBytes - a.storedBytes);
+
 /** The largest tensors, and all others as one: more areas than that nobody can see. */
 function largest(tensors) {
-  const sorted = [...tensors].sort((a, b) => b.storedBytes - a.storedBytes);
+  const sorted = bySize(tensors);
   const others = sorted.slice(MOST_AREAS);
   if (!others.length) return sorted;
   const storedBytes = others.reduce((sum, tensor) => sum + tensor.storedBytes, 0);
@@ -145,7 +148,8 @@ function tensorRow(tensor) {
   const start = [alias ? `${name} = ${alias}` : name, shape.join("×") || "scalar"];
   if (!parts) return [...start, ...new Array(8).fill(""), ...bytes];
   const alphabet = encoding === "adaptive" || offsetBits ? codebookSize : codebookSize + 1;
-  const width = codebookSize ? Math.max(1, Math.ceil(Math.log2(alphabet))) : 8 * ({ float64: 8, float32: 4, float16: 2, bfloat16: 2 }[tensor.dtype] ?? 1);
+  const plain = encoding === "ranks" ? "–" : 8 * ({ float64: 8, float32: 4, float16: 2, bfloat16: 2 }[tensor.dtype] ?? 1);
+  const width = codebookSize ? Math.max(1, Math.ceil(Math.log2(alphabet))) : plain;
   const each = (count) => (nonzeros ? ((8 * count) / nonzeros).toFixed(2) : "–");
   return [
     ...start,
@@ -274,6 +278,14 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
 
 // The page --------------------------------------------------------------------------------------------------
 
+/** What `make` makes of tensors; of the largest ones, in the order of the file, where there are too many. */
+function bounded(tensors, make) {
+  if (tensors.length <= MOST_ROWS) return [make(tensors)];
+  const kept = new Set(bySize(tensors).slice(0, MOST_ROWS));
+  const note = `The ${number(MOST_ROWS)} largest of ${number(tensors.length)} tensors are shown.`;
+  return [element("p", { className: "dim" }, note), make(tensors.filter((tensor) => kept.has(tensor)))];
+}
+
 function section(title, ...children) {
   return element("section", {}, element("h3", {}, title), ...children);
 }
@@ -292,8 +304,9 @@ function show(facts) {
     section("Where the bytes are", treemap(facts), key(facts.sections)),
     ...(facts.stages.length ? [section("Stages", stagesTable(facts))] : []),
     section("Sections", sectionsTable(facts)),
-    section("Tensors", table(`Tensors of ${name}`, HEADINGS, tensors.map(tensorRow))),
-    section("Layers", element("div", { className: "layers" }, ...drawn.map((tensor) => layerFigure(file, tensor)))),
+    section("Tensors", ...bounded(tensors, (some) => table(`Tensors of ${name}`, HEADINGS, some.map(tensorRow)))),
+    section("Layers", ...bounded(drawn, (some) =>
+      element("div", { className: "layers" }, ...some.map((tensor) => layerFigure(file, tensor))))),
   );
 }
 
