@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from deepcompress.coding import lanes
@@ -42,10 +42,17 @@ def medians(actions: Mapping[str, Callable[[], object]], runs: int) -> dict[str,
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one process, from its start to its end: wall seconds, and the most memory it held, in MB (10^6 bytes)."""
+    """Of one process, from its start to its end.
+
+    Attributes:
+        seconds: by the clock.
+        megabytes: the most memory it held (10^6 bytes).
+        processor: seconds that it, and no other, was computed on.
+    """
 
     seconds: float
     megabytes: float
+    processor: float
 
 
 def run_process(command: Sequence[str]) -> Cost:
@@ -63,12 +70,12 @@ def run_process(command: Sequence[str]) -> Cost:
     process.stderr.close()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {said.strip()}")
-    return Cost(time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e6)
+    return Cost(time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e6, usage.ru_utime + usage.ru_stime)
 
 
 def median_cost(costs: Sequence[Cost]) -> Cost:
     """The median of each."""
-    return Cost(statistics.median(c.seconds for c in costs), statistics.median(c.megabytes for c in costs))
+    return Cost(*(statistics.median(getattr(cost, field.name) for cost in costs) for field in fields(Cost)))
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from deepcompress.prune.masks import Masks, keep_mask, share_out
 from deepcompress.prune.scores import profile
 from deepcompress.quantize.choice import Demand, choose
 from deepcompress.quantize.rate import Part
-from deepcompress.quantize.rows import coarseness, entropy, nearest, row_sizes, storable
+from deepcompress.quantize.rows import coarseness, entropy, nearest, storable, typical_sizes
 from deepcompress.quantize.sharing import groups, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector
 from deepcompress.reading.arrays import check_tensor, dense_bytes, source_bytes
@@ -243,7 +243,7 @@ def _shared(layers: Sequence[Layer], recipe: Recipe) -> dict[str, tuple[tuple[st
 def _integer_bits(value: torch.Tensor, step: float) -> float:
     """Entropy of the multiples of steps of `step` in bits a weight, from a sample of its rows."""
     weight = in_numbers(value.detach())
-    steps = storable(weight, step * row_sizes(weight))
+    steps = storable(weight, step * typical_sizes(weight))
     some = slice(None, None, max(value.numel() // SAMPLES, 1))
     integers = nearest(weight[some], steps[some]).integers
     return entropy(integers.numpy()) / integers.numel()

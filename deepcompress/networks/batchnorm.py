@@ -1,4 +1,4 @@
-"""Batch norm in the file: running statistics moved into scale and shift."""
+"""Batch norm: in the file, where running statistics move into scale and shift, and in training, where some stay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 
 @torch.no_grad()
@@ -40,6 +40,37 @@ def fold_statistics(network: nn.Module) -> list[str]:
         module.running_mean.zero_()
         module.running_var.fill_(1)
     return counters
+
+
+def freeze_norms(network: nn.Module, every: bool = False) -> list[str]:
+    """Mark the norms that are to keep their running statistics while `network` is trained, in place: by momentum 0.
+
+    These are the ones that their owner froze: the momentum is 0 already, or the module evaluates while the network
+    trains, or neither scale nor shift asks for a gradient while other parameters do. With `every` these are all.
+    A norm that is marked still learns its scale and shift, if they ask for a gradient.
+
+    Returns:
+        The names of all that are marked.
+    """
+    trained = any(parameter.requires_grad for parameter in network.parameters())
+    frozen = []
+    for name, module in network.named_modules():
+        if not isinstance(module, _NormBase) or module.running_mean is None:
+            continue
+        left = network.training and not module.training
+        fixed = module.affine and trained and not any(each.requires_grad for each in module.parameters())
+        if every or module.momentum == 0 or left or fixed:
+            module.momentum = 0.0
+            frozen.append(name)
+    return frozen
+
+
+def let_train(network: nn.Module) -> None:
+    """Put `network` into training; norms that are frozen (`freeze_norms`) still normalize by their statistics."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, _NormBase) and module.running_mean is not None and module.momentum == 0:
+            module.eval()
 
 
 def _own(module: nn.Module) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from deepcompress.errors import NetworkError, first_line
 from deepcompress.layers import live_tensors, tensors_of
+from deepcompress.networks.batchnorm import freeze_norms
 
 Value = TypeVar("Value")
 
@@ -79,7 +80,8 @@ def copied(network: nn.Module) -> nn.Module:
 
     What the last forward left in it (activations, caches, hidden states) is copied without the graph that it came from.
     What no copy can be made of (locks, open files, generators) is shared with the copy. Embeddings of the copy have
-    dense gradients: few optimizers take sparse ones.
+    dense gradients: few optimizers take sparse ones. Batch norm that its owner froze is marked in the copy, because
+    the modes of modules are lost when it is measured (`batchnorm.freeze_norms`).
 
     Raises:
         NetworkError: it cannot be copied.
@@ -100,6 +102,7 @@ def copied(network: nn.Module) -> nn.Module:
     for module in twin.modules():
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             module.sparse = False
+    freeze_norms(twin)
     return twin
 
 

@@ -2,8 +2,10 @@
 
 How much an error in a weight changes what a network computes is unknown without data. What is known is the size of the
 weights: a row whose weights are all twice as large mostly meets inputs half as large, or is divided again by what
-follows. So the step of a row is a part of the root mean square of its weights. Entropy coding makes fine steps cheap: a
-uniform grid with an ideal code stays within 0.25 bits of the best quantizer there is (Gish and Pierce 1968).
+follows. So the step of a row is a part of the size of its weights. In one row, too, large inputs mostly meet small
+weights, which a few large ones must not drown: what counts is the geometric mean over the inputs. Entropy coding makes
+fine steps cheap: a uniform grid with an ideal code stays within 0.25 bits of the best quantizer there is (Gish and
+Pierce 1968).
 """
 
 from __future__ import annotations
@@ -50,6 +52,24 @@ def row_sizes(weight: torch.Tensor) -> torch.Tensor:
     return torch.maximum(sizes, QUIETEST * overall) * largest
 
 
+def typical_sizes(weight: torch.Tensor) -> torch.Tensor:
+    """How large the weights of each row are for a typical input (float32, rows), at most as `row_sizes`.
+
+    That is the geometric mean over the inputs, in units of what it is for normally distributed weights. An input is an
+    index of dimension 1: all places of a kernel meet the same, so of these it is the root mean square. Zeros do not
+    count.
+    """
+    sizes = row_sizes(weight)
+    parts = weight.detach().float().cpu().reshape(len(weight), weight.shape[1], -1)
+    kept = (parts != 0).sum(2)
+    met = kept > 0
+    squares = (parts / sizes[:, None, None]).square_().sum(2) / kept.clamp_min(1)
+    logs = squares.clamp_min(QUIETEST**2).log().masked_fill(~met, 0.0)
+    places = torch.tensor(parts.shape[2] / 2)
+    normal = torch.digamma(places) - places.log()  # the mean of the logarithm, for a mean square of so many
+    return sizes * ((logs.sum(1) / met.sum(1).clamp_min(1) - normal) / 2).exp().clamp_max(1.0)
+
+
 def storable(weight: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     """`steps` as files have them, each large enough for the largest weight of its row.
 
@@ -75,8 +95,8 @@ def nearest(weight: torch.Tensor, steps: torch.Tensor) -> RowGrid:
 
 
 def by_size(weight: torch.Tensor, step: float) -> RowGrid:
-    """Each weight as the nearest multiple of a `step` that is in root mean squares of its row."""
-    return nearest(weight, storable(weight, step * row_sizes(weight)))
+    """Each weight as the nearest multiple of a `step` that is in typical sizes of its row."""
+    return nearest(weight, storable(weight, step * typical_sizes(weight)))
 
 
 def entropy(integers: Array) -> float:

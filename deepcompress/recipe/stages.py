@@ -155,7 +155,7 @@ class Sharing:
         note="With uniform, a codebook is one number in the file.",
     )  # fmt: skip
     step: float = setting(
-        0.04, Number(1e-4, 100), "The step between weights, in root mean squares of the weights of a row. Twice as "
+        0.04, Number(1e-4, 100), "The step between weights, in typical sizes of the weights of a row. Twice as "
         "much saves a bit for each weight.", metavar="S",
         note="Larger layers have coarser steps. With samples to calibrate on, the square of the step is how much the "
         "output may change, as a part of its variance. A target_size replaces it.", when=When("quantizer", ("rows",)),

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from deepcompress.errors import DataError, DeepCompressError, NetworkError, first_line
+from deepcompress.networks.batchnorm import let_train
 from deepcompress.networks.inputs import Batches, in_float32, place_of, predict, to_device
 from deepcompress.training import distributed
 from deepcompress.training.evaluation import Evaluation, evaluate
@@ -174,7 +175,7 @@ def fit(
         for epoch in range(_epochs_done(phase, training, progress), epochs):
             note = hooks.before_epoch(epoch)
             distributed.synchronize(training)
-            model.train()
+            let_train(model)
             losses, lone = [], 0
             for at, (x, y) in enumerate(batches):
                 done = epoch + min((at + 0.5) / steps, 1.0)

@@ -15,7 +15,7 @@ from deepcompress.compression.plan import plan
 from deepcompress.compression.sizing import COARSEST, FINEST, step_for
 from deepcompress.compression.tensors_only import RUINED, compress_state
 from deepcompress.errors import RecipeError
-from deepcompress.quantize.rows import LARGEST, coarseness, entropy, nearest, row_sizes, storable
+from deepcompress.quantize.rows import LARGEST, coarseness, entropy, nearest, row_sizes, storable, typical_sizes
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.progress import Progress
 
@@ -126,6 +126,42 @@ def test_pruning_without_retraining_warns(state, tmp_path):
     watch = Listener()
     compress_state(state, PLAIN, tmp_path / "m.dc", watch=watch)
     assert not watch.lines
+
+
+def test_a_few_large_weights_do_not_drown_the_others():
+    torch.manual_seed(0)
+    weight = torch.randn(2, 1000)
+    weight[1, :20] *= 1000
+    assert typical_sizes(weight).tolist() == pytest.approx([1.0, 1.15], abs=0.08)
+    assert row_sizes(weight)[1] > 90
+
+
+def test_places_of_a_kernel_meet_the_same_inputs():
+    kernel = torch.tensor([[[1.0, 0.0, 0.001, 7.0]], [[0.5, 0.5, 0.5, 0.5]]])
+    assert typical_sizes(kernel).tolist() == pytest.approx(row_sizes(kernel).tolist())
+    split = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]])  # the second input is not used
+    assert typical_sizes(split).tolist() == pytest.approx(row_sizes(split).tolist())
+
+
+def test_typical_sizes_of_rows_without_weights():
+    weight = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    assert torch.equal(typical_sizes(weight), row_sizes(weight))
+    assert typical_sizes(torch.zeros(2, 3)).tolist() == [0.0, 0.0]
+
+
+def test_loud_inputs_that_small_weights_meet_are_kept(tmp_path):
+    """An LSTM's input layer whose inputs were never normalized: rows of a few huge weights, for quiet inputs."""
+    torch.manual_seed(0)
+    loudness = torch.logspace(-1.5, 1.5, 40)
+    weight = torch.randn(64, 40) / loudness
+    inputs = torch.randn(256, 40) * loudness
+    compress_state({"weight": weight}, PLAIN, tmp_path / "m.dc")
+    rounded = dc.load_state_dict(tmp_path / "m.dc")["weight"]
+    eight_bits = weight.abs().amax(1, keepdim=True) / 127
+    naive = (weight / eight_bits).round() * eight_bits
+    outputs = inputs @ weight.T
+    errors = [float((inputs @ each.T - outputs).norm() / outputs.norm()) for each in (rounded, naive)]
+    assert errors[0] < 0.3 * errors[1]
 
 
 def test_rows_of_a_tensor():

@@ -76,7 +76,7 @@ def _over_samples(evidence: Evidence, of: Callable[[Tensors, Any, Any], Tensors]
 def _first_statistics(model: nn.Module) -> Iterator[None]:
     """Meanwhile batch norm that has seen no batch uses each batch's own statistics, and learns nothing from them."""
     fresh = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None
-             and not m.num_batches_tracked]  # fmt: skip
+             and not m.num_batches_tracked and m.momentum != 0]  # fmt: skip
     kept = [{name: value.clone() for name, value in module.named_buffers()} for module in fresh]
     for module in fresh:
         module.train()

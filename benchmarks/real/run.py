@@ -1,0 +1,172 @@
+"""Trained networks after training: bytes and what the network is for, beside what a person would do instead.
+
+    python benchmarks/real/run.py                              # all networks; some minutes to half an hour each
+    python benchmarks/real/run.py resemblyzer minilm           # some
+    python benchmarks/real/run.py --ways calibrated            # measure one way anew; the others stay as they are
+    python benchmarks/real/run.py --only-show                  # tables and picture of what was measured
+
+Our files are those of the command line as a person types it. Without data that is `compress FILE --no-retrain`; with
+128 to 384 samples without labels it is `compress FILE --network CODE --calibrate SAMPLES`. Other sizes: --step.
+What is measured is the network that is read again from what was stored. A way is left at its first size that loses
+more than twice what "moderate" allows. Points go into --folder, a file for each network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from baselines import missing, ways
+from curves import Curves, Point, draw, table
+from networks import NETWORKS, MissingError, Real, load
+from safetensors.torch import save_file
+
+from deepcompress.reading.loader import load_state_dict
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent))  # a folder of scripts, each of which finds its neighbours
+from measure import machine, run_process  # noqa: E402
+
+WITHOUT, CALIBRATED = "without data", "calibrated"
+STEPS = {
+    WITHOUT: (None, 0.07, 0.11, 0.18, 0.28, 0.45, 0.7, 1.0, 1.4, 2.0, 2.8),
+    CALIBRATED: (None, 0.06, 0.1, 0.16, 0.25, 0.4, 0.7, 1.0, 1.4, 2.0),
+}
+LOOKS = {WITHOUT: "tab:blue", CALIBRATED: "tab:red", "int-N + brotli": "0.35", "NNCodec": "tab:orange"}
+
+_SAMPLES = """import torch
+
+
+def batches():
+    return torch.load({path!r})
+"""
+
+
+def measure(real: Real, chosen: list[str], scratch: Path) -> Iterator[Point]:
+    """The points of the ways that were chosen."""
+    most = 2 * real.losses[-1]
+    dense = next(iter(real.dense.values()))
+    makers: dict[str, dict[str, Callable[[], Point]]] = {}
+    for way, settings in ways(real.last).items():
+        makers[way] = {name: _bind(_theirs, real, way, name, store) for name, store in settings.items()}
+    for way, steps in STEPS.items():
+        makers[way] = {_named(step): _bind(_ours, real, way, step, scratch) for step in steps}
+    for way in chosen:
+        for make in makers.get(way, {}).values():
+            point = make()
+            yield point
+            if dense - point.metric > most:
+                break
+
+
+def _bind(way: Callable[..., Point], *settings: object) -> Callable[[], Point]:
+    return lambda: way(*settings)
+
+
+def _named(step: float | None) -> str:
+    return "default" if step is None else f"step {step:g}"
+
+
+def _theirs(real: Real, way: str, setting: str, store: Callable[..., tuple[int, dict[str, torch.Tensor]]]) -> Point:
+    start = time.process_time()
+    size, found = store(real.state)
+    seconds = time.process_time() - start
+    return Point(way, setting, size, real.measure(found), round(seconds, 2))
+
+
+def _ours(real: Real, way: str, step: float | None, scratch: Path) -> Point:
+    """A file of the command line's."""
+    path = scratch / "model.dc"
+    command = [sys.executable, "-m", "deepcompress", "compress", str(_given(real, scratch)), "-o", str(path), "--force"]
+    command += ["--no-retrain"] if way == WITHOUT else _with_samples(real, scratch)
+    command += [] if step is None else ["--step", str(step)]
+    cost = run_process(command)
+    found = {name: value.float() for name, value in load_state_dict(path).items() if name in real.state}
+    size = path.stat().st_size
+    return Point(way, _named(step), size, real.measure(found), round(cost.processor, 1), round(cost.megabytes))
+
+
+def _given(real: Real, scratch: Path) -> Path:
+    """The file to compress; of a graph, its tensors."""
+    if real.module is not None:
+        return real.file
+    path = scratch / f"{real.name}.safetensors"
+    if not path.exists():
+        save_file({name: value.contiguous() for name, value in real.state.items()}, path)
+    return path
+
+
+def _with_samples(real: Real, scratch: Path) -> list[str]:
+    code, saved = scratch / f"{real.name.replace('-', '_')}.py", scratch / f"{real.name}.batches"
+    if not code.exists():
+        torch.save(real.samples(), saved)
+        code.write_text(_SAMPLES.format(path=str(saved)))
+    return ["--network", real.code, "--calibrate", f"{code}:batches"]
+
+
+def go_through(name: str, wheels: Path, folder: Path, chosen: list[str]) -> None:
+    """Measure one network, print each point, and keep them all."""
+    real = load(name, wheels)
+    if real.module is None and CALIBRATED in chosen:
+        print(f"{name}: a graph is not calibrated here")
+        chosen = [way for way in chosen if way != CALIBRATED]
+    path = folder / f"{name}.json"
+    kept = [point for point in Curves.read(path).points if point.way not in chosen] if path.exists() else []
+    float32 = 4 * sum(value.numel() for value in real.state.values())
+    print(f"\n{name}: {real.file.stat().st_size:,} bytes, {float32:,} of float tensors; dense {_said(real.dense)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        for point in measure(real, chosen, Path(scratch)):
+            memory = "" if point.megabytes is None else f"{point.megabytes:>8,} MB"
+            line = f"{point.way:<18}{point.setting:<12}{point.size:>12,}  {_said(point.metrics)}"
+            print(f"{line}{point.seconds:>9.1f} s{memory}", flush=True)
+            kept.append(point)
+            Curves(name, real.dense, real.file.stat().st_size, float32, real.losses, kept).save(path)
+
+
+def _said(metrics: dict[str, float]) -> str:
+    return "".join(f"{name} {value:<10.4f}" for name, value in metrics.items())
+
+
+def show(folder: Path, picture: Path) -> None:
+    """Print bytes at equal metric, in Markdown, and draw the picture."""
+    found = [Curves.read(path) for name in NETWORKS if (path := folder / f"{name}.json").exists()]
+    ours, theirs = (WITHOUT, CALIBRATED), ("int-N + brotli", "NNCodec")
+    head = ["network", "loss", *ours, *theirs, *(f"{own} ÷ {other}" for own in ours for other in theirs)]
+    print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for curves in found:
+        for row in table(curves, ours, theirs):
+            print(f"| {' | '.join(row)} |")
+    if found:
+        draw(found, picture, LOOKS)
+
+
+def main() -> None:
+    """Measure and show."""
+    every = ["fp16 + zstandard", "int-N + brotli", "NNCodec", WITHOUT, CALIBRATED]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(NETWORKS), help=f"of {', '.join(NETWORKS)}")
+    parser.add_argument("--wheels", type=Path, help="folder of unpacked wheels, and for those that are downloaded")
+    parser.add_argument("--ways", nargs="+", choices=every, default=every)
+    parser.add_argument("--folder", type=Path, default=HERE / "measured", help="where points are kept")
+    parser.add_argument("--picture", type=Path, help="[default: size.png in --folder]")
+    parser.add_argument("--only-show", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    options.folder.mkdir(exist_ok=True)
+    if not options.only_show:
+        print(machine(), *(f"not measured, as it is not installed: {name}" for name in missing()), sep="\n")
+        with tempfile.TemporaryDirectory() as scratch:
+            for name in options.names:
+                try:
+                    go_through(name, options.wheels or Path(scratch), options.folder, options.ways)
+                except MissingError as missed:
+                    print(missed)
+    show(options.folder, options.picture or options.folder / "size.png")
+
+
+if __name__ == "__main__":
+    main()
