@@ -82,13 +82,13 @@ def pack_fields(info: TensorInfo) -> bytes:
 def _pack_book(info: TensorInfo) -> bytes:
     out = varint(info.codebook_size) + varint(info.form if info.target is None else info.target + _OWN_FORMS)
     if info.target is None and (info.form.is_grid or info.form is Form.ROWS):
-        out += b"".join(varint(_zigzag(step)) for step in info.grid)
+        out += b"".join(pack_step(step) for step in info.grid)
     return out + (varint(info.codebook) if info.form is Form.ROWS else b"")
 
 
-def _zigzag(number: int) -> int:
-    """0, -1, 1, -2, … as 0, 1, 2, 3, …"""
-    return 2 * number if number >= 0 else -2 * number - 1
+def pack_step(number: int) -> bytes:
+    """0, -1, 1, -2, … as the varints 0, 1, 2, 3, …"""
+    return varint(2 * number if number >= 0 else -2 * number - 1)
 
 
 def read_tensors(reader: Reader, start: int, checked: bool) -> tuple[Entry, ...]:
@@ -171,14 +171,15 @@ def _read_book(
     else:
         info = replace(info, codebook_size=size, form=Form(form))
         if info.form.is_grid or info.form is Form.ROWS:
-            info = replace(info, grid=(_read_step(reader), _read_step(reader)))
+            info = replace(info, grid=(read_step(reader), read_step(reader)))
         own = info.form is Form.ROWS
         size = reader.varint("length of the scales") if own else info.book.size(info.dtype.storage.itemsize)
         info = replace(info, codebook=size)
     return replace(info, nonzeros=reader.varint("number of weights", limit=info.size))
 
 
-def _read_step(reader: Reader) -> int:
+def read_step(reader: Reader) -> int:
+    """The inverse of `pack_step`."""
     number = reader.varint("multiple of a grid", limit=1 << 20)
     return -(number + 1 >> 1) if number & 1 else number >> 1
 

@@ -27,13 +27,14 @@ def pack_tensors(entries: Sequence[Entry], checked: bool, front_coded: bool) -> 
         out += version1.pack_name(name, previous) if front_coded else name + bytes([version2.NAME_END])
         previous = name
     for entry in entries:
-        out += _pack_info(entry.info)
+        out += pack_info(entry.info)
         if checked and not entry.info.is_reference:
             out += entry.crc.to_bytes(CRC_BYTES, "little")
     return bytes(out)
 
 
-def _pack_info(info: TensorInfo) -> bytes:
+def pack_info(info: TensorInfo) -> bytes:
+    """What a header says of one tensor, without its name and its checksum."""
     layout, flags = version2.layout_of(info)
     return _pack_number(len(info.shape), info.dtype) + _pack_number(flags, layout) + version2.pack_fields(info)
 
@@ -46,7 +47,7 @@ def _pack_number(high: int, number: int) -> bytes:
 def read_tensors(reader: Reader, start: int, checked: bool, front_coded: bool) -> tuple[Entry, ...]:
     """The inverse; the first section starts at byte `start` of the file."""
     names = _read_names(reader) if front_coded else version2.read_names(reader)
-    return version2.read_records(reader, names, start, checked, _read_info)
+    return version2.read_records(reader, names, start, checked, read_info)
 
 
 def _read_names(reader: Reader) -> list[str]:
@@ -58,7 +59,8 @@ def _read_names(reader: Reader) -> list[str]:
     return list(names)
 
 
-def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInfo:
+def read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInfo:
+    """The inverse of `pack_info`; checked."""
     dimensions, dtype = _read_number(reader, name, "dtype")
     if dtype > max(DType):
         raise FormatError(f"tensor {name}: dtype {dtype} is unknown; known are 0 to {max(DType)}; update deepcompress")
