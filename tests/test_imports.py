@@ -31,6 +31,7 @@ ORDER = [
     ["networks"],
     ["sparse"],
     ["reading"],
+    ["updates"],
     ["training"],
     ["prune"],
     ["quantize"],
@@ -132,6 +133,23 @@ INSIDE = {
         "npz",
         "cheader",
     ],
+    "updates": [
+        "changes_loop",
+        "differences_loop",
+        "kernels",
+        "coder",
+        "changes",
+        "differences",
+        "container",
+        "content",
+        "records",
+        "sections",
+        "models",
+        "cuts",
+        "pieces",
+        "update",
+        "describe",
+    ],
     "calibration": [
         "statistics",
         "recurrent",
@@ -217,7 +235,7 @@ INSIDE = {
         "shrink",
     ],
     "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "vectors", "latent"],
-    "report": ["console", "names", "tables", "page", "charts", "masks", "plots", "view"],
+    "report": ["console", "names", "tables", "page", "charts", "masks", "plots", "updates", "view"],
     "cli": [
         "group",
         "settings",
@@ -237,6 +255,7 @@ INSIDE = {
         "sweep",
         "bench",
         "plot",
+        "updates",
         "view",
     ],
 }
@@ -305,7 +324,7 @@ def test_imports_run_one_way(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in INNER if name.split(".")[0] in ("reading", "sparse", "coding", "container")]
+    "name", [name for name in INNER if name.split(".")[0] in ("reading", "sparse", "coding", "container", "updates")]
 )
 def test_a_reader_of_files_knows_nothing_of_how_they_are_made(name):
     makers = {"prune", "quantize", "training", "compression", "studies", "recipe", "checkpoint", "report", "cli"}
@@ -331,7 +350,7 @@ def test_libraries_have_their_places():
     assert users("lightning") == users("pytorch_lightning") == users("transformers") == {"integrations"}
     assert users("sklearn") <= {"quantize", "training"}
     assert users("torchvision") <= {"networks", "training"}
-    assert not users("torch") & {"coding", "container", "files", "errors", "recipe", "report"}
+    assert not users("torch") & {"coding", "container", "updates", "files", "errors", "recipe", "report"}
     assert not users("pickle") - {"checkpoint"}
 
 

@@ -135,7 +135,5 @@ def _filled(old: Array, rows: int, columns: int) -> Array:
     """Of each row, and then of each column: how many weights it had beside the mean, in five classes."""
     weights = old.reshape(rows, columns) != 0
     total = max(int(weights.sum()), 1)
-    found = [
-        4 * weights.sum(axis=axis, dtype=np.int64) * lines // total for axis, lines in ((1, rows), (0, columns))
-    ]
+    found = [4 * weights.sum(axis=axis, dtype=np.int64) * lines // total for axis, lines in ((1, rows), (0, columns))]
     return np.searchsorted([1, 3, 5, 8], np.concatenate(found), side="right")

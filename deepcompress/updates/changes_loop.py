@@ -1,8 +1,8 @@
 """The inner loop of changed symbols: docs/update-format.md, section 5.
 
-As `coding.adaptive.model`, it is written so that numba can compile it, and so that it runs without. Every element of the
-old tensor is zero or an entry of the codebook. A zero may come back as a weight; a weight may fall, or keep its place and
-become another entry. Each of the three is a decision whose probability is a logistic mix of what is known.
+As `coding.adaptive.model`, it is written so that numba can compile it, and so that it runs without. Every element
+of the old tensor is zero or an entry of the codebook. A zero may come back as a weight; a weight may fall, or keep its
+place and become another entry. Each of the three is a decision whose probability is a logistic mix of what is known.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from deepcompress.coding.adaptive.model import (
     bit_length,
     decide,
     learn,
-    step,
 )
 
 #: 1-dimensional integers: numpy arrays for the compiled loop, lists for the plain one.

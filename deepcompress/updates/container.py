@@ -1,7 +1,7 @@
 """The file around an update: docs/update-format.md, sections 1 and 2.
 
-An update names both files, says in its facts what each piece of the new file is made of, and holds after that the payloads
-of those pieces, in their order.
+An update names both files, says in its facts what each piece of the new file is made of, and holds after that the
+payloads of those pieces, in their order.
 """
 
 from __future__ import annotations
@@ -201,7 +201,9 @@ class Names:
     def pack(self, name: str) -> bytes:
         """The bytes of the next name."""
         raw = name.encode("utf-8", errors="surrogateescape")
-        shared = len(os.path.commonprefix((raw, self._previous)))
+        shared = 0
+        while shared < min(len(raw), len(self._previous)) and raw[shared] == self._previous[shared]:
+            shared += 1
         self._previous = raw
         return varint(shared) + varint(len(raw) - shared) + raw[shared:]
 

@@ -88,7 +88,9 @@ def cuts_of(path: Path, kind: FileKind) -> list[Cut]:
     size, last = path.stat().st_size, 0
     for cut in found:
         if cut.length and not last <= cut.start <= cut.end <= size:
-            raise UpdateError(f"{path}: tensor {cut.name!a} overlaps another one, or the end of the file: it is damaged")
+            raise UpdateError(
+                f"{path}: tensor {cut.name!a} overlaps another one, or the end of the file: it is damaged"
+            )
         last = max(last, cut.end)
     return [cut for cut in found if cut.length]
 

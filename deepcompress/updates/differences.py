@@ -1,7 +1,7 @@
 """Elements given the ones at their places before: docs/update-format.md, section 6.
 
-Nothing is known of the elements but how wide they are. A difference is coded in the context of the upper bits of the old
-element: of a float these are its exponent, which says how large a step of the optimizer is in units of its last place.
+Nothing is known of the elements but how wide they are. A difference is coded in the context of the upper bits of the
+old element: of a float these are its exponent, which says how large a step of the optimizer is in units of its last place.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def shift_in(used: int) -> int:
 
 
 def common_bits(new: Array, old: Array) -> int:
-    """Bits that some difference of elements has; only the lowest one counts, and where that is bit 0 no more is read."""
+    """Bits that some difference of elements has. Only the lowest one counts: where it is bit 0, no more is read."""
     bits, used = 8 * new.itemsize, 0
     for start in range(0, len(new), BLOCK):
         part = slice(start, start + BLOCK)

@@ -124,7 +124,7 @@ def decode_flags(
     at[STATE], at[READ], at[LATELY] = state, read, lately
 
 
-def code_values(
+def code_values(  # noqa: PLR0912, PLR0915 - a call takes longer than a decision
     differences: Numbers,
     contexts: Numbers,
     depth: int,
@@ -169,10 +169,8 @@ def code_values(
             if decoding:
                 low = state & 65535
                 wanted = int(low >= 65536 - share)
-                if wanted:
-                    state = share * (state >> 16) + low - 65536 + share
-                else:
-                    state = (65536 - share) * (state >> 16) + low
+                border = 65536 - share
+                state = share * (state >> 16) + low - border if wanted else border * (state >> 16) + low
                 while state < LOW and read < len(payload):
                     state = state << 8 | int(payload[read])
                     read += 1
@@ -225,7 +223,7 @@ def pass_bits(bits: int, count: int, decoding: int, at: Numbers, raw: Numbers) -
             at[BYTE] += 1
             at[FILL] += 8
         at[FILL] -= count
-        return at[BITS] >> at[FILL] & (1 << count) - 1
+        return int(at[BITS] >> at[FILL] & (1 << count) - 1)
     at[BITS] = (at[BITS] << count | bits) & (1 << 40) - 1
     at[FILL] += count
     while at[FILL] >= 8:

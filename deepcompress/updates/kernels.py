@@ -10,7 +10,8 @@ from deepcompress.updates import changes_loop, differences_loop
 
 register_jitable(differences_loop.pass_bits)
 for _part in (
-    changes_loop.code_whether, changes_loop.predict, changes_loop.code_move, changes_loop.code_entry, changes_loop.plain,
+    changes_loop.code_whether, changes_loop.predict, changes_loop.code_move, changes_loop.code_entry,
+    changes_loop.plain,
 ):  # fmt: skip
     register_jitable(_part)
 

@@ -40,7 +40,9 @@ class Tools:
 
     def differences(self, width: int) -> Differences:
         """The coder of elements of this width."""
-        return self._differences.setdefault(width, Differences(width, max((e.info.size for e in self.entries), default=0)))
+        return self._differences.setdefault(
+            width, Differences(width, max((e.info.size for e in self.entries), default=0))
+        )
 
     def keep(self, coder: Differences) -> None:
         """Go on with what this coder has learned."""
@@ -128,7 +130,7 @@ class _Maker:
 
     def _told(self, entry: Entry, base: Entry | None) -> tuple[Record, bytes]:
         section = self._new.section(entry)
-        best = Record(Op.STORED, entry.name, info=entry.info), section
+        best = Record(Op.STORED, entry.name, info=entry.info, bytes=len(section)), section
         if base is None or entry.info.is_reference:
             return best
         if entry.info.is_shared and self._old.stored(base).info.is_shared and entry.info.size == base.info.size:
@@ -188,13 +190,13 @@ def _book(before: Content, after: Content, info: TensorInfo, tools: Tools) -> tu
     new = after.owner.book
     if (before.owner.book, before.raw) == (new, after.raw) and before.owner.dtype == after.owner.dtype:
         return Book(BookOp.SAME), b""
-    told = Book(BookOp.TOLD, new.count, new.form, (new.low, new.high)), after.raw
+    told = Book(BookOp.TOLD, new.count, new.form, (new.low, new.high), bytes=len(after.raw)), after.raw
     if before.owner.book != new or new.form.is_grid or before.owner.dtype != after.owner.dtype:
         return told
-    elements = [np.frombuffer(raw, dtype=_book_type(after.owner)) for raw in (after.raw, before.raw)]
-    shift = shift_of(*elements)
-    coder = tools.differences(elements[0].itemsize).copy()
-    payload = coder.encode(*elements, shift)
+    elements, others = (np.frombuffer(raw, dtype=_book_type(after.owner)) for raw in (after.raw, before.raw))
+    shift = shift_of(elements, others)
+    coder = tools.differences(elements.itemsize).copy()
+    payload = coder.encode(elements, others, shift)
     if len(payload) >= len(after.raw):
         return told
     tools.keep(coder)
@@ -241,17 +243,15 @@ def apply(old: ModelFile, update: UpdateFile, target: Any, spool: BinaryIO, max_
         FormatError: the update is damaged, or its tensors would take more than `max_bytes`.
     """
     reader = Reader(update.facts, "facts of the update")
-    flags = reader.byte("flags")
-    if flags > (_LABELS | _HEADER):
-        raise FormatError(f"flags {flags} of the update are unknown")
-    labels = _read_labels(reader) if flags & _LABELS else _labels_of(old.header)
-    header = _read_header(reader, old, update) if flags & _HEADER else b""
+    head = read_head(reader)
+    network, data, extensions = head.labels or (old.header.network, old.header.data, old.header.extensions)
+    header = _inflated(update.take(head.header[1], "header"), head.header[0], old) if head.header[0] else b""
     builder = _Builder(old, update, max_bytes)
     for encoded in builder.tensors(reader):
         spool.write(encoded.section)
     update.end()
     if not header:
-        header = pack_header(Header(*labels[:2], tuple(builder.made), labels[2]))
+        header = pack_header(Header(network, data, tuple(builder.made), extensions))
     crc = zlib.crc32(header)
     target.write(header)
     spool.seek(0)
@@ -261,8 +261,28 @@ def apply(old: ModelFile, update: UpdateFile, target: Any, spool: BinaryIO, max_
     target.write(crc.to_bytes(CRC_BYTES, "little"))
 
 
-def _labels_of(header: Header) -> tuple[str, str, tuple[Extension, ...]]:
-    return header.network, header.data, header.extensions
+@dataclass(frozen=True)
+class Head:
+    """What the facts begin with: network, data and extensions, if others; bytes of the header, and of its payload."""
+
+    labels: tuple[str, str, tuple[Extension, ...]] | None
+    header: tuple[int, int]
+
+
+def read_head(reader: Reader) -> Head:
+    """The beginning of the facts.
+
+    Raises:
+        FormatError: it is not as it should be.
+    """
+    flags = reader.byte("flags")
+    if flags > (_LABELS | _HEADER):
+        raise FormatError(f"flags {flags} of the update are unknown")
+    labels = _read_labels(reader) if flags & _LABELS else None
+    if not flags & _HEADER:
+        return Head(labels, (0, 0))
+    size = reader.varint("length of the header", MAX_HEADER)
+    return Head(labels, (size, reader.varint("length of the deflated header")))
 
 
 def _read_labels(reader: Reader) -> tuple[str, str, tuple[Extension, ...]]:
@@ -274,14 +294,13 @@ def _read_labels(reader: Reader) -> tuple[str, str, tuple[Extension, ...]]:
     return network, data, tuple(extensions)
 
 
-def _read_header(reader: Reader, old: ModelFile, update: UpdateFile) -> bytes:
-    size, length = reader.varint("length of the header", MAX_HEADER), reader.varint("length of the deflated header")
+def _inflated(packed: bytes, size: int, old: ModelFile) -> bytes:
     stream = zlib.decompressobj(-15, zdict=old.header_bytes()[-_WINDOW:])
     try:
-        raw = stream.decompress(update.take(length, "header"), size + 1)
+        raw = stream.decompress(packed, size + 1)
     except zlib.error:
         raise FormatError("the header of the new file cannot be inflated") from None
-    if not size or len(raw) != size or not stream.eof or stream.unused_data:
+    if len(raw) != size or not stream.eof or stream.unused_data:
         raise FormatError("the header of the new file does not have the length that is announced")
     return raw
 
@@ -338,8 +357,9 @@ class _Builder:
 
     def _made(self, record: Record) -> EncodedTensor:
         if record.op is Op.STORED:
-            assert record.info is not None
-            return EncodedTensor(record.info, self.update.take(record.info.section, "a section"))
+            if record.info is None or record.info.section != record.bytes:
+                raise FormatError(f"its layout is not that of a section of {record.bytes} bytes")
+            return EncodedTensor(record.info, self.update.take(record.bytes, "a section"))
         assert record.base is not None
         base = self.old.header.entries[record.base]
         if record.op is Op.RENAMED:
@@ -375,7 +395,9 @@ class _Builder:
         if book.op is BookOp.SAME:
             raw = before.raw
         elif book.op is BookOp.TOLD:
-            raw = self.update.take(layout.book.size(layout.dtype.storage.itemsize), "codebook")
+            raw = self.update.take(book.bytes, "codebook")
+            if len(raw) != layout.book.size(layout.dtype.storage.itemsize):
+                raise FormatError(f"{len(raw)} bytes are no codebook of {layout.codebook_size} entries")
         else:
             old = np.frombuffer(before.raw, dtype=_book_type(before.owner))
             reader = Reader(self.update.take(book.bytes, "codebook"), "codebook")

@@ -1,7 +1,7 @@
 """Updates of checkpoints: pieces of a file given pieces of another, docs/update-format.md, section 7.
 
-Only who makes an update knows what a checkpoint is. Who applies it sees bytes, so that a file of any container comes back
-bit for bit.
+Only who makes an update knows what a checkpoint is. Who applies it sees bytes, so that a file of any container comes
+back bit for bit.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Pieces:
         if piece.op in (PieceOp.COPY, PieceOp.DEFLATED, PieceOp.DIFFERENCES):
             step = piece.base - self._next
             out += varint(2 * step if step >= 0 else -2 * step - 1)
-            self._next = piece.base + piece.known
+            self._next = piece.base + piece.length
         if piece.op in (PieceOp.DEFLATED, PieceOp.DIFFERENCES):
             out += varint(piece.known)
         if piece.op in (PieceOp.PLANES, PieceOp.DIFFERENCES):
@@ -108,10 +108,10 @@ class Pieces:
         if op in (PieceOp.COPY, PieceOp.DEFLATED, PieceOp.DIFFERENCES):
             step = reader.varint("old bytes")
             base = self._next + (-(step + 1 >> 1) if step & 1 else step >> 1)
+            self._next = base + length
         if op in (PieceOp.DEFLATED, PieceOp.DIFFERENCES):
             known = reader.varint("number of old bytes")
         known = length if op is PieceOp.COPY else known
-        self._next = base + known
         if op in (PieceOp.PLANES, PieceOp.DIFFERENCES):
             width = reader.byte("bytes of an element")
         if op is PieceOp.DIFFERENCES:
@@ -219,20 +219,33 @@ class _Maker:
         known = min(base.length, cut.length) // width * width
         known = known if base.width == cut.width else 0
         start = self._payload.tell()
+        coder = self._coders.of(width, cut.length).copy()
         if known and self._gains(cut, base, known, width):
-            piece = self._differences(cut, Cut(name, base.start, known, width))
+            piece = self._differences(cut, Cut(name, base.start, known, width), coder)
         else:
             piece = self._planes(cut, name, width)
-        if piece.bytes < cut.length:
-            return piece
-        self._payload.seek(start)
-        self._payload.truncate()
-        return self._stored(cut, name)
+        if piece.bytes >= cut.length or self._is_text(cut, base, piece):
+            self._payload.seek(start)
+            self._payload.truncate()
+            return self._deflated(cut, base, name)
+        if piece.op is PieceOp.DIFFERENCES:
+            self._coders.keep(coder)
+        return piece
+
+    def _is_text(self, cut: Cut, base: Cut, piece: Piece) -> bool:
+        """Whether it is rather deflated, as a pickle is and no tensor."""
+        if cut.length > _WINDOW:
+            return False
+        window = _bytes_at(self._old, base.start, min(base.length, _WINDOW))
+        stream = zlib.compressobj(9, wbits=-15, zdict=window) if window else zlib.compressobj(9, wbits=-15)
+        return len(stream.compress(_bytes_at(self._new, cut.start, cut.length)) + stream.flush()) < piece.bytes
 
     def _is_same(self, cut: Cut, base: Cut) -> bool:
         if cut.length != base.length:
             return False
-        pairs = zip(_segments(self._new, cut.start, cut.length), _segments(self._old, base.start, cut.length), strict=True)
+        pairs = zip(
+            _segments(self._new, cut.start, cut.length), _segments(self._old, base.start, cut.length), strict=True
+        )
         return all(new == old for new, old in pairs)
 
     def _stored(self, cut: Cut, name: str) -> Piece:
@@ -281,20 +294,18 @@ class _Maker:
         coded = self._coders.of(width, cut.length).copy().encode(np.frombuffer(new, kind), np.frombuffer(old, kind))
         return len(coded) <= len(planes.encode(np.frombuffer(new, np.uint8).reshape(-1, width)))
 
-    def _differences(self, cut: Cut, base: Cut) -> Piece:
+    def _differences(self, cut: Cut, base: Cut, coder: Differences) -> Piece:
         width, kind = base.width, f"<u{base.width}"
         used = 0
         for new, old in self._pairs(cut, base):
             used |= common_bits(np.frombuffer(new, kind), np.frombuffer(old, kind))
             if used & 1:
                 break
-        coder, changed, size = self._coders.of(width, cut.length).copy(), 0, 0
+        changed, size = 0, 0
         for new, old in self._pairs(cut, base):
             elements, others = np.frombuffer(new, kind), np.frombuffer(old, kind)
             changed += int(np.count_nonzero(elements != others))
             size += self._payload.write(coder.encode(elements, others, shift_in(used)))
-        if size < cut.length:
-            self._coders.keep(coder)
         return Piece(
             PieceOp.DIFFERENCES, cut.length, base.name, base.start, base.length, width, shift_in(used), changed, size
         )
@@ -360,9 +371,7 @@ def apply(old: BinaryIO, old_bytes: int, update: UpdateFile, write: Callable[[by
     update.end()
 
 
-def _apply(
-    piece: Piece, old: BinaryIO, update: UpdateFile, write: Callable[[bytes], object], coders: _Coders
-) -> None:
+def _apply(piece: Piece, old: BinaryIO, update: UpdateFile, write: Callable[[bytes], object], coders: _Coders) -> None:
     if piece.op is PieceOp.COPY:
         for part in _segments(old, piece.base, piece.length):
             write(part)

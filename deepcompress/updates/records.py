@@ -15,6 +15,7 @@ from deepcompress.errors import FormatError
 from deepcompress.updates.container import Names
 
 _MAX_SHIFT = 63
+_MAX_LAYOUT = 1 << 10
 
 
 class Op(IntEnum):
@@ -45,7 +46,7 @@ class Book:
     form: Form = Form.ENTRIES
     grid: tuple[int, int] = (0, 0)
     shift: int = 0
-    bytes: int = 0
+    bytes: int = 0  # of the payload
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Record:
         count: tensors of a run.
         info: its layout, if that is told and not the old one's.
         book: codebook of a SHARED tensor.
-        changed: of a SHARED tensor, how many weights came back, fell, and became another entry; of an EXACT one, how many
-            elements are others.
+        changed: of a SHARED tensor, how many weights came back, fell, and became another entry; of an EXACT one, how
+            many elements are others.
         shift: all differences of an EXACT tensor are multiples of two to this.
         bytes: of its payload, but for the codebook.
     """
@@ -95,20 +96,20 @@ class Records:
         if record.op is Op.SAME:
             out += varint(record.count)
         if record.op is Op.STORED:
-            assert record.info is not None
-            return out + version3.pack_info(record.info)
+            return out + _pack_info(record.info) + varint(record.bytes)
         if record.op in (Op.SHARED, Op.EXACT):
-            out += b"\0" if record.info is None else b"\1" + version3.pack_info(record.info)
+            out += _pack_info(record.info)
             out += _pack_book(record.book) if record.op is Op.SHARED else varint(record.shift)
             out += b"".join(map(varint, record.changed)) + varint(record.bytes)
         return out
 
 
 class RecordReader:
-    """The inverse of `Records`. Bases are numbers below `old`, if that is known."""
+    """The inverse of `Records`. Bases are numbers below `old`; without the old file, layouts are passed over."""
 
-    def __init__(self, reader: Reader, old: int = MAX_TENSORS) -> None:
-        self._reader, self._old = reader, old
+    def __init__(self, reader: Reader, old: int | None = None) -> None:
+        self._reader, self._old = reader, MAX_TENSORS if old is None else old
+        self._is_known = old is not None
         self._names = Names()
         self._next = 0
 
@@ -125,7 +126,8 @@ class RecordReader:
         op = Op(number)
         name = "" if op is Op.SAME else self._read_name()
         if op is Op.STORED:
-            return Record(op, name, info=version3.read_info(reader, name, earlier))
+            info = self._read_info(name, earlier)
+            return Record(op, name, info=info, bytes=reader.varint("length of a section"))
         base = self._read_base()
         if op is Op.SAME:
             count = reader.varint("number of unchanged tensors", self._old - base)
@@ -136,9 +138,7 @@ class RecordReader:
         self._next = base + 1
         if op is Op.RENAMED:
             return Record(op, name, base)
-        if (told := reader.byte("layout")) > 1:
-            raise FormatError(f"tensor {name}: its layout is told in the way {told}, which is unknown")
-        info = version3.read_info(reader, name, earlier) if told else None
+        info = self._read_info(name, earlier)
         book = self._read_book(name) if op is Op.SHARED else Book(BookOp.SAME)
         shift = reader.varint("shift", _MAX_SHIFT) if op is Op.EXACT else 0
         changed = tuple(reader.varint("number of changes") for _ in range(3 if op is Op.SHARED else 1))
@@ -150,6 +150,14 @@ class RecordReader:
         if not name or name.encode("utf-8") != raw or not is_printable(name):
             raise FormatError(f"a tensor's name {name!a} is empty, not UTF-8, or cannot be printed")
         return name
+
+    def _read_info(self, name: str, earlier: Sequence[Entry]) -> TensorInfo | None:
+        raw = Reader(self._reader.take(self._reader.varint("length of a layout", _MAX_LAYOUT), "layout"), "layout")
+        if not len(raw) or not self._is_known:
+            return None
+        info = version3.read_info(raw, name, earlier)
+        raw.end()
+        return info
 
     def _read_base(self) -> int:
         number = self._reader.varint("old tensor", 2 * MAX_TENSORS)
@@ -172,7 +180,12 @@ class RecordReader:
         if form > Form.GRID_BFLOAT:
             raise FormatError(f"tensor {name}: codebook form {form} is unknown; known are 0 to {Form.GRID_BFLOAT}")
         grid = (version2.read_step(reader), version2.read_step(reader)) if Form(form).is_grid else (0, 0)
-        return Book(op, size, Form(form), grid)
+        return Book(op, size, Form(form), grid, bytes=reader.varint("length of a codebook"))
+
+
+def _pack_info(info: TensorInfo | None) -> bytes:
+    raw = b"" if info is None else version3.pack_info(info)
+    return varint(len(raw)) + raw
 
 
 def _pack_book(book: Book) -> bytes:
@@ -182,4 +195,5 @@ def _pack_book(book: Book) -> bytes:
     if book.op is not BookOp.TOLD:
         return out
     out += varint(book.size) + bytes([book.form])
-    return out + (b"".join(map(version2.pack_step, book.grid)) if book.form.is_grid else b"")
+    out += b"".join(map(version2.pack_step, book.grid)) if book.form.is_grid else b""
+    return out + varint(book.bytes)

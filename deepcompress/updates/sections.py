@@ -1,7 +1,7 @@
-"""Content to the section that a .dc file has of it, in a layout that is already chosen (docs/update-format.md, section 4).
+"""Content to the section that a .dc file has of it, in a layout that is chosen: docs/update-format.md, section 4.
 
-An encoder of tensors tries layouts; here the layout is that of another tensor, or told. What is written is a function of
-layout and content alone, so that whoever knows both gets the same bytes.
+An encoder of tensors tries layouts; here the layout is that of another tensor, or told. What is written is a function
+of layout and content alone, so that whoever knows both gets the same bytes.
 """
 
 from __future__ import annotations
@@ -117,9 +117,7 @@ def _literal(info: TensorInfo, values: Array) -> EncodedTensor:
     return _with_streams(info, places, b"", weight, info.offset_coder is not Coder.FIXED)
 
 
-def _with_streams(
-    info: TensorInfo, places: Array, raw: bytes, weight: Stream, allow_huffman: bool
-) -> EncodedTensor:
+def _with_streams(info: TensorInfo, places: Array, raw: bytes, weight: Stream, allow_huffman: bool) -> EncodedTensor:
     offset, fillers = _NO_STREAM, 0
     if info.offset_bits:
         symbols = offsets.to_symbols(offsets.gaps(places), info.offset_bits)

@@ -159,8 +159,8 @@ def _check_old(old: Path, update: UpdateFile) -> None:
     if found[:NEW_NAME] == update.new:
         raise UpdateError(f"{old}: the update {update.path} is already applied: this is the new file")
     raise UpdateError(
-        f"{old}: the update {update.path} is for another file, whose SHA-256 begins with {update.old.hex()}; this one's "
-        f"begins with {found[:OLD_NAME].hex()}"
+        f"{old}: the update {update.path} is for another file, whose SHA-256 begins with {update.old.hex()}; "
+        f"this one's begins with {found[:OLD_NAME].hex()}"
     )
 
 
