@@ -1,7 +1,8 @@
 """Elements given the ones at their places before: docs/update-format.md, section 6.
 
 Nothing is known of the elements but how wide they are. A difference is coded in the context of the upper bits of the
-old element: of a float these are its exponent, which says how large a step of the optimizer is in units of its last place.
+old element: of a float these are its exponent, which says how large a step of the optimizer is in units of its last
+place.
 """
 
 from __future__ import annotations

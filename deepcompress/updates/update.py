@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from deepcompress.container.reader import ModelFile, default_max_bytes
 from deepcompress.errors import FormatError, UpdateError
 from deepcompress.files import write_atomic
-from deepcompress.updates import models, pieces
+from deepcompress.updates import building, cutting, joining, telling
 from deepcompress.updates.container import (
     NEW_NAME,
     OLD_NAME,
@@ -99,9 +99,9 @@ def _write(
             with ModelFile(old) as before, ModelFile(new) as after:
                 before.check()
                 after.check()
-                facts = models.make(before, after, payload)
+                facts = telling.make(before, after, payload)
         else:
-            facts = pieces.make(old, new, kinds, payload)
+            facts = cutting.make(old, new, kinds, payload)
         write_head(target, *hashes, Kind.TENSORS if kinds[0] is FileKind.MODEL else Kind.PIECES)
         write_facts(target, facts)
         copy_all(payload, target)
@@ -172,12 +172,12 @@ def _apply(old: Path, update: UpdateFile, target: _Hashed, max_bytes: int | None
     elif update.kind is Kind.PIECES:
         limit = max(4 * size, default_max_bytes(update.file_bytes)) if limit is None else limit
         with old.open("rb") as stream:
-            pieces.apply(stream, size, update, target.write, limit)
+            joining.apply(stream, size, update, target.write, limit)
     else:
         limit = default_max_bytes(size + update.file_bytes) if limit is None else limit
         with ModelFile(old, limit) as before, tempfile.SpooledTemporaryFile(_SPOOL) as spool:
             waiting: Any = spool
-            models.apply(before, update, target, waiting, limit)
+            building.apply(before, update, target, waiting, limit)
 
 
 class _Hashed:
