@@ -45,6 +45,8 @@ def shared_section(info: TensorInfo, content: Shared) -> EncodedTensor:
     Raises:
         FormatError: there is no tensor of this layout and content.
     """
+    if len(content.entries) != info.codebook_size:
+        raise FormatError(f"a codebook of {len(content.entries)} entries, where {info.codebook_size} are announced")
     info = replace(info, nonzeros=int(np.count_nonzero(content.symbols)), codebook=len(content.raw))
     order = codebooks.order(content.entries)
     book = Book(len(order), codebooks.negatives(content.entries))
