@@ -55,8 +55,11 @@ class OutputError(DeepCompressError):
     """A file could not be written; whatever stood there before is untouched."""
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says first, or else what it is: for a message of one line."""
-    if isinstance(error, KeyError):  # which says the key alone
-        return f"KeyError: {error}"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException, kind: bool = False) -> str:
+    """What an error says first, or else what it is, for a message of one line; with `kind`, both."""
+    name = type(error).__name__
+    lines = filter(None, (line.strip() for line in str(error).splitlines()))
+    line = next(lines, "")
+    if kind or isinstance(error, KeyError):  # which says the key alone
+        return f"{name}: {line}".removesuffix(": ")
+    return line or name

@@ -28,7 +28,7 @@ def page() -> str:
 def row(name: str) -> str:
     """One setting."""
     known, default = SETTINGS[name], DEFAULTS[name]
-    text = [known.help, known.note, f"Only with {known.when}." if known.when else ""]
+    text = [known.help, known.note, known.when.sentence(known.when.name) if known.when else ""]
     shown = f"`{default}`" if default is not None else known.unset or "none"
     return f"| `{name}` | {shown} | {' '.join(filter(None, text))} |"
 

@@ -39,3 +39,9 @@ def from_json(*arguments):
     """The one object on stdout."""
     result = succeed(*arguments, "--json")
     return json.loads(result.stdout, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+
+
+def without(options, *flags):
+    """Options without these, which have an argument each."""
+    places = {place for flag in flags for place in (options.index(flag), options.index(flag) + 1)}
+    return [option for place, option in enumerate(options) if place not in places]

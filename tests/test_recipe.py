@@ -34,7 +34,7 @@ from deepcompress.recipe import (
     pattern_hint,
     read_toml,
 )  # fmt: skip
-from deepcompress.recipe.conflicts import unused
+from deepcompress.recipe.effects import unused
 
 # TOML has no lone surrogates, as it is UTF-8.
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
@@ -92,12 +92,12 @@ def test_dict_round_trip(recipe):
 def test_every_field_comes_back_from_toml(tmp_path):
     """Each set to something else than its default: a field that is forgotten on the way would come back as that."""
     changes = {
-        "prune": 0.5, "regrow": "surgery", "scope": "global", "distribution": "uniform", "criterion": "taylor2",
+        "prune": 0.5, "regrow": "surgery", "distribution": "uniform", "criterion": "taylor2",
         "score_samples": 7, "schedule": "linear", "iterations": 2, "epochs": 3,
         "bits": 4, "conv_bits": 6, "init": "density",
         "weighting": "fisher", "rate": 0.04, "codebook_dtype": "float16", "small_bits": 6, "finetune_epochs": 1,
         "coder": "fixed", "index_bits": 5,
-        "small_dtype": "float16", "batch_norm": "fold", "low_rank": 0.9, "retrain": False, "optimizer": "adam",
+        "small_dtype": "float16", "batch_norm": "fold", "low_rank": 0.9, "optimizer": "adam",
         "lr": 0.3, "finetune_lr": 0.4, "batch_size": 9, "penalty": "l1", "penalty_weight": 0.1, "lr_schedule": "step",
         "warmup": 1.5, "label_smoothing": 0.1, "distill": 0.7, "temperature": 2.5, "precision": "bfloat16", "shift": 3,
         "flip": False, "seed": 8, "layers": (LayerRule("a", prune=0.1, bits=2, group="g"),),
@@ -105,7 +105,7 @@ def test_every_field_comes_back_from_toml(tmp_path):
     others = [
         {"distribution": "std", "quality": 0.5}, {"levels": 3, "quantizer": "uniform"}, {"max_drop": 0.5},
         {"reload": True}, {"target_size": 1000}, {"rewind": "random", "init": "random"},
-        {"retrain": False, "quantizer": "rows", "step": 0.07},
+        {"retrain": False, "quantizer": "rows", "step": 0.07}, {"scope": "global"},
         {"schedule": "gap", "gap": 2.5, "prune_step": 0.3}, {"regrow": "set", "regrow_fraction": 0.4},
         {"regrow": "dsr", "regrow_every": 11}, {"regrow": "deepr", "deepr_alpha": 0.02, "deepr_temperature": 0.03},
     ]  # fmt: skip
@@ -389,7 +389,7 @@ def test_regrowth_that_keeps_the_number_needs_a_number_and_training(method, sett
     with pytest.raises(RecipeError, match=f"regrow '{method}'"):
         Recipe(regrow=method, **settings)
     assert Recipe(regrow=method).keeps_count
-    assert not Recipe(regrow="surgery", **settings).keeps_count
+    assert not Recipe(regrow="surgery", target_size=1000).keeps_count
 
 
 def test_rules_that_keep():
@@ -451,6 +451,9 @@ CONTRADICTIONS = [
     ({"init": "linear", "quantizer": "uniform"}, "init is only for quantizer kmeans"),
     ({"temperature": 2.0}, "temperature is only for another distill than 0"),
     ({"regrow": "surgery", "max_drop": 1.0}, "max_drop rolls back"),
+    ({"regrow": "surgery", "epochs": 0}, "nothing is pruned and retrained"),
+    ({"regrow": "surgery", "prune": 0}, "nothing is pruned and retrained"),
+    ({"regrow": "set", "prune": 0}, "regrow 'set' brings pruned weights back"),
 ]
 
 
@@ -521,8 +524,8 @@ def test_alternatives_are_types_with_their_own_settings():
 
 def test_settings_on_top_of_others_win():
     assert on_top({"levels": 3}, {"bits": 4, "lr": 0.1}) == {"levels": 3, "lr": 0.1}
-    left = {"target_size": 9, "iterations": 3, "seed": 1}
-    assert on_top({"target_size": 9}, {"prune": 0.5, "iterations": 3, "seed": 1}) == left
+    left = {"target_size": 9, "schedule": "linear", "seed": 1}
+    assert on_top({"target_size": 9}, {"prune": 0.5, "iterations": 3, "schedule": "linear", "seed": 1}) == left
     assert on_top({"schedule": "linear"}, {"schedule": "gap", "gap": 2.0}) == {"schedule": "linear"}
     assert on_top({"prune": 0.5}, {"gap": 2.0}) == {"prune": 0.5, "gap": 2.0}  # a fault of the others' own is shown
     assert "temperature" not in Recipe.smallest(distill=0).given

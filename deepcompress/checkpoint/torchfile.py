@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from deepcompress.checkpoint.archives import MAGIC, Archive
-from deepcompress.errors import CheckpointError
+from deepcompress.errors import CheckpointError, first_line
 from deepcompress.usercode import at_home
 
 #: What torch says of a pickle that wants to import or call something, and not of mere damage.
@@ -82,7 +82,7 @@ def read(path: Path, trust_pickle: bool, mapped: bool) -> Any:
     except CheckpointError:
         raise CheckpointError(f"{path}: not a readable PyTorch checkpoint") from None
     except Exception as error:  # on damaged bytes the unpickler fails in any way
-        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({_first_line(error)})") from None
+        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({_without_advice(error)})") from None
 
 
 def _can_be_mapped(path: Path) -> bool:
@@ -98,8 +98,8 @@ def _can_be_mapped(path: Path) -> bool:
     return archive.is_stored and all(archive.read(name) == b"little" for name in orders)
 
 
-def _first_line(error: Exception) -> str:
-    """What went wrong in torch's words, but for its advice, which is not about this tool."""
-    line = re.split(r"\. |, use |\(1\)", (str(error).splitlines() or [""])[0])[0].rstrip(". ")
+def _without_advice(error: Exception) -> str:
+    """What went wrong in torch's words, without its advice, which is not about this tool."""
+    line = re.split(r"\. |, use |\(1\)", first_line(error))[0].rstrip(". ")
     words = any(map(str.isalpha, line)) and "weights_only" not in line
     return line if words else type(error).__name__

@@ -88,12 +88,12 @@ def bench(
     result = {"file": file, "threads": used, **found.as_dict()}
 
     def report() -> None:
-        from deepcompress.report import tables
+        from deepcompress.report import filetables, tables
 
         console = tables.output()
-        console.print(tables.bench_table(found, console.width))
-        tables.say(console, f"\n{tables.bench_line(found, file, used)}")
+        console.print(filetables.bench_table(found, console.width))
+        tables.say(console, f"\n{filetables.bench_line(found, file, used)}")
 
-    from deepcompress.report.tables import bench_line
+    from deepcompress.report.filetables import bench_line
 
     show(as_json, result, report, bench_line(found, file, used))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
-from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import Asked, axis_of, facts_of, read_model_and_data, tell
 from deepcompress.cli.options import (
     common,
@@ -22,6 +21,7 @@ from deepcompress.cli.options import (
     trust_option,
 )
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.sections import SECTIONS, Sections
 from deepcompress.cli.settings import (
     APART,
     HEADINGS,
@@ -35,6 +35,7 @@ from deepcompress.cli.settings import (
 )
 from deepcompress.errors import DeepCompressError
 from deepcompress.recipe import DEFAULTS, read_toml
+from deepcompress.recipe.stages import REFERENCE
 
 if TYPE_CHECKING:
     from deepcompress.studies.compare import Compared, Summary
@@ -115,9 +116,12 @@ def compare(
     alone is removed (criterion empirical), in one layer. Rows are written to compare.csv as they come.
     """
     asked = Asked.taken_from(settings)
-    if settings["schedule"] is None and "schedule" not in (read_toml(recipe_file) if recipe_file else {}):
+    file = read_toml(recipe_file) if recipe_file else {}
+    epochs = file.get("epochs", DEFAULTS["epochs"]) if settings["epochs"] is None else settings["epochs"]
+    if settings["schedule"] is None and "schedule" not in file and epochs:
         settings["schedule"] = "one-shot"
-    settings["prune"] = DEFAULTS["prune"]  # in place of any size that a recipe file may have: sparsities follow
+    # In place of what a recipe file may have: sparsities and criteria follow, and scores are held against this one's.
+    settings |= {"prune": DEFAULTS["prune"], "criterion": REFERENCE, "retrain": True}
     recipe = build_recipe(recipe_file, layers, settings)
 
     from deepcompress.report.console import ConsoleProgress
@@ -134,7 +138,7 @@ def compare(
             _write(folder, found)
     facts = {
         "checkpoint": checkpoint, "data": samples.name, "samples": len(samples.y_val), "epochs": recipe.epochs,
-        "schedule": recipe.schedule, "seeds": list(seeds), "reference": library.REFERENCE,
+        "schedule": recipe.schedule if epochs else "one-shot", "seeds": list(seeds), "reference": library.REFERENCE,
         "rank_layer": library.ranking_layer(model, recipe, rank_layer), **facts_of(samples),
     }  # fmt: skip
     tell(samples, quiet)
@@ -196,7 +200,7 @@ def _report(
     task: Task,
 ) -> Callable[[], None]:
     def report() -> None:
-        from deepcompress.report import tables
+        from deepcompress.report import studytables, tables
 
         console = tables.output()
         for retrained in (False, True):
@@ -209,7 +213,7 @@ def _report(
                 f"{task.titled} on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
                 f"dense {tables.number(dense.val_value or 0.0, task.unit)}\n",
             )
-            console.print(tables.compare_table(rows, None if retrained else scoring, task.unit, console.width))
+            console.print(studytables.compare_table(rows, None if retrained else scoring, task.unit, console.width))
             tables.say(console, "")
         tables.say(console, f"Spearman: with {facts['reference']}, in {facts['rank_layer']}\n")
         tables.say(console, ", ".join(files))

@@ -51,16 +51,16 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
     found = inspect(file)
 
     def report() -> None:
-        from deepcompress.report import tables
+        from deepcompress.report import filetables, tables
 
         console = tables.output()
-        tables.say(console, tables.headline(found))
+        tables.say(console, filetables.headline(found))
         console.print()
-        console.print(tables.layers_table(found, console.width))
-        tables.say(console, f"\n{tables.layers_notes(found)}\n")
-        console.print(tables.sections_table(found))
+        console.print(filetables.layers_table(found, console.width))
+        tables.say(console, f"\n{filetables.layers_notes(found)}\n")
+        console.print(filetables.sections_table(found))
 
-    brief = f"{file}: {found.file_bytes:,} bytes, {found.ratio:.2f}× smaller"
+    brief = f"{file}: {found.file_bytes:,} bytes, {found.smaller}"
     show(as_json, found.as_dict(), report, brief)
 
 
@@ -106,7 +106,7 @@ def eval_command(
 
     MODEL.dc may also be a dense checkpoint.
     """
-    from deepcompress.reading.arrays import dense_bytes
+    from deepcompress.reading.arrays import dense_bytes, source_bytes
     from deepcompress.training.evaluation import evaluate
     from deepcompress.training.loop import pick_device
 
@@ -120,16 +120,18 @@ def eval_command(
     found = evaluate(model, samples.test_loader(), task)
     tell(samples, quiet)
     size = source.found.bytes if source.found else Path(file).stat().st_size
-    ratio = dense_bytes(source.state) / size
+    dense, given = dense_bytes(source.state), source_bytes(source.state)
+    ratios = f"{dense / size:.2f}×" + ("" if given == dense else f" to fp32, {given / size:.2f}× to its own types")
     result = {
         "file": file, "accuracy": found.accuracy, "error": found.error,
         "loss": found.loss if math.isfinite(found.loss) else None, "samples": found.samples,
-        "data": samples.name, "file_bytes": size, "ratio": ratio, "value": found.value, **facts_of(samples),
+        "data": samples.name, "file_bytes": size, "ratio": dense / size, "source_bytes": given,
+        "source_ratio": given / size, "value": found.value, **facts_of(samples),
     }  # fmt: skip
     accuracy = "" if found.accuracy is None else f" (accuracy {found.accuracy:.2f} %)"
     show(as_json, result, lambda: (
         f"{file}: {task.says(found.value)}{accuracy} on {found.samples:,} test samples of {samples.name}, loss "
-        f"{found.loss:.4f}; {size:,} bytes, {ratio:.2f}×"
+        f"{found.loss:.4f}; {size:,} bytes, {ratios}"
     ))  # fmt: skip
 
 

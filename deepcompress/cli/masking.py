@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from deepcompress.report.console import ConsoleProgress
 
 #: Settings that say what is pruned, as a file of masks does.
-INSTEAD = ("prune", "quality", "target_size", "max_drop", "criterion", "schedule", "regrow")
+INSTEAD = (
+    "prune", "quality", "target_size", "max_drop", "criterion", "scope", "distribution", "score_samples", "schedule",
+    "iterations", "reload", "regrow",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import click
 
 from deepcompress.cli.building import build_fitted
 from deepcompress.cli.common import file_settings, is_packed, load_any, show
-from deepcompress.cli.compress import Sections
 from deepcompress.cli.data import said
 from deepcompress.cli.naming import network_name
 from deepcompress.cli.options import common, network_option, trust_option
+from deepcompress.cli.sections import Sections
 from deepcompress.cli.settings import build_budgeted, recipe_options, setting_option
 
 

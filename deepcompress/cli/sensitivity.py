@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
-from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import Asked, axis_of, facts_of, read_model_and_data, tell
 from deepcompress.cli.options import common, data_options, network_option, task_options, trust_option
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.sections import SECTIONS, Sections
 from deepcompress.cli.settings import RETRAINING, Several, build_recipe, options, recipe_file_option, setting_option
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def sensitivity(
     --layer of compress.
     """
     asked = Asked.taken_from(settings)
-    recipe = build_recipe(recipe_file, (), {**settings, "epochs": epochs})
+    recipe = build_recipe(recipe_file, (), {**settings, "retrain": True, "epochs": epochs, "finetune_epochs": 0})
 
     from deepcompress.files import check_writable
     from deepcompress.report.console import ConsoleProgress
@@ -122,7 +122,7 @@ def _deliver(found: Sequence[LayerPruned], folder: Path, facts: dict[str, Any], 
     }  # fmt: skip
 
     def report() -> None:
-        from deepcompress.report import tables
+        from deepcompress.report import studytables, tables
 
         console = tables.output()
         tables.say(
@@ -130,7 +130,7 @@ def _deliver(found: Sequence[LayerPruned], folder: Path, facts: dict[str, Any], 
             f"{task.titled} on {facts['samples']:,} validation samples of {facts['data']}, {what}; "
             f"dense {tables.number(dense, task.unit)}\n",
         )
-        console.print(tables.sensitivity_table(found, task.unit, console.width))
+        console.print(studytables.sensitivity_table(found, task.unit, console.width))
         tables.say(console, "\n" + ", ".join(files))
 
     show(as_json, result, report, ", ".join(files))

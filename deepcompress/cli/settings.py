@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, ClassVar, TypeVar
 
@@ -166,7 +165,7 @@ def help_of(name: str, default: Any) -> str:
     known = SETTINGS[name]
     parts = [known.help]
     if known.when is not None:
-        parts.append(f"Only with {known.when.flag}." if not known.when.but else f"Not with {known.when.flag}.")
+        parts.append(known.when.sentence(flag_of(known.when.name)))
     shown = "" if default is None or isinstance(known.kind, Switch) else default
     if shown != "" or known.unset:
         parts.append(f" [default: {known.unset if shown == '' else shown}]")
@@ -221,15 +220,15 @@ def build_budgeted(
         raise click.UsageError(
             re.sub(r"\w+", lambda word: flag_of(word[0]) if word[0] in given else word[0], str(error))
         ) from None
+    if layers:
+        given["layer"] = [LayerRule.parse(layer).as_dict() for layer in layers]
     where = f"recipe {path}" if path else "options"
     values = on_top(given, chosen(read_toml(path)) if path else {})
-    rules = tuple(map(LayerRule.parse, layers))
-    first = Recipe.from_dict(values, where)
+    first = Recipe.from_dict(values if base is None else going_on(values, base), where)
     searching = isinstance(first.amount, Drop)
-    rounded = base is None and replace(first, layers=(*first.layers, *rules)).quantizer == "rows"
+    rounded = base is None and first.quantizer == "rows"
     if ("target_size" in given and not rounded) or searching:
         values = with_smallest(values)
     if base is not None:
         values = going_on(values, base)
-    recipe = Recipe.from_dict(values, where)
-    return replace(recipe, layers=(*recipe.layers, *rules)), searching
+    return Recipe.from_dict(values, where), searching

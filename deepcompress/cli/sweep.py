@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
-from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import Asked, axis_of, facts_of, model_and_data, read_model_and_data, tell
 from deepcompress.cli.naming import needed_network, stored_network
 from deepcompress.cli.options import (
@@ -22,16 +21,17 @@ from deepcompress.cli.options import (
     trust_option,
 )
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.sections import SECTIONS, Sections
 from deepcompress.cli.settings import AXES, build_recipe, recipe_options
 from deepcompress.errors import DeepCompressError
 
 if TYPE_CHECKING:
-    from deepcompress.studies.sweep import Outcome
+    from deepcompress.studies.points import Outcome
     from deepcompress.training.tasks import Task
 
 NUMBERS = ("file_bytes", "ratio", "kept", "val_error", "test_error", "seconds")
-#: What is measured, for tasks that have no error.
-METRIC = ("metric", "val_value", "test_value")
+#: What is measured, for tasks that have no error, and what came later.
+METRIC = ("metric", "val_value", "test_value", "source_ratio")
 #: Axes that say how small, of which one at most is given.
 SIZES = ("target_size", "prune")
 COLUMNS = ("name", *AXES, *NUMBERS, "front", "failure", *METRIC)
@@ -91,8 +91,11 @@ def sweep(
     asked = Asked.taken_from(settings)
     axes = {axis: settings.pop(axis) for axis in AXES}
     axes = {axis: values for axis, values in axes.items() if values is not None}
-    # The first value stands for all of them: settings that suit small files are the same for each size.
-    recipe = build_recipe(recipe_file, layers, settings | {axis: values[0] for axis, values in axes.items()})
+    # One value stands for all of them, one beside which most settings have an effect: settings that suit small files
+    # are the same for each size.
+    settings |= {axis: next((value for value in values if value not in (0, "none")), values[0])
+                 for axis, values in axes.items()}  # fmt: skip
+    recipe = build_recipe(recipe_file, layers, settings)
 
     from deepcompress.checkpoint import open_checkpoint
     from deepcompress.files import check_writable
@@ -132,7 +135,7 @@ def _deliver(
     found: Sequence[Outcome], swept: Sequence[str], folder: Path, origin: dict[str, str], task: Task, as_json: bool
 ) -> None:
     """Write the CSV file and, if any point is there, the picture, and show the table."""
-    from deepcompress.studies.sweep import front_of
+    from deepcompress.studies.points import front_of
 
     front = front_of(found)
     rows = [_row(outcome, index in front) for index, outcome in enumerate(found)]
@@ -148,10 +151,10 @@ def _deliver(
     }  # fmt: skip
 
     def report() -> None:
-        from deepcompress.report import tables
+        from deepcompress.report import studytables, tables
 
         console = tables.output()
-        console.print(tables.sweep_table(rows, swept, console.width, task.metric, task.unit))
+        console.print(studytables.sweep_table(rows, swept, console.width, task.metric, task.unit))
         for outcome in found:
             if outcome.failure:
                 tables.say(console, f"\n{outcome.name} failed: {outcome.failure}")
@@ -168,7 +171,7 @@ def _row(outcome: Outcome, on_front: bool) -> dict[str, Any]:
 
 def _draw(done: Sequence[Outcome], picture: Path, title: str, task: Task) -> None:
     from deepcompress.report.plots import draw_front
-    from deepcompress.studies.sweep import front_of
+    from deepcompress.studies.points import front_of
 
     dots = [(float(outcome.file_bytes or 0), float(outcome.val_value or 0), outcome.name) for outcome in done]
     dense = float(done[0].stages[0]["metric"])

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from deepcompress.cli.building import build_model
 from deepcompress.cli.common import command_line, resumable, show, versions
-from deepcompress.cli.compress import SECTIONS, Sections
 from deepcompress.cli.data import tell
 from deepcompress.cli.naming import stored_network
 from deepcompress.cli.options import REGROWTH, common, data_options, normalize_option, sparse_options, trust_option
 from deepcompress.cli.outputs import claim, force_option
+from deepcompress.cli.sections import SECTIONS, Sections
 from deepcompress.cli.settings import setting_option
 from deepcompress.recipe import LayerRule, Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from deepcompress.training.data import DataSet
+    from deepcompress.training.dense import DenseSettings, Keep
+    from deepcompress.training.progress import Progress
 
 #: Learning rates of dense and of sparse networks: few weights of an initialization for many learn slowly, and that of
 #: SNIP's experiments (Lee et al. 2019, section 5) is higher.
@@ -94,30 +102,22 @@ def train(
 
     With --prune the network is sparse from the start. Compress it with the same --prune to keep its zeros.
     """
-    import torch
-
     from deepcompress import networks
-    from deepcompress.checkpoint import Checkpoint, check_ending, load_checkpoint, save_checkpoint
-    from deepcompress.files import check_writable
-    from deepcompress.prune.sparse import choice_of, train_sparse
+    from deepcompress.checkpoint import load_checkpoint
     from deepcompress.report.console import ConsoleProgress
     from deepcompress.training.check import settle, takes_input
     from deepcompress.training.data import load_data
-    from deepcompress.training.dense import DenseSettings, train_dense
+    from deepcompress.training.dense import DenseSettings
     from deepcompress.training.evaluation import evaluate
     from deepcompress.training.journal import Journal, about_run, recording
     from deepcompress.training.loop import pick_device, seed_everything
 
     path = Path(output or f"{network.replace(':', '-').replace('/', '-')}-{Path(data).absolute().stem}.pt")
-    claim(path, *(file for _, file in keep))
-    for written in (path, *(Path(file) for _, file in keep)):
-        check_ending(written)
-        check_writable(written)
+    _claim(path, *(Path(file) for _, file in keep))
     sparse = {name: settings.pop(name) for name in SPARSE}
     recipe = _sparse_recipe(sparse, settings["epochs"])
     settings["lr"] = settings["lr"] or RATES[recipe is not None and recipe.prunes]
     dense = DenseSettings(**settings)
-    more: dict[str, str | float] = {}
     seed_everything(dense.seed)
     model = build_model(load_checkpoint(start, trust_pickle, key), network, start) if start else networks.build(network)
     samples = load_data(data, data_dir, normalize, partial(takes_input, model))
@@ -126,35 +126,71 @@ def train(
     about = about_run(model, {**settings, **sparse, **named}, {"samples": samples.all_batches()})
     steps = {step: partial(_keep, file, step, dense.seed, stored_network(network), data) for step, file in keep}
     with ConsoleProgress(quiet) as watch, resumable(journal, resume, watch), recording(Journal(journal, about)):
-        if recipe is None:
-            train_dense(model, samples, dense, pick_device(device), watch, keep=steps)
-        else:
-            masks = train_sparse(model, samples, dense, recipe, sparse["criterion"], pick_device(device), watch, steps)
-            chosen = choice_of(recipe, sparse["criterion"])
-            more = {"sparsity": masks.sparsity, "criterion": chosen, "regrow": recipe.regrow, "penalty": recipe.penalty}
+        more = _train(model, samples, dense, recipe, sparse["criterion"], pick_device(device), watch, steps)
     test = evaluate(model, samples.test_loader())
     if samples.normalize not in ("", "none"):
         more["normalize"] = samples.normalize
-    facts: dict[str, str | int | float] = {
-        "epochs": dense.epochs,
-        "seed": dense.seed,
-        "test_error": test.value,
-        **more,
-        "torch": str(torch.__version__),
-        "command": command_line(),
-    }
-    state = {name: value.cpu() for name, value in model.state_dict().items()}
-    save_checkpoint(path, Checkpoint(state, stored_network(network), data, facts))
+    _save(path, model, stored_network(network), data, _facts(dense, test.value, more))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {
         "file": str(path), "network": network, "data": data, "parameters": parameters,
         "accuracy": test.accuracy, "error": test.error, "samples": test.samples, **settings, **more,
         "kept": {str(step): file for step, file in keep},
-        "command": facts["command"], "versions": versions(),
+        "command": command_line(), "versions": versions(),
     }  # fmt: skip
     pruned = f", {100 * float(more['sparsity']):.2f} % of the weights pruned" if "sparsity" in more else ""
     tell(samples, quiet)
     show(as_json, result, lambda: f"{path}: {parameters:,} parameters{pruned}, test error {test.value:.2f} % on {data}")
+
+
+def _claim(*paths: Path) -> None:
+    """Check the checkpoints that are about to be written."""
+    from deepcompress.checkpoint import check_ending
+    from deepcompress.files import check_writable
+
+    claim(*paths)
+    for path in paths:
+        check_ending(path)
+        check_writable(path)
+
+
+def _train(
+    model: nn.Module,
+    samples: DataSet,
+    dense: DenseSettings,
+    recipe: Recipe | None,
+    criterion: str | None,
+    device: torch.device,
+    watch: Progress,
+    steps: Keep,
+) -> dict[str, str | float]:
+    """Train, and say what came of a network that is sparse."""
+    from deepcompress.prune.sparse import choice_of, train_sparse
+    from deepcompress.training.dense import train_dense
+
+    if recipe is None:
+        train_dense(model, samples, dense, device, watch, keep=steps)
+        return {}
+    masks = train_sparse(model, samples, dense, recipe, criterion, device, watch, steps)
+    chosen = choice_of(recipe, criterion)
+    return {"sparsity": masks.sparsity, "criterion": chosen, "regrow": recipe.regrow, "penalty": recipe.penalty}
+
+
+def _facts(dense: DenseSettings, test_error: float, more: dict[str, str | float]) -> dict[str, str | int | float]:
+    """What a checkpoint says of its making."""
+    import torch
+
+    return {
+        "epochs": dense.epochs, "seed": dense.seed, "test_error": test_error, **more,
+        "torch": str(torch.__version__), "command": command_line(),
+    }  # fmt: skip
+
+
+def _save(path: Path, model: nn.Module, network: str, data: str, facts: dict[str, str | int | float]) -> None:
+    from deepcompress.checkpoint import Checkpoint, save_checkpoint
+
+    state = {name: value.cpu() for name, value in model.state_dict().items()}
+    save_checkpoint(path, Checkpoint(state, network, data, facts))
 
 
 def _keep(file: str, step: int, seed: int, network: str, data: str, state: dict[str, Any]) -> None:
@@ -179,4 +215,8 @@ def _sparse_recipe(given: dict[str, Any], epochs: int) -> Recipe | None:
             raise click.UsageError(f"--layer {rule.pattern!r}: train only prunes; write PATTERN:prune=F")
     if not settings and not layers:
         return None
+    if "score_samples" in settings and "regrow" not in settings:
+        from deepcompress.prune.sparse import CRITERION
+
+        settings.setdefault("criterion", CRITERION)
     return Recipe(**{"prune": 0.0, "penalty": "none", "epochs": epochs, **settings, "layers": layers})

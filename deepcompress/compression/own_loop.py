@@ -2,36 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from deepcompress.compression.from_file import asks_for_more, renamed, restore, settings_of
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.stages import Job
 from deepcompress.compression.writing import Delivery, Stages, contiguous_state, finish_small, kept_of, layers_of
-from deepcompress.errors import DeepCompressError, NetworkError, RecipeError
+from deepcompress.errors import DeepCompressError, RecipeError
 from deepcompress.files import check_writable
-from deepcompress.layers import live_tensors, tensors_of
-from deepcompress.networks.copies import unwrapped
+from deepcompress.layers import live_tensors
+from deepcompress.networks.copies import counterparts, unwrapped
 from deepcompress.networks.inputs import Batches
-from deepcompress.networks.parametrized import computed
+from deepcompress.networks.parametrized import check_trainable
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import PruningHooks
+from deepcompress.prune.steps import PruningSteps
 from deepcompress.quantize.sharing import Codebook, TuningHooks, finish, still_kept
+from deepcompress.quantize.steps import TuningSteps
 from deepcompress.reading.loader import fill_from, names_in
 from deepcompress.recipe import Recipe
 from deepcompress.recipe.conflicts import check_own_loop
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
-from deepcompress.training.loop import LR_SCHEDULES
 from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import Loss, Task
+
+
+class Phase(Protocol):
+    """What a compressor is doing, which says what the calls of the loop mean: `PruningSteps`, then `TuningSteps`."""
+
+    @property
+    def masks(self) -> Masks:
+        """Which weights are kept."""
+
+    def epoch(self) -> str:
+        """An epoch begins."""
+
+    def after_backward(self) -> None:
+        """Gradients are there."""
+
+    def step(self) -> None:
+        """The optimizer has stepped."""
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Before the first phase and after the last: calls of the loop are refused, and the reason says why."""
+
+    reason: str
+
+    def _refuse(self) -> Any:
+        raise DeepCompressError(self.reason)
+
+    masks = property(_refuse)
+    epoch = after_backward = step = _refuse
+
+
+WAITING = Idle("the compressor does not know how long training takes: call prepare() first")
+FINISHED = Idle("finalize() was called: continue with Compressor.from_file")
 
 
 class Compressor:
@@ -83,7 +118,7 @@ class Compressor:
         """
         self.model, self.recipe, self.watch = unwrapped(model), recipe or Recipe(), watch or Progress()
         check_own_loop(self.recipe)
-        _check(self.model)
+        check_trainable(self.model)
         state = contiguous_state(self.model)
         layers = layers_of(self.model, state, self.recipe)
         tensors = live_tensors(self.model, state)
@@ -93,9 +128,8 @@ class Compressor:
         self._stages = Stages(self.model, lambda: None)
         self._stages.finish("dense", self._stages.dense)
         self._former: list[Codebook] = []
-        self._pruning: _Pruning | None = None
-        self._tuning: _Tuning | None = None
-        self._finished = False
+        self._pruning: PruningSteps | None = None
+        self._phase: Phase = WAITING
 
     @classmethod
     def from_file(
@@ -138,7 +172,7 @@ class Compressor:
     @property
     def shared(self) -> bool:
         """Whether weights share values by now."""
-        return self._tuning is not None
+        return isinstance(self._phase, TuningSteps) or self._phase is FINISHED
 
     def prepare(
         self,
@@ -168,25 +202,17 @@ class Compressor:
         """
         if epochs is not None and steps is not None:
             raise RecipeError("epochs and steps are two ways to say how long training takes: give one of them")
-        self._check_open()
-        if self._tuning is not None:
-            raise DeepCompressError("prepare() comes before share(): the weights are shared already")
+        self._check_before_sharing("prepare() comes before share(): the weights are shared already")
         span = steps if steps is not None else self.recipe.epochs if epochs is None else epochs
-        recipe = replace(self.recipe, epochs=span)
-        evidence = Evidence(self.model, self.weights, self.masks, recipe, *self._data(batches, task, loss))
+        evidence = Evidence(self.model, self.weights, self.masks, self.recipe, *self._data(batches, task, loss))
         more = not self._former or asks_for_more(self.weights, self.recipe)
-        self._pruning = _Pruning(PruningHooks(evidence, self.watch), more, steps is not None, done)
-        self.masks = self._pruning.hooks.masks
+        self._enter_pruning(PruningSteps(PruningHooks(evidence, self.watch, span), steps is not None, done, more))
         return self
 
     def epoch(self) -> str:
         """Call before each epoch of stage 1: prunes if it is time; returns a note that says how far."""
-        self._check_open()
-        if self._tuning is not None:
-            return ""
-        pruning = self._begun()
-        note = "" if pruning.by_steps else pruning.advance()
-        self.masks = pruning.hooks.masks
+        note = self._phase.epoch()
+        self.masks = self._phase.masks
         return note
 
     def after_backward(self) -> None:
@@ -195,8 +221,7 @@ class Compressor:
         That is with the penalties l1, rate, hyperbolic and exponential, and with regrow. While shared values are tuned
         it may be called, for a loop that clears gradients before it calls `step`. Scaled gradients must be unscaled.
         """
-        self._check_open()
-        (self._tuning or self._begun()).after_backward()
+        self._phase.after_backward()
 
     def step(self) -> None:
         """Call after each step of the optimizer, before the gradients are cleared.
@@ -204,10 +229,8 @@ class Compressor:
         Raises:
             DeepCompressError: the recipe needs `after_backward`, or shared values are tuned and gradients are gone.
         """
-        self._check_open()
-        (self._tuning or self._begun()).step()
-        if self._tuning is None:
-            self.masks = self._begun().hooks.masks
+        self._phase.step()
+        self.masks = self._phase.masks
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
@@ -218,22 +241,10 @@ class Compressor:
         Raises:
             NetworkError: it has not the same tensors.
         """
-        for name, weight in self._counterparts(model).items():
+        shapes = {name: mask.shape for name, mask in self.masks.keep.items()}
+        for name, weight in counterparts(model, shapes).items():
             mask = self.masks.keep[name]
             weight.masked_fill_(~mask.to(weight.device), 0.0)
-
-    def _counterparts(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """The tensors of `model`, or of the one network that it wraps, that stand for those that are pruned here."""
-        shapes = {name: mask.shape for name, mask in self.masks.keep.items()}
-        inner: nn.Module | None = unwrapped(model)
-        while inner is not None:
-            tensors = live_tensors(inner, tensors_of(inner))
-            wrong = [name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape]
-            if not wrong:
-                return {name: tensors[name] for name in shapes}
-            children = list(inner.children())
-            inner = children[0] if len(children) == 1 else None
-        raise NetworkError(f"the network {type(model).__name__} has no tensor {wrong[0]} of shape {shapes[wrong[0]]}")
 
     def share(
         self,
@@ -255,9 +266,7 @@ class Compressor:
         Raises:
             RecipeError: there is no data for the weighting.
         """
-        self._check_open()
-        if self._tuning is not None:
-            raise DeepCompressError("share() was called before: the weights are shared already")
+        self._check_before_sharing("share() was called before: the weights are shared already")
         if self.recipe.weighting != "none" and batches is None:
             raise RecipeError(f"weighting {self.recipe.weighting!r} needs training data: pass batches to share()")
         self._end_pruning()
@@ -267,9 +276,8 @@ class Compressor:
         codebooks = Job(run, self._delivery.layers, self._former).shared(self.weights)
         if self.recipe.rate:
             self.masks = still_kept(self.masks, codebooks, self.weights)
-        self._tuning = _Tuning(
-            TuningHooks(codebooks, self.weights, self.masks, self.recipe.weight_decay), self.recipe, steps
-        )
+        hooks = TuningHooks(codebooks, self.weights, self.masks, self.recipe.weight_decay)
+        self._phase = TuningSteps(hooks, self.recipe, steps)
 
     def finalize(self, path: str | Path = "model.dc") -> Result:
         """Write the file; the network then holds its very tensors.
@@ -277,19 +285,19 @@ class Compressor:
         Raises:
             OutputError: it cannot be written.
         """
-        self._check_open()
         check_writable(path)
-        if self._tuning is None:
+        if not self.shared:
             self.share()
-        assert self._tuning is not None
-        codebooks = self._tuning.hooks.codebooks
+        if not isinstance(self._phase, TuningSteps):
+            raise DeepCompressError(FINISHED.reason)
+        codebooks = self._phase.hooks.codebooks
         finish(codebooks, self.weights, self.recipe)
         delivery = replace(self._delivery, state=contiguous_state(self.model))
         vectors = finish_small(self.model, delivery.state, self.recipe, self._former)
         result = delivery.write(Path(path), [*codebooks, *vectors], self.masks, self._stages)
-        self._finished = True
-        for dropout, rate, _ in self._begun().hooks.dropouts:
-            dropout.p = rate
+        self._phase = FINISHED
+        if self._pruning is not None:
+            self._pruning.restore_dropout()
         return result
 
     def _data(self, batches: Batches | None, task: str | None, loss: Loss | None) -> tuple[Batches | None, Task]:
@@ -297,139 +305,26 @@ class Compressor:
         data = None if batches is None else as_pairs(batches, "training data")
         return data, settle(self.model, [] if data is None else [data], task, loss)
 
-    def _begun(self) -> _Pruning:
-        if self._pruning is None:
-            raise DeepCompressError("the compressor does not know how long training takes: call prepare() first")
-        return self._pruning
+    def _enter_pruning(self, pruning: PruningSteps) -> None:
+        self._pruning = self._phase = pruning
+        self.masks = pruning.masks
 
     def _end_pruning(self) -> None:
         """Whatever of the schedule training has not come to."""
         if self._pruning is None:
             self.prepare(epochs=0)
-        pruning = self._begun()
-        before = pruning.hooks.masks.sparsity
-        trained = pruning.ticks > 0
-        if pruning.end() and trained:
+        assert self._pruning is not None
+        before = self.masks.sparsity
+        if self._pruning.end():
             self.watch.message(
                 f"training ended when {100 * before:.2f} % was pruned: the rest was pruned without training"
             )
-        self.masks = pruning.hooks.masks
+        self.masks = self._pruning.masks
         contiguous_state(self.model)  # sharing works on flat weights
         self.watch.message(kept_line(kept_of(self.masks), self.masks.sparsity))
 
-    def _check_open(self) -> None:
-        if self._finished:
-            raise DeepCompressError("finalize() was called: continue with Compressor.from_file")
-
-
-class _Pruning:
-    """Stage 1, whose hooks are called by epochs or by steps."""
-
-    def __init__(self, hooks: PruningHooks, more: bool, by_steps: bool, done: int = 0) -> None:
-        self.hooks, self.by_steps = hooks, by_steps
-        self.ticks = done  # epochs that have begun, or steps that are done
-        self._last = -1  # for which the schedule was asked
-        self._heard = False
-        if not more:
-            hooks.steps = {}
-        hooks.take(hooks.masks)
-        due = [tick for tick in hooks.steps if tick < done or (by_steps and tick == done)]
-        if due:
-            self._ask(max(due))
-
-    def advance(self) -> str:
-        """An epoch begins."""
-        self.ticks += 1
-        return self._ask(self.ticks - 1)
-
-    def end(self) -> bool:
-        """Prune as far as the schedule goes; whether there was anything left."""
-        last = max(self.hooks.steps, default=-1)
-        if self._last >= last:
-            return False
-        self._ask(last)
-        return True
-
-    def after_backward(self) -> None:
-        self._heard = True
-        self.hooks.after_backward()
-
-    def step(self) -> None:
-        if not self._heard and self._needs_gradients():
-            recipe = self.hooks.recipe
-            raise DeepCompressError(
-                f"penalty {recipe.penalty!r} with regrow {recipe.regrow!r} changes gradients: call after_backward() "
-                "between backward() and the optimizer's step"
-            )
-        self._heard = False
-        self.hooks.after_step()
-        if self.by_steps:
-            self.ticks += 1
-            self._ask(self.ticks)
-
-    def _ask(self, tick: int) -> str:
-        self._last = tick
-        return self.hooks.before_epoch(tick)
-
-    def _needs_gradients(self) -> bool:
-        return self.hooks.shadow is not None or self.hooks.recipe.penalty not in ("l2", "none")
-
-
-class _Tuning:
-    """Stage 2: shared values with an optimizer of their own, as in `quantize.sharing.tune`."""
-
-    def __init__(self, hooks: TuningHooks, recipe: Recipe, steps: int | None) -> None:
-        self.hooks, self._steps = hooks, steps
-        self._factor, self._rate, self._done = LR_SCHEDULES[recipe.lr_schedule], recipe.finetune_lr, 0
-        self._heard = False
-        self._parameters = [book.parameter for book in hooks.codebooks]
-        self._optimizer = torch.optim.SGD(
-            self._parameters or [torch.zeros(0)], lr=self._rate, momentum=0.9, nesterov=True
-        )
-
-    def after_backward(self) -> None:
-        self._heard = True
-        members = [member.name for book in self.hooks.codebooks for member in book.members]
-        if members and not any(self.hooks.weights[name].requires_grad for name in members):
-            raise DeepCompressError(
-                f"shared values are tuned by the gradients of weights, and {members[0]} and all others that share "
-                "values ask for none: set requires_grad, or call finalize() without tuning"
-            )
-        if members and all(self.hooks.weights[name].grad is None for name in members):
-            raise DeepCompressError(
-                "shared values are tuned by the gradients of weights, and there are none: call step() before gradients "
-                "are cleared, or after_backward() after backward()"
-            )
-        self.hooks.after_backward()
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for book in self.hooks.codebooks:  # the loop's optimizer has moved the weights
-            book.write(self.hooks.weights)
-        if not self._heard:
-            self.after_backward()
-        self._heard = False
-        if self._steps:
-            done = min((self._done + 0.5) / self._steps, 1.0)
-            self._optimizer.param_groups[0]["lr"] = self._rate * self._factor(done)
-        self._done += 1
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):  # a scaler skips steps that are not
-            self._optimizer.step()
-        self.hooks.after_step()
-
-
-def _check(model: nn.Module) -> None:
-    """Refuse a network that a loop of the user's cannot train in place."""
-    for name, value in model.named_parameters():
-        if not is_lazy(value) and value.is_inference():
-            raise NetworkError(
-                f"tensor {name} was made under torch.inference_mode, and cannot be changed or trained: build the "
-                "network outside of it, or call compress(), which works on a copy"
-            )
-    names = computed(model)
-    if names:
-        raise NetworkError(
-            f"{names[0]} is computed from other tensors (a parametrization, weight norm, a mask of torch's pruning): "
-            "call deepcompress.bake(model) first, and make the optimizer after that"
-        )
+    def _check_before_sharing(self, reason: str) -> None:
+        if self._phase is FINISHED:
+            raise DeepCompressError(FINISHED.reason)
+        if self.shared:
+            raise DeepCompressError(reason)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deepcompress.calibration.rounding import Rounder
-from deepcompress.compression.from_file import asks_for_more, renamed, restore
+from deepcompress.compression.from_file import asks_for_more, renamed, restore, still_shared
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.stages import ByFraction, BySize, Job, Route
@@ -34,12 +34,13 @@ from deepcompress.networks.inputs import Batches
 from deepcompress.networks.parametrized import bake
 from deepcompress.networks.precision import stored_of
 from deepcompress.networks.unmade import check_made
+from deepcompress.prune.criteria.base import find
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict, names_in
-from deepcompress.recipe import Recipe, Size
-from deepcompress.recipe.conflicts import check_data
+from deepcompress.recipe import Fraction, Recipe, Size
+from deepcompress.recipe.conflicts import check_data, check_rounding, check_sharing, check_spread
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
@@ -83,7 +84,8 @@ def compress(
             dictionaries of tensors; a network takes those of the input as its positional or named arguments. Of a batch
             with more parts the last is the target; of a dictionary it is ``labels`` (see `training.batches`).
         val_loader: batches that the progress is measured on; None measures nothing.
-        recipe: all settings.
+        recipe: all settings. `batch_size`, `shift` and `flip` are for the loaders of the command line, and do nothing
+            to these.
         path: the file to write; an old one is replaced at the very end, or not at all.
         test_loader: batches for the accuracies of the result; `val_loader` where there are none. They decide nothing.
         network: a name by which `load` can rebuild the network, stored in the file.
@@ -119,6 +121,7 @@ def compress(
     model, recipe = unwrapped(model), recipe or Recipe()
     check_made(model)
     if recipe.quantizer == "rows" and (masks is not None or start is not None):  # they say what is pruned and shared
+        check_rounding(recipe)
         recipe = replace(recipe, quantizer="kmeans")
     if distributed.is_first():
         check_writable(path)
@@ -160,6 +163,11 @@ class _Order:
     def batches(self) -> Batches | None:
         """What is trained on."""
         return self.train_loader if self.recipe.retrain else None
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether no weight of a file to go on from moves before weights are shared."""
+        return self.batches is None or not self.recipe.epochs
 
     @property
     def report(self) -> Batches | None:
@@ -229,6 +237,8 @@ def _compress(order: _Order) -> Result:
     order = replace(order, recipe=renamed(order.recipe, called))
     recipe, watch = order.recipe, order.watch
     check_data(recipe, order.train_loader is not None, order.val_loader is not None, order.calibrate is not None)
+    if order.masks is None and isinstance(recipe.amount, Fraction):
+        check_spread(recipe, find(recipe.criterion).scope)
     origin = origin_of(order.model, recipe, order.rewind_to)
     dense, work = order.networks()
     state = contiguous_state(work)
@@ -253,6 +263,8 @@ def _compress(order: _Order) -> Result:
         stages.finish("low-rank", dense_bytes(state))
     delivery = Delivery(work, state, layers, recipe, order.network, order.data, order.normalize)
     former = [] if order.start is None else restore(order.start, tensors, called)
+    if former and order.keeps_values and not still_shared(former, weights, layers, recipe)[1]:
+        check_sharing(recipe)
     run = Run(work, weights, order.batches, recipe, order.val_loader, watch, objective)
     job = Job(run, layers, former, origin)
     route = _route(job, order.masks, delivery)

@@ -33,6 +33,7 @@ from deepcompress.layers import (
 )
 from deepcompress.networks.copies import copied
 from deepcompress.networks.parametrized import bake
+from deepcompress.networks.precision import given_bytes
 from deepcompress.prune.costs import mask_bits
 from deepcompress.prune.masks import Masks, keep_mask, share_out
 from deepcompress.prune.scores import profile
@@ -41,7 +42,7 @@ from deepcompress.quantize.rate import Part
 from deepcompress.quantize.rows import coarseness, entropy, nearest, row_sizes, storable
 from deepcompress.quantize.sharing import groups, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector
-from deepcompress.reading.arrays import check_tensor, dense_bytes
+from deepcompress.reading.arrays import check_tensor, dense_bytes, source_bytes
 from deepcompress.recipe import Recipe
 from deepcompress.training.retraining import Run
 
@@ -85,7 +86,9 @@ class TensorPlan:
 class Plan:
     """A whole network. `layers` counts the tensors that are pruned or shared, `weights` theirs, `pruned` their loss.
 
-    `notes` say where the estimate goes by something else than compressing will.
+    `dense_bytes` counts four bytes for each float, `source_bytes` those of the types in which the tensors are; `ratio`
+    and `source_ratio` are these over the bytes of the file. `notes` say where the estimate goes by something else than
+    compressing will.
     """
 
     tensors: list[TensorPlan]
@@ -96,6 +99,8 @@ class Plan:
     file_bytes: int
     ratio: float
     notes: list[str]
+    source_bytes: int
+    source_ratio: float
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -134,7 +139,7 @@ def plan(
 def _of_network(model: nn.Module, recipe: Recipe, going_on: bool) -> Plan:
     work = copied(model)
     notes = [f"{name} is computed from other tensors: stored is what it came to" for name in bake(work)]
-    dense = dense_bytes(contiguous_state(work))
+    dense, source = dense_bytes(contiguous_state(work)), given_bytes(work)
     if recipe.low_rank is not None:
         notes += [str(layer) for layer in factorize(work, recipe.low_rank)]
     state = contiguous_state(work)
@@ -146,7 +151,7 @@ def _of_network(model: nn.Module, recipe: Recipe, going_on: bool) -> Plan:
         criterion=Recipe.criterion,
         max_drop=None,
         target_size=None if recipe.quantizer == "rows" else recipe.target_size,
-        schedule="one-shot",
+        schedule=Recipe.schedule,
         reload=False,
         regrow="none",
         rewind="none",
@@ -159,7 +164,8 @@ def _of_network(model: nn.Module, recipe: Recipe, going_on: bool) -> Plan:
     found = _described(
         state, layers, route.masks, recipe, kinds_of(work), buffers_of(work), notes + _notes(recipe, state)
     )
-    return replace(found, dense_bytes=dense, ratio=dense / found.file_bytes)
+    size = found.file_bytes
+    return replace(found, dense_bytes=dense, ratio=dense / size, source_bytes=source, source_ratio=source / size)
 
 
 def _notes(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> list[str]:
@@ -224,7 +230,9 @@ def _described(
     dense, total = dense_bytes(state), _HEADER_BYTES + sum(tensor.bytes for tensor in tensors)
     total = total if recipe.target_size is None else min(total, recipe.target_size)
     count = sum(layer.weights for layer in layers)
-    return Plan(tensors, len(layers), count, masks.sparsity, dense, total, dense / total, notes)
+    source = source_bytes(state)
+    ratios = dense / total, source / total
+    return Plan(tensors, len(layers), count, masks.sparsity, dense, total, ratios[0], notes, source, ratios[1])
 
 
 def _shared(layers: Sequence[Layer], recipe: Recipe) -> dict[str, tuple[tuple[str, ...], int]]:

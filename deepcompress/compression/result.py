@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from deepcompress.container.breakdown import Breakdown
+from deepcompress.container.breakdown import Breakdown, smaller
 from deepcompress.training.evaluation import Evaluation
 from deepcompress.training.tasks import Task
 
@@ -93,10 +93,7 @@ class Result:
     @property
     def smaller(self) -> str:
         """How much smaller the file is, in words: against fp32, and against what was given where that differs."""
-        line = f"{self.ratio:.2f}× smaller"
-        if self.source_bytes in (None, self.dense_bytes):
-            return line
-        return f"{line} than fp32, {self.source_ratio:.2f}× smaller than what was given"
+        return smaller(self.file_bytes, self.dense_bytes, self.source_bytes)
 
     @property
     def loss_before(self) -> float | None:
@@ -129,6 +126,8 @@ class Result:
         """Plain data for JSON."""
         plain = asdict(self)
         del plain["breakdown"], plain["unit"]
+        for stage in plain["stages"]:
+            stage["source_ratio"] = None if self.source_bytes is None else self.source_bytes / stage["bytes"]
         return {**plain, "source_ratio": self.source_ratio, "value": self.metric_after}
 
 

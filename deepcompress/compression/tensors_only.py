@@ -7,46 +7,25 @@ many weights each layer loses. The second prunes, shares, encodes and writes the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from deepcompress.calibration.rounding import Rounded
-from deepcompress.coding.tensors import EncodedTensor, TensorInfo
-from deepcompress.compression.packing import Packer
+from deepcompress.compression.contents import Content, look_through
 from deepcompress.compression.result import Result, StageResult, kept_line
 from deepcompress.compression.sizing import step_for
+from deepcompress.compression.stream import Stream
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.extensions import SMALLER, pack_extra_state
 from deepcompress.container.normalize import pack_normalize
 from deepcompress.container.writer import pack, planned_size, save
 from deepcompress.errors import CheckpointError
 from deepcompress.files import check_writable
-from deepcompress.layers import (
-    Layer,
-    Scales,
-    check_choice,
-    check_finite,
-    check_plain,
-    check_rules,
-    is_kept,
-    is_layer,
-    is_narrow,
-    scales_line,
-    tied_to,
-)
-from deepcompress.prune.masks import prune_in_place, share_out
-from deepcompress.prune.scores import Profile, profile
-from deepcompress.quantize.choice import Demand, Table, choose, price_of, rounded, table_of
-from deepcompress.quantize.rate import Part
-from deepcompress.quantize.rows import coarseness, nearest, relative_error, row_sizes, storable
-from deepcompress.quantize.sharing import groups, place, snap, survivors
-from deepcompress.quantize.vectors import is_statistic, is_vector, vector_table
-from deepcompress.reading.arrays import Array, check_tensor, dense_bytes
+from deepcompress.layers import scales_line
+from deepcompress.prune.masks import share_out
 from deepcompress.recipe import Recipe
 from deepcompress.recipe.conflicts import check_tensors_only
 from deepcompress.training.progress import Progress
@@ -105,30 +84,22 @@ def compress_state(
         *pack_normalize(normalize),
     )
     started = time.perf_counter()
-    content = _look_through(state, recipe, buffers, watch)
-    if content.scales:
-        watch.message(scales_line(content.scales))
+    content = look_through(state, recipe, buffers, watch)
     losses, floored = share_out(content.profiles, recipe)
-    for name in floored:
-        watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
     kept = {name: 1 - losses[name] / layer.weights for name, layer in content.profiles.items()}
-    total = sum(layer.weights for layer in content.profiles.values())
-    lost = sum(losses.values()) / max(total, 1)
-    if lost:
-        watch.message(kept_line(kept, lost))
-    if lost > RUINOUS:
-        watch.message(f"warning: {100 * lost:.0f} % of the weights are pruned and nothing is retrained, {RUINED}")
-    if not total:
-        watch.message("no tensor is pruned or shared: all are stored exactly")
+    _tell(content, losses, floored, kept, watch)
     pruned = time.perf_counter()
+
+    def stream_of(step: float) -> Stream:
+        return Stream(state, content, losses, recipe, step, watch, rounder)
+
+    def size_of(step: float) -> int:
+        return len(pack(stream_of(step), network, data, extensions))
+
+    step = recipe.step
     if recipe.target_size is not None:
-        names = network, data, extensions
-
-        def size_of(found: Recipe) -> int:
-            return len(pack(_Stream(state, content, losses, found, watch, rounder), *names))
-
-        recipe = _to_size(recipe, watch, size_of)
-    stream = _Stream(state, content, losses, recipe, watch, rounder)
+        step = step_for(recipe.target_size, size_of, step, watch)
+    stream = stream_of(step)
     save(path, stream, network, data, extensions)
     sizes = [planned_size(infos.items(), network, data, extensions) for infos in (stream.pruned, stream.shared)]
     kept |= stream.kept
@@ -141,14 +112,26 @@ def compress_state(
         StageResult("quantize", sizes[1], dense / sizes[1], None, round(stream.sharing_seconds, 3)),
         StageResult("encode", found.file_bytes, found.ratio, None, round(now - pruned - stream.sharing_seconds, 3)),
     ]
-    return Result.of(found, stages, recipe.as_dict(), kept, source_bytes=content.source_bytes, errors=stream.errors)
+    settings = {**recipe.as_dict(), "step": step}
+    return Result.of(found, stages, settings, kept, source_bytes=content.source_bytes, errors=stream.errors)
 
 
-def _to_size(recipe: Recipe, watch: Progress, size_of: Callable[[Recipe], int]) -> Recipe:
-    """`recipe` with the step that its target_size leaves room for."""
-    assert recipe.target_size is not None
-    step = step_for(recipe.target_size, lambda each: size_of(replace(recipe, step=each)), recipe.step, watch)
-    return replace(recipe, step=step)
+def _tell(
+    content: Content, losses: Mapping[str, int], floored: Sequence[str], kept: dict[str, float], watch: Progress
+) -> None:
+    """Say what is pruned, before it is."""
+    if content.scales:
+        watch.message(scales_line(content.scales))
+    for name in floored:
+        watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
+    total = sum(layer.weights for layer in content.profiles.values())
+    lost = sum(losses.values()) / max(total, 1)
+    if lost:
+        watch.message(kept_line(kept, lost))
+    if lost > RUINOUS:
+        watch.message(f"warning: {100 * lost:.0f} % of the weights are pruned and nothing is retrained, {RUINED}")
+    if not total:
+        watch.message("no tensor is pruned or shared: all are stored exactly")
 
 
 def _apart(state: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
@@ -162,200 +145,3 @@ def _apart(state: Mapping[str, torch.Tensor]) -> tuple[Mapping[str, torch.Tensor
                 f"entry {name} of the state_dict is a {type(value).__name__}; only tensors can be stored"
             )
     return {name: value for name, value in state.items() if name not in others}, others
-
-
-@dataclass
-class _Content:
-    """What the first pass found: layers, their profiles and types, tied names, scales, and sizes."""
-
-    tied: dict[str, str]
-    layers: list[Layer] = field(default_factory=list)
-    profiles: dict[str, Profile] = field(default_factory=dict)
-    dtypes: dict[str, torch.dtype] = field(default_factory=dict)
-    scales: set[str] = field(default_factory=set)
-    dense_bytes: int = 0
-    source_bytes: int = 0
-    elements: int = 0
-
-
-def _look_through(
-    state: Mapping[str, torch.Tensor], recipe: Recipe, buffers: Collection[str], watch: Progress
-) -> _Content:
-    # In a mapping that loads tensors anew each time no two are one: it says itself which are tied.
-    if isinstance(state, dict):
-        for name, value in state.items():
-            check_tensor(name, value)
-    content = _Content(tied_to(state) if isinstance(state, dict) else dict(getattr(state, "tied", {})))
-    scales = Scales()
-    possible: list[Layer] = []
-    check_plain(state)
-    for name in state:
-        if name in content.tied:
-            continue
-        value = state[name].detach()
-        watch.work("look", content.elements, 0, name)
-        check_tensor(name, value)
-        scales.look(name, value)
-        content.elements += value.numel()
-        content.dense_bytes += dense_bytes({name: value})
-        content.source_bytes += value.numel() * value.element_size()
-        if not is_layer(value):
-            continue
-        layer = Layer(name, tuple(value.shape))
-        possible.append(layer)
-        if not is_kept(name, recipe, name in buffers):
-            content.layers.append(layer)
-            content.dtypes[name] = value.dtype
-            content.profiles[name] = profile(value)
-    content.scales = {name for name in scales.found if is_kept(name, recipe, True)}
-    content.layers = [layer for layer in content.layers if layer.name not in content.scales]
-    content.profiles = {layer.name: content.profiles[layer.name] for layer in content.layers}
-    for layer in content.layers:
-        if not np.isfinite(content.profiles[layer.name].levels).all():
-            check_finite(state, [layer])
-    if scales.found or any(rule.keep for rule in recipe.layers):
-        check_rules(recipe, possible)
-    else:
-        check_choice(recipe, possible, content.layers)
-    return content
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Shared values, what the file has for each, and, if that is not the nearest, what each weight of a layer takes."""
-
-    centroids: Array
-    values: Array
-    choices: dict[str, Array] | None = None
-
-
-class _Stream:
-    """The encoded tensors of a file, one at a time; while it runs it notes what earlier stages would have made."""
-
-    def __init__(
-        self,
-        state: Mapping[str, torch.Tensor],
-        content: _Content,
-        losses: Mapping[str, int],
-        recipe: Recipe,
-        watch: Progress,
-        rounder: Callable[[float], Rounded] | None = None,
-    ) -> None:
-        self._given = Rounded({}, {}) if rounder is None else rounder(recipe.step)
-        self.state, self.content, self.losses, self.recipe, self.watch = state, content, losses, recipe, watch
-        self.pruned: dict[str, TensorInfo] = {}
-        self.shared: dict[str, TensorInfo] = {}
-        self.kept: dict[str, float] = {}
-        self.sharing_seconds = 0.0
-        self._groups = {name: (members, most) for members, most in groups(content.layers, recipe) for name in members}
-        self._tables: dict[tuple[str, ...], _Table] = {}
-        coder = "rans" if recipe.quantizer == "rows" else recipe.coder  # as rows with steps of their own have it
-        self._packer = Packer(recipe.small_dtype, coder, recipe.index_bits)
-        self._coarser = coarseness({layer.name: layer.weights for layer in content.layers})
-        self.errors: dict[str, float] = {}
-
-    def __iter__(self) -> Iterator[tuple[str, EncodedTensor]]:
-        done = 0
-        for name in self.state:
-            self.watch.work("encode", done, self.content.elements, name)
-            if name in self.content.tied:
-                first = self.content.tied[name]
-                encoded = self._packer.tied(name, self.state[name], first)
-                self.pruned[name] = self.shared[name] = encoded.info
-            elif name in self.losses:
-                encoded = self._layer(name)
-            else:
-                encoded = self._small(name, self.state[name].detach())
-            done += encoded.info.size
-            yield name, encoded
-
-    def _layer(self, name: str) -> EncodedTensor:
-        if self.recipe.quantizer == "rows":
-            return self._rounded(name)
-        weight, dtype = self._pruned(name), self.content.dtypes[name]
-        self.pruned[name] = self._packer.plan_fixed(name, weight.to(dtype))
-        if name not in self._groups:
-            self.shared[name] = self.pruned[name]
-            return self._packer.layer(name, weight.to(dtype))
-        started = time.perf_counter()
-        members, levels = self._groups[name]
-        table = self._shared_values(tuple(members), levels, name, weight)
-        if table.choices is None:
-            snap(weight, table.centroids, table.values)
-        else:
-            place(weight, table.values, table.choices.pop(name))
-            self.kept[name] = int(torch.count_nonzero(weight)) / weight.numel()
-        book: Hashable = tuple(members) if len(members) > 1 else None
-        values = torch.from_numpy(table.values)
-        weight = weight.to(dtype)
-        self.shared[name] = self._packer.plan_fixed(name, weight, values, book)
-        self.sharing_seconds += time.perf_counter() - started
-        return self._packer.layer(name, weight, values, book)
-
-    def _rounded(self, name: str) -> EncodedTensor:
-        """A layer as whole numbers times steps."""
-        weight = self._pruned(name)
-        steps = self.recipe.step * self._coarser[name] * row_sizes(weight)
-        dtype = self.content.dtypes[name]
-        given = self._given.grids.get(name) if dtype is torch.float32 else None
-        found = given or nearest(weight, storable(weight.to(dtype), steps))
-        rounded = found.values().to(dtype)
-        self.errors[name] = relative_error(self.state[name], rounded)
-        self.kept[name] = int(torch.count_nonzero(found.integers)) / weight.numel()
-        encoded = self._packer.grid(name, rounded, found)
-        self.pruned[name] = self.shared[name] = encoded.info
-        return encoded
-
-    def _small(self, name: str, value: torch.Tensor) -> EncodedTensor:
-        """A tensor that is no layer: as it is, or on a grid if it is a vector and the recipe says so."""
-        value = self._given.corrected.get(name, value)
-        bits, exact = self.recipe.small_bits, name in self.content.scales
-        table = None
-        if bits is not None and not exact and is_vector(value) and not is_statistic(name):
-            table, _, choice = vector_table(value, bits)
-        if table is None or not len(table.centroids):
-            plain = self._packer.small(name, value, exact)
-            self.pruned[name] = self.shared[name] = plain.info
-            return plain
-        vector, values = value.cpu().clone(), torch.from_numpy(table.centroids)
-        place(vector, table.centroids, choice)
-        self.pruned[name] = Packer(self.recipe.small_dtype).small(name, value).info
-        self.shared[name] = self._packer.plan_fixed(name, vector, values)
-        return self._packer.layer(name, vector, values)
-
-    def _pruned(self, name: str) -> torch.Tensor:
-        weight = self.state[name].detach()
-        if is_narrow(weight.dtype):
-            weight = weight.to("cpu", torch.float32).contiguous()
-        elif isinstance(self.state, dict) or not weight.is_contiguous() or weight.device.type != "cpu":
-            weight = weight.cpu().clone(memory_format=torch.contiguous_format)
-        prune_in_place(weight, self.losses[name])
-        return weight
-
-    def _shared_values(self, members: tuple[str, ...], levels: int, name: str, weight: torch.Tensor) -> _Table:
-        """Those of a layer, or of its group: then all its members are looked at when the first is met."""
-        if members not in self._tables:
-            tensors = (weight if member == name else self._pruned(member) for member in members)
-            self._tables[members] = self._find(members, levels, tensors)
-        return self._tables[members]
-
-    def _find(self, members: Sequence[str], levels: int, tensors: Iterable[torch.Tensor]) -> _Table:
-        recipe, limit = self.recipe, float("inf")
-        parts = []
-        for name, tensor in zip(members, tensors, strict=True):
-            limit = min(limit, torch.finfo(self.content.dtypes[name]).max)
-            where = np.flatnonzero(tensor.reshape(-1) != 0) if recipe.rate else np.zeros(0, dtype=np.int64)
-            parts.append(Part(tuple(tensor.shape), where, survivors(tensor)))
-        demand = Demand(recipe, levels, limit, price_of(recipe.rate, parts))
-        if not recipe.rate:
-            values = np.concatenate([part.values for part in parts])
-            return self._table(table_of(values, None, demand))
-        table, choices = choose(parts, demand)
-        # A codebook has at most 2^12 values.
-        kept = {member: choice.astype(np.int16) for member, choice in zip(members, choices, strict=True)}
-        return self._table(table, kept)
-
-    def _table(self, found: Table, choices: dict[str, Array] | None = None) -> _Table:
-        plain = found.multiples is not None  # a step is rounded already
-        values = found.centroids if plain else rounded(found.centroids, self.recipe.codebook_dtype)
-        return _Table(found.centroids, values, choices)

@@ -200,6 +200,8 @@ def finish_small(
     if recipe.batch_norm == "fold":
         for counter in fold_statistics(work):
             state.pop(counter, None)  # a network may give it another name there
+    if recipe.small_bits is None and recipe.small_dtype == "float16":
+        former = []  # vectors that share no values are stored as their halves
     names, most = _vectors(work, state), None if recipe.small_bits is None else 1 << recipe.small_bits
     if most is not None:
         silence(state, connections(work))

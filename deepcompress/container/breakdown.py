@@ -62,7 +62,8 @@ class LayerBreakdown:
 class Breakdown:
     """A whole file. `sections` are bytes by name and sum to `file_bytes`; `ratio` is dense fp32 over file bytes.
 
-    `normalize` is how inputs are normalized, where the file says it (docs/format.md).
+    `source_bytes` counts the dense tensors in the types that the file gives them, and `source_ratio` is that over file
+    bytes. `normalize` is how inputs are normalized, where the file says it (docs/format.md).
     """
 
     file: str
@@ -78,6 +79,13 @@ class Breakdown:
     sections: dict[str, int]
     layers: list[LayerBreakdown]
     normalize: str = ""
+    source_bytes: int | None = None
+    source_ratio: float | None = None
+
+    @property
+    def smaller(self) -> str:
+        """How much smaller the file is, in words."""
+        return smaller(self.file_bytes, self.dense_bytes, self.source_bytes)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -98,6 +106,14 @@ def inspect(path: str | Path) -> Breakdown:
         return breakdown(file.header, str(path), file.file_bytes)
 
 
+def smaller(file_bytes: int, dense_bytes: int, source_bytes: int | None) -> str:
+    """How much smaller a file is, in words: than the tensors in fp32, and than they were given, where that differs."""
+    line = f"{dense_bytes / file_bytes:.2f}× smaller"
+    if source_bytes in (None, dense_bytes):
+        return line
+    return f"{line} than fp32, {source_bytes / file_bytes:.2f}× smaller than what was given"
+
+
 def dense_bytes(infos: Iterable[TensorInfo]) -> int:
     """Bytes of the dense network: 4 for a floating-point element (fp32), others at their own width; tied ones once."""
     return sum(
@@ -107,10 +123,16 @@ def dense_bytes(infos: Iterable[TensorInfo]) -> int:
     )
 
 
+def source_bytes(infos: Iterable[TensorInfo]) -> int:
+    """Bytes of the dense network in the types of its tensors; tied ones once."""
+    return sum(info.nbytes for info in infos if info.encoding is not Encoding.ALIAS)
+
+
 def breakdown(header: Header, file: str, file_bytes: int) -> Breakdown:
     """The breakdown of a file with this header."""
     layers = [_layer(entry, header) for entry in header.entries]
     dense = dense_bytes(entry.info for entry in header.entries)
+    source = source_bytes(entry.info for entry in header.entries)
     sections = {"header": header.size}
     sections |= {part: sum(layer.parts.get(part, 0) for layer in layers) for part in PARTS}
     sections["checksum"] = CRC_BYTES
@@ -134,6 +156,8 @@ def breakdown(header: Header, file: str, file_bytes: int) -> Breakdown:
         sections=sections,
         layers=layers,
         normalize=normalize_in(header.extensions),
+        source_bytes=source,
+        source_ratio=source / file_bytes,
     )
 
 

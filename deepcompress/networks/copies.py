@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 
 from deepcompress.errors import NetworkError, first_line
+from deepcompress.layers import live_tensors, tensors_of
 
 Value = TypeVar("Value")
 
@@ -38,6 +39,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def counterparts(model: nn.Module, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """The tensors of these names and shapes in `model`, or in the one network that it wraps.
+
+    Raises:
+        NetworkError: it has not all of them.
+    """
+    inner: nn.Module | None = unwrapped(model)
+    while inner is not None:
+        tensors = live_tensors(inner, tensors_of(inner))
+        wrong = [name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape]
+        if not wrong:
+            return {name: tensors[name] for name in shapes}
+        children = list(inner.children())
+        inner = children[0] if len(children) == 1 else None
+    raise NetworkError(f"the network {type(model).__name__} has no tensor {wrong[0]} of shape {shapes[wrong[0]]}")
 
 
 def traced(network: nn.Module) -> torch.fx.Graph:

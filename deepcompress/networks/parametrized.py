@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+from deepcompress.errors import NetworkError
 from deepcompress.networks.copies import copied, unwrapped
 
 _Mask = prune.BasePruningMethod
@@ -57,6 +59,26 @@ def plain(network: nn.Module) -> nn.Module:
     work = copied(inner)
     bake(work)
     return work
+
+
+def check_trainable(network: nn.Module) -> None:
+    """Refuse a network whose tensors cannot be changed in place, or would not be what it computes with.
+
+    Raises:
+        NetworkError: naming a tensor.
+    """
+    for name, value in network.named_parameters():
+        if not is_lazy(value) and value.is_inference():
+            raise NetworkError(
+                f"tensor {name} was made under torch.inference_mode, and cannot be changed or trained: build the "
+                "network outside of it, or call compress(), which works on a copy"
+            )
+    names = computed(network)
+    if names:
+        raise NetworkError(
+            f"{names[0]} is computed from other tensors (a parametrization, weight norm, a mask of torch's pruning): "
+            "call deepcompress.bake(model) first, and make the optimizer after that"
+        )
 
 
 def computed(network: nn.Module) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcompress.errors import NetworkError
+from deepcompress.errors import NetworkError, first_line
 
 PREFIX = "torchvision:"
 
@@ -49,7 +49,7 @@ def build(name: str, tensors: Mapping[str, torch.Tensor] | None = None, **settin
     try:
         return _made(model, settings)
     except (Exception, SystemExit) as error:  # whatever its builder makes of the settings
-        raise NetworkError(f"{name} with {settings}: torchvision fails with {type(error).__name__}: {error}") from error
+        raise NetworkError(f"{name} with {settings}: torchvision fails with {first_line(error, kind=True)}") from error
 
 
 def _made(model: str, settings: Mapping[str, Any]) -> nn.Module:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcompress.errors import DeepCompressError
+from deepcompress.errors import DeepCompressError, first_line
 from deepcompress.layers import tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import each_tensor, predict, tensors_in
@@ -63,7 +63,7 @@ def _traced(model: nn.Module, example: Any) -> list[Group]:
             groups = list(graph.get_all_groups(root_module_types=_LAYERS))
     except Exception as error:  # it runs the user's forward, which may fail in any way
         raise DeepCompressError(
-            f"the dependencies in the network {type(model).__name__} cannot be traced ({type(error).__name__}: {error})"
+            f"the dependencies in the network {type(model).__name__} cannot be traced ({first_line(error, kind=True)})"
         ) from error
     names = {module: name for name, module in model.named_modules()}
     return [group for group in (_group(graph, items, names) for items in groups) if group is not None]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcompress.errors import NetworkError
+from deepcompress.errors import NetworkError, first_line
 from deepcompress.layers import compressible, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import each_tensor, predict, to_device
@@ -98,7 +98,7 @@ def cost(model: nn.Module, example: Any) -> Cost:
             predict(model, one)
     except Exception as error:  # the user's forward
         raise NetworkError(
-            f"the network {type(model).__name__} does not run on such an input ({type(error).__name__}: {error})"
+            f"the network {type(model).__name__} does not run on such an input ({first_line(error, kind=True)})"
         ) from error
     return Cost(sum(value.numel() for value in model.parameters()), counter.get_total_flops() // 2)
 

@@ -60,9 +60,12 @@ def train_sparse(
     seed_everything(settings.seed)
     weights = _weights(model, recipe)
     loader = data.to(device).train_loader(settings.batch_size, settings.seed, 0, False)
-    recipe = replace(recipe, criterion=choice_of(recipe, criterion), epochs=settings.epochs, seed=settings.seed)
+    chosen = choice_of(recipe, criterion)
+    recipe = replace(recipe, epochs=settings.epochs, seed=settings.seed)
+    if chosen not in ("none", RANDOM):
+        recipe = replace(recipe, criterion=chosen)
     evidence = Evidence(model, weights, Masks.full(weights), recipe, loader, Classification(settings.label_smoothing))
-    masks = first_masks(evidence, watch)
+    masks = first_masks(evidence, chosen, watch)
     hooks = SparseHooks(model, weights, masks, recipe, count_batches(loader), watch)
     train_dense(model, data, settings, device, watch, hooks, keep)
     return hooks.masks
@@ -75,11 +78,11 @@ def choice_of(recipe: Recipe, criterion: str | None) -> str:
     return criterion or (RANDOM if recipe.keeps_count else CRITERION)
 
 
-def first_masks(evidence: Evidence, watch: Progress) -> Masks:
-    """The masks before any training, by the recipe's criterion, or that of `choice_of`."""
-    if evidence.recipe.criterion == "none":
+def first_masks(evidence: Evidence, chosen: str, watch: Progress) -> Masks:
+    """The masks before any training, by what `choice_of` has `chosen`."""
+    if chosen == "none":
         return evidence.masks
-    if evidence.recipe.criterion == RANDOM:
+    if chosen == RANDOM:
         return random_masks(evidence.weights, evidence.recipe)
     return next_masks(evidence, 1.0, [], watch)
 

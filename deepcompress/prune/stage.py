@@ -125,10 +125,12 @@ class PruningHooks(CuttingHooks):
 
     changing: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, evidence: Evidence, watch: Progress) -> None:
+    def __init__(self, evidence: Evidence, watch: Progress, epochs: int | None = None) -> None:
+        """`epochs`: how many there will be, if not as many as the recipe says."""
         super().__init__(evidence, watch)
         recipe = evidence.recipe
-        self.steps = epochs_of(progress(recipe.schedule, recipe.iterations), recipe.epochs)
+        steps = progress(recipe.schedule, recipe.iterations)
+        self.steps = epochs_of(steps, recipe.epochs if epochs is None else epochs)
 
     def before_epoch(self, epoch: int) -> str:
         """Prune if the schedule says so; the note for the epoch's report says how far."""

@@ -108,6 +108,12 @@ def to_torch(values: Array, dtype: DType) -> torch.Tensor:
     return torch.from_numpy(values)
 
 
+def source_bytes(state: Mapping[str, torch.Tensor]) -> int:
+    """Bytes of tensors in their own types; tied ones once."""
+    tied = tied_to(state)
+    return sum(value.numel() * value.element_size() for name, value in state.items() if name not in tied)
+
+
 def dense_bytes(state: Mapping[str, torch.Tensor]) -> int:
     """As `container.breakdown.dense_bytes`, of tensors: 4 for a floating-point element (fp32), tied ones once.
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from deepcompress import networks
-from deepcompress.errors import NetworkError
+from deepcompress.errors import NetworkError, first_line
 from deepcompress.networks import adapt, unmade
 from deepcompress.networks.parametrized import bake, computed
 
@@ -161,7 +161,7 @@ def take(
             found = network.load_state_dict({**given, **beside}, strict=False)
     except Exception as error:  # the network may have methods and hooks of its own for loading
         raise NetworkError(
-            f"{source}: the network {type(network).__name__} cannot load it ({type(error).__name__}: {error})"
+            f"{source}: the network {type(network).__name__} cannot load it ({first_line(error, kind=True)})"
         ) from error
     unexpected = getattr(found, "unexpected_keys", ())
     unknown = sorted(set(unexpected) - network.state_dict().keys()) if unexpected else []  # hooks may read names

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deepcompress.errors import DeepCompressError, NetworkError
+from deepcompress.errors import DeepCompressError, NetworkError, first_line
 from deepcompress.files import check_writable, write_atomic
 from deepcompress.layers import tensors_of
 from deepcompress.networks.copies import copied, unwrapped
@@ -117,7 +117,7 @@ def fitting_input(network: nn.Module, example: torch.Tensor) -> torch.Tensor:
                 network(given)
             return given
         except Exception as error:  # it is the user's code
-            reason, cause = reason or _first_line(error), cause or error
+            reason, cause = reason or first_line(error), cause or error
     shape = tuple(example.shape[1:])
     raise NetworkError(
         f"the network {type(network).__name__} cannot take samples of shape {shape}: {reason}"
@@ -130,7 +130,7 @@ def _run(network: nn.Module, x: torch.Tensor) -> Any:
     except Exception as error:  # it is the user's code
         raise NetworkError(
             f"the network {type(network).__name__} does not run on {len(x)} samples of shape {tuple(x.shape[1:])}: "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{first_line(error, kind=True)}"
         ) from error
 
 
@@ -152,7 +152,7 @@ def _traced(network: nn.Module, example: torch.Tensor) -> Any:
         except Exception as error:  # whatever torch.export and the network's code raise
             raise NetworkError(
                 f"the network {type(network).__name__} cannot be exported with a free batch size: "
-                f"{_first_line(error.__cause__ or error)}; what it does must not depend on values, nor on "
+                f"{first_line(error.__cause__ or error)}; what it does must not depend on values, nor on "
                 "the number of samples"
             ) from error
 
@@ -194,7 +194,7 @@ def _outputs(path: Path, x: torch.Tensor) -> list[Any]:
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         return list(session.run(None, {session.get_inputs()[0].name: x.numpy()}))
     except Exception as error:  # onnxruntime has an exception for each of its states
-        raise NetworkError(f"onnxruntime cannot run the exported network: {_first_line(error)}") from error
+        raise NetworkError(f"onnxruntime cannot run the exported network: {first_line(error)}") from error
 
 
 def _difference(found: Sequence[Any], expected: Sequence[Any]) -> float:
@@ -207,8 +207,3 @@ def _difference(found: Sequence[Any], expected: Sequence[Any]) -> float:
             raise NetworkError(f"the exported network is not the network: an output of onnxruntime is off by {worst:g}")
         largest = max(largest, worst)
     return largest
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

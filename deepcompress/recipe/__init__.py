@@ -7,22 +7,14 @@ the settings of single layers. Command line, TOML and documents follow from the 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepcompress.errors import RecipeError
-from deepcompress.recipe.conflicts import (
-    AS_TRAINED,
-    DEFAULTS,
-    SETTINGS,
-    check_one_of,
-    check_together,
-    check_used,
-    instead_of,
-    unused,
-    usual,
-)
+from deepcompress.recipe.conflicts import DEFAULTS, check_one_of, check_together, check_used, instead_of, usual
+from deepcompress.recipe.effects import SETTINGS, unused
 from deepcompress.recipe.kinds import (
     LARGEST,
     MAX_BITS,
@@ -100,32 +92,42 @@ class Recipe(Retraining, File, Sharing, Pruning, HowSmall):
             if values[name] is not None or DEFAULTS[name] is not None:
                 known.kind.check(values[name], name)
         self._note(told, values)
-        self._fill_in()
         check_together(self)
 
     def _note(self, told: set[str], values: dict[str, Any]) -> None:
         """Keep what was given, and refuse what it excludes. In a copy the changes win over what was given before."""
         before = self.given or frozenset()
         was = usual(before)
-        new = told if self.given is None else {name for name in values if values[name] != was[name]} - before
-        new = {name for name in new if values.get(name) is not None}
-        for name in AS_TRAINED.keys() - before - new:  # `_fill_in` decides on them again
-            values[name] = DEFAULTS[name]
+        changed = {name for name in values if values[name] != was[name]} - before
+        new = {name for name in (told if self.given is None else changed) if values.get(name) is not None}
         check_one_of(new, new)
-        check_used(new, values)
-        lost = instead_of(new, dict.fromkeys(before)) | set(unused(values))
-        for name in lost:
-            object.__setattr__(self, name, DEFAULTS[name])
-        plain = {"retrain"} if self.retrain else set()
-        given = {name for name in before | new if values.get(name) is not None} - lost - plain
+        lost = instead_of(new, dict.fromkeys(before))
+        given = {name for name in before | new if values[name] is not None} - lost
+        if self.retrain:
+            given.discard("retrain")
+        check_used(new, self._filled(given))
+        while lost := given & unused(self._filled(given)).keys():  # what goes may take the effect from others
+            given -= lost
         object.__setattr__(self, "given", frozenset(given))
+        values = self._filled(given)
+        for name in SETTINGS:
+            object.__setattr__(self, name, values[name])
 
-    def _fill_in(self) -> None:
-        """Set the defaults that depend on what was given."""
-        given = self.given or frozenset()
+    def _filled(self, given: Collection[str]) -> dict[str, Any]:
+        """All settings by name: those that are given, and the defaults that depend on them."""
         defaults = usual(given, any(rule.asks for rule in self.layers))
-        for name in AS_TRAINED.keys() - given:
-            object.__setattr__(self, name, defaults[name])
+        own = {name: getattr(self, name) for name in given}
+        return {**defaults, **own, "layer": self.layers}
+
+    def changed(self, **changes: Any) -> Recipe:
+        """A copy with those of the `changes` that have an effect in it; the others are left out.
+
+        Raises:
+            RecipeError: a value is not allowed.
+        """
+        rules = changes.get("layers", self.layers)
+        idle = unused({**vars(self), **changes, "layer": rules})
+        return dataclasses.replace(self, **{name: value for name, value in changes.items() if name not in idle})
 
     @classmethod
     def smallest(cls, **settings: Any) -> Recipe:

@@ -6,20 +6,20 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from deepcompress.errors import RecipeError
+from deepcompress.recipe.effects import Values, in_rules, unused
 from deepcompress.recipe.rules import BITS_OR_LEVELS
-from deepcompress.recipe.setting import Setting, settings_in
+from deepcompress.recipe.setting import settings_in
 from deepcompress.recipe.stages import STAGES, WATCHING
 
 if TYPE_CHECKING:
     from deepcompress.recipe import Recipe
 
-SETTINGS: dict[str, Setting] = {name: known for stage in STAGES for name, known in settings_in(stage).items()}
 DEFAULTS: dict[str, Any] = {name: getattr(stage, name) for stage in STAGES for name in settings_in(stage)}
 
 #: Without retraining: settings that are not given; and which others, where one is given, leave the quantizer alone.
 AS_TRAINED: dict[str, Any] = {"prune": 0.0, "quantizer": "rows"}
 ASKS = frozenset(
-    ("prune", "quality", "bits", "conv_bits", "levels", "low_rank", "init", "weighting", "rate", "codebook_dtype")
+    ("prune", "quality", "max_drop", "bits", "conv_bits", "levels", "low_rank", "init", "rate", "codebook_dtype")
 )
 
 #: Settings of which a recipe can be given one only, and why.
@@ -42,13 +42,19 @@ def usual(given: Collection[str], asked: bool = False) -> dict[str, Any]:
     """
     if "retrain" not in given:
         return DEFAULTS
-    asked = asked or not ASKS.isdisjoint(given)
-    return {**DEFAULTS, **AS_TRAINED, **({"quantizer": DEFAULTS["quantizer"]} if asked else {})}
+    found = {**DEFAULTS, **AS_TRAINED}
+    for name, asks in {"quantizer": asked or not ASKS.isdisjoint(given), "prune": "max_drop" in given}.items():
+        if asks:
+            found[name] = DEFAULTS[name]
+    return found
 
 
-def unused(values: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that have no effect beside the others; `values` has all."""
-    return [name for name, known in SETTINGS.items() if known.when is not None and not known.when.holds(values)]
+def complete(settings: Values) -> dict[str, Any]:
+    """`settings` by name, with layer rules as ``layer``, which nobody may have checked yet, and defaults beside."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    names = given.keys() - ({"retrain"} if given.get("retrain") else set())
+    asked = bool(in_rules(settings, "prune", "bits", "levels", "group"))
+    return {**usual(names, asked), **given}
 
 
 def instead_of(given: Collection[str], others: Mapping[str, Any]) -> set[str]:
@@ -68,20 +74,15 @@ def check_one_of(new: Collection[str], given: Collection[str]) -> None:
             raise RecipeError(reason)
 
 
-def check_used(new: Collection[str], values: Mapping[str, Any]) -> None:
+def check_used(new: Collection[str], values: Values) -> None:
     """Refuse `new` settings that have no effect; `values` has all settings.
 
     Raises:
         RecipeError: naming the setting, and the one that it depends on.
     """
-    for name in unused(values):
+    for name, reason in unused(values).items():
         if name in new:
-            when = SETTINGS[name].when
-            assert when is not None
-            raise RecipeError(
-                f"{name} is only for {when}, and {when.name} is {values[when.name]!r}: leave {name} out, or "
-                f"change {when.name}"
-            )
+            raise RecipeError(reason)
 
 
 def check_together(recipe: Recipe) -> None:
@@ -92,6 +93,46 @@ def check_together(recipe: Recipe) -> None:
     """
     for check in (_check_rows, _check_size, _check_watching, _check_reload, _check_rewind, _check_regrowth):
         check(recipe)
+
+
+def check_spread(recipe: Recipe, scope: str) -> None:
+    """Refuse a distribution where the criterion's own `scope` leaves it nothing to do (`RecipeError`)."""
+    asked = "distribution" in (recipe.given or ()) and recipe.scope is None and recipe.quality is None
+    if asked and scope == "global":
+        raise RecipeError(
+            f"distribution spreads pruning over the layers, and criterion {recipe.criterion!r} has one threshold for "
+            "all of them: leave distribution out, or set scope to 'layer'"
+        )
+
+
+def check_sizes(recipe: Recipe) -> None:
+    """Refuse what has no effect in a search, which tries one target_size after the other (`RecipeError`)."""
+    given = (recipe.given or frozenset()) - {"max_drop"}
+    idle = unused({**vars(recipe), "target_size": 1, "max_drop": None, "layer": recipe.layers})
+    for name in sorted(given & {*instead_of({"target_size"}, dict.fromkeys(given)), *idle}):
+        raise RecipeError(
+            f"a search tries one target_size after the other, and {name} does not go with it: leave it out"
+        )
+
+
+def check_rounding(recipe: Recipe) -> None:
+    """Refuse to round rows where masks, or a file to go on from, say what is pruned and shared (`RecipeError`)."""
+    for name in ("quantizer", "step"):
+        if recipe.quantizer == "rows" and name in (recipe.given or ()):
+            raise RecipeError(
+                f"{name} rounds weights row by row, and masks or a .dc file to go on from say what is pruned and "
+                f"shared: leave {name} out, or them"
+            )
+
+
+def check_sharing(recipe: Recipe) -> None:
+    """Refuse how values are found where all keep those of the file that they come from (`RecipeError`)."""
+    for name in ("quantizer", "init", "weighting", "rate"):
+        if name in (recipe.given or ()):
+            raise RecipeError(
+                f"{name} is for values that are shared anew, and all layers keep the shared values of the .dc file: "
+                f"leave {name} out, or ask for other bits or for epochs of retraining"
+            )
 
 
 def check_masks(recipe: Recipe) -> None:
@@ -112,8 +153,6 @@ def check_data(recipe: Recipe, trained: bool, measured: bool, calibrated: bool =
         )
     if recipe.retrain and not trained:
         raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
-    if recipe.weighting != "none" and not recipe.retrain:
-        raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and retrain=False uses none")
     if recipe.max_drop is not None and not measured:
         raise RecipeError("max_drop needs validation data to measure on: pass val_loader")
 
@@ -135,10 +174,19 @@ def check_tensors_only(recipe: Recipe) -> None:
         )
     if recipe.weighting != "none":
         raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
+    for name in ("rewind", "regrow"):
+        if getattr(recipe, name) != "none":
+            raise RecipeError(f"{name} {getattr(recipe, name)!r} happens while training, and nothing is trained here")
+    check_used(recipe.given or (), {**vars(recipe), "retrain": False, "layer": recipe.layers})
 
 
 def check_own_loop(recipe: Recipe) -> None:
-    """Refuse what needs a training loop of deepcompress's own (`RecipeError`)."""
+    """Refuse what needs a training loop of deepcompress's own, or none at all (`RecipeError`)."""
+    if recipe.quantizer == "rows":
+        raise RecipeError(
+            "quantizer 'rows' rounds a network as it was trained, and nothing is left to tune: use compress(), or set "
+            "prune or bits"
+        )
     if recipe.target_size is not None or recipe.max_drop is not None or recipe.schedule in WATCHING:
         raise RecipeError(
             "target_size, max_drop and the schedules circular and gap decide while they train, in a loop of their own: "
@@ -153,16 +201,16 @@ def check_own_loop(recipe: Recipe) -> None:
 
 
 def _check_rows(recipe: Recipe) -> None:
-    """The quantizer ``rows``, and what only it has."""
+    """The quantizer ``rows``."""
     if recipe.quantizer != "rows":
-        if "step" in (recipe.given or ()):
-            raise RecipeError(f"step is only for quantizer 'rows', and quantizer is {recipe.quantizer!r}: leave it out")
         return
-    others = {"retrain": recipe.retrain, "levels": recipe.levels is not None, "rate": bool(recipe.rate)}
-    for other, given in {**others, "low_rank": recipe.low_rank is not None}.items():
-        if given:
+    if recipe.retrain:
+        raise RecipeError("quantizer 'rows' is for networks as they were trained: take kmeans or uniform")
+    for rule in recipe.layers:
+        if (rule.bits, rule.levels, rule.group) != (None, None, None):
             raise RecipeError(
-                f"quantizer 'rows' is for networks as they were trained, without {other}: take kmeans or uniform"
+                f"quantizer 'rows' shares no values, and layer {rule.pattern!r} says which are shared: take kmeans or "
+                "uniform, or leave bits, levels and group out"
             )
 
 
@@ -236,6 +284,8 @@ def _check_regrowth(recipe: Recipe) -> None:
         raise RecipeError(
             f"regrow {recipe.regrow!r} happens while training, and there is none: set epochs, and not retrain=False"
         )
+    if recipe.keeps_count and not recipe.prunes and recipe.quality is None:
+        raise RecipeError(f"regrow {recipe.regrow!r} brings pruned weights back, and nothing is pruned: set prune")
 
 
 #: What makes another way through pruning of a recipe, and how a message calls it.

@@ -95,6 +95,10 @@ class LayerRule:
         except RecipeError as error:
             raise RecipeError(f"{where}: {error}") from None
 
+    def as_dict(self) -> dict[str, Any]:
+        """The inverse of `from_dict`: settings that are None are left out."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
     @property
     def compresses(self) -> bool:
         """Whether the rule prunes or shares a layer; without that, it makes none of what else is left alone."""

@@ -25,15 +25,13 @@ class When:
         return (settings[self.name] in self.values) != self.but
 
     def __str__(self) -> str:
-        if self.but:
-            return f"another {self.name} than {' or '.join(map(str, self.values))}"
-        return f"{self.name} {' or '.join(map(str, self.values))}"
+        values = " or ".join(map(str, self.values))
+        return f"another {self.name} than {values}" if self.but else f"{self.name} {values}"
 
-    @property
-    def flag(self) -> str:
-        """The same in the words of the command line."""
-        flag = f"--{self.name.replace('_', '-')}"
-        return f"another {flag} than {self.values[0]}" if self.but else f"{flag} {' or '.join(map(str, self.values))}"
+    def sentence(self, name: str) -> str:
+        """The same for people who read the help, where the setting is called `name`."""
+        values = " or ".join(map(str, self.values))
+        return f"{'Not' if self.but else 'Only'} with {name} {values}."
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepcompress.recipe.conflicts import DEFAULTS, instead_of, unused
+from deepcompress.recipe.conflicts import complete, instead_of
+from deepcompress.recipe.effects import unused
 
 #: Settings for the smallest files: `Recipe.smallest`, and the command line where a budget is all that was asked for.
 SMALLEST: dict[str, Any] = {
@@ -29,15 +30,19 @@ def with_smallest(settings: dict[str, Any]) -> dict[str, Any]:
 
 def on_top(settings: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     """`settings` (by name), and what else `others` have, without what `settings` exclude or take the effect from."""
-    left = {name: value for name, value in others.items() if name not in settings}
+    left = {name: value for name, value in others.items() if name not in settings or name == "layer"}
     for name in instead_of(settings, left):
         del left[name]
-    before, now = set(unused({**DEFAULTS, **others})), unused({**DEFAULTS, **left, **settings})
-    for name in {*now} - before:
-        left.pop(name, None)
     if "target_size" in settings and "layer" in left:
         left["layer"] = _without_fractions(left["layer"])
-    return {**left, **settings}
+    if "layer" in settings and isinstance(left.get("layer", []), list):
+        left["layer"] = [*left.get("layer", []), *settings["layer"]]
+    values = {**settings, **left}
+    before = set(unused(complete(others)))
+    while lost := left.keys() & unused(complete(values)).keys() - before:  # what goes may take the effect from others
+        for name in lost:
+            del left[name], values[name]
+    return values
 
 
 def _without_fractions(rules: Any) -> Any:
@@ -54,10 +59,9 @@ def going_on(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     number of its values.
     """
     left = dict(base)
-    rules = left.pop("layer", [])
     if {"prune", "quality", "target_size", "max_drop", "low_rank"} & settings.keys():
         for name in ("prune", "epochs", "finetune_epochs"):
             left.pop(name, None)
-    if {"bits", "levels", "conv_bits"} & settings.keys():
-        rules = []
-    return {**left, **settings, "layer": [*rules, *settings.get("layer", [])]}
+    if {"bits", "levels", "conv_bits"} & settings.keys() or settings.get("quantizer") == "rows":
+        left.pop("layer", None)
+    return on_top(settings, left)

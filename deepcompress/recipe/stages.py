@@ -17,6 +17,9 @@ CRITERIA = (
 )  # fmt: skip
 
 WATCHING = ("circular", "gap")  # schedules that validation data decides
+REFERENCE = "empirical"  # the criterion that measures what others estimate
+BY_WEIGHTS = ("magnitude", "random")  # criteria that look at no data
+LOCAL = ("woodfisher",)  # criteria that are asked again at each iteration, even where nothing is retrained
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Pruning:
     )  # fmt: skip
     score_samples: int = setting(
         1024, Whole(1), "Number of training samples that a criterion looks at.", metavar="N",
+        when=When("criterion", BY_WEIGHTS, but=True),
     )  # fmt: skip
     schedule: str = setting(
         "cubic", Choice(("one-shot", "linear", "cubic", *WATCHING)), "How sparsity rises over the iterations. "
@@ -151,9 +155,9 @@ class Sharing:
         note="With uniform, a codebook is one number in the file.",
     )  # fmt: skip
     step: float = setting(
-        0.04, Number(1e-4, 100), "With --quantizer rows: the step between weights, in root mean squares of the weights "
-        "of a row. Twice as much saves a bit for each weight.", metavar="S",
-        note="Larger layers have coarser steps. A target_size replaces it.",
+        0.04, Number(1e-4, 100), "The step between weights, in root mean squares of the weights of a row. Twice as "
+        "much saves a bit for each weight.", metavar="S",
+        note="Larger layers have coarser steps. A target_size replaces it.", when=When("quantizer", ("rows",)),
     )  # fmt: skip
     init: str = setting(
         "linear", Choice(("linear", "random", "density")), "How k-means is initialized.",
@@ -236,7 +240,7 @@ class Retraining:
         "while retraining.",
     )  # fmt: skip
     penalty_weight: float = setting(
-        0.0005, Number(), "Weight of the penalty.", metavar="X",
+        0.0005, Number(), "Weight of the penalty.", metavar="X", when=When("penalty", ("none",), but=True),
     )  # fmt: skip
     label_smoothing: float = setting(
         0.0, Number(0, 0.99), "Probability that is spread over all classes instead of the label.", metavar="E",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcompress.errors import RecipeError
-from deepcompress.recipe.conflicts import AS_TRAINED, DEFAULTS, SETTINGS
+from deepcompress.recipe.conflicts import AS_TRAINED, DEFAULTS, complete
+from deepcompress.recipe.effects import SETTINGS, unused
 from deepcompress.recipe.rules import LayerRule, check_known
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ def as_table(recipe: Recipe) -> dict[str, Any]:
         del values["bits"]
     plain = {key: value for key, value in values.items() if value is not None}
     if recipe.layers:
-        plain["layer"] = [
-            {key: value for key, value in dataclasses.asdict(rule).items() if value is not None}
-            for rule in recipe.layers
-        ]
+        plain["layer"] = [rule.as_dict() for rule in recipe.layers]
     return plain
 
 
@@ -49,8 +46,8 @@ def chosen(table: dict[str, Any]) -> dict[str, Any]:
     """What somebody has set in a table.
 
     That is everything, except in a table with most of the settings, which `as_table` has written: there nobody chose
-    the values that are defaults, and they contradict nothing. The fraction counts if it has an effect; the quantizer,
-    if its default depends on what else was chosen.
+    the values that are defaults, and they contradict nothing; nor do those that have no effect, as older versions
+    wrote them. The fraction counts if it has an effect; the quantizer, if its default depends on what else was chosen.
     """
     if 2 * len(table) < len(SETTINGS):
         return dict(table)
@@ -61,11 +58,13 @@ def chosen(table: dict[str, Any]) -> dict[str, Any]:
         always.add("prune")
     elif not trained:
         unchosen["prune"].append(AS_TRAINED["prune"])
-    return {
+    found = {
         name: value
         for name, value in table.items()
         if name in always or name not in DEFAULTS or value not in unchosen[name]
     }
+    idle = unused(complete(found))
+    return {name: value for name, value in found.items() if name not in idle}
 
 
 def to_toml(plain: dict[str, Any]) -> str:

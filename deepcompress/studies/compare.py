@@ -26,9 +26,9 @@ from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, wit
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
 from deepcompress.prune.stage import prune_by, retrain_under
-from deepcompress.recipe import LayerRule, Recipe, pattern_hint
+from deepcompress.recipe import LayerRule, Recipe, pattern_hint, stages
+from deepcompress.studies.points import ForPoint, pareto
 from deepcompress.studies.sensitivity import ascending
-from deepcompress.studies.sweep import ForPoint, pareto
 from deepcompress.training.data import DataSet
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import seed_everything
@@ -42,7 +42,7 @@ T = TypeVar("T")
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 
 #: The criterion that measures what others estimate: what their scores are held against.
-REFERENCE = "empirical"
+REFERENCE = stages.REFERENCE
 
 #: What the row of the network as it came has in place of a criterion.
 DENSE = "dense"
@@ -151,6 +151,8 @@ def compare(
     for name in criteria:
         find(name)
     steps = ascending(sparsities)
+    if not recipe.retrain:
+        recipe = replace(recipe, retrain=True, epochs=0)
     if not criteria or not steps or not seeds:
         raise RecipeError("there is nothing to compare: give a criterion, a sparsity above 0, and a seed at least")
     model = plain(model)
@@ -181,7 +183,7 @@ def _rows(
 ) -> Iterator[Compared]:
     yield bench.measured(bench.model, Compared(DENSE, seeds[0], False, 0.0, 0.0))
     for seed in seeds:
-        settings = replace(recipe, seed=seed)
+        settings = replace(recipe, seed=seed, prune=steps[0])  # without, criteria have no effect
         measured = bench.reference(settings)
         for name in criteria:
             yield from bench.trials(replace(settings, criterion=name), steps, measured)
@@ -221,7 +223,7 @@ class _Bench:
         try:
             for step in steps:
                 trial = replace(recipe, prune=step)
-                evidence = with_groups(self.evidence(replace(trial, schedule="one-shot", max_drop=None)))
+                evidence = with_groups(self.evidence(trial.changed(schedule="one-shot", max_drop=None)))
                 if verdict is None or verdict.correct is not None:  # what corrects weights does it to those it has seen
                     fresh, seconds = _timed(lambda: judge(evidence))  # noqa: B023
                     verdict, rho = fresh, spearman(fresh.scores[self.ranked.name], measured)

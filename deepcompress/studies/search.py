@@ -2,7 +2,7 @@
 
 Each trial is a real file of one size, made as ``compress --target-size`` makes it, and judged by validation data alone.
 A few short trials find the region, then full ones bisect it on a logarithmic scale. Trials are kept in a folder as the
-points of a sweep are (`sweep.run_point`), and the sizes that are tried depend on nothing but the trials before: when a
+points of a sweep are (`points.run_point`), and the sizes that are tried depend on nothing but the trials before: when a
 search is stopped, the same search continues and ends in the same file.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ from deepcompress.networks.parametrized import plain
 from deepcompress.networks.precision import given_bytes
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.recipe import Recipe, check_number
-from deepcompress.recipe.conflicts import instead_of
-from deepcompress.studies.sweep import (
+from deepcompress.recipe.conflicts import check_sizes
+from deepcompress.studies.budget import Rule
+from deepcompress.studies.points import (
     ForPoint,
     Origin,
     Outcome,
     Point,
-    front_of,
     keep,
     origin_of,
     reloaded,
@@ -40,11 +40,11 @@ from deepcompress.studies.sweep import (
     stored,
     torch_threads,
 )
+from deepcompress.studies.trials import Found, Trial, line, reason
 from deepcompress.training.data import DataSet
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.journal import discard
 from deepcompress.training.progress import Progress
-from deepcompress.training.tasks import CLASSIFICATION, Task
 
 TRIALS = 8
 CLOSE_ENOUGH = 1.05  # between the smallest size that passed and the largest that did not
@@ -53,162 +53,6 @@ _LADDER = (16, 32, 64, 128, 256, 512)  # dense bytes over the sizes of the short
 _SHORTER = 6  # short trials have this part of the epochs
 _LARGEST = 4  # dense bytes over the largest size that is tried
 _UNPRUNED = "unpruned"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What passes: at most `max_drop` points of validation accuracy lost, counted in whole samples.
-
-    Where one sample is more than `max_drop` points, counting cannot tell: then the mean cross entropy must not have
-    risen either.
-
-    Attributes:
-        max_drop: points of accuracy.
-        samples: how many validation samples there are.
-        dense_errors, dense_loss: errors (a count) and mean cross entropy (nats) of the dense network on them.
-    """
-
-    max_drop: float
-    samples: int
-    dense_errors: int
-    dense_loss: float
-
-    @classmethod
-    def of(cls, dense: Evaluation, max_drop: float, task: Task = CLASSIFICATION) -> Rule | ValueRule:
-        """The rule for a network that was measured as `dense`: of a classifier, errors are counted."""
-        if task.name != CLASSIFICATION.name or dense.error is None:
-            return ValueRule(max_drop, dense.samples, task, dense.value)
-        return cls(max_drop, dense.samples, _errors(dense.error, dense.samples), dense.loss)
-
-    def facts(self) -> dict[str, Any]:
-        """What was allowed, as plain data for JSON."""
-        return {**asdict(self), "most_errors": self.most_errors, "most_loss": self.most_loss}
-
-    @property
-    def most_errors(self) -> int:
-        """Errors that are allowed on the validation samples."""
-        return self.dense_errors + math.floor(self.max_drop * self.samples / 100 + 1e-9)
-
-    @property
-    def most_loss(self) -> float | None:
-        """Mean cross entropy that is allowed; None where counting errors is enough."""
-        return None if self.most_errors > self.dense_errors else self.dense_loss
-
-    def passes(self, outcome: Outcome) -> bool:
-        """Whether a trial is accurate enough."""
-        if outcome.val_error is None or outcome.val_loss is None:
-            return False
-        enough = _errors(outcome.val_error, self.samples) <= self.most_errors
-        return enough and (self.most_loss is None or outcome.val_loss <= self.most_loss)
-
-    def is_near(self, outcome: Outcome) -> bool:
-        """Whether a short trial lost so little that a smaller size may pass in full: twice the points and one more."""
-        if outcome.val_error is None:
-            return False
-        lost = _errors(outcome.val_error, self.samples) - self.dense_errors
-        return lost <= (2 * self.max_drop + 1) * self.samples / 100
-
-    def __str__(self) -> str:
-        text = (
-            f"at most {self.most_errors} errors on {self.samples} validation samples (the dense network makes "
-            f"{self.dense_errors}; one sample is {100 / self.samples:.2g} points)"
-        )
-        if self.most_loss is None:
-            return text
-        return f"{text}, and a cross entropy of at most {self.most_loss:.4f} (dense: {self.dense_loss:.4f})"
-
-
-@dataclass(frozen=True)
-class ValueRule:
-    """What passes of other tasks: their metric at most `max_drop` points worse (`Task.lost`).
-
-    Attributes:
-        max_drop: points.
-        samples: how many validation samples there are.
-        task: what is measured.
-        dense_value: the metric of the dense network on them.
-    """
-
-    max_drop: float
-    samples: int
-    task: Task
-    dense_value: float
-
-    def facts(self) -> dict[str, Any]:
-        """What was allowed, as plain data for JSON."""
-        named = {"metric": self.task.metric, "dense_value": self.dense_value}
-        return {"max_drop": self.max_drop, "samples": self.samples, **named}
-
-    def passes(self, outcome: Outcome) -> bool:
-        """Whether a trial is good enough."""
-        return self._lost(outcome) <= self.max_drop + 1e-9
-
-    def is_near(self, outcome: Outcome) -> bool:
-        """As `Rule.is_near`."""
-        return self._lost(outcome) <= 2 * self.max_drop + 1
-
-    def _lost(self, outcome: Outcome) -> float:
-        return math.inf if outcome.val_value is None else self.task.lost(self.dense_value, outcome.val_value)
-
-    def __str__(self) -> str:
-        what = "points" if self.task.unit else "percent of that"
-        return (
-            f"{self.task.metric} on {self.samples} validation samples at most {self.max_drop:g} {what} worse than the "
-            f"dense network's {self.task.shown(self.dense_value)}"
-        )
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One compression of the search. `asked` is its size in bytes, None for the one that prunes nothing."""
-
-    outcome: Outcome
-    asked: int | None
-    short: bool
-    passed: bool
-
-
-@dataclass
-class Found:
-    """The trials of a search so far, in their order, and the folder where their files are."""
-
-    folder: Path
-    rule: Rule | ValueRule
-    trials: list[Trial] = field(default_factory=list)
-
-    @property
-    def best(self) -> Trial | None:
-        """The smallest file that passed; of equal ones the first."""
-        passed = [trial for trial in self.trials if trial.passed]
-        return min(passed, key=lambda trial: trial.outcome.file_bytes or 0, default=None)
-
-    def path(self, trial: Trial) -> Path:
-        """Where a trial's file is."""
-        return self.folder / f"{trial.outcome.name}.dc"
-
-    def as_dicts(self) -> list[dict[str, Any]]:
-        """The trials as plain data for JSON."""
-        front = {id(self.trials[index]) for index in front_of([trial.outcome for trial in self.trials])}
-        best = self.best
-        return [
-            {
-                "target_size": trial.asked,
-                "file_bytes": trial.outcome.file_bytes,
-                "val_error": trial.outcome.val_error,
-                "val_loss": trial.outcome.val_loss,
-                "metric": trial.outcome.metric,
-                "val_value": trial.outcome.val_value,
-                "epochs": trial.outcome.recipe["epochs"],
-                "finetune_epochs": trial.outcome.recipe["finetune_epochs"],
-                "short": trial.short,
-                "passed": trial.passed,
-                "front": id(trial) in front,
-                "chosen": trial is best,
-                "seconds": trial.outcome.seconds,
-                "failure": trial.outcome.failure,
-            }
-            for trial in self.trials
-        ]
 
 
 #: Makes the file of a point, or finds it, and says what came of it.
@@ -259,7 +103,7 @@ def search(
     if found.best is None:
         raise PruneError(
             f"no file is within {max_drop:g} points of the dense network, not even without pruning: allow a larger "
-            f"--max-drop, more --bits or more epochs{_reason(found)}"
+            f"--max-drop, more --bits or more epochs{reason(found)}"
         )
     return found
 
@@ -339,7 +183,7 @@ class _Search:
         outcome = self.attempt(point)
         trial = Trial(outcome, asked, short, self.found.rule.passes(outcome))
         self.found.trials.append(trial)
-        self.watch.message(_line(trial, self.found))
+        self.watch.message(line(trial, self.found))
         return trial
 
 
@@ -416,10 +260,7 @@ def _checked(model: nn.Module, recipe: Recipe, max_drop: float, trials: int) -> 
     state = tensors_of(model)
     check_finite(state, compressible(state, recipe, buffers_of(model)))
     check_rules(recipe, compressible(state))
-    for other in instead_of({"target_size"}, dict.fromkeys(recipe.given or ())) - {"max_drop"}:
-        raise RecipeError(
-            f"a search tries one target_size after the other, and {other} does not go with it: leave it out"
-        )
+    check_sizes(recipe)
     return replace(recipe, target_size=None, max_drop=None)
 
 
@@ -436,30 +277,5 @@ def _run(point: Point, model: nn.Module, data: DataSet, folder: Path, origin: Or
         return outcome
 
 
-def _errors(percent: float, samples: int) -> int:
-    return round(percent * samples / 100)
-
-
 def _kept(breakdown: Breakdown) -> dict[str, float]:
     return {layer.name: layer.density for layer in breakdown.layers if len(layer.shape) > 1}
-
-
-def _reason(found: Found) -> str:
-    failure = next((trial.outcome.failure for trial in reversed(found.trials) if trial.outcome.failure), "")
-    return f" (the last failure: {failure})" if failure else ""
-
-
-def _line(trial: Trial, found: Found) -> str:
-    number = len(found.trials)
-    asked = "without pruning" if trial.asked is None else f"{trial.asked:,} bytes asked"
-    start = f"trial {number}{' (short)' if trial.short else ''}: {asked}"
-    outcome = trial.outcome
-    if outcome.failure:
-        return f"{start}; rolled back: {outcome.failure}"
-    verdict = "passed" if trial.passed else "rolled back"
-    if isinstance(found.rule, ValueRule) and outcome.val_value is not None:
-        return f"{start}, {outcome.file_bytes:,} got; validation {found.rule.task.says(outcome.val_value)}; {verdict}"
-    return (
-        f"{start}, {outcome.file_bytes:,} got; validation error {outcome.val_error:.2f} %, cross entropy "
-        f"{outcome.val_loss:.4f}; {verdict}"
-    )

@@ -82,6 +82,8 @@ def sensitivity(
         DeepCompressError: retraining diverges.
     """
     recipe, watch = recipe or Recipe(), watch or Progress()
+    if not recipe.retrain:
+        recipe = replace(recipe, retrain=True, epochs=0)
     steps, model = ascending(sparsities), plain(model)
     state = tensors_of(model)
     chosen = _chosen(compressible(state), layers)
@@ -141,7 +143,7 @@ def _cut(
 ) -> Masks:
     """Prune the one layer in place, and retrain the network if there are batches to do it with."""
     rule = LayerRule(glob.escape(name), prune=sparsity)
-    recipe = replace(recipe, schedule="one-shot", layers=(rule,))
+    recipe = recipe.changed(schedule="one-shot", layers=(rule,))
     weights = {name: live_tensors(model, tensors_of(model))[name]}
     if batches is None:
         return prune(Evidence(model, weights, Masks.full(weights), recipe), watch=watch)

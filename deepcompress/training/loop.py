@@ -154,24 +154,16 @@ def fit(
     hooks.attach(optimizer)
     phase = begin_phase(stage, epochs) if epochs else None
     training = Training(model, optimizer, hooks, (batches, val_batches))
-    in_bfloat16 = precision == "bfloat16"
 
     def step(x: Any, y: Any, done: float) -> torch.Tensor:
         factor = rate_factor(lr_schedule, done, epochs, warmup)
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * factor
-        x, y, part = distributed.own_part(to_device(x, device), to_device(y, device))
-        with distributed.own_chance(device), torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
-            output = predict(model, x)
-            loss = objective(in_float32(output), x, y) * part
-        # Not the optimizer's: shared weights are none of its parameters, yet their gradients must not add up.
-        model.zero_grad(set_to_none=True)
-        _backward(loss, stage)
-        distributed.add_up_gradients(model)
+        loss = _backpropagated(model, to_device(x, device), to_device(y, device), objective, precision, stage)
         hooks.after_backward()
         optimizer.step()
         hooks.after_step()
-        return distributed.add_up(loss.detach())
+        return distributed.add_up(loss)
 
     with _laid_out_for(precision, model):
         for epoch in range(_epochs_done(phase, training, progress), epochs):
@@ -199,6 +191,21 @@ def fit(
             if phase is not None and promises(hooks):
                 phase.save(epoch + 1, training.take(optimizer=epoch + 1 < epochs))
             progress.epoch(_result(EpochResult(stage, epoch + 1, epochs, mean_loss, None, note), found, objective))
+
+
+def _backpropagated(model: nn.Module, x: Any, y: Any, objective: Objective, precision: str, stage: str) -> torch.Tensor:
+    """The loss of this process's part of a batch, whose gradients of all parts are in the parameters now."""
+    device = next(model.parameters()).device
+    x, y, part = distributed.own_part(x, y)
+    in_bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    with distributed.own_chance(device), in_bfloat16:
+        output = predict(model, x)
+        loss = objective(in_float32(output), x, y) * part
+    # Not the optimizer's: shared weights are none of its parameters, yet their gradients must not add up.
+    model.zero_grad(set_to_none=True)
+    _backward(loss, stage)
+    distributed.add_up_gradients(model)
+    return loss.detach()
 
 
 def _backward(loss: torch.Tensor, stage: str) -> None:

@@ -163,7 +163,7 @@ def _checked(what: str, function: Any) -> Callable[[Any, Any], Any]:
         try:
             found = function(output, target)
         except Exception as error:  # it is the user's code
-            reason = f"{type(error).__name__}: {first_line(error)}{place_of(error)}"
+            reason = f"{first_line(error, kind=True)}{place_of(error)}"
             raise RecipeError(f"the {what} fails with {reason}") from error
         if isinstance(found, torch.Tensor) and found.numel() == 1:
             return found.reshape(())

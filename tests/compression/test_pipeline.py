@@ -296,7 +296,7 @@ def test_an_already_pruned_and_shared_network_is_recoded_exactly(dense_mlp, flat
 
 
 def test_no_sharing(dense_mlp, flat_train, flat_test, tmp_path):
-    recipe = Recipe(prune=0.7, bits="none", epochs=1, finetune_epochs=1)
+    recipe = Recipe(prune=0.7, bits="none", epochs=1)
     result = compress(dense_mlp, flat_train, flat_test, recipe, tmp_path / "a.dc")
     state = dc.load_state_dict(tmp_path / "a.dc")
     assert distinct(state["fc1.weight"]) > 30

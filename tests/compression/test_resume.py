@@ -23,8 +23,8 @@ from deepcompress import files
 from deepcompress.compression.pipeline import compress
 from deepcompress.errors import OutputError, PruneError, ResumeError
 from deepcompress.recipe import Recipe
+from deepcompress.studies.points import Point, origin_of, run_point
 from deepcompress.studies.search import clear
-from deepcompress.studies.sweep import Point, origin_of, run_point
 from deepcompress.training.data import DataSet, TensorLoader
 from deepcompress.training.journal import is_interrupted
 from deepcompress.training.progress import Progress

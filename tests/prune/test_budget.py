@@ -138,7 +138,7 @@ def test_a_shadow_gives_back_what_it_took():
 def test_penalties_add_their_gradient(kind, expected):
     weight = torch.nn.Parameter(torch.full((2, 2), 2.0))
     weight.grad = torch.zeros(2, 2)
-    Penalty({"a": weight}, Recipe(penalty=kind, penalty_weight=0.1)).add()
+    Penalty({"a": weight}, Recipe().changed(penalty=kind, penalty_weight=0.1)).add()
     assert weight.grad.flatten().tolist() == pytest.approx([expected] * 4)
 
 

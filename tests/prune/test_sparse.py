@@ -80,7 +80,7 @@ def test_the_seed_decides(settings):
 
 def test_penalties_are_for_dense_networks_too():
     plain, penalized = (
-        trained(Recipe(prune=0.0, penalty=kind, penalty_weight=0.02))[0] for kind in ("none", "exponential")
+        trained(Recipe(prune=0.0).changed(penalty=kind, penalty_weight=0.02))[0] for kind in ("none", "exponential")
     )
     size = [
         sum(float(weight.detach().abs().sum()) for weight in weights(model).values()) for model in (plain, penalized)

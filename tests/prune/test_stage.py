@@ -63,9 +63,8 @@ def test_pruned_weights_are_zero_after_every_step(mlp, flat_train, optimizer, pe
     monkeypatch.setattr(stage, "PruningHooks", CheckedHooks)
     monkeypatch.setattr(CheckedHooks, "steps_seen", 0)
     monkeypatch.setattr(CheckedHooks, "moved", 0)
-    recipe = Recipe(
-        prune=0.8, optimizer=optimizer, penalty=penalty, penalty_weight=0.05, epochs=5, iterations=3, lr=0.02
-    )
+    recipe = Recipe(prune=0.8, optimizer=optimizer, epochs=5, iterations=3, lr=0.02)
+    recipe = recipe.changed(penalty=penalty, penalty_weight=0.05)
     weights = weights_of(mlp)
     masks = prune_and_retrain(Run(mlp, weights, flat_train, recipe))
     assert CheckedHooks.steps_seen == 5 * len(flat_train)
@@ -143,7 +142,7 @@ def test_l1_adds_the_sign_to_the_gradient():
         net.weight.copy_(torch.tensor([[2.0, -3.0, 0.0]]))
     for penalty, expected in (("l1", [[1.5, 0.5, 1.0]]), ("l2", [[1.0, 1.0, 1.0]]), ("none", [[1.0, 1.0, 1.0]])):
         hooks = PruningHooks(
-            evidence_of({"weight": net.weight}, Recipe(penalty=penalty, penalty_weight=0.5), net), Progress()
+            evidence_of({"weight": net.weight}, Recipe().changed(penalty=penalty, penalty_weight=0.5), net), Progress()
         )
         net.weight.grad = torch.ones(1, 3)
         hooks.after_backward()
@@ -160,7 +159,7 @@ def test_a_frozen_layer_has_no_gradient_to_add_to():
 @pytest.mark.parametrize(("optimizer", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
 def test_the_l2_penalty_is_the_optimizers_weight_decay(mlp, optimizer, kind):
     for penalty, decay in (("l2", 0.25), ("l1", 0), ("none", 0)):
-        recipe = Recipe(optimizer=optimizer, penalty=penalty, penalty_weight=0.25, lr=0.125)
+        recipe = Recipe(optimizer=optimizer, lr=0.125).changed(penalty=penalty, penalty_weight=0.25)
         made = make_optimizer(mlp, recipe)
         assert type(made) is kind
         assert [group["weight_decay"] for group in made.param_groups] == [decay]

@@ -12,7 +12,7 @@ from deepcompress.compression.result import Result, StageResult
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.container.breakdown import inspect
 from deepcompress.recipe import Recipe
-from deepcompress.report import tables
+from deepcompress.report import filetables, tables
 from deepcompress.report.console import ConsoleProgress, clock
 from deepcompress.training.progress import EpochResult
 
@@ -32,7 +32,7 @@ def model_file(tmp_path):
 
 
 def test_sections_table_adds_up(model_file):
-    lines = [line.split() for line in rendered(tables.sections_table(inspect(model_file.file))).splitlines()[2:]]
+    lines = [line.split() for line in rendered(filetables.sections_table(inspect(model_file.file))).splitlines()[2:]]
     counts = {line[0]: int(line[1].replace(",", "")) for line in lines if line}
     total = counts.pop("file")
     assert total == model_file.file_bytes == sum(counts.values())
@@ -40,7 +40,7 @@ def test_sections_table_adds_up(model_file):
 
 
 def test_layers_table_has_a_row_for_every_tensor_and_shows_names_as_they_are(model_file):
-    text = rendered(tables.layers_table(inspect(model_file.file)))
+    text = rendered(filetables.layers_table(inspect(model_file.file)))
     assert "[bold]w[/bold]" in text
     assert "20.0 %" in text
     assert "scalar" in text
@@ -52,7 +52,7 @@ def test_layers_table_has_a_row_for_every_tensor_and_shows_names_as_they_are(mod
 
 
 def test_headline(model_file):
-    text = tables.headline(inspect(model_file.file))
+    text = filetables.headline(inspect(model_file.file))
     assert f"{model_file.file_bytes:,} bytes" in text
     assert f"{model_file.ratio:.2f}×" in text
     assert "not named" in text

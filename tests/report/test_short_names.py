@@ -44,7 +44,7 @@ def test_a_table_fits_and_cuts_no_number(width):
     columns = [("Layer", "left", 0), ("Shape", "left", 1), ("Bytes", "right", 0), ("Dense ms", "right", 0)]
     rows = [[name, "512×128", "123,456,789", "1234.567"] for name in LAYERS]
     console = Console(width=width, file=io.StringIO())
-    console.print(tables._fitting(columns, rows, width))
+    console.print(tables.fitting(columns, rows, width))
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 2 + len(rows)
     assert max(map(len, lines)) <= width

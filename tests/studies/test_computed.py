@@ -9,6 +9,7 @@ from torch.nn.utils import parametrizations, prune
 
 from deepcompress.recipe import Recipe
 from deepcompress.studies import compare, search, sensitivity, sweep
+from deepcompress.studies.points import Point
 from deepcompress.training.data import DataSet
 
 QUICK = Recipe(prune=0.5, bits=4, epochs=1, iterations=1, finetune_epochs=0, batch_size=64)
@@ -51,13 +52,13 @@ def test_compare(model):
 
 def test_sweep(model, tmp_path):
     network, data = model
-    [outcome] = sweep.sweep(network, data, [sweep.Point("one", QUICK)], tmp_path)
+    [outcome] = sweep.sweep(network, data, [Point("one", QUICK)], tmp_path)
     assert (outcome.failure, outcome.kept) == ("", pytest.approx(0.5, abs=0.01))
 
 
 def test_search(model, tmp_path):
     network, data = model
-    recipe = Recipe(epochs=1, iterations=1, finetune_epochs=1)  # a search decides itself how much is pruned
+    recipe = Recipe(epochs=1, finetune_epochs=1)  # a search decides itself how much is pruned
     found = search.search(network, data, recipe, 100, tmp_path, trials=1)
     assert found.best is not None
     assert search.deliver(found, network, data, tmp_path / "x.dc").accuracy_after is not None

@@ -14,14 +14,15 @@ import pytest
 from commands import fail, from_json, run, succeed
 from samples import blobs, network_and_data
 
+import deepcompress.studies.points as made
 from deepcompress.cli import main
 from deepcompress.cli.settings import Size, build_budgeted
 from deepcompress.compression.pipeline import compress
 from deepcompress.errors import OutputError, PruneError, RecipeError
 from deepcompress.recipe import SMALLEST, LayerRule, Recipe
-from deepcompress.studies import search, sweep
+from deepcompress.studies import search
+from deepcompress.studies.points import Outcome
 from deepcompress.studies.search import Found, Rule, look
-from deepcompress.studies.sweep import Outcome
 from deepcompress.training.data import DataSet
 from deepcompress.training.evaluation import Evaluation, evaluate
 
@@ -248,7 +249,7 @@ class Counter:
 
     def __init__(self, monkeypatch, fatal=None, known=None):
         self.files, self.fatal, self.known = [], fatal, {} if known is None else known
-        monkeypatch.setattr(sweep, "compress", self)
+        monkeypatch.setattr(made, "compress", self)
 
     def __call__(self, *arguments, **named):
         assert named.get("test_loader") is None
@@ -331,7 +332,7 @@ def test_errors_that_say_nothing_of_the_size_end_the_search(dense, data, tmp_pat
     def full(*arguments, **named):
         raise OutputError("no space left")
 
-    monkeypatch.setattr(sweep, "compress", full)
+    monkeypatch.setattr(made, "compress", full)
     with pytest.raises(OutputError, match="no space"):
         search.search(dense, data, SMALL, 5.0, tmp_path, trials=1)
     with pytest.raises(RecipeError, match="trials is 0"):
@@ -342,7 +343,7 @@ def test_nothing_passes_is_one_error(dense, data, tmp_path, monkeypatch):
     def refuse(*arguments, **named):
         raise RecipeError("too small")
 
-    monkeypatch.setattr(sweep, "compress", refuse)
+    monkeypatch.setattr(made, "compress", refuse)
     with pytest.raises(PruneError, match=r"not even without pruning.*--max-drop.*too small"):
         search.search(dense, data, SMALL, 0.0, tmp_path, trials=2)
 

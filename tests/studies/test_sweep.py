@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import fail, from_json, run, succeed
+from commands import fail, from_json, run, succeed, without
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from samples import CLASSES, Mlp, blobs, network_and_data
 
+import deepcompress.studies.points as made
 from deepcompress import load_state_dict
 from deepcompress.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from deepcompress.compression.pipeline import compress
 from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.report import tables
+from deepcompress.report import studytables
 from deepcompress.studies import sweep
 from deepcompress.training.data import DataSet
 from deepcompress.training.evaluation import evaluate
@@ -49,14 +50,14 @@ def beaten(point, points):
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6))))
 def test_the_front_is_what_nobody_beats(points):
-    front = sweep.pareto(points)
+    front = made.pareto(points)
     assert sorted(front) == [index for index, point in enumerate(points) if not beaten(point, points)]
     assert [points[index] for index in front] == sorted(points[index] for index in front)
 
 
 def test_ties_on_the_front():
-    assert sweep.pareto([]) == []
-    assert sweep.pareto([(2, 1), (1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]) == [1, 0, 2]
+    assert made.pareto([]) == []
+    assert made.pareto([(2, 1), (1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]) == [1, 0, 2]
 
 
 def test_a_grid_in_order_with_names():
@@ -71,7 +72,7 @@ def test_a_grid_in_order_with_names():
 
 def test_a_grid_has_each_point_once():
     assert [point.name for point in sweep.grid(FAST, {"bits": [5, None, 5, "none"]})] == ["bits5", "bitsnone"]
-    assert sweep.grid(FAST, {}) == [sweep.Point("recipe", FAST)]
+    assert sweep.grid(FAST, {}) == [made.Point("recipe", FAST)]
     assert sweep.grid(FAST, {"seed": []}) == []
 
 
@@ -100,7 +101,7 @@ class Counter:
 
     def __init__(self, monkeypatch, fatal=None):
         self.files, self.fatal = [], fatal
-        monkeypatch.setattr(sweep, "compress", self)
+        monkeypatch.setattr(made, "compress", self)
 
     def __call__(self, *arguments, **named):
         self.files.append(Path(arguments[4]).stem)
@@ -115,7 +116,7 @@ def calls(monkeypatch):
 
 
 def test_an_outcome_says_what_is_in_the_file(mlp, data, tmp_path):
-    (outcome,) = sweep.sweep(mlp, data, [sweep.Point("a", FAST)], tmp_path)
+    (outcome,) = sweep.sweep(mlp, data, [made.Point("a", FAST)], tmp_path)
     path = tmp_path / "a.dc"
     assert (outcome.name, outcome.recipe, outcome.failure) == ("a", FAST.as_dict(), "")
     assert outcome.file_bytes == path.stat().st_size
@@ -130,15 +131,15 @@ def test_an_outcome_says_what_is_in_the_file(mlp, data, tmp_path):
     assert [stage["stage"] for stage in outcome.stages] == ["dense", "prune", "quantize", "encode"]
     assert outcome.stages[0]["accuracy"] == evaluate(mlp, data.val_loader()).accuracy
     written = json.loads((tmp_path / "a.json").read_text())
-    assert written.pop("origin") == vars(sweep.origin_of(mlp, data, "", 1))
-    assert sweep.Outcome(**written) == outcome
+    assert written.pop("origin") == vars(made.origin_of(mlp, data, "", 1))
+    assert made.Outcome(**written) == outcome
 
 
 def test_the_test_data_decides_nothing(mlp, data, points, tmp_path):
     other = replace(data, x_test=data.x_test[:10], y_test=(data.y_test[:10] + 1) % CLASSES)
     (tmp_path / "b").mkdir()
     one, two = sweep.sweep(mlp, data, points, tmp_path), sweep.sweep(mlp, other, points, tmp_path / "b")
-    assert sweep.front_of(one) == sweep.front_of(two)
+    assert made.front_of(one) == made.front_of(two)
     assert [outcome.val_error for outcome in one] == [outcome.val_error for outcome in two]
     assert [outcome.test_error for outcome in one] != [outcome.test_error for outcome in two]
     for point in points:
@@ -162,7 +163,7 @@ def test_nothing_is_computed_twice(mlp, data, points, tmp_path, calls):
 
 @pytest.mark.parametrize("what", ["settings", "weights", "test samples", "network", "threads"])
 def test_a_point_of_something_else_is_computed_again(mlp, data, tmp_path, calls, what):
-    point = sweep.Point("a", FAST)
+    point = made.Point("a", FAST)
     sweep.sweep(mlp, data, [point], tmp_path)
     network, threads = "", 1
     if what == "settings":
@@ -184,10 +185,10 @@ def test_a_point_of_something_else_is_computed_again(mlp, data, tmp_path, calls,
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"7", b'{"origin": {}}', b"\xff", None])
 def test_facts_that_are_not_whole_are_computed_again(mlp, data, tmp_path, calls, content):
-    (first,) = sweep.sweep(mlp, data, [sweep.Point("a", FAST)], tmp_path)
+    (first,) = sweep.sweep(mlp, data, [made.Point("a", FAST)], tmp_path)
     facts, raw = tmp_path / "a.json", (tmp_path / "a.dc").read_bytes()
     facts.write_bytes(facts.read_bytes()[:-3] if content is None else content)
-    (second,) = sweep.sweep(mlp, data, [sweep.Point("a", FAST)], tmp_path)
+    (second,) = sweep.sweep(mlp, data, [made.Point("a", FAST)], tmp_path)
     assert len(calls.files) == 2
     assert (tmp_path / "a.dc").read_bytes() == raw
     assert second.val_error == first.val_error == json.loads(facts.read_text())["val_error"]
@@ -195,11 +196,11 @@ def test_facts_that_are_not_whole_are_computed_again(mlp, data, tmp_path, calls,
 
 @pytest.mark.parametrize("cut", [None, 0, 100])
 def test_a_file_that_is_not_whole_is_computed_again(mlp, data, tmp_path, calls, cut):
-    sweep.sweep(mlp, data, [sweep.Point("a", FAST)], tmp_path)
+    sweep.sweep(mlp, data, [made.Point("a", FAST)], tmp_path)
     path = tmp_path / "a.dc"
     raw = path.read_bytes()
     path.unlink() if cut is None else path.write_bytes(raw[:cut])
-    sweep.sweep(mlp, data, [sweep.Point("a", FAST)], tmp_path)
+    sweep.sweep(mlp, data, [made.Point("a", FAST)], tmp_path)
     assert len(calls.files) == 2
     assert path.read_bytes() == raw
 
@@ -222,11 +223,11 @@ def test_a_file_without_its_facts_is_no_point(mlp, data, tmp_path, monkeypatch, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "write_atomic", stop)
+        patch.setattr(made, "write_atomic", stop)
         with pytest.raises(KeyboardInterrupt):
-            sweep.sweep(mlp, data, [sweep.Point("a", FAST)], tmp_path)
+            sweep.sweep(mlp, data, [made.Point("a", FAST)], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.dc"]
-    sweep.sweep(mlp, data, [sweep.Point("a", FAST)], tmp_path)
+    sweep.sweep(mlp, data, [made.Point("a", FAST)], tmp_path)
     assert calls.files == ["a", "a"]
 
 
@@ -237,7 +238,7 @@ def test_a_point_that_fails_loses_no_other(mlp, data, tmp_path):
         assert "would lose its last weight" in failed.failure
         assert (failed.name, failed.file_bytes, failed.val_error, failed.stages) == ("prune0.99", None, None, [])
         assert done.file_bytes == (tmp_path / "prune0.5.dc").stat().st_size
-        assert sweep.front_of([failed, done]) == [1]
+        assert made.front_of([failed, done]) == [1]
         assert {path.name for path in tmp_path.iterdir()} == {"prune0.5.dc", "prune0.5.json"}
 
 
@@ -246,8 +247,8 @@ def test_what_else_can_fail(mlp, data, tmp_path, monkeypatch, error):
     def refuse(*arguments, **named):
         raise error
 
-    monkeypatch.setattr(sweep, "compress", refuse)
-    (outcome,) = sweep.sweep(mlp, data, [sweep.Point("a", FAST)], tmp_path)
+    monkeypatch.setattr(made, "compress", refuse)
+    (outcome,) = sweep.sweep(mlp, data, [made.Point("a", FAST)], tmp_path)
     assert outcome.failure in ("CUDA out of memory.", "MemoryError", "[Errno 28] full")
 
 
@@ -255,7 +256,7 @@ def test_the_network_and_the_number_of_threads_are_left_as_they_were(mlp, data, 
     before = {name: value.clone() for name, value in mlp.state_dict().items()}
     torch.set_num_threads(2)
     try:
-        sweep.sweep(mlp, data, [sweep.Point("a", FAST)], tmp_path)
+        sweep.sweep(mlp, data, [made.Point("a", FAST)], tmp_path)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -282,13 +283,13 @@ def test_without_pruning_and_without_sharing(mlp, data, tmp_path):
 
 def test_what_is_refused_before_anything_is_computed(mlp, data, tmp_path, calls):
     with pytest.raises(RecipeError, match="matches no layer"):
-        sweep.sweep(mlp, data, [sweep.Point("a", replace(FAST, layers=(LayerRule("fc9", prune=0.1),)))], tmp_path)
+        sweep.sweep(mlp, data, [made.Point("a", replace(FAST, layers=(LayerRule("fc9", prune=0.1),)))], tmp_path)
     with pytest.raises(RecipeError, match="make"):
-        sweep.sweep(mlp, data, [sweep.Point("a", FAST)], tmp_path, jobs=2)
+        sweep.sweep(mlp, data, [made.Point("a", FAST)], tmp_path, jobs=2)
     with torch.no_grad():
         mlp.fc1.weight[0, 0] = torch.nan
     with pytest.raises(CheckpointError, match="NaN"):
-        sweep.sweep(mlp, data, [sweep.Point("a", FAST)], tmp_path)
+        sweep.sweep(mlp, data, [made.Point("a", FAST)], tmp_path)
     assert calls.files == []
 
 
@@ -317,6 +318,11 @@ def work(tmp_path_factory):
     return {"folder": folder, "dense": folder / "dense.pt", "options": options, "axes": axes, "json": found}
 
 
+def untrained(work):
+    """The options of the work that have an effect without retraining."""
+    return [*work["options"][: -len(QUICK)], "--no-retrain"]
+
+
 def rows_of(path):
     """A CSV file, without the column that no two runs have in common."""
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
@@ -327,7 +333,9 @@ def test_each_point_is_what_compress_makes(work):
     points = work["folder"] / "swept" / "points"
     for row in work["json"]["rows"]:
         settings = [f"--{name}={row[name]}" for name in ("prune", "bits", "seed")]
-        found = from_json("compress", work["dense"], *work["options"], *settings)
+        idle = {"--iterations": row["prune"] == 0, "--finetune-epochs": row["bits"] == "none"}
+        options = without(work["options"], *(flag for flag, useless in idle.items() if useless))
+        found = from_json("compress", work["dense"], *options, *settings)
         assert Path("model.dc").read_bytes() == (points / f"{row['name']}.dc").read_bytes()
         assert row["file_bytes"] == found["file_bytes"]
         assert row["test_error"] == pytest.approx(100 - found["accuracy_after"])
@@ -347,7 +355,7 @@ def test_json_of_a_sweep(work):
     ]
     assert (found["points"], found["data"], found["network"]) == (8, "blobs", "")
     pairs = [(row["file_bytes"], row["val_error"]) for row in found["rows"]]
-    assert found["front"] == [found["rows"][index]["name"] for index in sweep.pareto(pairs)]
+    assert found["front"] == [found["rows"][index]["name"] for index in made.pareto(pairs)]
     assert [row["name"] for row in found["rows"] if row["front"]] == [
         name for name in (row["name"] for row in found["rows"]) if name in found["front"]
     ]
@@ -359,7 +367,7 @@ def test_csv_of_a_sweep(work):
     text = (work["folder"] / "swept" / "sweep.csv").read_text()
     assert text.splitlines()[0] == (
         "name,target_size,prune,bits,conv_bits,init,seed,file_bytes,ratio,kept,val_error,test_error,seconds,front,"
-        "failure,metric,val_value,test_value"
+        "failure,metric,val_value,test_value,source_ratio"
     )
     rows = list(csv.DictReader(io.StringIO(text)))
     expected = [
@@ -369,7 +377,7 @@ def test_csv_of_a_sweep(work):
 
 
 def test_sizes_can_be_swept(work):
-    options = [option for option in work["options"] if option != "--no-retrain"]
+    options = without(work["options"], "--iterations", "--finetune-epochs")
     sizes = ["--target-size", "2KB,1.5KB", "--finetune-epochs", "1"]
     found = from_json("sweep", work["dense"], *options, *sizes, "-o", "sizes")
     assert [(row["name"], row["target_size"]) for row in found["rows"]] == [
@@ -403,7 +411,7 @@ def test_the_same_command_again_computes_nothing(work, calls):
 
 
 def test_without_retraining(work):
-    options = [*work["options"], "--no-retrain"]
+    options = untrained(work)
     succeed("sweep", work["dense"], *options, "--prune", "0.5,0.8", "--init", "density,random", "--conv-bits", "6")
     for prune in ("0.5", "0.8"):
         for init in ("density", "random"):
@@ -415,13 +423,13 @@ def test_without_retraining(work):
 
 def test_settings_from_a_file(work):
     Path("r.toml").write_text('prune = 0.3\nretrain = false\nbits = 2\n[[layer]]\npattern = "0"\nbits = 1\n')
-    found = from_json("sweep", work["dense"], *work["options"], "--recipe", "r.toml", "--seed", "0,1")
+    found = from_json("sweep", work["dense"], *untrained(work), "--recipe", "r.toml", "--seed", "0,1")
     assert [(row["name"], row["prune"], row["bits"]) for row in found["rows"]] == [("seed0", 0.3, 2), ("seed1", 0.3, 2)]
     assert json.loads(Path("sweep/points/seed0.json").read_text())["recipe"]["layer"] == [{"pattern": "0", "bits": 1}]
 
 
 def test_what_people_read(work):
-    result = succeed("sweep", work["dense"], *work["options"], "--no-retrain", "--bits", "1,6", "-o", "a [b]")
+    result = succeed("sweep", work["dense"], *untrained(work), "--bits", "1,6", "-o", "a [b]")
     heading, *_ = result.stdout.splitlines()
     assert heading.split() == ["Bits", "Bytes", "Ratio", "Kept", "Val", "error", "Test", "error", "Seconds", "Front"]
     size = Path("a [b]/points/bits1.dc").stat().st_size
@@ -429,7 +437,7 @@ def test_what_people_read(work):
     assert "●" in result.stdout
     assert "a [b]/sweep.csv, a [b]/sweep.png, a [b]/points" in result.stdout
     assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["1/2  bits1", "2/2  bits6", "blobs"]
-    assert succeed("sweep", work["dense"], *work["options"], "--no-retrain", "--bits", "1,6", "-q").stderr == ""
+    assert succeed("sweep", work["dense"], *untrained(work), "--bits", "1,6", "-q").stderr == ""
 
 
 def test_a_table_in_a_narrow_terminal():
@@ -442,7 +450,7 @@ def test_a_table_in_a_narrow_terminal():
     texts = {}
     for width in (200, 90, 70):
         console = Console(file=io.StringIO(), width=width)
-        console.print(tables.sweep_table([row, failed], ["prune", "bits", "conv_bits"], width))
+        console.print(studytables.sweep_table([row, failed], ["prune", "bits", "conv_bits"], width))
         texts[width] = console.file.getvalue()
     assert "Seconds" in texts[200]
     assert "Seconds" not in texts[90]
@@ -456,7 +464,7 @@ def test_a_table_in_a_narrow_terminal():
 
 
 def test_points_that_fail_are_told_at_the_end(work):
-    options = [*work["options"], "--no-retrain", "--scope", "global", "--layer", "0:prune=0", "--layer", "4:prune=0"]
+    options = [*untrained(work), "--scope", "global", "--layer", "0:prune=0", "--layer", "4:prune=0"]
     result = run("sweep", work["dense"], *options, "--prune", "0.9,0.05", "--json")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("Error: 1 of 2 points failed, the first of them prune0.9: ")
@@ -484,7 +492,7 @@ def test_all_points_fail(work):
 
 def test_an_interruption_says_what_stays(work, monkeypatch):
     Counter(monkeypatch, fatal=2)
-    line = fail("sweep", work["dense"], *work["options"], "--no-retrain", "--bits", "2,3", "-q")
+    line = fail("sweep", work["dense"], *untrained(work), "--bits", "2,3", "-q")
     assert "the finished points stay in sweep/points" in line
     assert {path.name for path in Path("sweep/points").iterdir()} == {"bits2.dc", "bits2.json"}
 

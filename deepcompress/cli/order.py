@@ -1,0 +1,133 @@
+"""What `compress` was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deepcompress.cli.common import file_settings, is_packed
+from deepcompress.cli.data import Asked
+from deepcompress.cli.masking import MaskFiles
+from deepcompress.cli.settings import build_budgeted
+from deepcompress.recipe import SETTINGS, Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+#: What `Order.need` is where the data is needed, too.
+RETRAINED = "retrained (--no-retrain compresses without it)"
+
+
+@dataclass(frozen=True)
+class Order:
+    """The options of one command, put together.
+
+    Attributes:
+        checkpoint, output, key, trust_pickle, network, resume, calibrate, rewind, quiet: as they were given.
+        trials, keep_trials: of a search.
+        asked: what was said of data and task.
+        files: of masks and scores.
+        recipe: all settings.
+        searching: whether the size is searched for.
+    """
+
+    checkpoint: str
+    output: str
+    key: str | None
+    trust_pickle: bool
+    network: str | None
+    resume: bool
+    calibrate: str | None
+    rewind: str | None
+    quiet: bool
+    trials: int | None
+    keep_trials: bool
+    asked: Asked
+    files: MaskFiles
+    recipe: Recipe
+    searching: bool
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Order:
+        """What the `options` of the command ask for.
+
+        Raises:
+            UsageError, RecipeError: some of them contradict each other, or have no effect.
+            CheckpointError, OutputError: files of masks or scores cannot be written.
+        """
+        given = dict(options)
+        settings = {name: given.pop(name) for name in SETTINGS}
+        if given["calibrate"] is not None:
+            settings["retrain"] = False
+        if settings["rewind"] not in (None, "random"):
+            settings["rewind"] = "start"
+        start = given["checkpoint"] if is_packed(given["checkpoint"]) else None
+        base = file_settings(start) if start else None
+        recipe, searching = build_budgeted(given["recipe_file"], given["layers"], settings, base)
+        files = MaskFiles(given["masks_file"], given["save_masks"], given["save_scores"])
+        files.check(settings, recipe, searching)
+        names = ("checkpoint", "output", "key", "trust_pickle", "network", "resume", "calibrate", "quiet", "trials")
+        order = cls(
+            **{name: given[name] for name in names},
+            rewind=options["rewind"],
+            keep_trials=bool(given["keep_trials"]),
+            asked=Asked.taken_from(given),
+            files=files,
+            recipe=recipe,
+            searching=searching,
+        )
+        order.check()
+        return order
+
+    def check(self) -> None:
+        """Refuse options that have no effect in what the others ask for (`UsageError`)."""
+        if not self.searching and (self.trials is not None or self.keep_trials):
+            raise click.UsageError(
+                "--trials and --keep-trials are for the search only: give --max-drop without --prune"
+            )
+        if self.resume and self.files.save_scores is not None:
+            raise click.UsageError("--save-scores needs a run that computes all scores itself: leave out --resume")
+        for name in ("task", "loss", "metric", "normalize"):
+            if self.need != RETRAINED and getattr(self.asked, name) is not None:
+                raise click.UsageError(
+                    f"--{name} is for training or measuring on data, and neither happens here: leave it out, or give "
+                    "--data"
+                )
+
+    @property
+    def start(self) -> str | None:
+        """The .dc file to go on from, if CKPT is one."""
+        return self.checkpoint if is_packed(self.checkpoint) else None
+
+    @cached_property
+    def need(self) -> str:
+        """What the network is needed for, if it is."""
+        recipe = self.recipe
+        if self.searching or recipe.retrain or self.asked.data is not None or recipe.max_drop is not None:
+            return RETRAINED
+        if self.calibrate is not None:
+            return "calibrated (--no-retrain alone rounds its weights without it)"
+        sized = recipe.target_size is not None and recipe.quantizer != "rows"
+        if sized or recipe.low_rank is not None or self.files.need_network:
+            return "compressed with --target-size, --low-rank, --masks or --save-scores, which look at it"
+        return ""
+
+    def origin(self) -> Mapping[str, torch.Tensor] | None:
+        """The tensors of the untrained network that --rewind names."""
+        if self.recipe.rewind != "start" or self.rewind is None:
+            return None
+        from deepcompress.checkpoint import load_checkpoint
+
+        return load_checkpoint(self.rewind, self.trust_pickle, self.key).state
+
+    def samples(self) -> Any:
+        """The inputs that --calibrate names, if any."""
+        if self.calibrate is None:
+            return None
+        from deepcompress.calibration.samples import load_samples
+
+        return load_samples(self.calibrate)

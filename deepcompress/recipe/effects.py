@@ -1,0 +1,181 @@
+"""When a setting has an effect: each kind of run reads some settings and not others, and here is which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepcompress.recipe.rules import LayerRule
+from deepcompress.recipe.setting import Setting, settings_in
+from deepcompress.recipe.stages import BY_WEIGHTS, LOCAL, STAGES, WATCHING
+
+SETTINGS: dict[str, Setting] = {name: known for stage in STAGES for name, known in settings_in(stage).items()}
+
+#: All settings by name, and the layer rules as ``layer``; nobody may have checked them yet.
+Values = Mapping[str, Any]
+
+
+def in_rules(values: Values, *names: str) -> list[Any]:
+    """What the layer rules say of the settings `names`."""
+    rules = values.get("layer", ())
+    tables = (vars(rule) if isinstance(rule, LayerRule) else rule for rule in rules) if _is_list(rules) else ()
+    found = [table.get(name) for table in tables if isinstance(table, dict) for name in names]
+    return [value for value in found if value is not None]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def prunes(values: Values) -> bool:
+    """Whether any weight is removed."""
+    sized = values["target_size"] is not None or values["quality"] is not None
+    return bool(sized or values["prune"] or any(in_rules(values, "prune")))
+
+
+def shares(values: Values) -> bool:
+    """Whether any layer shares values."""
+    said = (values["bits"], values["conv_bits"], values["levels"], *in_rules(values, "bits", "levels"))
+    return any(width not in (None, "none") for width in said)
+
+
+def _tunes(values: Values) -> bool:
+    return bool(values["finetune_epochs"]) and (shares(values) or values["target_size"] is not None)
+
+
+def _trains(values: Values) -> bool:
+    return bool(values["epochs"]) or _tunes(values)
+
+
+def _looks(values: Values) -> bool:
+    """Whether training data is used, if only to look at it."""
+    judges = prunes(values) and values["criterion"] not in BY_WEIGHTS
+    return _trains(values) or judges or (values["weighting"] != "none" and shares(values))
+
+
+def _has_time(values: Values) -> bool:
+    """Whether pruning takes more than a moment, so that it can have steps."""
+    if values["schedule"] in WATCHING:
+        return True
+    local = values["criterion"] in LOCAL or ".py:" in str(values["criterion"])
+    return bool(values["retrain"]) and (bool(values["epochs"]) or local)
+
+
+def _cuts_in_steps(values: Values) -> bool:
+    return bool(values["schedule"] != "one-shot")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Settings that have an effect only where `holds`, and what a message says of them where it does not."""
+
+    settings: tuple[str, ...]
+    holds: Callable[[Values], bool]
+    why: str
+
+
+_RETRAINING = "is for retraining, and nothing is retrained"
+_GRADIENTS = "needs training data, and without retraining none is used"
+_ROWS = (
+    "has no effect where weights are rounded row by row (quantizer 'rows', the default without retraining where "
+    "neither prune nor bits is given)"
+)
+_SHARING = ("quantizer", "init", "weighting", "rate", "codebook_dtype")
+_RATES = ("optimizer", "lr", "warmup")
+_LOSS = ("label_smoothing", "distill", "temperature", "batch_size", "shift", "flip")
+_LOOP = ("penalty", "penalty_weight", "lr_schedule", "precision")
+_WHICH = ("scope", "distribution", "criterion", "score_samples")
+_WHEN = ("schedule", "iterations", "prune_step", "gap", "reload")
+
+#: In the order in which they are told; the first that is not met is.
+NEEDS = (
+    Need(
+        (*_RATES, "finetune_lr", *_LOSS, *_LOOP, "reload"),
+        lambda values: bool(values["retrain"]),
+        _RETRAINING,
+    ),
+    Need(("weighting",), lambda values: bool(values["retrain"]), _GRADIENTS),
+    # No epochs are what no retraining is.
+    Need(("epochs",), lambda values: bool(values["retrain"] or not values["epochs"]), _RETRAINING),
+    Need(("finetune_epochs",), lambda values: bool(values["retrain"] or not values["finetune_epochs"]), _RETRAINING),
+    Need(
+        ("iterations", "schedule"),
+        _has_time,
+        "is for pruning in steps, and without retraining all weights are pruned in one step",
+    ),
+    Need(
+        ("bits", "conv_bits", "levels", "low_rank", "index_bits", "batch_norm", "max_drop", *_SHARING[1:]),
+        lambda values: values["quantizer"] != "rows",
+        _ROWS,
+    ),
+    Need(
+        ("coder",),
+        lambda values: values["quantizer"] != "rows" or values["coder"] == "rans",
+        f"{_ROWS}, which 'rans' codes",
+    ),
+    Need(
+        ("regrow",),
+        lambda values: values["regrow"] != "surgery" or bool(values["retrain"] and values["epochs"] and prunes(values)),
+        "lets pruned weights learn while the others are retrained, and nothing is pruned and retrained",
+    ),
+    Need(("step",), lambda values: values["target_size"] is None, "is what a target_size finds by itself"),
+    Need((*_WHICH, *_WHEN), prunes, "is for pruning, and nothing is pruned (prune is 0)"),
+    Need(("max_drop",), prunes, "limits what pruning may lose, and nothing is pruned (prune is 0)"),
+    Need(
+        _SHARING,
+        lambda values: shares(values) or values["quantizer"] == "rows",
+        "is for shared values, and nothing is shared (bits is none)",
+    ),
+    Need(
+        ("finetune_epochs", "finetune_lr"),
+        lambda values: shares(values) or values["target_size"] is not None or not values["finetune_epochs"],
+        "is for fine-tuning shared values, and nothing is shared (bits is none)",
+    ),
+    Need(_RATES, lambda values: bool(values["epochs"]), "is for retraining, and epochs is 0"),
+    Need(("finetune_lr",), lambda values: bool(values["finetune_epochs"]), "is for tuning, and finetune_epochs is 0"),
+    Need(_LOOP, _trains, "is for training, and epochs and finetune_epochs are 0"),
+    Need(_LOSS, _looks, "is for training data, and nothing looks at it (epochs and finetune_epochs are 0)"),
+    Need(
+        ("iterations",),
+        lambda values: _cuts_in_steps(values) and values["target_size"] is None,
+        "is for pruning in steps, and schedule 'one-shot' has one step, and target_size as many as it needs",
+    ),
+    Need(
+        ("reload",),
+        lambda values: _cuts_in_steps(values) and bool(values["epochs"]),
+        "is for pruning in steps with retraining, and there is one step, or no epoch",
+    ),
+    Need(
+        ("scope", "distribution"),
+        lambda values: values["schedule"] != "circular",
+        "spreads pruning over the layers, and schedule 'circular' prunes one layer after the other",
+    ),
+    Need(
+        ("distribution",),
+        lambda values: values["scope"] != "global" or values["quality"] is not None,
+        "spreads pruning over the layers, and scope 'global' has one threshold for all",
+    ),
+    Need(
+        ("codebook_dtype",),
+        lambda values: values["quantizer"] != "uniform",
+        "has no effect on multiples of one step (quantizer 'uniform')",
+    ),
+)  # fmt: skip
+
+
+def unused(values: Values) -> dict[str, str]:
+    """The settings that have no effect beside the others, each with a sentence on why; `values` has all settings."""
+    found: dict[str, str] = {}
+    for name, known in SETTINGS.items():
+        when = known.when
+        if when is not None and not when.holds(values):
+            found[name] = (
+                f"{name} is only for {when}, and {when.name} is {values[when.name]!r}: leave {name} out, or change "
+                f"{when.name}"
+            )
+    for need in NEEDS:
+        if not need.holds(values):
+            for name in need.settings:
+                found.setdefault(name, f"{name} {need.why}: leave {name} out")
+    return found
