@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from deepcompress.cli.settings import Command, options, setting_option
+from deepcompress.cli.settings import Command, Size, options, setting_option
 from deepcompress.recipe import CHOICES, TASKS
 
 #: The settings of regrowth.
@@ -126,6 +126,18 @@ calibrate_option = click.option(
     "--calibrate", metavar="FILE.npz|DIR|FILE.py:FN",
     help="After training, with a handful of inputs and no labels (64 to 1,024): round the weights so that the output "
     "of --network changes least for the bytes. Implies --no-retrain; --step or --target-size says how small.",
+)  # fmt: skip
+base_options = options(
+    click.option(
+        "--base", metavar="OLD.dc",
+        help="Make a file that is a small update of OLD.dc (see diff): what is pruned there stays so, shared values "
+        "stay, and weights keep theirs where they still serve. Settings that you do not give are those of OLD.dc. With "
+        "data, its weights are fine-tuned (--finetune-epochs, 8 by default).",
+    ),
+    click.option(
+        "--update-size", type=Size(), metavar="SIZE",
+        help="With --base: the most bytes that the update may have, such as 500 or 2KB.  [default: what pays]",
+    ),
 )  # fmt: skip
 #: Sparse training with `train`: how much, what chooses the weights, how they come back, and penalties.
 sparse_options = options(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: What `Order.need` is where the data is needed, too.
 RETRAINED = "retrained (--no-retrain compresses without it)"
+_EPOCHS = 8  # of fine-tuning, where a file is to be a small update of another
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Order:
     Attributes:
         checkpoint, output, key, trust_pickle, network, resume, calibrate, rewind, quiet: as they were given.
         trials, keep_trials: of a search.
+        base, update_size: a file that the new one is to be a small update of, and how small.
         asked: what was said of data and task.
         files: of masks and scores.
         recipe: all settings.
@@ -46,6 +48,8 @@ class Order:
     quiet: bool
     trials: int | None
     keep_trials: bool
+    base: str | None
+    update_size: int | None
     asked: Asked
     files: MaskFiles
     recipe: Recipe
@@ -66,11 +70,16 @@ class Order:
         if settings["rewind"] not in (None, "random"):
             settings["rewind"] = "start"
         start = given["checkpoint"] if is_packed(given["checkpoint"]) else None
-        base = file_settings(start) if start else None
+        if start and given["base"]:
+            raise click.UsageError("--base is for a retrained checkpoint: to go on from a .dc file, leave it out")
+        base = file_settings(start or given["base"]) if start or given["base"] else None
+        if base is not None and given["base"]:
+            base |= {"finetune_epochs": _EPOCHS}
         recipe, searching = build_budgeted(given["recipe_file"], given["layers"], settings, base)
         files = MaskFiles(given["masks_file"], given["save_masks"], given["save_scores"])
         files.check(settings, recipe, searching)
-        names = ("checkpoint", "output", "key", "trust_pickle", "network", "resume", "calibrate", "quiet", "trials")
+        names = ("checkpoint", "output", "key", "trust_pickle", "network", "resume", "calibrate", "quiet", "trials",
+                 "base", "update_size")  # fmt: skip
         order = cls(
             **{name: given[name] for name in names},
             rewind=options["rewind"],
@@ -85,6 +94,12 @@ class Order:
 
     def check(self) -> None:
         """Refuse options that have no effect in what the others ask for (`UsageError`)."""
+        if self.base is None and self.update_size is not None:
+            raise click.UsageError("--update-size is the size of an update to a file: name that file with --base")
+        if self.base is not None and (self.searching or self.calibrate is not None or self.files.masks):
+            raise click.UsageError(
+                "--base says what is pruned and shared: leave out --max-drop, --calibrate and --masks"
+            )
         if not self.searching and (self.trials is not None or self.keep_trials):
             raise click.UsageError(
                 "--trials and --keep-trials are for the search only: give --max-drop without --prune"
@@ -111,6 +126,8 @@ class Order:
             return RETRAINED
         if self.calibrate is not None:
             return "calibrated (--no-retrain alone rounds its weights without it)"
+        if self.base is not None:
+            return "compressed with --base, which trains on or looks at it"
         sized = recipe.target_size is not None and recipe.quantizer != "rows"
         if sized or recipe.low_rank is not None or self.files.need_network:
             return "compressed with --target-size, --low-rank, --masks or --save-scores, which look at it"

@@ -90,6 +90,8 @@ def with_data(job: Job) -> Made:
             masks=job.masks,
             start=order.start,
             calibrate=order.samples(),
+            base=order.base,
+            update_size=order.update_size,
         )
     tell(samples, order.quiet or not distributed.is_first())
     return Made(result, samples.name, facts_of(samples))
@@ -150,6 +152,8 @@ def without_data(job: Job) -> Made:
         masks=job.masks,
         start=order.start,
         calibrate=order.samples(),
+        base=order.base,
+        update_size=order.update_size,
     )
     return Made(result, label)
 
