@@ -132,7 +132,7 @@ base_options = options(
         "--base", metavar="OLD.dc",
         help="Make a file that is a small update of OLD.dc (see diff): what is pruned there stays so, shared values "
         "stay, and weights keep theirs where they still serve. Settings that you do not give are those of OLD.dc. With "
-        "data, its weights are fine-tuned (--finetune-epochs, 8 by default).",
+        "data, its weights are fine-tuned (--finetune-epochs, 16 by default, with --finetune-lr 0.02).",
     ),
     click.option(
         "--update-size", type=Size(), metavar="SIZE",

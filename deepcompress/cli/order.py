@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: What `Order.need` is where the data is needed, too.
 RETRAINED = "retrained (--no-retrain compresses without it)"
-_EPOCHS = 8  # of fine-tuning, where a file is to be a small update of another
+_EPOCHS, _RATE = 16, 0.02  # of fine-tuning, where a file is to be a small update of another
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Order:
         if start and given["base"]:
             raise click.UsageError("--base is for a retrained checkpoint: to go on from a .dc file, leave it out")
         base = file_settings(start or given["base"]) if start or given["base"] else None
-        if base is not None and given["base"]:
-            base |= {"finetune_epochs": _EPOCHS}
+        if base is not None and given["base"] and settings["retrain"] is not False:
+            base |= {"finetune_epochs": _EPOCHS, "finetune_lr": _RATE}
         recipe, searching = build_budgeted(given["recipe_file"], given["layers"], settings, base)
         files = MaskFiles(given["masks_file"], given["save_masks"], given["save_scores"])
         files.check(settings, recipe, searching)

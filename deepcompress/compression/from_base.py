@@ -21,11 +21,11 @@ from deepcompress.updates.differences import ordered, unordered
 from deepcompress.updates.update import diff
 
 BITS = 8.0  # that a change takes, about
-NARROW = 0.97  # of what should do, until it does
-TRIALS = 12
+A_BYTE = 1.5  # changes that a byte tells, about
+NARROW = 0.97  # of the changes, at most, are left by each trial
+TRIALS = 20
 SHIFT = 16  # bits of float32 that tensors beside the weights have in common with those of the file
 SMALL_PART = 0.3  # of the update: where those tensors would take more, a byte an element, they stay as they are
-_FEW = 8  # changes below which all are taken back
 
 
 def check_base(recipe: Recipe, base: str | Path | None, update_size: int | None, others: bool) -> None:
@@ -46,7 +46,12 @@ def check_base(recipe: Recipe, base: str | Path | None, update_size: int | None,
 
 
 def near(value: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """float32 values, each moved by less than 1/256 of itself: only the upper bits of changes are left."""
+    """float32 values, each moved by less than 1/256 of itself: only the upper bits of changes are left.
+
+    Values of another dtype are as they are.
+    """
+    if value.dtype is not torch.float32:
+        return value
     parts = [tensor.detach().cpu().contiguous().numpy().reshape(-1).view("<u4") for tensor in (value, old)]
     new, before = (ordered(part, 32) for part in parts)
     moved = before + (new - before + (1 << SHIFT - 1) >> SHIFT << SHIFT)
@@ -100,7 +105,7 @@ class FromBase:
         self._packed, self._given = packed, given
         self._hooks: StickyHooks | None = None
         self._others: list[Codebook] = []
-        self._small = {name: value for name, value in small.items() if value.dtype is torch.float32}
+        self._small = dict(small)
         self._before = {name: value.detach().clone() for name, value in self._small.items()}
         size = sum(value.numel() for value in self._small.values())
         self._is_fixed = most is not None and size > most * SMALL_PART
@@ -141,8 +146,12 @@ class FromBase:
             if (found := self._update_bytes()) <= self.most:
                 return
             if not allowed:
-                break
-            allowed = int(allowed * NARROW * self.most / found) if allowed > _FEW else 0
+                if self._is_fixed:
+                    break
+                self._is_fixed = True  # the last that can be given up
+                self._finish()
+                continue
+            allowed = max(min(int(allowed * NARROW), allowed - int(A_BYTE * (found - self.most))), 0)
             self._hooks.allow(allowed)
             self._finish()
         raise RecipeError(
