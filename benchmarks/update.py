@@ -1,8 +1,8 @@
 """Updates beside general differences: bytes, and megabytes a second. `--gpt` and `--lenet` run one half.
 
 LeNet-5: `results/lenet5-han2016-seed0.dc` is out, and the network is trained on for digits that are turned (MNIST,
-12,000 of them, turned by 15 degrees). Beside `compress --base` stands the whole recipe again. GPT: a small one is trained on the
-standard library's source, and saved before and after one more step of AdamW, in bfloat16 and float32.
+12,000 of them, turned by 15 degrees). Beside `compress --base` stands the whole recipe again. GPT: a small one is
+trained on the standard library's source, and saved before and after one more step of AdamW.
 
 bsdiff4, xdelta3, zstandard and zipnn are compared with where they are installed, and so is zstd's command line.
 """
@@ -32,7 +32,7 @@ import deepcompress as dc
 
 ROOT = Path(__file__).resolve().parent.parent
 OLD = ROOT / "results" / "lenet5-han2016-seed0.dc"
-STEPS = 150
+STEPS = 60
 RATES = (3e-6, 1e-5, 1e-4)
 
 
