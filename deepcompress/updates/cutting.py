@@ -192,14 +192,12 @@ class _Maker:
             used |= common_bits(np.frombuffer(new, kind), np.frombuffer(old, kind))
             if used & 1:
                 break
-        changed, size = 0, 0
+        before, size = coder.changed, 0
         for new, old in self._pairs(cut, base):
             elements, others = np.frombuffer(new, kind), np.frombuffer(old, kind)
-            changed += int(np.count_nonzero(elements != others))
             size += self._payload.write(coder.encode(elements, others, shift_in(used)))
-        return Piece(
-            PieceOp.DIFFERENCES, cut.length, base.name, base.start, base.length, width, shift_in(used), changed, size
-        )
+        changed, shift = coder.changed - before, shift_in(used)
+        return Piece(PieceOp.DIFFERENCES, cut.length, base.name, base.start, base.length, width, shift, changed, size)
 
     def _pairs(self, cut: Cut, base: Cut) -> Iterator[tuple[bytes, bytes]]:
         """Segments of a piece, and as many old bytes of each."""

@@ -31,7 +31,7 @@ class Differences:
 
     Attributes:
         width: numpy's type of an element.
-        changed: how many of the elements that were decoded so far are not the old ones.
+        changed: how many of the elements so far are not the old ones.
     """
 
     def __init__(self, width: int, elements: int) -> None:
@@ -84,6 +84,7 @@ class Differences:
     def _encode(self, new: Array, old: Array, shift: int) -> bytes:
         flags, contexts = new != old, _contexts(old, self._bits)
         places = np.flatnonzero(flags)
+        self.changed += len(places)
         found = ordered(new[places], self._bits) - ordered(old[places], self._bits) >> shift
         coder, at = self._coder, self._start()
         decisions = self._room(len(flags) + _MOST * len(places))
@@ -155,8 +156,9 @@ def common_bits(new: Array, old: Array) -> int:
     """Bits that some difference of elements has. Only the lowest one counts: where it is bit 0, no more is read."""
     bits, used = 8 * new.itemsize, 0
     for start in range(0, len(new), BLOCK):
-        part = slice(start, start + BLOCK)
-        used |= int(np.bitwise_or.reduce(ordered(new[part], bits) - ordered(old[part], bits)))
+        elements, others = new[start : start + BLOCK], old[start : start + BLOCK]
+        places = np.flatnonzero(elements != others)
+        used |= int(np.bitwise_or.reduce(ordered(elements[places], bits) - ordered(others[places], bits)))
         if used & 1:
             break
     return used
