@@ -140,6 +140,17 @@ def test_files_that_this_release_would_write_otherwise(tmp_path, old, new):
     made(new, old, tmp_path)
 
 
+@pytest.mark.parametrize(("kind", "ending"), [("tensors", ".dc"), ("pieces", ".safetensors")])
+def test_golden_updates_are_applied_for_ever(tmp_path, kind, ending):
+    folder = GOLDEN / "updates"
+    patch(folder / f"old{ending}", folder / f"{kind}.dcp", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == (folder / f"new{ending}").read_bytes()
+    diff(folder / f"old{ending}", folder / f"new{ending}", tmp_path / "u.dcp")
+    if kind == "pieces":  # what zlib deflates differs from one of its releases to the next
+        return
+    assert (tmp_path / "u.dcp").read_bytes() == (folder / f"{kind}.dcp").read_bytes()
+
+
 def test_a_chain_of_updates(tmp_path):
     files = [written(moved(0.01 * step), tmp_path / f"{step}.dc") for step in range(4)]
     for step in range(3):
