@@ -145,10 +145,6 @@ def test_golden_updates_are_applied_for_ever(tmp_path, kind, ending):
     folder = GOLDEN / "updates"
     patch(folder / f"old{ending}", folder / f"{kind}.dcp", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == (folder / f"new{ending}").read_bytes()
-    diff(folder / f"old{ending}", folder / f"new{ending}", tmp_path / "u.dcp")
-    if kind == "pieces":  # what zlib deflates differs from one of its releases to the next
-        return
-    assert (tmp_path / "u.dcp").read_bytes() == (folder / f"{kind}.dcp").read_bytes()
 
 
 def test_a_chain_of_updates(tmp_path):
