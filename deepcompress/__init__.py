@@ -9,6 +9,8 @@
     tensors = dc.load_state_dict("model.dc")
     arrays = dc.load_state_dict("model.dc", framework="numpy")   # without torch
     facts = dc.inspect("model.dc")
+    dc.diff("model.dc", "retrained.dc", "update.dcp")            # what to send to whoever has model.dc
+    dc.patch("model.dc", "update.dcp", "new.dc")
     with dc.open("model.dc") as file:              # one tensor, without decoding the others
         weight = file["conv1.weight"]
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from deepcompress.reading.recode import Recoded, recode
     from deepcompress.reading.tensorfile import TensorFile, open
     from deepcompress.recipe import LayerRule, Recipe
+    from deepcompress.updates.update import diff, patch
 
 _HOMES = {
     "Breakdown": "container.breakdown",
@@ -54,10 +57,12 @@ _HOMES = {
     "compress": "compression.pipeline",
     "compress_state": "compression.tensors_only",
     "criterion": "prune.criteria.base",
+    "diff": "updates.update",
     "inspect": "container.breakdown",
     "load": "reading.loader",
     "load_state_dict": "reading.frameworks",
     "open": "reading.tensorfile",
+    "patch": "updates.update",
     "recode": "reading.recode",
     "settings_of": "compression.from_file",
 }
@@ -78,10 +83,12 @@ __all__ = [
     "compress",
     "compress_state",
     "criterion",
+    "diff",
     "inspect",
     "load",
     "load_state_dict",
     "open",
+    "patch",
     "recode",
     "settings_of",
 ]

@@ -7,6 +7,7 @@
     ├── DataError         a data set is missing or malformed
     ├── PruneError        a pruning request cannot be carried out
     ├── FormatError       a .dc file is damaged, hostile, or from a newer version
+    ├── UpdateError       an update cannot be made of these files, or does not fit the file that it is applied to
     ├── ResumeError       what an interrupted run has left cannot be gone on from
     └── OutputError       a file or folder cannot be written
 
@@ -40,6 +41,10 @@ class PruneError(DeepCompressError):
 
 class FormatError(DeepCompressError):
     """A .dc file is not valid: damaged, hostile, or written by a newer version."""
+
+
+class UpdateError(DeepCompressError):
+    """An update cannot be made of two files, or is not for the file that it is applied to."""
 
 
 class ResumeError(DeepCompressError):

@@ -31,6 +31,7 @@ ORDER = [
     ["networks"],
     ["sparse"],
     ["reading"],
+    ["updates"],
     ["training"],
     ["prune"],
     ["quantize"],
@@ -145,6 +146,27 @@ INSIDE = {
         "npz",
         "cheader",
     ],
+    "updates": [
+        "changes_loop",
+        "differences_loop",
+        "kernels",
+        "coder",
+        "changes",
+        "differences",
+        "container",
+        "content",
+        "records",
+        "sections",
+        "models",
+        "telling",
+        "building",
+        "cuts",
+        "pieces",
+        "cutting",
+        "joining",
+        "update",
+        "describe",
+    ],
     "calibration": [
         "statistics",
         "recurrent",
@@ -167,6 +189,7 @@ INSIDE = {
         "from_file",
         "writing",
         "stages",
+        "from_base",
         "sizing",
         "contents",
         "stream",
@@ -250,8 +273,20 @@ INSIDE = {
         "sparse",
         "shrink",
     ],
-    "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "steps", "vectors", "latent"],
-    "report": ["console", "names", "tables", "filetables", "studytables", "page", "charts", "masks", "plots", "view"],
+    "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "steps", "vectors", "latent", "sticky"],
+    "report": [
+        "console",
+        "names",
+        "tables",
+        "filetables",
+        "studytables",
+        "page",
+        "charts",
+        "masks",
+        "plots",
+        "updates",
+        "view",
+    ],
     "cli": [
         "group",
         "settings",
@@ -276,6 +311,7 @@ INSIDE = {
         "sweep",
         "bench",
         "plot",
+        "updates",
         "view",
     ],
 }
@@ -344,7 +380,7 @@ def test_imports_run_one_way(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in INNER if name.split(".")[0] in ("reading", "sparse", "coding", "container")]
+    "name", [name for name in INNER if name.split(".")[0] in ("reading", "sparse", "coding", "container", "updates")]
 )
 def test_a_reader_of_files_knows_nothing_of_how_they_are_made(name):
     makers = {"prune", "quantize", "training", "compression", "studies", "recipe", "checkpoint", "report", "cli"}
@@ -370,7 +406,7 @@ def test_libraries_have_their_places():
     assert users("lightning") == users("pytorch_lightning") == users("transformers") == {"integrations"}
     assert users("sklearn") <= {"quantize", "training"}
     assert users("torchvision") <= {"networks", "training"}
-    assert not users("torch") & {"coding", "container", "files", "errors", "recipe", "report"}
+    assert not users("torch") & {"coding", "container", "updates", "files", "errors", "recipe", "report"}
     assert not users("pickle") - {"checkpoint"}
 
 

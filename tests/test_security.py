@@ -49,6 +49,8 @@ COMMANDS = {
     "export onnx": ["-o", "new.onnx"],
     "recode": ["-o", "new.dc"],
     "verify": [],
+    "diff": ["d.npz", "-o", "new.dcp"],
+    "patch": ["d.npz", "-o", "new.dc"],
     "bench": [],
     "plot": ["-o", "plots"],
     "view": ["-o", "page.html"],

@@ -17,6 +17,7 @@ from deepcompress.cli.plot import plot
 from deepcompress.cli.sensitivity import sensitivity
 from deepcompress.cli.sweep import sweep
 from deepcompress.cli.train import train
+from deepcompress.cli.updates import diff, patch
 from deepcompress.cli.view import view
 from deepcompress.version import __version__
 
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 for command in (
-    train, plan, compress, sensitivity, compare, sweep, inspect_command, eval_command, export, recode, verify, bench,
-    plot, view,
+    train, plan, compress, sensitivity, compare, sweep, inspect_command, eval_command, export, recode, verify, diff,
+    patch, bench, plot, view,
 ):  # fmt: skip
     main.add_command(command)

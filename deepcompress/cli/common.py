@@ -75,6 +75,17 @@ def is_packed(file: str) -> bool:
         return stream.read(len(MAGIC)) == MAGIC
 
 
+def is_update(file: str) -> bool:
+    """Whether it is an update (.dcp), by its ending or else by its first bytes."""
+    from deepcompress.updates.container import MAGIC
+
+    path = Path(file)
+    if path.suffix == ".dcp" or not path.is_file():
+        return path.suffix == ".dcp"
+    with path.open("rb") as stream:
+        return stream.read(len(MAGIC)) == MAGIC
+
+
 def load_any(file: str, trust_pickle: bool, max_bytes: int | None, key: str | None = None) -> Checkpoint:
     """A .dc file or a dense checkpoint as a Checkpoint."""
     from deepcompress.checkpoint import Checkpoint, load_checkpoint

@@ -11,6 +11,7 @@ import click
 from deepcompress.cli.common import command_line, load_any, show, versions
 from deepcompress.cli.naming import needed_network, network_name, stored_network
 from deepcompress.cli.options import (
+    base_options,
     budget_options,
     calibrate_option,
     common,
@@ -75,6 +76,7 @@ NOT_MEASURED = "Not measured: what the network makes of these weights. With {} (
 @rewind_option
 @calibrate_option
 @teach_option
+@base_options
 @trust_option
 @common
 def compress(**options: Any) -> None:

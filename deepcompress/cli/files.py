@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deepcompress.cli.building import SMALLER, build_model
-from deepcompress.cli.common import is_packed, load_any, show
+from deepcompress.cli.common import is_packed, is_update, load_any, show
 from deepcompress.cli.data import Asked, example_input, facts_of, tell
 from deepcompress.cli.naming import needed_network, stored_network
 from deepcompress.cli.onnx import export_onnx_model, network_of, runs_as_onnx
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.argument("file", metavar="MODEL.dc", type=click.Path())
 @common
 def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> None:
-    """Show where the bytes of a .dc file are.
+    """Show where the bytes of a .dc file are, or what an update (.dcp) changes.
 
     Tensor by tensor, with the columns of tables 2 and 3 of the paper: bits of a codebook index and of an offset,
     before → after entropy coding and per surviving weight; and section by section. The ratios after prune and
@@ -46,6 +46,9 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
     """
     from deepcompress.container.breakdown import inspect
 
+    if is_update(file):
+        _inspect_update(file, as_json)
+        return
     found = inspect(file)
 
     def report() -> None:
@@ -60,6 +63,23 @@ def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> Non
 
     brief = f"{file}: {found.file_bytes:,} bytes, {found.smaller}"
     show(as_json, found.as_dict(), report, brief)
+
+
+def _inspect_update(file: str, as_json: bool) -> None:
+    from deepcompress.updates.describe import describe
+
+    found = describe(file)
+
+    def report() -> None:
+        from deepcompress.report import tables, updates
+
+        console = tables.output()
+        tables.say(console, updates.headline(found))
+        if found.changes:
+            console.print()
+            console.print(updates.changes_table(found))
+
+    show(as_json, found.as_dict(), report, f"{file}: {found.file_bytes:,} bytes")
 
 
 @click.command("eval")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from deepcompress.cli.settings import Command, options, setting_option
+from deepcompress.cli.settings import Command, Size, options, setting_option
 from deepcompress.recipe import CHOICES, TASKS
 
 #: The settings of regrowth.
@@ -133,6 +133,18 @@ teach_option = click.option(
     "--teach", is_flag=True,
     help="With --calibrate: tune the rounded weights, the biases and the gains of norms for a short time by the "
     "outputs of the network as it was. The file is smaller at an equal loss, or its loss is less.",
+)  # fmt: skip
+base_options = options(
+    click.option(
+        "--base", metavar="OLD.dc",
+        help="Make a file that is a small update of OLD.dc (see diff): what is pruned there stays so, shared values "
+        "stay, and weights keep theirs where they still serve. Settings that you do not give are those of OLD.dc. With "
+        "data, its weights are fine-tuned (--finetune-epochs, 16 by default, with --finetune-lr 0.02).",
+    ),
+    click.option(
+        "--update-size", type=Size(), metavar="SIZE",
+        help="With --base: the most bytes that the update may have, such as 500 or 2KB.  [default: what pays]",
+    ),
 )  # fmt: skip
 #: Sparse training with `train`: how much, what chooses the weights, how they come back, and penalties.
 sparse_options = options(

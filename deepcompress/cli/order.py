@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: What `Order.need` is where the data is needed, too.
 RETRAINED = "retrained (--no-retrain compresses without it)"
+_EPOCHS, _RATE = 16, 0.02  # of fine-tuning, where a file is to be a small update of another
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Order:
         checkpoint, output, key, trust_pickle, network, resume, rewind, quiet: as they were given.
         calibrating: the samples to round by, if any.
         trials, keep_trials: of a search.
+        base, update_size: a file that the new one is to be a small update of, and how small.
         asked: what was said of data and task.
         files: of masks and scores.
         recipe: all settings.
@@ -49,6 +51,8 @@ class Order:
     quiet: bool
     trials: int | None
     keep_trials: bool
+    base: str | None
+    update_size: int | None
     asked: Asked
     files: MaskFiles
     recipe: Recipe
@@ -72,11 +76,16 @@ class Order:
         if settings["rewind"] not in (None, "random"):
             settings["rewind"] = "start"
         start = given["checkpoint"] if is_packed(given["checkpoint"]) else None
-        base = file_settings(start) if start else None
+        if start and given["base"]:
+            raise click.UsageError("--base is for a retrained checkpoint: to go on from a .dc file, leave it out")
+        base = file_settings(start or given["base"]) if start or given["base"] else None
+        if base is not None and given["base"] and settings["retrain"] is not False:
+            base |= {"finetune_epochs": _EPOCHS, "finetune_lr": _RATE}
         recipe, searching = build_budgeted(given["recipe_file"], given["layers"], settings, base, bool(calibrating))
         files = MaskFiles(given["masks_file"], given["save_masks"], given["save_scores"])
         files.check(settings, recipe, searching)
-        names = ("checkpoint", "output", "key", "trust_pickle", "network", "resume", "quiet", "trials")
+        names = ("checkpoint", "output", "key", "trust_pickle", "network", "resume", "quiet", "trials", "base",
+                 "update_size")  # fmt: skip
         order = cls(
             **{name: given[name] for name in names},
             calibrating=calibrating,
@@ -92,6 +101,12 @@ class Order:
 
     def check(self) -> None:
         """Refuse options that have no effect in what the others ask for (`UsageError`)."""
+        if self.base is None and self.update_size is not None:
+            raise click.UsageError("--update-size is the size of an update to a file: name that file with --base")
+        if self.base is not None and (self.searching or self.calibrating is not None or self.files.masks):
+            raise click.UsageError(
+                "--base says what is pruned and shared: leave out --max-drop, --calibrate and --masks"
+            )
         if not self.searching and (self.trials is not None or self.keep_trials):
             raise click.UsageError(
                 "--trials and --keep-trials are for the search only: give --max-drop without --prune"
@@ -137,6 +152,8 @@ class Order:
             return RETRAINED
         if self.calibrating:
             return "calibrated (--no-retrain alone rounds its weights without it)"
+        if self.base is not None:
+            return "compressed with --base, which trains on or looks at it"
         sized = recipe.target_size is not None and recipe.quantizer != "rows"
         if sized or recipe.low_rank is not None or self.files.need_network:
             return "compressed with --target-size, --low-rank, --masks or --save-scores, which look at it"

@@ -93,6 +93,8 @@ def with_data(job: Job) -> Made:
             masks=job.masks,
             start=order.start,
             **order.calibrating.arguments(),
+            base=order.base,
+            update_size=order.update_size,
         )
     tell(samples, order.quiet or not distributed.is_first())
     return Made(result, samples.name, facts_of(samples))
@@ -162,6 +164,8 @@ def without_data(job: Job) -> Made:
         start=order.start,
         metric=function_of(order.asked.metric, "--metric") if order.judged else None,
         **order.calibrating.arguments(),
+        base=order.base,
+        update_size=order.update_size,
     )
     return Made(result, label)
 

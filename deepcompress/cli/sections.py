@@ -10,7 +10,7 @@ from deepcompress.cli.settings import HEADINGS
 
 #: Options that stand under a heading beside its settings.
 MORE = {
-    "How small": ("calibrate", "teach", "trials", "keep_trials", "layers"),
+    "How small": ("calibrate", "teach", "base", "update_size", "trials", "keep_trials", "layers"),
     "Pruning": ("masks_file", "save_masks", "save_scores"),
 }
 #: Headings of the help, and the options under them; all others come under the last.
@@ -26,7 +26,7 @@ SECTIONS = {
 #: The options that `--help` shows: with them most networks are compressed. `--help-all` shows the others, too.
 ESSENTIAL = {
     "output", "resume", "network", "data", "recipe_file", "target_size", "max_drop", "prune", "bits", "layers",
-    "calibrate", "criteria", "sparsities", "seeds", "jobs", "retrain", "epochs", "as_json", "quiet",
+    "calibrate", "base", "criteria", "sparsities", "seeds", "jobs", "retrain", "epochs", "as_json", "quiet",
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 
 from deepcompress.calibration.budget import Budget
 from deepcompress.calibration.rounding import Rounded, Rounder
+from deepcompress.compression.from_base import FromBase, check_base
 from deepcompress.compression.from_file import asks_for_more, renamed, restore, still_shared
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.result import Result, kept_line
@@ -38,6 +39,7 @@ from deepcompress.networks.unmade import check_made
 from deepcompress.prune.criteria.base import find
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
+from deepcompress.quantize.sharing import Codebook
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict, names_in
 from deepcompress.recipe import Fraction, Recipe, Size
@@ -75,6 +77,8 @@ def compress(
     rewind_to: Mapping[str, torch.Tensor] | None = None,
     calibrate: Iterable[Any] | None = None,
     teach: bool = False,
+    base: str | Path | None = None,
+    update_size: int | None = None,
 ) -> Result:
     """Compress a network and write it to `path`. `model` itself is not changed.
 
@@ -112,9 +116,14 @@ def compress(
         calibrate: batches of inputs, 64 to 1,024 samples of them, that rounding goes by (see `calibration`): for a
             recipe whose quantizer is ``rows``, as that of ``Recipe(retrain=False)``.
         teach: with `calibrate`: tune rounded weights, biases and gains by the outputs of `model` on these samples.
+        base: a .dc file of this network that the new file is to be a small update of (`updates.diff`): what is pruned
+            there stays so, shared values stay, and weights keep theirs where they still serve. With data, the network
+            of the file is trained on for `recipe.finetune_epochs`, and `model` is the teacher of a recipe that
+            distills; without, weights move towards those of `model`.
+        update_size: bytes that the update may have; None leaves it to what pays.
 
     Raises:
-        RecipeError: a setting does not fit the network, or training data is missing.
+        RecipeError: a setting does not fit the network, or training data is missing; or `update_size` is too small.
         CheckpointError: the network has no weights to compress, or NaN among them; or `masks` are of other weights.
         NetworkError: it has no values yet, or cannot be copied, or, with a `loss`, does not take the data; or
             `rewind_to` is of another.
@@ -125,14 +134,18 @@ def compress(
     model, recipe = unwrapped(model), recipe or Recipe()
     recipe = recipe if calibrate is None else for_samples(recipe)
     check_made(model)
-    if recipe.quantizer == "rows" and (masks is not None or start is not None):  # they say what is pruned and shared
+    check_base(recipe, base, update_size, others=masks is not None or start is not None)
+    if recipe.quantizer == "rows" and not (
+        masks is None and start is None and base is None
+    ):  # they say what is pruned and shared
         check_rounding(recipe)
         recipe = replace(recipe, quantizer="kmeans")
     if distributed.is_first():
         check_writable(path)
     order = _Order(
         model, train_loader, val_loader, test_loader, recipe, Path(path), network, data,
-        watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to, calibrate, teach,
+        watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to, calibrate, teach, base,
+        update_size,
     ).with_pairs()  # fmt: skip
     journal = None
     if resume is not None and distributed.is_first():
@@ -164,6 +177,8 @@ class _Order:
     rewind_to: Mapping[str, torch.Tensor] | None
     calibrate: Iterable[Any] | None
     teach: bool
+    base: str | Path | None
+    update_size: int | None
 
     @property
     def batches(self) -> Batches | None:
@@ -194,6 +209,8 @@ class _Order:
             settings["masks"] = fingerprint(self.masks.keep)
         if self.start is not None:
             settings["start"] = fingerprint(load_state_dict(self.start))
+        if self.base is not None:
+            settings |= {"base": fingerprint(load_state_dict(self.base)), "update_size": self.update_size}
         if self.rewind_to is not None:
             settings["rewind_to"] = fingerprint(self.rewind_to)
         return about_run(self.model, settings, {"training data": self.train_loader, "validation data": self.val_loader})
@@ -209,6 +226,10 @@ class _Order:
                 parameter.requires_grad_(parameter.is_floating_point())
         if self.start is not None:
             fill_from(work, self.start)
+        if self.base is not None:
+            given = copied(work)
+            fill_from(work, self.base)
+            return given, work
         if self.recipe.low_rank is None:
             return work, work
         dense = copied(work)
@@ -239,7 +260,8 @@ class _Order:
 
 
 def _compress(order: _Order) -> Result:
-    called = {} if order.start is None else names_in(order.start, order.model)
+    source = order.start if order.base is None else order.base
+    called = {} if source is None else names_in(source, order.model)
     order = replace(order, recipe=renamed(order.recipe, called))
     recipe, watch = order.recipe, order.watch
     measured = order.val_loader is not None or (order.calibrate is not None and order.metric is not None)
@@ -266,15 +288,15 @@ def _compress(order: _Order) -> Result:
     )
     stages.finish("dense", stages.dense)
     current = work
-    if work is not dense:
+    if recipe.low_rank is not None:
         stages.finish("low-rank", dense_bytes(state))
     delivery = Delivery(work, state, layers, recipe, order.network, order.data, order.normalize)
-    former = [] if order.start is None else restore(order.start, tensors, called)
+    former = [] if source is None else restore(source, tensors, called)
     if former and order.keeps_values and not still_shared(former, weights, layers, recipe)[1]:
         check_sharing(recipe)
     run = Run(work, weights, order.batches, recipe, order.val_loader, watch, objective)
     job = Job(run, layers, former, origin)
-    route = _route(job, order.masks, delivery)
+    route = _route(job, order.masks, delivery) if order.base is None else _from_base(order, job, delivery, dense)
     route.prune()
     pruned = route.masks
     watch.message(kept_line(kept_of(pruned), pruned.sparsity))
@@ -336,6 +358,20 @@ def _rounder(
     assert decides is not None
     lost, most = decides.checked().lost, recipe.max_drop
     return lambda step: made.kept_by(lost, most, step), None
+
+
+def _from_base(order: _Order, job: Job, delivery: Delivery, given: nn.Module) -> Route:
+    """The way to a small update of a file."""
+    assert order.base is not None
+    weights = live_tensors(given, contiguous_state(given))
+
+    def packed(codebooks: Sequence[Codebook]) -> bytes:
+        return delivery.packed([*codebooks, *finish_small(job.run.model, delivery.state, order.recipe, job.former)])
+
+    own = live_tensors(job.run.model, delivery.state)
+    small = {name: value for name, value in own.items() if name not in job.run.weights}
+    layers = {name: weights[name] for name in job.run.weights}
+    return FromBase(job, order.base, packed, layers, small, order.update_size)
 
 
 def _route(job: Job, masks: Masks | None, delivery: Delivery) -> Route:

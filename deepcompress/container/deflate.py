@@ -51,7 +51,7 @@ def compress(data: bytes) -> bytes:
     return _write(window, begin, best)
 
 
-def expand(packed: bytes, size: int) -> bytes:
+def expand(packed: bytes, size: int, what: str = "header") -> bytes:
     """The inverse: exactly `size` bytes, out of exactly these.
 
     Raises:
@@ -61,9 +61,9 @@ def expand(packed: bytes, size: int) -> bytes:
     try:
         data = stream.decompress(packed, size + 1)
     except zlib.error:
-        raise FormatError("the header cannot be inflated: it is damaged") from None
+        raise FormatError(f"the {what} cannot be inflated: it is damaged") from None
     if len(data) != size or not stream.eof or stream.unused_data or stream.unconsumed_tail:
-        raise FormatError("the header does not have the length that is announced: it is damaged")
+        raise FormatError(f"the {what} does not have the length that is announced: it is damaged")
     return data
 
 

@@ -204,6 +204,12 @@ class ModelFile:
             self._codebooks[index] = decode_codebook(owner.info, self._section(owner)).copy()
         return self._codebooks[index]
 
+    def header_bytes(self) -> bytes:
+        """The bytes of the file before its first section."""
+        with self._position:
+            self._stream.seek(0)
+            return self._stream.read(self.header.size)
+
     def section(self, entry: Entry) -> bytes:
         """The bytes of a tensor as they are stored.
 

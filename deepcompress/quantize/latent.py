@@ -64,7 +64,7 @@ class LatentHooks(Hooks):
     @torch.no_grad()
     def _assign(self) -> None:
         for at, (book, latents) in enumerate(zip(self.codebooks, self.latents, strict=True)):
-            self.codebooks[at] = _nearest(book, latents)
+            self.codebooks[at] = nearest(book, latents)
             self.codebooks[at].write(self.weights)
 
     @torch.no_grad()
@@ -100,7 +100,7 @@ class LatentHooks(Hooks):
         return found
 
 
-def _nearest(book: Codebook, latents: Sequence[torch.Tensor]) -> Codebook:
+def nearest(book: Codebook, latents: Sequence[torch.Tensor]) -> Codebook:
     """`book` with each weight assigned to the shared value that is nearest to its latent one."""
     current = book.step * book.multiples if isinstance(book, Grid) else book.centroids
     values, order = current.detach().sort()

@@ -56,6 +56,9 @@ COMMANDS = {
     "export": ["export", "soft.pt", "-o", "real.pt"],
     "export shrunk": ["export", "soft.pt", "--shrink", "-o", "./soft.pt"],
     "recode": ["recode", "x.dc", "-o", "./x.dc"],
+    "diff": ["diff", "x.dc", "r.dc", "-o", "./x.dc"],
+    "diff over an update": ["diff", "x.dc", "u.dcp", "-o", "./u.dcp"],
+    "patch": ["patch", "x.dc", "u.dcp", "-o", "./x.dc"],
     "sweep": ["sweep", "sweep/sweep.csv", "--prune", "0.5", "--no-retrain", "-o", "sweep"],
     "sensitivity": ["sensitivity", "x.pt", "--recipe", "out/sensitivity.csv", "-o", "out"],
     "compare": ["compare", "out/compare.png", "-o", "out"],
@@ -78,11 +81,14 @@ def test_no_command_writes_over_what_it_reads(name, files, tmp_path):
     for file in ("r.dc", "out/sensitivity.csv"):
         Path(file).write_text("prune = 0.5\n")
     Path("net.py").write_text("from deepcompress.networks.lenet import LeNet300100 as make\n")
-    Path("real.pt").write_bytes(files["x.dc"])
+    for file in ("real.pt", "u.dcp"):
+        Path(file).write_bytes(files["x.dc"])
     Path("soft.pt").symlink_to("real.pt")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     line = fail(*(part.format(folder=tmp_path.name) for part in COMMANDS[name]))
-    assert "this command reads it" in line or (name in ("compress network", "view") and "the ending says " in line)
+    assert "this command reads it" in line or (
+        name in ("compress network", "diff", "view") and "the ending says " in line
+    )
     assert before == {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
 
 

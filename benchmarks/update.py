@@ -1,0 +1,277 @@
+"""Updates beside general differences: bytes, and megabytes a second. `--gpt` and `--lenet` run one half.
+
+LeNet-5: `results/lenet5-han2016-seed0.dc` is out, and the network is trained on for digits that are turned (MNIST,
+4,000 of them, turned by 15 degrees). Beside `compress --base` stands its recipe again, with fewer epochs. GPT: a small
+one is trained on the standard library's source, and saved before and after one more step of AdamW.
+
+The packages bsdiff4 and zipnn, and the commands zstd and xdelta3, are compared with where they are installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import machine
+from safetensors.torch import load_file, save, save_file
+from torch import nn
+from torch.nn import functional
+
+import deepcompress as dc
+
+ROOT = Path(__file__).resolve().parent.parent
+OLD = ROOT / "results" / "lenet5-han2016-seed0.dc"
+STEPS = 60
+RATES = (3e-6, 1e-5, 1e-4)
+
+
+def command(*arguments: object) -> None:
+    """The command line of this clone."""
+    subprocess.run([sys.executable, "-m", "deepcompress", *map(str, arguments), "--quiet"], check=True, cwd=ROOT)
+
+
+# Others ----------------------------------------------------------------------------------------------------------
+
+
+def bsdiff(old: Path, new: Path) -> int:
+    """bsdiff4."""
+    return len(import_module("bsdiff4").diff(old.read_bytes(), new.read_bytes()))
+
+
+def xdelta(old: Path, new: Path) -> int:
+    """xdelta3 -9."""
+    return piped("xdelta3", "-9", "-S", "lzma", "-e", "-c", "-s", old, new)
+
+
+def zstd(old: Path, new: Path) -> int:
+    """zstd -19 --patch-from."""
+    return piped("zstd", "-19", "--long=27", "-q", "-c", f"--patch-from={old}", new)
+
+
+def piped(*command: object) -> int:
+    """Bytes that a command writes."""
+    if shutil.which(str(command[0])) is None:
+        raise ImportError
+    return len(subprocess.run(list(map(str, command)), check=True, capture_output=True).stdout)
+
+
+def zipnn(old: Path, new: Path) -> int:
+    """zipnn of the exclusive or with the old file."""
+    pair = [np.fromfile(path, np.uint8) for path in (old, new)]
+    kind = {2: "bfloat16", 4: "float32"}[width_of(new)]
+    packed = import_module("zipnn").ZipNN(input_format="byte", bytearray_dtype=kind)
+    return len(packed.compress(bytearray((pair[0] ^ pair[1]).tobytes())))
+
+
+def sparse(old: Path, new: Path) -> int:
+    """Indices (int32) and values of what changed, in a .safetensors file (as TRL sends them)."""
+    before, after = load_file(old), load_file(new)
+    parts = {}
+    for name, value in after.items():
+        places = (value != before[name]).reshape(-1).nonzero().reshape(-1)
+        if len(places):
+            parts |= {f"{name}.indices": places.int(), f"{name}.values": value.reshape(-1)[places]}
+    return len(save(parts))
+
+
+def width_of(path: Path) -> int:
+    """Bytes of an element of a checkpoint."""
+    return next(iter(load_file(path).values())).element_size()
+
+
+def others(old: Path, new: Path, tools: list[Callable[[Path, Path], int]]) -> None:
+    """A line for each."""
+    for tool in tools:
+        try:
+            start = time.process_time()
+            print(
+                f"  {(tool.__doc__ or '').rstrip('.'):70} {tool(old, new):>12,}  {time.process_time() - start:6.1f} s"
+            )
+        except ImportError:
+            print(f"  {(tool.__doc__ or '').rstrip('.'):70} {'not installed':>12}")
+
+
+def ours(old: Path, new: Path, folder: Path) -> int:
+    """The update, both ways, found to be exact."""
+    update, out = folder / "update.dcp", folder / "patched"
+    seconds = []
+    for run in (lambda: dc.diff(old, new, update), lambda: dc.patch(old, update, out)):
+        run()  # loads what is compiled
+        start = time.process_time()
+        run()
+        seconds.append(time.process_time() - start)
+    assert out.read_bytes() == new.read_bytes()
+    size, speed = update.stat().st_size, [new.stat().st_size / 1e6 / each for each in seconds]
+    share = 100 * size / new.stat().st_size
+    print(f"  {new.name}: {new.stat().st_size:,} bytes")
+    print(f"  {'deepcompress diff':70} {size:>12,}  {share:.2f} %, {speed[0]:.0f} and {speed[1]:.0f} MB/s of one core")
+    return size
+
+
+# LeNet-5 ---------------------------------------------------------------------------------------------------------
+
+
+def turned(folder: Path, degrees: float = 15.0) -> Path:
+    """MNIST, turned: 4,000 samples to train on, and the test set."""
+    from torchvision.datasets import MNIST
+    from torchvision.transforms.functional import rotate
+
+    parts = {}
+    for part, count in (("train", 4_000), ("test", 10_000)):
+        data = MNIST(str(dc_data()), train=part == "train", download=True)
+        images = rotate(data.data[:count, None].float() / 255, degrees)
+        parts |= {f"x_{part}": images.numpy(), f"y_{part}": data.targets[:count].numpy()}
+    np.savez(folder / "turned.npz", **parts)
+    return folder / "turned.npz"
+
+
+def dc_data() -> Path:
+    """Where MNIST lies, or is put."""
+    import os
+
+    return Path(os.environ.get("DEEPCOMPRESS_DATA", tempfile.gettempdir()))
+
+
+def accuracy(file: Path, data: Path) -> str:
+    """Accuracy on the test data."""
+    done = subprocess.run(
+        [sys.executable, "-m", "deepcompress", "eval", str(file), "--data", str(data), "--network", "lenet5", "-q"],
+        check=True, cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout.partition("(")[0].strip().rpartition(": ")[2]
+
+
+def lenet(folder: Path) -> None:
+    """The same network for turned digits."""
+    data, checkpoint = turned(folder), folder / "new.pt"
+    command("train", "lenet5", "--from", ROOT / "models" / "lenet5.pt", "--data", data, "--epochs", 4, "-o", checkpoint)
+    print(f"{OLD.name}: {accuracy(OLD, data)}; {checkpoint.name}: {accuracy(checkpoint, data)}")
+    recipe = ("--recipe", ROOT / "recipes" / "lenet5-han2016.toml", "--epochs", 6, "--iterations", 3)
+    command("compress", checkpoint, "--data", data, *recipe, "-o", folder / "whole.dc")
+    sizes: dict[str, list[str]] = {"whole": [], "based": ["--base", OLD]}
+    for size in (4000, 2000):
+        sizes[f"based-{size}"] = ["--base", OLD, "--update-size", size]  # type: ignore[list-item]
+    for name, options in sizes.items():
+        new = folder / f"{name}.dc"
+        if options:
+            command("compress", checkpoint, "--data", data, *options, "-o", new)
+        print(f"{new.name} ({' '.join(map(str, options[2:])) or 'nothing asked'}): {accuracy(new, data)}")
+        ours(OLD, new, folder)
+        others(OLD, new, [zstd, bsdiff, xdelta])
+
+
+# GPT -------------------------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """Attention and two layers, each with a shortcut."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        """Attention of so many heads."""
+        super().__init__()
+        self.heads = heads
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, time, width) → the same."""
+        batch, length, width = x.shape
+        parts = self.qkv(self.before(x)).chunk(3, -1)
+        q, k, v = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in parts)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        out: torch.Tensor = x + self.down(functional.gelu(self.up(self.between(x))))
+        return out
+
+
+class GPT(nn.Module):
+    """Bytes to bytes."""
+
+    def __init__(self, width: int = 384, layers: int = 6, length: int = 128) -> None:
+        """About 11 million weights."""
+        super().__init__()
+        self.token, self.place = nn.Embedding(256, width), nn.Embedding(length, width)
+        self.blocks = nn.Sequential(*(Block(width, 6) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 256, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, time) → logits (batch, time, 256)."""
+        x = self.token(x) + self.place(torch.arange(x.shape[1]))
+        out: torch.Tensor = self.head(self.norm(self.blocks(x)))
+        return out
+
+
+def checkpoints(folder: Path) -> None:
+    """Train, and save before and after a step at each rate."""
+    torch.manual_seed(0)
+    sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    text = torch.frombuffer(bytearray(b"".join(path.read_bytes() for path in sources)), dtype=torch.uint8).long()
+    network = GPT()
+    optimizer = torch.optim.AdamW(network.parameters())
+
+    def step(rate: float) -> None:
+        optimizer.param_groups[0]["lr"] = rate
+        batch = torch.stack([text[at : at + 129] for at in torch.randint(0, len(text) - 129, (8,))])
+        loss = functional.cross_entropy(network(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def put(name: str) -> None:
+        for kind in (torch.bfloat16, torch.float32):
+            state: dict[str, Any] = {key: value.to(kind).clone() for key, value in network.state_dict().items()}
+            save_file(state, folder / f"{name}-{str(kind).removeprefix('torch.')}.safetensors")
+
+    for index in range(STEPS):
+        step(1e-3 * min(1.0, index / 30) * (1 - index / STEPS) + 1e-5)
+    for rate in RATES:
+        for _ in range(5):
+            step(rate)
+        put(f"{rate:g}-old")
+        step(rate)
+        put(f"{rate:g}-new")
+
+
+def gpt(folder: Path) -> None:
+    """One step of the optimizer."""
+    checkpoints(folder)
+    for rate in RATES:
+        for kind in ("bfloat16", "float32") if rate == RATES[0] else ("bfloat16",):
+            old, new = (folder / f"{rate:g}-{when}-{kind}.safetensors" for when in ("old", "new"))
+            before, after = load_file(old), load_file(new)
+            total = sum(value.numel() for value in after.values())
+            changed = sum(int((value != before[name]).sum()) for name, value in after.items())
+            print(f"learning rate {rate:g}, {kind}: {100 * changed / total:.1f} % of {total:,} weights changed")
+            ours(old, new, folder)
+            others(old, new, [sparse, zstd, zipnn, xdelta])
+
+
+def main() -> None:
+    """Both halves."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lenet", action="store_true")
+    parser.add_argument("--gpt", action="store_true")
+    wanted = parser.parse_args()
+    print(machine(), flush=True)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        if wanted.lenet or not wanted.gpt:
+            lenet(Path(folder))
+        if wanted.gpt or not wanted.lenet:
+            gpt(Path(folder))
+
+
+if __name__ == "__main__":
+    main()

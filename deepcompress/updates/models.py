@@ -1,0 +1,112 @@
+"""What making and applying updates of .dc files have in common: docs/update-format.md, sections 3 to 6."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from deepcompress.coding import codebooks
+from deepcompress.coding.bits import Reader, varint
+from deepcompress.coding.dtypes import DType
+from deepcompress.coding.tensors import TensorInfo
+from deepcompress.container.entries import MAX_HEADER, MAX_LABEL, Entry, Extension, Header
+from deepcompress.container.reader import ModelFile
+from deepcompress.errors import FormatError
+from deepcompress.updates.content import Content
+from deepcompress.updates.differences import WIDTHS, Differences
+from deepcompress.updates.records import Book, BookOp
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+LABELS, HEADER = 1, 2  # flags: labels are told, and so are the bytes of the header
+WINDOW = 1 << 15  # bytes that deflate can refer to
+
+
+class Tools:
+    """What coding and decoding a file's tensors have in common: they learn the same, in the same order."""
+
+    def __init__(self, old: ModelFile) -> None:
+        self.old = old
+        self.entries = old.header.entries
+        self._differences: dict[int, Differences] = {}
+
+    def differences(self, width: int) -> Differences:
+        """The coder of elements of this width."""
+        return self._differences.setdefault(
+            width, Differences(width, max((e.info.size for e in self.entries), default=0))
+        )
+
+    def keep(self, coder: Differences) -> None:
+        """Go on with what this coder has learned."""
+        self._differences[coder.width.itemsize] = coder
+
+    def elements(self, entry: Entry) -> Array:
+        """The elements of an old tensor, unsigned and flat, of 8 bytes at most."""
+        values, dtype = self.old.read(entry.name)
+        return elements_of(values, dtype)
+
+
+def elements_of(values: Array, dtype: DType) -> Array:
+    """Elements as unsigned integers, flat; those of 16 bytes as two each."""
+    width = min(dtype.storage.itemsize, max(WIDTHS))
+    return np.ascontiguousarray(values).reshape(-1).view(f"<u{width}")
+
+
+def book_type(info: TensorInfo) -> str:
+    """numpy's type of the elements of a codebook that is no grid, unsigned."""
+    return "<u2" if info.form is codebooks.Form.HALVES else f"<u{info.dtype.storage.itemsize}"
+
+
+def with_book(info: TensorInfo, book: Book, old: Content) -> TensorInfo:
+    """The layout, with the codebook that is told beside it."""
+    if book.op is BookOp.OWNER:
+        return info
+    if book.op is BookOp.TOLD:
+        return replace(info, target=None, codebook_size=book.size, form=book.form, grid=book.grid)
+    form, grid = old.owner.form, old.owner.grid
+    return replace(info, target=None, codebook_size=old.owner.codebook_size, form=form, grid=grid)
+
+
+def pack_labels(header: Header) -> bytes:
+    """Network, data and extensions as `read_head` reads them."""
+    texts = [header.network.encode(), header.data.encode()]
+    out = b"".join(varint(len(text)) + text for text in texts) + varint(len(header.extensions))
+    for extension in header.extensions:
+        name = extension.name.encode()
+        out += varint(len(name)) + name + varint(len(extension.data)) + extension.data
+    return out
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the facts begin with: network, data and extensions, if others; bytes of the header, and of its payload."""
+
+    labels: tuple[str, str, tuple[Extension, ...]] | None
+    header: tuple[int, int]
+
+
+def read_head(reader: Reader) -> Head:
+    """The beginning of the facts.
+
+    Raises:
+        FormatError: it is not as it should be.
+    """
+    flags = reader.byte("flags")
+    if flags > (LABELS | HEADER):
+        raise FormatError(f"flags {flags} of the update are unknown")
+    labels = _read_labels(reader) if flags & LABELS else None
+    if not flags & HEADER:
+        return Head(labels, (0, 0))
+    size = reader.varint("length of the header", MAX_HEADER)
+    return Head(labels, (size, reader.varint("length of the deflated header")))
+
+
+def _read_labels(reader: Reader) -> tuple[str, str, tuple[Extension, ...]]:
+    network, data = reader.text("network", MAX_LABEL), reader.text("data", MAX_LABEL)
+    extensions = []
+    for _ in range(reader.varint("number of extensions", MAX_LABEL)):
+        name = reader.text("name of an extension", MAX_LABEL)
+        extensions.append(Extension(name, bytes(reader.take(reader.varint("length of an extension"), name))))
+    return network, data, tuple(extensions)
