@@ -106,7 +106,7 @@ def checked_name(raw: bytes, names: Collection[str]) -> str:
     return name
 
 
-def read_info(
+def read_fields(
     reader: Reader,
     name: str,
     earlier: Sequence[Entry],
@@ -152,5 +152,5 @@ def _check_target(info: TensorInfo, earlier: Sequence[Entry]) -> None:
 
 
 def pack_fields(info: TensorInfo, version: int) -> bytes:
-    """The inverse of `read_info`: the dimensions, and the fields of the layout."""
+    """The inverse of `read_fields`: the dimensions, and the fields of the layout."""
     return b"".join(map(varint, info.shape)) + info.layout.pack(version)

@@ -16,7 +16,7 @@ from deepcompress.container.entries import (
     Entry,
     checked_name,
     pack_fields,
-    read_info,
+    read_fields,
 )
 from deepcompress.errors import FormatError
 
@@ -80,4 +80,4 @@ def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInf
     if number not in LAYOUTS or LAYOUTS[number].since > 1 or dtype > DType.BOOL:
         raise FormatError(f"tensor {name}: encoding {number} or dtype {dtype} is unknown")
     dimensions = reader.varint("number of dimensions", limit=MAX_DIMENSIONS)
-    return read_info(reader, name, earlier, DType(dtype), dimensions, number)
+    return read_fields(reader, name, earlier, DType(dtype), dimensions, number)

@@ -8,7 +8,15 @@ from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.layouts import LAYOUTS
 from deepcompress.coding.tensors import TensorInfo
-from deepcompress.container.entries import CRC_BYTES, MAX_NAME, MAX_TENSORS, Entry, checked_name, pack_fields, read_info
+from deepcompress.container.entries import (
+    CRC_BYTES,
+    MAX_NAME,
+    MAX_TENSORS,
+    Entry,
+    checked_name,
+    pack_fields,
+    read_fields,
+)
 from deepcompress.errors import FormatError
 
 NAME_END = 0x0A
@@ -68,4 +76,4 @@ def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInf
     (dimensions, dtype), (flags, number) = divmod(reader.byte("kind"), 16), divmod(reader.byte("layout"), 16)
     if dtype > DType.BOOL or number not in LAYOUTS or LAYOUTS[number].since > 2:
         raise FormatError(f"tensor {name}: layout {number} or dtype {dtype} is unknown")
-    return read_info(reader, name, earlier, DType(dtype), dimensions, number, flags, version=2)
+    return read_fields(reader, name, earlier, DType(dtype), dimensions, number, flags, version=2)

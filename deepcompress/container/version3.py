@@ -9,7 +9,7 @@ from deepcompress.coding.dtypes import DType
 from deepcompress.coding.layouts import LAYOUTS
 from deepcompress.coding.tensors import TensorInfo
 from deepcompress.container import version1, version2
-from deepcompress.container.entries import CRC_BYTES, MAX_TENSORS, Entry, checked_name, pack_fields, read_info
+from deepcompress.container.entries import CRC_BYTES, MAX_TENSORS, Entry, checked_name, pack_fields, read_fields
 from deepcompress.errors import FormatError
 
 _MORE = 15  # in four bits: the number is in a byte of its own
@@ -27,13 +27,14 @@ def pack_tensors(entries: Sequence[Entry], checked: bool, front_coded: bool) -> 
         out += version1.pack_name(name, previous) if front_coded else name + bytes([version2.NAME_END])
         previous = name
     for entry in entries:
-        out += _pack_info(entry.info)
+        out += pack_info(entry.info)
         if checked and not entry.info.is_reference:
             out += entry.crc.to_bytes(CRC_BYTES, "little")
     return bytes(out)
 
 
-def _pack_info(info: TensorInfo) -> bytes:
+def pack_info(info: TensorInfo) -> bytes:
+    """What a header says of one tensor, without its name and its checksum."""
     kind = _pack_number(len(info.shape), info.dtype) + _pack_number(info.layout.flags, info.layout.number)
     return kind + pack_fields(info, version=3)
 
@@ -46,7 +47,7 @@ def _pack_number(high: int, number: int) -> bytes:
 def read_tensors(reader: Reader, start: int, checked: bool, front_coded: bool) -> tuple[Entry, ...]:
     """The inverse; the first section starts at byte `start` of the file."""
     names = _read_names(reader) if front_coded else version2.read_names(reader)
-    return version2.read_records(reader, names, start, checked, _read_info)
+    return version2.read_records(reader, names, start, checked, read_info)
 
 
 def _read_names(reader: Reader) -> list[str]:
@@ -58,7 +59,8 @@ def _read_names(reader: Reader) -> list[str]:
     return list(names)
 
 
-def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInfo:
+def read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInfo:
+    """The inverse of `pack_info`; checked."""
     dimensions, dtype = _read_number(reader, name, "dtype")
     if dtype > max(DType):
         raise FormatError(f"tensor {name}: dtype {dtype} is unknown; known are 0 to {max(DType)}; update deepcompress")
@@ -67,7 +69,7 @@ def _read_info(reader: Reader, name: str, earlier: Sequence[Entry]) -> TensorInf
         raise FormatError(
             f"tensor {name}: layout {number} is unknown; known are 0 to {max(LAYOUTS)}; update deepcompress"
         )
-    return read_info(reader, name, earlier, DType(dtype), dimensions, number, flags, version=3)
+    return read_fields(reader, name, earlier, DType(dtype), dimensions, number, flags, version=3)
 
 
 def _read_number(reader: Reader, name: str, field: str) -> tuple[int, int]:

@@ -11,7 +11,9 @@ import numpy as np
 
 from deepcompress.coding import codebooks
 from deepcompress.coding.bits import Reader
-from deepcompress.coding.tensors import EncodedTensor, TensorInfo, decode_codebook
+from deepcompress.coding.forms import StoredCodebook
+from deepcompress.coding.layouts.coded import Coded, decode_codebook
+from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container.entries import CRC_BYTES, Entry, Header
 from deepcompress.container.format import pack_header
 from deepcompress.container.reader import ModelFile
@@ -20,7 +22,7 @@ from deepcompress.updates import changes, sections
 from deepcompress.updates.container import UpdateFile
 from deepcompress.updates.content import Content, content_of, expected
 from deepcompress.updates.differences import WIDTHS
-from deepcompress.updates.models import WINDOW, Tools, book_type, read_head, with_book
+from deepcompress.updates.models import WINDOW, Tools, book_type, read_head, scan_of, with_book
 from deepcompress.updates.records import Book, BookOp, Op, Record, RecordReader
 from deepcompress.updates.sections import Shared
 
@@ -123,52 +125,54 @@ class _Builder:
         if record.op is Op.RENAMED:
             return EncodedTensor(base.info, self.old.section(base))
         stored = self.old.stored(base)
-        layout = stored.info if record.info is None else record.info
-        if layout.nbytes > self.max_bytes:
-            self._claim(layout)
-        return (self._shared if record.op is Op.SHARED else self._exact)(record, base, stored, layout)
+        info = stored.info if record.info is None else record.info
+        if info.nbytes > self.max_bytes:
+            self._claim(info)
+        return (self._shared if record.op is Op.SHARED else self._exact)(record, base, stored, info)
 
-    def _shared(self, record: Record, base: Entry, stored: Entry, layout: TensorInfo) -> EncodedTensor:
-        if not (stored.info.is_shared and layout.is_shared) or stored.info.size != layout.size:
+    def _shared(self, record: Record, base: Entry, stored: Entry, info: TensorInfo) -> EncodedTensor:
+        if not (stored.info.is_shared and info.is_shared) or stored.info.size != info.size:
             raise FormatError(f"it cannot be told by the weights of {base.name}")
         before = content_of(self.old, stored)
-        layout = with_book(layout, record.book, before)
-        raw, entries = self._book(record.book, layout, before)
-        old = expected(before, entries)
+        info = with_book(info, record.book, before)
+        raw, codebook = self._book(record.book, info, before)
+        old = expected(before, codebook)
         reader = Reader(self.update.take(record.bytes, "changes"), "changes")
-        symbols = changes.decode(reader, old, layout.shape, layout.scan, len(entries), record.changed)
+        symbols = changes.decode(reader, old, info.shape, scan_of(info), len(codebook), record.changed)
         reader.end()
-        return sections.shared_section(layout, Shared(symbols, entries, raw))
+        return sections.shared_section(info, Shared(symbols, codebook, raw))
 
-    def _book(self, book: Book, layout: TensorInfo, before: Content) -> tuple[bytes, Array]:
-        """The bytes that are stored of a codebook, and its entries."""
+    def _book(self, book: Book, info: TensorInfo, before: Content) -> tuple[bytes, Array]:
+        """The bytes that are stored of a codebook, and its values as bit patterns."""
+        assert isinstance(info.layout, Coded)
+        stored = info.layout.codebook
         if book.op is BookOp.OWNER:
-            if layout.target is None or layout.target not in self._books:
+            if info.target is None or info.target not in self._books:
                 raise FormatError("its codebook is that of no earlier tensor")
-            entries = self._books[layout.target]
-            owner = self.made[layout.target].info
-            if (owner.dtype, owner.codebook_size) != (layout.dtype, layout.codebook_size):
+            if not info.layout.refers(info, self.made[info.target].info):
                 raise FormatError("its codebook is that of a tensor which is not its like")
-            return b"", entries
+            return b"", self._books[info.target]
+        assert isinstance(stored, StoredCodebook)
         if book.op is BookOp.SAME:
             raw = before.raw
         elif book.op is BookOp.TOLD:
+            stored.check(info.dtype)
             raw = self.update.take(book.bytes, "codebook")
-            if len(raw) != layout.book.size(layout.dtype.storage.itemsize):
-                raise FormatError(f"{len(raw)} bytes are no codebook of {layout.codebook_size} entries")
+            if len(raw) != stored.length(info.itemsize):
+                raise FormatError(f"{len(raw)} bytes are no codebook of {stored.count} values")
         else:
-            old = np.frombuffer(before.raw, dtype=book_type(before.owner))
+            old = np.frombuffer(before.raw, dtype=book_type(before))
             reader = Reader(self.update.take(book.bytes, "codebook"), "codebook")
             raw = self._tools.differences(old.itemsize).decode(reader, old, book.shift).tobytes()
             reader.end()
-        if layout.dtype is not before.owner.dtype and book.op is not BookOp.TOLD:
+        if info.dtype is not before.dtype and book.op is not BookOp.TOLD:
             raise FormatError("its codebook is that of another dtype")
-        return raw, codebooks.unpack(layout.book, memoryview(raw), layout.dtype.bits)
+        return raw, codebooks.unpack(stored, memoryview(raw), info.dtype.bits)
 
-    def _exact(self, record: Record, base: Entry, stored: Entry, layout: TensorInfo) -> EncodedTensor:
+    def _exact(self, record: Record, base: Entry, stored: Entry, info: TensorInfo) -> EncodedTensor:
         old = self._tools.elements(base)
-        width = min(layout.dtype.storage.itemsize, max(WIDTHS))
-        if not sections.is_exact(layout) or old.itemsize != width or old.nbytes != layout.nbytes:
+        width = min(info.itemsize, max(WIDTHS))
+        if not sections.is_exact(info) or old.itemsize != width or old.nbytes != info.nbytes:
             raise FormatError(f"it cannot be told by the elements of {base.name}")
         coder = self._tools.differences(width)
         reader = Reader(self.update.take(record.bytes, "differences"), "differences")
@@ -177,4 +181,4 @@ class _Builder:
         reader.end()
         if (coder.changed - before,) != record.changed:
             raise FormatError("the number of elements that changed is not the one that is announced")
-        return sections.exact_section(layout, new.view(layout.dtype.storage).reshape(layout.shape))
+        return sections.exact_section(info, new.view(info.dtype.storage).reshape(info.shape))

@@ -75,30 +75,31 @@ class _State:
         self, old: Array, shape: tuple[int, ...], scan: Scan, entries: int, changed: tuple[int, int, int]
     ) -> None:
         rows, columns, plane, width = codec.matrix(shape, scan)
-        self._coder = Coder(len(old))
-        self._old = self._coder.numbers(old, np.int16)
-        self._size = len(old)
-        weights = int(np.count_nonzero(old))
-        facts = [0] * loop.FACTS
-        facts[model.SIZE], facts[model.ROWS], facts[model.COLUMNS] = len(old), rows, columns
-        facts[model.PLANE], facts[model.WIDTH], facts[model.ENTRIES] = plane, width, entries
+        self._coder = coder = Coder(len(old))
+        self._old = coder.numbers(old, np.int16)
         lines = (min(rows, model.MASK + 1), min(columns, model.MASK + 1), min(plane, model.MASK + 1))
-        facts[loop.AT_COLUMNS :] = _slots(lines, entries)
-        self._facts = facts
+        self._facts = loop.Facts(
+            len(old), rows, columns, plane, width, entries, False, coder.numbers(_filled(old, rows, columns)),
+            _starts(lines, entries), *coder.tables,
+        )  # fmt: skip
+        slots = self._facts.starts.end
+        self._memory = loop.Memory(
+            coder.filled(slots, 0),
+            coder.filled(slots, 0),
+            (coder.numbers(loop.WEIGHTS), coder.numbers(loop.WEIGHTS), coder.numbers(loop.WEIGHTS)),
+            coder.numbers([1 << 16]),
+            coder.numbers([0] * loop.INPUTS),
+            coder.numbers([0] * loop.INPUTS),
+        )
         at = [0] * loop.AT
+        weights = int(np.count_nonzero(old))
         at[loop.LEFT : loop.LEFT + 3] = changed
         at[loop.REST : loop.REST + 3] = len(old) - weights, weights, weights
-        self._at = self._coder.numbers(at)
-        self._filled = self._coder.numbers(_filled(old, rows, columns))
-        self._probabilities = self._coder.filled(facts[loop.SLOTS], 0)
-        self._counts = self._coder.filled(facts[loop.SLOTS], 0)
-        mixers = [loop.WEIGHTS] * 3 + [(1 << 16,)]
-        self._weights = tuple(self._coder.numbers(mixer) for mixer in mixers)
-        self._scratch = self._coder.numbers([0] * 40)
+        self._at = coder.numbers(at)
 
     def encode(self, new: Array, start: int) -> bytes:
         """The bytes of one block."""
-        stop = min(start + BLOCK, self._size)
+        stop = min(start + BLOCK, self._facts.size)
         self._at[model.MADE] = 0
         decisions = self._coder.room(_MOST * (stop - start))
         self._run(self._coder.numbers(new, np.int16), start, stop, False, decisions, self._coder.nothing())
@@ -106,29 +107,26 @@ class _State:
 
     def decode(self, new: Array, start: int, block: memoryview) -> None:
         """Put the symbols of one block into `new`."""
-        stop = min(start + BLOCK, self._size)
+        stop = min(start + BLOCK, self._facts.size)
         found = new if self._coder.is_compiled else new.tolist()
         self._run(found, start, stop, True, self._coder.room(0), self._coder.start(block, self._at))
         finish(block, self._at)
         new[start:stop] = found[start:stop]
 
     def _run(self, new: Any, start: int, stop: int, decoding: bool, decisions: Any, payload: Any) -> None:
-        self._facts[model.DECODING] = int(decoding)
-        self._coder.loops.code_changes(
-            self._old, new, start, stop, self._coder.numbers(self._facts), self._filled, self._probabilities,
-            self._counts, self._weights, self._at, self._scratch, self._coder.tables, decisions, payload,
-        )  # fmt: skip
+        tape = model.Tape(self._at, decisions, payload)
+        facts = self._facts._replace(decoding=decoding)
+        self._coder.loops.code_changes(self._old, new, start, stop, facts, self._memory, tape)
 
 
-def _slots(lines: tuple[int, int, int], entries: int) -> list[int]:
+def _starts(lines: tuple[int, int, int], entries: int) -> loop.Starts:
     """Where the tables begin in the slots of a kind, how many there are of a kind, and where the others begin."""
-    rows, columns, places = lines
-    sizes = [rows, columns, places, loop.BESIDE, entries + 1, loop.FILLED, loop.GAPS]
+    sizes = [*lines, loop.BESIDE, entries + 1, loop.FILLED, loop.GAPS]
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
     up = 3 * ends[-1]
     far = up + entries + 1
     tree = far + 2 * loop.NEAR
-    return [*ends, up, far, tree, tree + entries + 1]
+    return loop.Starts._make([*ends, up, far, tree, tree + entries + 1])
 
 
 def _filled(old: Array, rows: int, columns: int) -> Array:

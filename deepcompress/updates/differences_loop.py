@@ -1,15 +1,15 @@
 """The inner loops of differences: docs/update-format.md, section 6.
 
 As `coding.adaptive.model`, they are written so that numba can compile them (`updates.kernels`), and so that they run
-without: then the arrays should be lists. Integers only, none beyond 63 bits. Nothing is called in them but `learn` and
-`pass_bits`, and those seldom: a call takes longer than a decision.
+without: then the arrays should be lists. Integers only, none beyond 63 bits. Nothing is called in them but `learn_one`
+and `pass_bits`, and those seldom: a call takes longer than a decision.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from deepcompress.coding.adaptive.model import LOW, MADE, ONE, READ, STATE, learn
+from deepcompress.coding.adaptive.model import LOW, MADE, ONE, READ, STATE
 
 #: 1-dimensional integers: numpy arrays for the compiled loop, lists for the plain one.
 Numbers = Any
@@ -68,7 +68,7 @@ def encode_flags(
             probabilities[slot] = probabilities[ANY_CHANGED + level]
             count = FRESH
         if count < YOUNG:
-            learn(probabilities, counts, ANY_CHANGED + level, flags[index], LIMIT, reciprocals)
+            learn_one(probabilities, counts, ANY_CHANGED + level, flags[index], reciprocals)
         chance = probabilities[slot]
         if flags[index] == 0:
             decisions[made] = max(chance >> 14, 1) << 1
@@ -119,7 +119,7 @@ def decode_flags(
             state = state << 8 | int(payload[read])
             read += 1
         if count < YOUNG:
-            learn(probabilities, counts, ANY_CHANGED + level, bit, LIMIT, reciprocals)
+            learn_one(probabilities, counts, ANY_CHANGED + level, bit, reciprocals)
         counts[slot] = min(count + 1, LIMIT)
     at[STATE], at[READ], at[LATELY] = state, read, lately
 
@@ -180,7 +180,7 @@ def code_values(  # noqa: PLR0912, PLR0915 - a call takes longer than a decision
             probabilities[slot] = chance + (((FULL if wanted else 0) - chance) * reciprocals[count] >> 16)
             counts[slot] = min(count + 1, LIMIT)
             if count < YOUNG and parent != slot:
-                learn(probabilities, counts, parent, wanted, LIMIT, reciprocals)
+                learn_one(probabilities, counts, parent, wanted, reciprocals)
             if stage == 0:
                 down, stage = wanted, 1
                 slot, parent, wanted = MORE + context, ANY_MORE, int(above > 0)
@@ -231,3 +231,10 @@ def pass_bits(bits: int, count: int, decoding: int, at: Numbers, raw: Numbers) -
         raw[at[BYTE]] = at[BITS] >> at[FILL] & 255
         at[BYTE] += 1
     return bits
+
+
+def learn_one(probabilities: Numbers, counts: Numbers, slot: int, bit: int, reciprocals: Numbers) -> None:
+    """Move the probability of one slot towards `bit`, by one over its count."""
+    count, old = counts[slot], probabilities[slot]
+    probabilities[slot] = old + (((FULL if bit else 0) - old) * reciprocals[count] >> 16)
+    counts[slot] = min(count + 1, LIMIT)

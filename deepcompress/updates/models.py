@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import codebooks
+from deepcompress.coding.adaptive.codec import Scan
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.dtypes import DType
+from deepcompress.coding.forms import Form
+from deepcompress.coding.layouts.adaptive import Adaptive
+from deepcompress.coding.layouts.coded import Coded
 from deepcompress.coding.tensors import TensorInfo
 from deepcompress.container.entries import MAX_HEADER, MAX_LABEL, Entry, Extension, Header
 from deepcompress.container.reader import ModelFile
@@ -54,19 +57,22 @@ def elements_of(values: Array, dtype: DType) -> Array:
     return np.ascontiguousarray(values).reshape(-1).view(f"<u{width}")
 
 
-def book_type(info: TensorInfo) -> str:
+def book_type(old: Content) -> str:
     """numpy's type of the elements of a codebook that is no grid, unsigned."""
-    return "<u2" if info.form is codebooks.Form.HALVES else f"<u{info.dtype.storage.itemsize}"
+    return "<u2" if old.stored.form is Form.HALVES else f"<u{old.dtype.storage.itemsize}"
 
 
 def with_book(info: TensorInfo, book: Book, old: Content) -> TensorInfo:
-    """The layout, with the codebook that is told beside it."""
+    """The facts, with the codebook that is told beside them."""
+    assert isinstance(info.layout, Coded)
     if book.op is BookOp.OWNER:
         return info
-    if book.op is BookOp.TOLD:
-        return replace(info, target=None, codebook_size=book.size, form=book.form, grid=book.grid)
-    form, grid = old.owner.form, old.owner.grid
-    return replace(info, target=None, codebook_size=old.owner.codebook_size, form=form, grid=grid)
+    return replace(info, layout=replace(info.layout, codebook=book.stored or old.stored))
+
+
+def scan_of(info: TensorInfo) -> Scan:
+    """How a tensor is looked at: as the adaptive model does, if its layout is that one."""
+    return info.layout.scan if isinstance(info.layout, Adaptive) else Scan()
 
 
 def pack_labels(header: Header) -> bytes:

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from deepcompress.coding.bits import Reader, varint
-from deepcompress.coding.codebooks import Form
-from deepcompress.coding.tensors import MAX_CODEBOOK, TensorInfo
-from deepcompress.container import version2, version3
+from deepcompress.coding.forms import StoredCodebook, read_fields
+from deepcompress.coding.tensors import TensorInfo
+from deepcompress.container import version3
 from deepcompress.container.entries import MAX_NAME, MAX_TENSORS, Entry, is_printable
 from deepcompress.errors import FormatError
 from deepcompress.updates.container import Names
 
 _MAX_SHIFT = 63
 _MAX_LAYOUT = 1 << 10
+_VERSION = 3  # of headers, whose words an update has for layouts and codebooks
 
 
 class Op(IntEnum):
@@ -39,14 +40,19 @@ class BookOp(IntEnum):
 
 @dataclass(frozen=True)
 class Book:
-    """What is told of a codebook: its form, the size, the multiples if it is a grid, and the bytes in the payload."""
+    """What is told of a codebook.
+
+    Attributes:
+        op: where it comes from.
+        stored: what a header says of one that is TOLD.
+        shift: all differences of one that has MOVED are multiples of two to this.
+        bytes: of the payload.
+    """
 
     op: BookOp
-    size: int = 0
-    form: Form = Form.ENTRIES
-    grid: tuple[int, int] = (0, 0)
+    stored: StoredCodebook | None = None
     shift: int = 0
-    bytes: int = 0  # of the payload
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -176,11 +182,13 @@ class RecordReader:
             return Book(op, shift=reader.varint("shift", _MAX_SHIFT), bytes=reader.varint("length of a codebook"))
         if op is not BookOp.TOLD:
             return Book(op)
-        size, form = reader.varint("size of the codebook", MAX_CODEBOOK), reader.byte("form of the codebook")
-        if form > Form.GRID_BFLOAT:
-            raise FormatError(f"tensor {name}: codebook form {form} is unknown; known are 0 to {Form.GRID_BFLOAT}")
-        grid = (version2.read_step(reader), version2.read_step(reader)) if Form(form).is_grid else (0, 0)
-        return Book(op, size, Form(form), grid, bytes=reader.varint("length of a codebook"))
+        try:
+            stored = read_fields(reader, _VERSION)
+        except FormatError as error:
+            raise FormatError(f"tensor {name}: {error}") from None
+        if not isinstance(stored, StoredCodebook):
+            raise FormatError(f"tensor {name}: a codebook is told as that of another tensor")
+        return Book(op, stored, bytes=reader.varint("length of a codebook"))
 
 
 def _pack_info(info: TensorInfo | None) -> bytes:
@@ -192,8 +200,6 @@ def _pack_book(book: Book) -> bytes:
     out = bytes([book.op])
     if book.op is BookOp.MOVED:
         return out + varint(book.shift) + varint(book.bytes)
-    if book.op is not BookOp.TOLD:
+    if book.stored is None:
         return out
-    out += varint(book.size) + bytes([book.form])
-    out += b"".join(map(version2.pack_step, book.grid)) if book.form.is_grid else b""
-    return out + varint(book.bytes)
+    return out + book.stored.pack(_VERSION) + varint(book.bytes)

@@ -11,17 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import codebooks, integers, lanes, offsets, planes, streams
+from deepcompress.coding import codebooks, lanes, offsets, streams
 from deepcompress.coding.adaptive import codec
-from deepcompress.coding.adaptive.codec import Book
-from deepcompress.coding.dtypes import DType
+from deepcompress.coding.adaptive.codec import Alphabet
+from deepcompress.coding.layouts import ranked
+from deepcompress.coding.layouts.adaptive import Adaptive
+from deepcompress.coding.layouts.coded import Coded, Sorted
+from deepcompress.coding.layouts.dense import Dense, Streams
+from deepcompress.coding.layouts.exact import Exact, Rows
+from deepcompress.coding.layouts.ranked import Ranks
+from deepcompress.coding.layouts.relative import Literal, Relative
 from deepcompress.coding.streams import Coder, Stream
-from deepcompress.coding.tensors import EncodedTensor, Encoding, TensorInfo
+from deepcompress.coding.survey import bits_of
+from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-_NO_STREAM = Stream(Coder.NONE, b"", b"")
 
 
 @dataclass(frozen=True)
@@ -30,48 +35,38 @@ class Shared:
 
     Attributes:
         symbols: flat, int16: 0 for zero, else the index in the sorted codebook plus 1.
-        entries: of the codebook as a file has it, bit patterns.
+        codebook: the values as a file has them, bit patterns.
         raw: bytes of the codebook as they are stored; empty where it is that of an earlier tensor.
     """
 
     symbols: Array
-    entries: Array
+    codebook: Array
     raw: bytes
 
 
 def shared_section(info: TensorInfo, content: Shared) -> EncodedTensor:
-    """A tensor with the layout of `info`: shape, dtype, codebook, coders, width of offsets, and scan count of it.
+    """A tensor in the layout of `info`, whose shape, dtype, codebook, coders, width of offsets, and scan count.
 
     Raises:
         FormatError: there is no tensor of this layout and content.
     """
-    if len(content.entries) != info.codebook_size:
-        raise FormatError(f"a codebook of {len(content.entries)} entries, where {info.codebook_size} are announced")
-    info = replace(info, nonzeros=int(np.count_nonzero(content.symbols)), codebook=len(content.raw))
-    order = codebooks.order(content.entries)
-    book = Book(len(order), codebooks.negatives(content.entries))
-    if info.weight_coder is Coder.ANS:
-        payload = codec.encode(content.symbols, info.shape, book, info.scan)
-        return EncodedTensor(replace(info, weights=len(payload)), content.raw + payload)
-    if info.weight_coder is Coder.RANS:
-        if not len(content.symbols):
-            raise FormatError("an empty tensor has no ranks")
-        ranks = content.symbols - np.int16(book.negative) - (content.symbols <= book.negative)
-        ranks[content.symbols == 0] = 0
-        return integers.encode(ranks.astype(np.int16), info, content.raw)
-    places = np.flatnonzero(content.symbols)
-    found = order[content.symbols[places] - 1].astype(lanes.symbol_type(info.codebook_size + 1))
-    allow_huffman = Coder.FIXED not in (info.weight_coder, info.offset_coder) or Coder.HUFFMAN in (
-        info.weight_coder,
-        info.offset_coder,
-    )
-    if info.offset_bits:
-        weight = streams.encode(found, info.alphabet, allow_huffman)
-    else:
-        symbols = np.zeros(len(content.symbols), dtype=lanes.symbol_type(info.alphabet))
-        symbols[places] = found + symbols.dtype.type(1)
-        weight = streams.encode(symbols, info.alphabet, allow_huffman)
-    return _with_streams(info, places, content.raw, weight, allow_huffman)
+    layout = info.layout
+    assert isinstance(layout, Coded)
+    if len(content.codebook) != layout.codebook.count:
+        raise FormatError(f"a codebook of {len(content.codebook)} values, where {layout.codebook.count} are announced")
+    if isinstance(layout, Streams):
+        return _streams(info, layout, content)
+    negative = codebooks.negatives(content.codebook)
+    if isinstance(layout, Adaptive):
+        weights = int(np.count_nonzero(content.symbols))
+        payload = codec.encode(content.symbols, info.shape, Alphabet(layout.codebook.count, negative), layout.scan)
+        layout = replace(layout, nonzeros=weights, length=len(payload))
+        return EncodedTensor(replace(info, layout=layout), content.raw + payload)
+    assert isinstance(layout, Ranks)
+    if not len(content.symbols):
+        raise FormatError("an empty tensor has no ranks")
+    given = Sorted(content.symbols, layout.codebook.count, negative, layout.codebook, content.raw)
+    return ranked.encode(info, given)
 
 
 def exact_section(info: TensorInfo, values: Array) -> EncodedTensor:
@@ -80,59 +75,65 @@ def exact_section(info: TensorInfo, values: Array) -> EncodedTensor:
     Raises:
         FormatError: there is no tensor of this layout and content.
     """
-    raw = values.tobytes()
-    if info.encoding is Encoding.RAW:
-        return EncodedTensor(replace(info, weights=len(raw)), raw)
-    if info.encoding is Encoding.CONSTANT:
-        return EncodedTensor(info, raw[: info.dtype.storage.itemsize])
-    if info.encoding is Encoding.CODED:
-        return _literal(info, values)
-    if info.encoding is Encoding.PLANES:
-        section: bytes | None = planes.encode(_bytes_of(values, info.dtype))
-    else:
-        section = planes.encode_rows(values, info.dtype)
-    if section is None:
-        raise FormatError("all its rows are of one kind")
-    return EncodedTensor(replace(info, weights=len(section)), section)
+    layout = info.layout
+    if isinstance(layout, Literal):
+        return _literal(info, layout, values)
+    if isinstance(layout, Rows):
+        encoded = Rows.of(values, info.dtype)
+        if encoded is None:
+            raise FormatError("all its rows are of one kind")
+        return encoded
+    assert isinstance(layout, Exact)
+    return layout.write(values, info.dtype)
 
 
 def is_exact(info: TensorInfo) -> bool:
     """Whether `exact_section` makes tensors of this layout."""
-    return info.weight_coder is Coder.LITERAL or info.encoding in (
-        Encoding.RAW,
-        Encoding.PLANES,
-        Encoding.CONSTANT,
-        Encoding.ROWS,
-    )
+    return isinstance(info.layout, (Exact, Literal))
 
 
-def _bytes_of(values: Array, dtype: DType) -> Array:
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).reshape(-1, dtype.storage.itemsize)
+def _streams(info: TensorInfo, layout: Streams, content: Shared) -> EncodedTensor:
+    """Indices of values in the order of the file: of weights behind their offsets, or of all elements."""
+    places = np.flatnonzero(content.symbols)
+    count = layout.codebook.count
+    indices = codebooks.order(content.codebook)[content.symbols[places] - 1].astype(lanes.symbol_type(count + 1))
+    layout = replace(layout, nonzeros=len(places))
+    if isinstance(layout, Relative):
+        coders = layout.stream_coder, layout.offsets.stream_coder
+        allow_huffman = Coder.FIXED not in coders or Coder.HUFFMAN in coders
+        weights = streams.encode(indices, count, allow_huffman)
+        return _with_offsets(info, layout, places, content.raw, weights, allow_huffman)
+    assert isinstance(layout, Dense)
+    symbols = np.zeros(len(content.symbols), dtype=indices.dtype)
+    symbols[places] = indices + symbols.dtype.type(1)
+    weights = streams.encode(symbols, layout.alphabet, layout.stream_coder is not Coder.FIXED)
+    layout = replace(layout, tables=len(weights.table), stream_coder=weights.coder, length=len(weights.payload))
+    return EncodedTensor(replace(info, layout=layout), content.raw + weights.table + weights.payload)
 
 
-def _literal(info: TensorInfo, values: Array) -> EncodedTensor:
+def _literal(info: TensorInfo, layout: Literal, values: Array) -> EncodedTensor:
     """The weights themselves behind their offsets."""
-    flat = np.ascontiguousarray(values).reshape(-1).view(info.dtype.bits)
+    flat = bits_of(values, info.dtype)
     places = np.flatnonzero(flat)
-    weight = Stream(Coder.LITERAL, b"", flat[places].tobytes())
-    info = replace(info, nonzeros=len(places), codebook=0)
-    return _with_streams(info, places, b"", weight, info.offset_coder is not Coder.FIXED)
+    weights = Stream(Coder.LITERAL, b"", flat[places].tobytes())
+    layout = replace(layout, nonzeros=len(places))
+    return _with_offsets(info, layout, places, b"", weights, layout.offsets.stream_coder is not Coder.FIXED)
 
 
-def _with_streams(info: TensorInfo, places: Array, raw: bytes, weight: Stream, allow_huffman: bool) -> EncodedTensor:
-    offset, fillers = _NO_STREAM, 0
-    if info.offset_bits:
-        symbols = offsets.to_symbols(offsets.gaps(places), info.offset_bits)
-        symbols = symbols.astype(lanes.symbol_type(1 << info.offset_bits))
-        fillers = len(symbols) - len(places)
-        offset = streams.encode(symbols, 1 << info.offset_bits, allow_huffman)
-    info = replace(
-        info,
-        tables=len(offset.table) + len(weight.table),
-        offsets=len(offset.payload),
-        weights=len(weight.payload),
-        fillers=fillers,
-        offset_coder=offset.coder,
-        weight_coder=weight.coder,
+def _with_offsets(
+    info: TensorInfo, layout: Relative, places: Array, raw: bytes, weights: Stream, allow_huffman: bool
+) -> EncodedTensor:
+    """Offsets to these places, and what stands there."""
+    facts = layout.offsets
+    symbols = offsets.to_symbols(offsets.gaps(places), facts.bits).astype(lanes.symbol_type(1 << facts.bits))
+    gaps = streams.encode(symbols, 1 << facts.bits, allow_huffman)
+    facts = replace(facts, fillers=len(symbols) - len(places), stream_coder=gaps.coder, length=len(gaps.payload))
+    layout = replace(
+        layout,
+        tables=len(gaps.table) + len(weights.table),
+        stream_coder=weights.coder,
+        length=len(weights.payload),
+        offsets=facts,
     )
-    return EncodedTensor(info, b"".join((raw, offset.table, weight.table, offset.payload, weight.payload)))
+    section = b"".join((raw, gaps.table, weights.table, gaps.payload, weights.payload))
+    return EncodedTensor(replace(info, layout=layout), section)

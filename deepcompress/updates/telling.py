@@ -19,7 +19,17 @@ from deepcompress.errors import FormatError
 from deepcompress.updates import changes, sections
 from deepcompress.updates.content import Content, content_of, expected
 from deepcompress.updates.differences import shift_of
-from deepcompress.updates.models import HEADER, LABELS, WINDOW, Tools, book_type, elements_of, pack_labels, with_book
+from deepcompress.updates.models import (
+    HEADER,
+    LABELS,
+    WINDOW,
+    Tools,
+    book_type,
+    elements_of,
+    pack_labels,
+    scan_of,
+    with_book,
+)
 from deepcompress.updates.records import Book, BookOp, Op, Record, Records
 from deepcompress.updates.sections import Shared
 
@@ -98,14 +108,14 @@ class _Maker:
         before, after = content_of(self._old, stored), content_of(self._new, entry)
         book, told = _book(before, after, entry.info, self._tools)
         raw = b"" if book.op is BookOp.OWNER else after.raw
-        content = Shared(after.symbols, after.entries, raw)
+        content = Shared(after.symbols, after.codebook, raw)
         for info in (None, entry.info):
-            layout = with_book(stored.info if info is None else info, book, before)
-            if layout.shape != entry.info.shape or layout.dtype != entry.info.dtype:
+            made = with_book(stored.info if info is None else info, book, before)
+            if (made.shape, made.dtype) != (entry.info.shape, entry.info.dtype):
                 continue
-            if _gives(partial(sections.shared_section, layout, content), EncodedTensor(entry.info, section)):
-                old = expected(before, after.entries)
-                payload = changes.encode(after.symbols, old, entry.info.shape, entry.info.scan, len(after.entries))
+            if _gives(partial(sections.shared_section, made, content), EncodedTensor(entry.info, section)):
+                old = expected(before, after.codebook)
+                payload = changes.encode(after.symbols, old, entry.info.shape, scan_of(entry.info), len(after.codebook))
                 changed = changes.count(after.symbols, old)
                 number = self._old.number(base.name)
                 record = Record(Op.SHARED, entry.name, number, 1, info, book, changed, bytes=len(payload))
@@ -118,10 +128,10 @@ class _Maker:
         if old.dtype != new.dtype or len(old) != len(new):
             return None
         for info in (None, entry.info):
-            layout = self._old.stored(base).info if info is None else info
-            if not sections.is_exact(layout) or (layout.shape, layout.dtype) != (entry.info.shape, dtype):
+            made = self._old.stored(base).info if info is None else info
+            if not sections.is_exact(made) or (made.shape, made.dtype) != (entry.info.shape, dtype):
                 continue
-            if _gives(partial(sections.exact_section, layout, values), EncodedTensor(entry.info, section)):
+            if _gives(partial(sections.exact_section, made, values), EncodedTensor(entry.info, section)):
                 shift = shift_of(new, old)
                 coder = self._tools.differences(new.itemsize).copy()
                 payload = coder.encode(new, old, shift)
@@ -147,13 +157,13 @@ def _book(before: Content, after: Content, info: TensorInfo, tools: Tools) -> tu
     """What is told of a codebook, and its payload."""
     if info.target is not None:
         return Book(BookOp.OWNER), b""
-    new = after.owner.book
-    if (before.owner.book, before.raw) == (new, after.raw) and before.owner.dtype == after.owner.dtype:
+    dtype_stays = before.dtype is after.dtype
+    if (before.stored, before.raw) == (after.stored, after.raw) and dtype_stays:
         return Book(BookOp.SAME), b""
-    told = Book(BookOp.TOLD, new.count, new.form, (new.low, new.high), bytes=len(after.raw)), after.raw
-    if before.owner.book != new or new.form.is_grid or before.owner.dtype != after.owner.dtype:
+    told = Book(BookOp.TOLD, after.stored, bytes=len(after.raw)), after.raw
+    if before.stored != after.stored or after.stored.form.is_grid or not dtype_stays:
         return told
-    elements, others = (np.frombuffer(raw, dtype=book_type(after.owner)) for raw in (after.raw, before.raw))
+    elements, others = (np.frombuffer(raw, dtype=book_type(after)) for raw in (after.raw, before.raw))
     shift = shift_of(elements, others)
     coder = tools.differences(elements.itemsize).copy()
     payload = coder.encode(elements, others, shift)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import tracemalloc
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.tensors import Encoding, TensorInfo
+from deepcompress.coding.layouts.exact import Raw
+from deepcompress.coding.tensors import TensorInfo
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.container import writer
+from deepcompress.container.graph import graph_in, pack_graph
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import DeepCompressError, FormatError, OutputError, UpdateError
 from deepcompress.reading.recode import recode
@@ -78,7 +81,7 @@ def test_what_did_not_change_costs_less_than_a_byte(tmp_path):
     old = written(tensors, tmp_path / "a.dc")
     assert made(old, old, tmp_path) < 50
     found = sections_of(old)
-    found["layer15.weight"] = writer.EncodedTensor(TensorInfo((2,), DType.INT8, Encoding.RAW, weights=2), b"ab")
+    found["layer15.weight"] = writer.EncodedTensor(TensorInfo((2,), DType.INT8, Raw()), b"ab")
     new = tmp_path / "b.dc"
     writer.save(new, found.items())
     made(old, new, tmp_path)
@@ -121,6 +124,20 @@ def test_network_data_and_extensions_may_change(tmp_path):
     writer.save(other, sections_of(tensors).items(), "lenet5", "mnist", [writer.Extension("note", b"x" * 20)])
     assert made(tensors, other, tmp_path) < 90
     assert made(other, tensors, tmp_path) < 90
+
+
+def test_a_graph_stays_comes_and_changes(tmp_path):
+    graphs = {"none": b"", "one": b"a graph of nodes", "two": random.Random(0).randbytes(3000)}
+    for tensors, when in ((state(), "old"), (moved(), "new")):
+        found = sections_of(written(tensors, tmp_path / "plain.dc"))
+        for name, graph in graphs.items():
+            writer.save(tmp_path / f"{name}-{when}.dc", found.items(), extensions=pack_graph(graph))
+    sizes = {}
+    for old, new in product(graphs, graphs):
+        sizes[old, new] = made(tmp_path / f"{old}-old.dc", tmp_path / f"{new}-new.dc", tmp_path)
+        with ModelFile(tmp_path / "out") as file:
+            assert graph_in(file.header.extensions) == graphs[new]
+    assert sizes["two", "two"] < sizes["none", "two"] - 2900  # a graph that stays is not told
 
 
 @pytest.mark.parametrize("coder", ["huffman", "ans", "rans", "fixed"])

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 #: 1-dimensional integers: numpy arrays for the compiled model, lists for the plain one.
 Numbers = Any
 
+#: `Facts` or `Memory`, or what another model (`updates.changes_loop`) has in their place.
+Fields = Any
+
 # What `at` of a `Tape` holds, which changes with each element: weights left, zeros since the last one, the coder's
 # state, bytes read, decisions made.
 LEFT, GAP, STATE, READ, MADE = 0, 1, 2, 3, 4
@@ -280,7 +283,7 @@ def remember(seen: Numbers, line: int, symbol: int, negative: int, classes: Numb
     seen[line + MAGNITUDE] = min(known * 3 + size * 8 + 2 >> 2, 5) if known > 0 else size * 2 + 1
 
 
-def decide(bit: int, count: int, weights: Numbers, rate: int, facts: Facts, memory: Memory, tape: Tape) -> int:
+def decide(bit: int, count: int, weights: Numbers, rate: int, facts: Fields, memory: Fields, tape: Tape) -> int:
     """Mix the first `count` logits to one probability, code the bit with it (or decode it), move the weights."""
     logits, squash = memory.logits, facts.squash
     dot = 0
@@ -299,7 +302,7 @@ def decide(bit: int, count: int, weights: Numbers, rate: int, facts: Facts, memo
     return bit
 
 
-def learn(bit: int, first: int, stop: int, limit: int, facts: Facts, memory: Memory) -> None:
+def learn(bit: int, first: int, stop: int, limit: int, facts: Fields, memory: Fields) -> None:
     """Move the probabilities of slots `first` to `stop` - 1 of the decision towards `bit`, by one over their counts."""
     slots, probabilities, counts, reciprocals = memory.slots, memory.probabilities, memory.counts, facts.reciprocals
     goal = ONE - 1 if bit else 0
