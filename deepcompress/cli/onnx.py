@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _TORCH_ONLY = {
     "network": "--network", "resume": "--resume", "masks_file": "--masks", "save_masks": "--save-masks",
     "save_scores": "--save-scores", "rewind": "--rewind", "key": "--key", "max_drop": "--max-drop",
-    "task": "--task", "loss": "--loss", "teach": "--teach",
+    "task": "--task", "loss": "--loss", "teach": "--teach", "base": "--base", "update_size": "--update-size",
 }  # fmt: skip
 
 

@@ -131,6 +131,8 @@ def test_other_settings_of_a_recipe(files):
     [
         (["compress", "m.onnx", "--network", "lenet5"], 2, "neither built nor trained here: leave out --network"),
         (["compress", "m.onnx", "--max-drop", "1", "--data", "d.npz"], 2, "leave out --max-drop"),
+        (["compress", "m.onnx", "--base", "m.dc"], 2, "leave out --base"),
+        (["compress", "m.onnx", "--base", "m.dc", "--update-size", "9"], 2, "leave out --base, --update-size"),
         (["compress", "m.onnx", "--masks", "x.npz", "--resume"], 2, "leave out --resume, --masks"),
         (["compress", "gone.onnx"], 1, "gone.onnx: no such file"),
         (["compress", "m.onnx", "--layer", "third:keep"], 2, "matches no layer; there are first.weight, second.weight"),
