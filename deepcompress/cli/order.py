@@ -103,7 +103,7 @@ class Order:
         """Refuse options that have no effect in what the others ask for (`UsageError`)."""
         if self.base is None and self.update_size is not None:
             raise click.UsageError("--update-size is the size of an update to a file: name that file with --base")
-        if self.base is not None and (self.searching or self.calibrating is not None or self.files.masks):
+        if self.base is not None and (self.searching or self.calibrating or self.files.masks):
             raise click.UsageError(
                 "--base says what is pruned and shared: leave out --max-drop, --calibrate and --masks"
             )
