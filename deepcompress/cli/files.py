@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> None:
     """Show where the bytes of a .dc file are.
 
-    Tensor by tensor, with the columns of tables 2 and 3 of the paper: bits of a codebook index and of an offset,
-    before → after entropy coding and per surviving weight; and section by section. The ratios after prune and
-    quantize are those that this file's streams would have at their fixed widths.
+    The first table has a row for each tensor, with the columns of tables 2 and 3 of the paper: bits of a codebook
+    index and of an offset, before → after entropy coding, and bits per surviving weight. The second table has a row
+    for each section of the file. The ratios after prune and quantize count this file's streams at their fixed widths.
     """
     from deepcompress.container.breakdown import inspect
 
@@ -128,10 +128,10 @@ def eval_command(
     required=True,
     type=click.Path(),
     metavar="FILE",
-    help="x.pt, x.safetensors, x.npz, x.onnx or x.h.",
+    help="File to write. Its ending chooses the format: .pt, .safetensors, .npz, .onnx or .h.",
 )
 @force_option
-@click.option("--shrink", is_flag=True, help="Without the neurons, filters and channels that nothing reads any more.")
+@click.option("--shrink", is_flag=True, help="Take out the neurons, filters and channels that nothing reads any more.")
 @network_option
 @strict_option
 @shape_options
@@ -154,15 +154,16 @@ def export(
 ) -> None:
     """Write the dense tensors as .pt, .safetensors or .npz, the network as .onnx, or the file itself as .h.
 
-    A .npz has bfloat16 as float32, because numpy has no bfloat16. A .h (C99) has the bytes of MODEL.dc for flash, a
-    table of its tensors, and sizes as macros. Both need no torch.
+    A .npz stores bfloat16 as float32, because numpy has no bfloat16. A .h (C99) holds the bytes of MODEL.dc for flash
+    memory, a table of its tensors, and sizes as macros. These two formats need no torch.
 
-    A file that was made from an .onnx model gives that model back; it needs pip install 'deepcompress[onnx]'. Another
-    network becomes ONNX (opset 18, free batch size) with the network and the shape of its input; where onnxruntime is
-    installed, its outputs are compared.
+    A file that was made from an .onnx model gives that model back. This needs pip install 'deepcompress[onnx]'. Any
+    other network becomes ONNX (opset 18, free batch size) with the network and the shape of its input. If onnxruntime
+    is installed, the command compares the outputs with those of the network.
 
-    With --shrink they are smaller: what structured pruning emptied is taken out, and the outputs stay. That needs the
-    network, and one input: samples of the data that the file names, or of --data, or any of --input-shape.
+    --shrink makes the network smaller: it takes out what structured pruning has emptied, and the outputs stay the
+    same. It needs the network and one input. The input comes from the data that the file names, from --data, or is
+    random with --input-shape.
     """
     claim(output)
     if Path(output).suffix == ".onnx" and network is None and not shrink and is_packed(file) and runs_as_onnx(file):
@@ -176,7 +177,9 @@ def export(
 
     check_ending(output, (*ENDINGS, ".onnx", ".npz", ".h"))
     if Path(output).suffix == ".h":
-        raise click.UsageError("a .h has the bytes of a .dc file, as they are: give one, and not --shrink")
+        raise click.UsageError(
+            "a .h file holds the bytes of a .dc file unchanged: give a .dc file, and leave out --shrink"
+        )
     source = load_any(file, False, max_bytes)
     more: dict[str, Any] = {}
     if shrink:
@@ -259,7 +262,7 @@ def _cost_lines(more: dict[str, Any]) -> list[str]:
     if "before" not in more:
         return []
     before, after = more["before"], more["after"]
-    stuck = f"; {more['stuck']} more are not read either, but have to stay" if more["stuck"] else ""
+    stuck = f"; {more['stuck']} more are not read either, but they cannot be taken out" if more["stuck"] else ""
     lines = [
         f"{what}: {before[key]:,} → {after[key]:,} ({before[key] / max(after[key], 1):.2f}× fewer)"
         for what, key in (("parameters", "parameters"), ("multiply-accumulates of a sample", "macs"))
@@ -270,7 +273,7 @@ def _cost_lines(more: dict[str, Any]) -> list[str]:
 @click.command()
 @click.argument("file", metavar="MODEL.dc", type=click.Path())
 @click.option(
-    "-o", "--output", type=click.Path(), metavar="OUT.dc", help="The new file.  [default: in place of the old]"
+    "-o", "--output", type=click.Path(), metavar="OUT.dc", help="File to write.  [default: MODEL.dc is replaced]"
 )
 @force_option
 @click.option(
@@ -294,7 +297,7 @@ def recode(
 ) -> None:
     """Write the same tensors in fewer bytes.
 
-    The values stay as they are, bit for bit; only how they are stored changes.
+    The values stay the same, bit for bit. Only their coding changes.
     """
     from deepcompress.reading.recode import recode
 

@@ -35,7 +35,7 @@ TRAINED = {"prune": 0.7, "epochs": 3, "finetune_epochs": 2, "bits": 3, "lr": 0.0
 FLAT = {**TRAINED, "iterations": 2}
 RECIPES = {
     "iterations": FLAT,
-    "adam, one-shot": {**FLAT, "optimizer": "adam", "schedule": "one-shot", "lr": 0.01},
+    "adam, one-shot": {**TRAINED, "optimizer": "adam", "schedule": "one-shot", "lr": 0.01},
     "guard": {**FLAT, "max_drop": 1.0, "prune": 0.9},
     "size": {
         "target_size": 640,
