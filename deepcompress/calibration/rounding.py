@@ -21,7 +21,7 @@ _ERROR = 1.0  # of the output, in squared steps: a step of 0.1 allows 1 % of its
 
 @dataclass(frozen=True)
 class Rounded:
-    """What the file shall have: weights on grids, and tensors that make their mean errors good, both by name."""
+    """What the file gets: weights on grids, and tensors that make their mean errors good, both by name."""
 
     grids: Mapping[str, RowGrid]
     corrected: Mapping[str, torch.Tensor]
