@@ -207,6 +207,7 @@ INSIDE = {
         "criteria.woodfisher",
         "criteria.initial",
         "criteria.taylor",
+        "criteria.mlprune",
         "criteria.factors",
         "criteria.empirical",
         "criteria.structured",
