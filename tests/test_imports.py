@@ -230,6 +230,8 @@ INSIDE = {
         "gap",
         "sparse",
         "shrink",
+        "programs",
+        "stable",
     ],
     "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "steps", "vectors", "latent"],
     "report": ["console", "names", "tables", "filetables", "studytables", "page", "charts", "masks", "plots", "view"],
