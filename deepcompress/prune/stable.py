@@ -192,8 +192,9 @@ def _kinds(layers: Sequence[Layer], inputs: Array, box: tuple[float, float], unt
     kinds = np.full(len(low), np.nan)
     kinds[(seen.max(axis=0) > 0) & (seen.min(axis=0) < 0)] = OPEN
     kinds[low >= 0], kinds[high <= 0] = ON, OFF
-    for unit in np.flatnonzero(np.isnan(kinds)):
-        left = until - time.monotonic()
+    doubtful = np.flatnonzero(np.isnan(kinds))
+    for number, unit in enumerate(doubtful):
+        left = (until - time.monotonic()) / (len(doubtful) - number)  # a hard one is not to take the others' time
         if left <= 0 or len(layers) == 1:  # the intervals of a first layer are exact
             break
         sign = 1.0 if seen[:, unit].max() <= 0 else -1.0
