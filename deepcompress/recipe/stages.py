@@ -12,14 +12,14 @@ from deepcompress.recipe.setting import When, setting
 #: `prune.criteria` has its name here as well, which a test sees to; one of a user's own needs none.
 CRITERIA = (
     "magnitude", "random", "taylor1", "taylor2", "taylor12", "l1-factor", "l2-factor", "empirical",
-    "obs", "woodfisher", "snip", "grasp",
+    "obs", "woodfisher", "mlprune", "snip", "grasp",
     "filters-l1", "filters-taylor", "thinet", "inactive", "nisp", "blocks-epsilon",
 )  # fmt: skip
 
 WATCHING = ("circular", "gap")  # schedules that validation data decides
 REFERENCE = "empirical"  # the criterion that measures what others estimate
 BY_WEIGHTS = ("magnitude", "random")  # criteria that look at no data
-LOCAL = ("woodfisher",)  # criteria that are asked again at each iteration, even where nothing is retrained
+LOCAL = ("woodfisher", "mlprune")  # criteria that are asked again at each iteration, even where nothing is retrained
 
 
 @dataclass(frozen=True)
