@@ -250,6 +250,7 @@ INSIDE = {
         "criteria.woodfisher",
         "criteria.initial",
         "criteria.taylor",
+        "criteria.mlprune",
         "criteria.factors",
         "criteria.empirical",
         "criteria.structured",
@@ -272,6 +273,8 @@ INSIDE = {
         "gap",
         "sparse",
         "shrink",
+        "programs",
+        "stable",
     ],
     "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "steps", "vectors", "latent", "sticky"],
     "report": [

@@ -31,7 +31,7 @@ _BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.MultiheadA
 
 @dataclass(frozen=True)
 class Rounded:
-    """What the file shall have: weights on grids, and tensors that make their mean errors good, both by name."""
+    """What the file gets: weights on grids, and tensors that make their mean errors good, both by name."""
 
     grids: Mapping[str, RowGrid]
     corrected: Mapping[str, torch.Tensor]

@@ -20,13 +20,13 @@ from deepcompress.cli.settings import Several
     default="1,64",
     show_default=True,
     metavar="N,…",
-    help="Samples at a time.",
+    help="Batch sizes to measure.",
 )
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Of both, dense and compressed.  [default: what torch uses]",
+    help="CPU threads of both networks.  [default: as many as torch uses]",
 )
 @network_option
 @strict_option
@@ -47,11 +47,14 @@ def bench(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Measure a network that runs compressed beside the dense one.
+    """Compare the network that runs in compressed form with the dense one.
 
-    Layer by layer: bytes in memory, and milliseconds as medians of rounds that run both by turns. Layers for which the
-    compressed form does not pay stay dense (docs/sparse.md). It needs the network, and the shape of its input: that of
-    the data that the file names, of --data, or --input-shape.
+    For each layer, the table shows the bytes in memory and the latency in milliseconds. A latency is the median of
+    rounds in which both networks take turns. Layers that gain nothing from the compressed form stay dense
+    (docs/sparse.md).
+
+    The command needs the network and the shape of its input. The shape comes from the data that the file names, from
+    --data, or from --input-shape.
     """
     import torch
 

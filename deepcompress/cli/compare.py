@@ -64,14 +64,14 @@ pruning_options = options(
 @click.command(cls=ComparingSections)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="compare", show_default=True, metavar="FOLDER",
-              help="Gets compare.csv and compare.png.")  # fmt: skip
+              help="Folder for compare.csv and compare.png.")  # fmt: skip
 @force_option
 @click.option("--criteria", type=Several(click.STRING), default="magnitude,taylor2,woodfisher", show_default=True,
-              metavar="NAME,…", help="What to compare. Your own: file.py:function.")  # fmt: skip
+              metavar="NAME,…", help="Criteria to compare. Your own is file.py:function.")  # fmt: skip
 @click.option("--prune", "sparsities", type=Several(click.FloatRange(0, 1, max_open=True)), metavar="F,F,…",
               help="Fractions of all prunable weights to remove.  [default: 0.5,0.8,0.9,0.95,0.98]")  # fmt: skip
 @click.option("--seed", "seeds", type=Several(click.IntRange(min=0)), default="0", show_default=True, metavar="N,…",
-              help="Seeds. Everything is run once with each; the table has means and standard deviations.")  # fmt: skip
+              help="Seeds. Each run is repeated with each; the table has means and standard deviations.")  # fmt: skip
 @click.option("--rank-layer", metavar="LAYER",
               help="Layer whose scores are compared with the empirical ones.  [default: the smallest one]")  # fmt: skip
 @setting_option("max_drop", help="With retraining: maximum loss of validation accuracy, in percentage points. Layers "
@@ -109,11 +109,12 @@ def compare(
       deepcompress compare lenet5.pt --criteria magnitude,taylor2,obs --prune 0.5,0.9,0.98 --seed 0,1,2 --epochs 4
 
     Without --schedule all weights are removed at once, before retraining. Errors are measured on the validation data.
-    The test error is only written to compare.csv and decides nothing. The Pareto front of sparsity and error over all
-    criteria is marked in the table, and drawn as a grey line in the picture.
+    compare.csv also has the test error, which decides nothing. The table marks the Pareto front of sparsity and error
+    over all criteria, and the picture shows it as a grey line.
 
-    Spearman is the rank correlation of a criterion's scores with the rise of the loss that is measured when a weight
-    alone is removed (criterion empirical), in one layer. Rows are written to compare.csv as they come.
+    Spearman is a rank correlation over the weights of one layer. It compares a criterion's scores with the measured
+    rise of the loss when a single weight is removed (criterion empirical). compare.csv gets each row as soon as it is
+    known.
     """
     asked = Asked.taken_from(settings)
     file = read_toml(recipe_file) if recipe_file else {}

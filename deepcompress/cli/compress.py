@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 
 HELP = f"""Prune, share and code a network into one .dc file.
 
-CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several. It can also be an .onnx model, whose
-graph the file keeps, and which is not retrained. Or it is a .dc file: then its pruned weights stay pruned, its shared
-values are fine-tuned further (--finetune-epochs N), and every setting that you do not give is that of the file.
+CKPT is a .pt or .safetensors file, or the .safetensors.index.json of several (docs/checkpoints.md lists more). It can
+also be an .onnx model. Then the file keeps its graph, and it is not retrained. It can also be a .dc file. Then its
+pruned weights stay pruned, its shared values are fine-tuned further (--finetune-epochs N), and settings that you do not
+give come from the file.
 
 \b
 Choose one of these ways to say how small the file is:
@@ -59,12 +60,13 @@ The test data decides nothing. It is used only for the table at the end.
 """
 
 #: What is said where no data was at hand.
-NOT_MEASURED = "Not measured: what the network makes of these weights. With {} (or eval FILE, later) it is."
+NOT_MEASURED = "The accuracy was not measured. Give {} to measure it, or run deepcompress eval later."
 
 
 @click.command(cls=Sections, help=HELP)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), default="model.dc", show_default=True, metavar="FILE")
+@click.option("-o", "--output", type=click.Path(), default="model.dc", show_default=True, metavar="FILE",
+              help="File to write.")  # fmt: skip
 @force_option
 @click.option("--resume", is_flag=True, help="Continue an interrupted run, if there is one.")
 @network_option

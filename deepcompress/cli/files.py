@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 def inspect_command(file: str, as_json: bool, verbose: bool, quiet: bool) -> None:
     """Show where the bytes of a .dc file are, or what an update (.dcp) changes.
 
-    Tensor by tensor, with the columns of tables 2 and 3 of the paper: bits of a codebook index and of an offset,
-    before → after entropy coding and per surviving weight; and section by section. The ratios after prune and
-    quantize are those that this file's streams would have at their fixed widths.
+    The first table has a row for each tensor, with the columns of tables 2 and 3 of the paper: bits of a codebook
+    index and of an offset, before → after entropy coding, and bits per surviving weight. The second table has a row
+    for each section of the file. The ratios after prune and quantize count this file's streams at their fixed widths.
     """
     from deepcompress.container.breakdown import inspect
 
@@ -148,10 +148,20 @@ def eval_command(
     required=True,
     type=click.Path(),
     metavar="FILE",
-    help="x.pt, x.safetensors, x.npz, x.onnx or x.h.",
+    help="File to write. Its ending chooses the format: .pt, .safetensors, .npz, .onnx or .h.",
 )
 @force_option
-@click.option("--shrink", is_flag=True, help="Without the neurons, filters and channels that nothing reads any more.")
+@click.option("--shrink", is_flag=True, help="Take out the neurons, filters and channels that nothing reads any more.")
+@click.option(
+    "--stable",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Take out the ReLU units that are proved, in that time, to be always off, or always on and replaceable. The "
+    "outputs stay the same. It needs --box.",
+)
+@click.option(
+    "--box", nargs=2, type=float, metavar="LOW HIGH", help="Range of the network's inputs, after normalization."
+)
 @network_option
 @strict_option
 @shape_options
@@ -162,6 +172,8 @@ def export(
     output: str,
     force: bool,
     shrink: bool,
+    stable: float | None,
+    box: tuple[float, float] | None,
     network: str | None,
     no_strict: bool,
     data: str | None,
@@ -174,29 +186,39 @@ def export(
 ) -> None:
     """Write the dense tensors as .pt, .safetensors or .npz, the network as .onnx, or the file itself as .h.
 
-    A .npz has bfloat16 as float32, because numpy has no bfloat16. A .h (C99) has the bytes of MODEL.dc for flash, a
-    table of its tensors, and sizes as macros. Both need no torch.
+    A .npz stores bfloat16 as float32, because numpy has no bfloat16. A .h (C99) holds the bytes of MODEL.dc for flash
+    memory, a table of its tensors, and sizes as macros. These two formats need no torch.
 
-    A file that was made from an .onnx model gives that model back; it needs pip install 'deepcompress[onnx]'. Another
-    network becomes ONNX (opset 18, free batch size) with the network and the shape of its input; where onnxruntime is
-    installed, its outputs are compared.
+    A file that was made from an .onnx model gives that model back. This needs pip install 'deepcompress[onnx]'. Any
+    other network becomes ONNX (opset 18, free batch size) with the network and the shape of its input. If onnxruntime
+    is installed, the command compares the outputs with those of the network.
 
-    With --shrink they are smaller: what structured pruning emptied is taken out, and the outputs stay. That needs the
-    network, and one input: samples of the data that the file names, or of --data, or any of --input-shape.
+    --shrink makes the network smaller: it takes out what structured pruning has emptied, and the outputs stay the
+    same. It needs the network and one input. The input comes from the data that the file names, from --data, or is
+    random with --input-shape.
+
+    --stable makes it smaller, too: in a chain of Linear layers and ReLUs it takes out units that are linear for all
+    inputs of --box. Intervals prove that first, and then mixed-integer programs, for that many seconds at most.
     """
     claim(output)
-    if Path(output).suffix == ".onnx" and network is None and not shrink and is_packed(file) and runs_as_onnx(file):
+    if (stable is None) != (box is None):
+        raise click.UsageError("--stable and --box go together: --stable 60 --box 0 1")
+    as_it_is = not shrink and stable is None and is_packed(file)
+    if Path(output).suffix == ".onnx" and network is None and as_it_is and runs_as_onnx(file):
         _show_export(as_json, output, export_onnx_model(file, output, max_bytes), {})
         return
-    if Path(output).suffix in _WITHOUT_TORCH and is_packed(file) and not shrink:
+    if Path(output).suffix in _WITHOUT_TORCH and as_it_is:
         _show_export(as_json, output, _WITHOUT_TORCH[Path(output).suffix](file, output, max_bytes), {})
         return
     from deepcompress.checkpoint import ENDINGS, check_ending, save_checkpoint
+    from deepcompress.prune.stable import merge_stable
     from deepcompress.reading.onnx import check_onnx, export_onnx
 
     check_ending(output, (*ENDINGS, ".onnx", ".npz", ".h"))
     if Path(output).suffix == ".h":
-        raise click.UsageError("a .h has the bytes of a .dc file, as they are: give one, and not --shrink")
+        raise click.UsageError(
+            "a .h file holds the bytes of a .dc file unchanged: give a .dc file, and leave out --shrink and --stable"
+        )
     source = load_any(file, False, max_bytes)
     more: dict[str, Any] = {}
     if shrink:
@@ -204,6 +226,10 @@ def export(
         model = build_model(source, name, file, not no_strict, quiet)
         example = example_input(source, file, Asked(data, data_dir), input_shape, model)
         source, more = _shrunk(model, source, name, example)
+    if stable is not None and box is not None:
+        name = needed_network(network, source, file, "merged")
+        found = merge_stable(build_model(source, name, file, not no_strict, quiet), *box, stable)
+        source, more = _smaller(found.network, source, name), more | found.as_dict()
     if Path(output).suffix == ".onnx":
         check_onnx()
         name = needed_network(network, source, file, "exported as ONNX")
@@ -221,7 +247,7 @@ def _show_export(as_json: bool, output: str, tensors: int, more: dict[str, Any])
     size = Path(output).stat().st_size
     result = {"file": output, "file_bytes": size, "tensors": tensors, **more}
     line = f"{output}: {tensors} tensors, {size:,} bytes"
-    show(as_json, result, lambda: "\n".join([line, *_onnx_lines(more), *_cost_lines(more)]))
+    show(as_json, result, lambda: "\n".join([line, *_onnx_lines(more), *_cost_lines(more), *_stable_lines(more)]))
 
 
 def _export_npz(file: str, output: str, max_bytes: int | None) -> int:
@@ -263,15 +289,35 @@ def _shrunk(
     model: nn.Module, source: Checkpoint, name: str, example: torch.Tensor
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The smaller network as a checkpoint, and what JSON says of it."""
-    from deepcompress.layers import tensors_of
-    from deepcompress.networks.adapt import is_smaller
     from deepcompress.prune.shrink import shrink
 
     found = shrink(model, example)
-    facts = {**source.facts, SMALLER: 1} if is_smaller(found.network) else source.facts
-    named, state = stored_network(name) or None, tensors_of(found.network)
-    extra = {name: value for name, value in found.network.state_dict().items() if name not in state}
-    return replace(source, state=state, network=named, facts=facts, extra=extra), found.as_dict()
+    return _smaller(found.network, source, name), found.as_dict()
+
+
+def _smaller(network: nn.Module, source: Checkpoint, name: str) -> Checkpoint:
+    """A smaller network as a checkpoint."""
+    from deepcompress.layers import tensors_of
+    from deepcompress.networks.adapt import is_smaller
+
+    facts = {**source.facts, SMALLER: 1} if is_smaller(network) else source.facts
+    named, state = stored_network(name) or None, tensors_of(network)
+    extra = {name: value for name, value in network.state_dict().items() if name not in state}
+    return replace(source, state=state, network=named, facts=facts, extra=extra)
+
+
+def _stable_lines(more: dict[str, Any]) -> list[str]:
+    """What became of each layer with --stable, for people."""
+    if "stable" not in more:
+        return []
+    lines = [
+        f"{layer['layer']}: of {layer['units']} units {layer['off']} are always off, {layer['merged']} always on and "
+        f"replaced" + (f"; {layer['undecided']} were not decided in the time" if layer["undecided"] else "")
+        for layer in more["stable"]
+    ]
+    if not more["units_gone"]:
+        lines.append("no unit was proved to be stable: a smaller --box, more seconds or training with L1 may help")
+    return [*lines, f"outputs differ by at most {more['max_difference']:.1e} on random inputs of the box"]
 
 
 def _cost_lines(more: dict[str, Any]) -> list[str]:
@@ -279,7 +325,7 @@ def _cost_lines(more: dict[str, Any]) -> list[str]:
     if "before" not in more:
         return []
     before, after = more["before"], more["after"]
-    stuck = f"; {more['stuck']} more are not read either, but have to stay" if more["stuck"] else ""
+    stuck = f"; {more['stuck']} more are not read either, but they cannot be taken out" if more["stuck"] else ""
     lines = [
         f"{what}: {before[key]:,} → {after[key]:,} ({before[key] / max(after[key], 1):.2f}× fewer)"
         for what, key in (("parameters", "parameters"), ("multiply-accumulates of a sample", "macs"))
@@ -290,7 +336,7 @@ def _cost_lines(more: dict[str, Any]) -> list[str]:
 @click.command()
 @click.argument("file", metavar="MODEL.dc", type=click.Path())
 @click.option(
-    "-o", "--output", type=click.Path(), metavar="OUT.dc", help="The new file.  [default: in place of the old]"
+    "-o", "--output", type=click.Path(), metavar="OUT.dc", help="File to write.  [default: MODEL.dc is replaced]"
 )
 @force_option
 @click.option(
@@ -314,7 +360,7 @@ def recode(
 ) -> None:
     """Write the same tensors in fewer bytes.
 
-    The values stay as they are, bit for bit; only how they are stored changes.
+    The values stay the same, bit for bit. Only their coding changes.
     """
     from deepcompress.reading.recode import recode
 

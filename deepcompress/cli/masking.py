@@ -75,7 +75,7 @@ class MaskFiles:
         return load_masks(self.masks)
 
     def watch(self, quiet: bool) -> ConsoleProgress:
-        """Shows progress, and keeps the last scores where they shall be saved."""
+        """Shows progress, and keeps the last scores if they are to be saved."""
         from deepcompress.report.console import ConsoleProgress
 
         class Keeper(ConsoleProgress):
@@ -87,7 +87,7 @@ class MaskFiles:
         return ConsoleProgress(quiet) if self.save_scores is None else Keeper(quiet)
 
     def write(self, result: Result, watch: ConsoleProgress, network: str, data: str) -> list[str]:
-        """Write what shall be saved of a compression; which files that were."""
+        """Write the masks and scores of a compression; the files that were written."""
         facts = {"network": network, "data": data, "file": result.file}
         written = []
         if self.save_masks is not None:

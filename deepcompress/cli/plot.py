@@ -28,13 +28,17 @@ MOST_PANELS = 24  # more would not fit on a sheet, and the time to lay them out 
 
 @click.command()
 @click.argument("file", metavar="FILE", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), metavar="FOLDER", help="[default: FILE-plots, in this folder]")
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="FOLDER", help="Folder for the pictures.  [default: FILE-plots]"
+)
 @force_option
-@click.option("--before", type=click.Path(), metavar="CKPT", help="Draw the weights of this dense checkpoint behind.")
+@click.option(
+    "--before", type=click.Path(), metavar="CKPT", help="Draw the weights of this dense checkpoint in the background."
+)
 @click.option("--layer", "patterns", multiple=True, metavar="PATTERN",
-              help=f"Draw the weights of matching layers; repeatable.  [default: the {LARGEST} largest]")  # fmt: skip
+              help=f"Draw the layers whose name matches. Repeatable.  [default: the {LARGEST} largest]")  # fmt: skip
 @click.option("--masks", "masks_file", type=click.Path(), metavar="FILE",
-              help="With a file of scores: tell the weights apart that these masks keep.")  # fmt: skip
+              help="For a file of scores: show which of the weights these masks keep.")  # fmt: skip
 @trust_option
 @max_bytes_option
 @common
@@ -52,13 +56,13 @@ def plot(
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Draw a .dc file: its weights and its bytes. Or a file of masks, or of scores.
+    """Draw the weights and bytes of a .dc file, or a file of masks or scores.
 
-    FOLDER/weights.png has a histogram of each layer and its shared values, FOLDER/bytes.png the bytes of the largest
-    tensors and of each section.
+    For a .dc file, FOLDER/weights.png shows a histogram of each layer with its shared values, and FOLDER/bytes.png
+    shows the bytes of the largest tensors and of each section.
 
-    Of the files that --save-masks and --save-scores of compress write, FOLDER/masks.png shows which weights are kept,
-    and FOLDER/scores.png has a histogram of each layer.
+    FILE can also come from --save-masks or --save-scores of compress. FOLDER/masks.png then shows which weights are
+    kept, or FOLDER/scores.png shows a histogram of each layer.
     """
     folder, kind = Path(output or f"{Path(file).stem}-plots"), kind_of(file)
     pictures = (f"{kind}.png",) if kind is not None else ("bytes.png", "weights.png")
@@ -66,7 +70,7 @@ def plot(
     if kind is not None:
         written = [draw_saved(file, kind, folder, patterns, masks_file)]
     elif masks_file is not None:
-        raise click.UsageError(f"--masks goes with a file of scores, and {file} is not one")
+        raise click.UsageError(f"--masks is for a file of scores, and {file} holds no scores: leave it out")
     else:
         written = draw_packed(file, folder, before, patterns, trust_pickle, key, max_bytes)
         if len(written) == 1 and not quiet:
@@ -194,7 +198,7 @@ def draw_saved(file: str, kind: str, folder: Path, patterns: Sequence[str], mask
     tensors = load_masks(file).keep if kind == "masks" else load_scores(file)
     keep = None if masks_file is None else fitted(load_masks(masks_file), tensors).keep
     if kind == "masks" and masks_file is not None:
-        raise click.UsageError(f"--masks goes with a file of scores, and {file} holds masks")
+        raise click.UsageError(f"--masks is for a file of scores, and {file} holds masks: leave it out")
     sizes = {name: value.numel() for name, value in tensors.items() if value.ndim}
     names = _matching(file, "layer", sizes, patterns)
     title, place = short(Path(file).name), output_folder(folder) / f"{kind}.png"

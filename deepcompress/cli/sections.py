@@ -15,10 +15,10 @@ MORE = {
 }
 #: Headings of the help, and the options under them; all others come under the last.
 SECTIONS = {
-    "What, and where to": (
+    "Input and output": (
         "output", "force", "resume", "network", "key", "data", "data_dir", "device", "recipe_file", "trust_pickle",
     ),
-    "What it is for, and how inputs are fed": ("task", "loss", "metric", "normalize"),
+    "Task and inputs": ("task", "loss", "metric", "normalize"),
     **{heading: (*names, *MORE.get(heading, ())) for heading, names in HEADINGS.items()},
     "Other": (),
 }  # fmt: skip

@@ -33,14 +33,14 @@ class SensitivitySections(Sections):
 @click.command(cls=SensitivitySections)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="sensitivity", show_default=True, metavar="FOLDER",
-              help="Gets sensitivity.csv and sensitivity.png.")  # fmt: skip
+              help="Folder for sensitivity.csv and sensitivity.png.")  # fmt: skip
 @force_option
 @click.option("--prune", "sparsities", type=Several(click.FloatRange(0, 1, max_open=True)), metavar="F,F,…",
               help="Fractions of a layer to remove.  [default: 0.3,0.5,0.7,0.8,0.9,0.95,0.98,0.99]")  # fmt: skip
 @click.option("--layer", "layers", multiple=True, metavar="PATTERN",
-              help="Only the layers whose name matches; repeatable.  [default: all]")  # fmt: skip
+              help="Measure only the layers whose name matches. Repeatable.  [default: all]")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="Retrain for so many epochs after each cut, pruned weights held at zero.")  # fmt: skip
+              help="Number of epochs of retraining after each cut. Pruned weights stay zero.")  # fmt: skip
 @network_option
 @data_options()
 @task_options
@@ -64,11 +64,11 @@ def sensitivity(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Prune one layer at a time and see how the error grows.
+    """Prune one layer at a time and show how the error grows.
 
-    Each layer is pruned alone, from the weights in CKPT each time, and the network measured on the validation data: the
-    test data has no part in this. A layer keeps one weight at least. Where the error grows early, prune less, with
-    --layer of compress.
+    The command prunes each layer alone, always from the weights in CKPT, and measures the network on the validation
+    data. It does not use the test data. A layer keeps at least one weight. If the error grows early, prune that layer
+    less, with --layer of compress.
     """
     asked = Asked.taken_from(settings)
     recipe = build_recipe(recipe_file, (), {**settings, "retrain": True, "epochs": epochs, "finetune_epochs": 0})

@@ -175,12 +175,12 @@ def help_of(name: str, default: Any) -> str:
 
 recipe_file_option = click.option(
     "--recipe", "recipe_file", type=click.Path(), metavar="FILE.toml",
-    help="Read settings from a file; options given here win.",
+    help="Read settings from a file. Options on the command line override it.",
 )  # fmt: skip
 layers_option = click.option(
     "--layer", "layers", multiple=True, metavar="'PATTERN:prune=F,bits=B,group=G'",
-    help="Settings for the layers whose name matches; repeatable, the last wins. levels=K is in place "
-    "of bits=B. Layers of one group share a codebook. 'PATTERN:keep' leaves them alone.",
+    help="Settings for the layers whose name matches. Repeatable; the last match wins. levels=K replaces "
+    "bits=B. Layers of one group share a codebook. 'PATTERN:keep' leaves the layers unchanged.",
 )  # fmt: skip
 
 #: Settings of which `recipe_options` can take several values, from the one that changes slowest in a sweep.

@@ -46,7 +46,7 @@ class SweepSections(Sections):
 @click.command(cls=SweepSections)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), default="sweep", show_default=True, metavar="FOLDER",
-              help="Gets sweep.csv, sweep.png, and points/NAME.dc and .json.")  # fmt: skip
+              help="Folder for sweep.csv, sweep.png, and points/NAME.dc and .json.")  # fmt: skip
 @force_option
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Number of points to compute in parallel, each in a process. The files are the same.")  # fmt: skip

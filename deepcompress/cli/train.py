@@ -40,7 +40,7 @@ class TrainingSections(Sections):
     """As `Sections`, for training."""
 
     sections: ClassVar = {
-        "What, and where to": ("start", *SECTIONS["What, and where to"], "normalize", "keep"),
+        "Input and output": ("start", *SECTIONS["Input and output"], "normalize", "keep"),
         "Training": (
             "epochs", "lr", "batch_size", "weight_decay", "lr_schedule", "warmup", "clip_norm",
             "label_smoothing", "shift", "flip", "precision", "seed",
@@ -57,30 +57,36 @@ class TrainingSections(Sections):
 @click.option("--from", "start", type=click.Path(), metavar="CKPT",
               help="Start from the weights of this checkpoint.  [default: random ones]")  # fmt: skip
 @trust_option
-@click.option("-o", "--output", type=click.Path(), metavar="FILE.pt", help="[default: NETWORK-DATA.pt]")
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="FILE.pt", help="Checkpoint to write.  [default: NETWORK-DATA.pt]"
+)
 @force_option
 @click.option("--resume", is_flag=True, help="Continue an interrupted run, if there is one.")
 @click.option("--keep-step", "keep", type=(click.IntRange(min=0), click.Path()), multiple=True, metavar="K FILE.pt",
-              help="Also write the weights after K steps of the optimizer; 0: those at the start. Repeatable. "
+              help="Also write the weights after K steps of the optimizer, or the initial weights with 0. Repeatable. "
               "compress --rewind resets weights to them.")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True,
+              help="Number of epochs of training.")  # fmt: skip
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
               help="Highest learning rate (SGD, Nesterov momentum 0.9).  "
               f"[default: {RATES[False]}, with --prune {RATES[True]}]")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option("--weight-decay", type=click.FloatRange(min=0), default=5e-4, show_default=True)
-@setting_option("lr_schedule", default="cosine", help="How the learning rate falls.  [default: cosine]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True,
+              help="Number of samples in a training batch.")  # fmt: skip
+@click.option("--weight-decay", type=click.FloatRange(min=0), default=5e-4, show_default=True,
+              help="Weight of the L2 penalty.")  # fmt: skip
+@setting_option("lr_schedule", default="cosine", help="How the learning rate decreases.  [default: cosine]")
 @setting_option("warmup")
 @click.option("--clip-norm", type=click.FloatRange(min=0), metavar="NORM",
-              help="Gradients that are longer are scaled down to this norm; 0 leaves all as they are.  "
+              help="Largest norm of the gradient. A longer gradient is scaled down to it; 0: no limit.  "
               f"[default: 0, with --prune {LONGEST:g}]")  # fmt: skip
 @click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
-              metavar="E", help="Probability that the labels spread over all classes.")  # fmt: skip
+              metavar="E", help="Probability that is spread over all classes instead of the label.")  # fmt: skip
 @setting_option("shift")
 @setting_option("flip")
 @setting_option("precision", default="float32")
 @sparse_options
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
+              help="Seed of all random numbers.")  # fmt: skip
 @common
 def train(
     network: str,

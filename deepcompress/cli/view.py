@@ -14,7 +14,7 @@ from deepcompress.cli.outputs import claim, force_option
 @click.command()
 @click.argument("file", metavar="MODEL.dc", type=click.Path())
 @click.argument("other", metavar="[OTHER.dc]", type=click.Path(), required=False)
-@click.option("-o", "--output", type=click.Path(), metavar="PAGE.html", help="[default: MODEL.html, in this folder]")
+@click.option("-o", "--output", type=click.Path(), metavar="PAGE.html", help="Page to write.  [default: MODEL.html]")
 @force_option
 @common
 def view(

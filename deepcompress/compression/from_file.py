@@ -114,7 +114,7 @@ def settings_of(path: str | Path) -> dict[str, Any]:
     """Settings under which compressing the network of a file again gives that file's tensors: for `Recipe.from_dict`.
 
     Nothing is pruned beyond what is, nothing retrained or tuned, each layer has as many shared values as there are, in
-    the same groups, and precision and coder are those of the file. What shall be different is put on top.
+    the same groups, and precision and coder are those of the file. Settings that differ are put on top.
 
     Raises:
         FormatError: the file is missing or damaged.

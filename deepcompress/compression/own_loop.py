@@ -103,7 +103,7 @@ class Compressor:
         data: str = "",
         watch: Progress | None = None,
     ) -> None:
-        """Look at a network, on the device where it shall be trained. Weights that are zero are taken as pruned.
+        """Look at a network, on the device that trains it. Weights that are zero count as pruned.
 
         Args:
             model: the network, or a wrapper of torch's around it (compiled, data-parallel).

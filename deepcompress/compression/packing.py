@@ -125,7 +125,7 @@ def pack_state(
     exactly (fp32 small tensors as `recipe.small_dtype`). Tied tensors are stored once.
 
     Args:
-        state: all tensors, in the order that the file shall have.
+        state: all tensors, in the order of the file.
         layers: those of them that were pruned.
         codebooks: those of the tensors that are shared, as `quantize.sharing.share` left them; vectors may be among
             them.

@@ -83,17 +83,17 @@ def compress(
     """Compress a network and write it to `path`. `model` itself is not changed.
 
     Args:
-        model: a trained network, or a wrapper of torch's around it (compiled, data-parallel), on the device where it
-            shall be retrained.
-        train_loader: batches (input, target) for retraining, passed over again each epoch: a DataLoader, for
-            example. May be None if `recipe.retrain` is False. Input and target are tensors, or tuples, lists or
-            dictionaries of tensors; a network takes those of the input as its positional or named arguments. Of a batch
-            with more parts the last is the target; of a dictionary it is ``labels`` (see `training.batches`).
-        val_loader: batches that the progress is measured on; None measures nothing.
-        recipe: all settings. `batch_size`, `shift` and `flip` are for the loaders of the command line, and do nothing
-            to these.
-        path: the file to write; an old one is replaced at the very end, or not at all.
-        test_loader: batches for the accuracies of the result; `val_loader` where there are none. They decide nothing.
+        model: a trained network, or a wrapper of torch's around it (compiled, data-parallel), on the device that
+            retrains it.
+        train_loader: batches (input, target) for retraining, read again in each epoch, such as a DataLoader. It may
+            be None if `recipe.retrain` is False. Input and target are tensors, or tuples, lists or
+            dictionaries of tensors. The network gets the parts of the input as its positional or named arguments. In a
+            batch with more parts, the last is the target. In a dictionary it is ``labels`` (see `training.batches`).
+        val_loader: batches for measuring progress. With None nothing is measured.
+        recipe: all settings. `batch_size`, `shift` and `flip` are for the loaders of the command line and have no
+            effect on these.
+        path: the file to write. An old file is replaced at the very end, or not at all.
+        test_loader: batches for the accuracies of the result, by default `val_loader`. They decide nothing.
         network: a name by which `load` can rebuild the network, stored in the file.
         data: the name of the data set, stored in the file.
         watch: told what happens.
@@ -103,19 +103,19 @@ def compress(
         metric: ``metric(output, target)``, a number that is measured in place of the task's metric. With `calibrate`
             and without `val_loader` and `test_loader`: ``metric(network)``, of the whole network in evaluation.
         normalize: how the inputs of the data were normalized (see `training.normalizing`), stored in the file.
-        resume: a folder where the state is kept while this runs (see `training.journal`), to go on from should it be
-            interrupted: the next call with the same arguments does, and ends in the same file. It needs loaders that
-            draw from torch's own generator, or have one as an attribute ``generator`` (a DataLoader does either). The
-            folder is removed at the end. None keeps nothing.
-        masks: prune exactly these weights, and retrain under them for `recipe.epochs`; the recipe's criterion, fraction
-            and schedule have no effect then. See `prune.maskfile`.
-        start: a .dc file of this network to go on from: its tensors take the place of the model's, what is pruned there
-            stays so, and so do shared values until weights move (see `continuation`).
+        resume: a folder that keeps the state while this runs (see `training.journal`). After an interruption, the next
+            call with the same arguments continues from there and writes the same file. The loaders must draw from
+            torch's own generator, or have one as an attribute ``generator`` (a DataLoader does either). The folder is
+            removed at the end. With None no state is kept.
+        masks: prune exactly these weights, and retrain with these masks for `recipe.epochs`. The recipe's criterion,
+            fraction and schedule then have no effect. See `prune.maskfile`.
+        start: a .dc file of this network from which to continue. Its tensors replace the model's. Its pruned weights
+            stay pruned, and its values stay shared until weights move (see `continuation`).
         rewind_to: for a recipe whose rewind is ``start``: the state_dict of this network before it was trained, or
             early in training (see `prune.lottery`).
-        calibrate: batches of inputs, 64 to 1,024 samples of them, that rounding goes by (see `calibration`): for a
-            recipe whose quantizer is ``rows``, as that of ``Recipe(retrain=False)``.
-        teach: with `calibrate`: tune rounded weights, biases and gains by the outputs of `model` on these samples.
+        calibrate: batches of inputs with 64 to 1,024 samples, which guide the rounding (see `calibration`). The
+            recipe's quantizer must be ``rows``, as in ``Recipe(retrain=False)``.
+        teach: with `calibrate`: tune the rounded weights, biases and gains by the outputs of `model` on these samples.
         base: a .dc file of this network that the new file is to be a small update of (`updates.diff`): what is pruned
             there stays so, shared values stay, and weights keep theirs where they still serve. With data, the network
             of the file is trained on for `recipe.finetune_epochs`, and `model` is the teacher of a recipe that

@@ -56,7 +56,7 @@ class Delivery:
 
     Attributes:
         model: the network; in the end it holds the very tensors of the file.
-        state: its tensors, in the order that the file shall have; those that the file does without are taken out.
+        state: its tensors, in the order of the file; those that the file does without are taken out.
         layers: those of them that are pruned.
         recipe: all settings.
         network, data, normalize: names for the header, and how inputs are normalized.
@@ -192,7 +192,7 @@ def refresh(state: dict[str, torch.Tensor], work: nn.Module, weights: Collection
 def finish_small(
     work: nn.Module, state: dict[str, torch.Tensor], recipe: Recipe, former: Sequence[Codebook] = ()
 ) -> list[Codebook]:
-    """What is no layer, as the file shall have it, in place: batch norm folded, vectors shared, if the recipe says so.
+    """What is no layer, as the file stores it, in place: batch norm folded, vectors shared, if the recipe says so.
 
     Of neurons that nothing reads, biases become zero where vectors are shared. Vectors that still have the values of a
     `former` codebook, no more of them than the recipe allows, keep it. Returns the vectors' codebooks.

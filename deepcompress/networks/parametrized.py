@@ -30,7 +30,7 @@ def bake(network: nn.Module) -> list[str]:
     Known are all of ``torch.nn.utils.parametrize`` (weight_norm, spectral_norm, orthogonal, the user's own), the
     older hooks of ``torch.nn.utils.weight_norm`` and ``spectral_norm``, the masks of ``torch.nn.utils.prune``, and the
     layers of a network that was loaded with ``mode="sparse"``.
-    The parameters are new: an optimizer that shall train them is to be made afterwards.
+    The parameters are new: make an optimizer that trains them afterwards.
 
     Returns:
         The fully qualified names of the tensors that are plain now.

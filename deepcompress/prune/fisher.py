@@ -37,7 +37,7 @@ def diagonal(
     are. Beside the gradients of the model it needs one float32 for each weight.
 
     Args:
-        model: left as it was found, but for gradients, which are gone.
+        model: left as it was found, except that its gradients are removed.
         weights: parameters of `model` by name; others in it (buffers) count evenly.
         batches: training data.
         objective: the loss, as retraining minimizes it.

@@ -116,7 +116,7 @@ class DeepRewiring(Regrowth):
 class Reparameterization(Regrowth):
     """DSR: one threshold removes weights of all layers, and layers get new ones in proportion to what they have left.
 
-    `regrow_fraction` of all weights shall go at once. Where fewer than 90 % of that many went the threshold doubles,
+    `regrow_fraction` of all weights is to go at once. Where fewer than 90 % of that many went the threshold doubles,
     where more than 110 % did it halves. Mostafa and Wang 2019, algorithm 1. A layer keeps its largest weight; one that
     has a fraction of its own gets as many as it lost.
     """
@@ -166,7 +166,7 @@ METHODS: dict[str, Callable[[Weights, Recipe, int], Regrowth]] = {
 
 
 class RegrowingHooks(MaskHooks):
-    """Has the recipe's method move weights, once `settled`: from when on their number shall stay.
+    """Has the recipe's method move weights, once `settled`: from then on their number stays.
 
     Attributes:
         regrowth: the method; None where the recipe has none that keeps the number.

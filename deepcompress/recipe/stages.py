@@ -12,14 +12,14 @@ from deepcompress.recipe.setting import When, setting
 #: `prune.criteria` has its name here as well, which a test sees to; one of a user's own needs none.
 CRITERIA = (
     "magnitude", "random", "taylor1", "taylor2", "taylor12", "l1-factor", "l2-factor", "empirical",
-    "obs", "woodfisher", "snip", "grasp",
+    "obs", "woodfisher", "mlprune", "snip", "grasp",
     "filters-l1", "filters-taylor", "thinet", "inactive", "nisp", "blocks-epsilon",
 )  # fmt: skip
 
 WATCHING = ("circular", "gap")  # schedules that validation data decides
 REFERENCE = "empirical"  # the criterion that measures what others estimate
 BY_WEIGHTS = ("magnitude", "random")  # criteria that look at no data
-LOCAL = ("woodfisher",)  # criteria that are asked again at each iteration, even where nothing is retrained
+LOCAL = ("woodfisher", "mlprune")  # criteria that are asked again at each iteration, even where nothing is retrained
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class HowSmall:
         unset="no sharing",
     )  # fmt: skip
     conv_bits: int | str | None = setting(
-        None, Bits(), "The same for convolutions.", metavar="B", unset="--bits", note="None takes bits, or levels.",
+        None, Bits(), "Width of a codebook index of convolutions.", metavar="B", unset="--bits",
+        note="None takes bits, or levels.",
     )  # fmt: skip
     levels: int | None = setting(
         None, Whole(1, MAX_LEVELS), "At most K shared values in a layer, instead of --bits. Zero is not counted, so 2 "
@@ -49,8 +50,8 @@ class HowSmall:
     )  # fmt: skip
     max_drop: float | None = setting(
         None, Number(0, 100), "Maximum loss of validation accuracy, in percentage points. Without --prune: search "
-        "for the smallest file, with the given --bits, if any. With --prune: roll back the layers that lose more while "
-        "they are pruned.", metavar="POINTS",
+        "for the smallest file (with --bits, if you give it). With --prune: roll back the layers whose pruning loses "
+        "more.", metavar="POINTS",
         note="An iteration after which more is lost is rolled back in the layers that cost most. In Python, a recipe "
         "with max_drop alone prunes to the default fraction.",
     )  # fmt: skip
@@ -150,13 +151,13 @@ class Sharing:
 
     quantizer: str = setting(
         "kmeans", Choice(("kmeans", "uniform", "rows")), "kmeans: k-means finds the shared values. uniform: they are "
-        "multiples of one step. rows: as many multiples of a step for each row as --step makes. The last is what "
-        "--no-retrain takes where neither --prune nor --bits is given.",
+        "multiples of one step. rows: they are multiples of a step for each row (--step). --no-retrain uses rows if "
+        "neither --prune nor --bits is given.",
         note="With uniform, a codebook is one number in the file.",
     )  # fmt: skip
     step: float = setting(
-        0.04, Number(1e-4, 100), "The step between weights, in typical sizes of the weights of a row. Twice as "
-        "much saves a bit for each weight.", metavar="S",
+        0.04, Number(1e-4, 100), "Distance between the values of a row, in units of the typical size of its weights. "
+        "Twice the distance saves one bit for each weight.", metavar="S",
         note="Larger layers have coarser steps. With samples to calibrate on, the square of the step is how much the "
         "output may change, as a part of its variance. A target_size replaces it.", when=When("quantizer", ("rows",)),
     )  # fmt: skip
@@ -166,12 +167,12 @@ class Sharing:
     )  # fmt: skip
     weighting: str = setting(
         "none", Choice(("none", "fisher")), "How much the error of a weight counts in k-means. none: all count the "
-        "same. fisher: by the mean squared gradient, which estimates how much the loss depends on the weight.",
+        "same. fisher: a weight counts by its mean squared gradient, an estimate of how much the loss depends on it.",
         note="Choi, El-Khamy and Lee 2017.",
     )  # fmt: skip
     rate: float = setting(
-        0.0, Number(), "Trade error for bytes: one bit counts as much as L mean squared weights. Try 0.03.",
-        metavar="L", note="0 takes the nearest value for each weight.",
+        0.0, Number(), "Trade error for bytes: a bit costs as much as an error of L times the mean squared weight. "
+        "Try 0.03.", metavar="L", note="0 takes the nearest value for each weight.",
     )  # fmt: skip
     codebook_dtype: str = setting(
         "float32", Choice(("float32", "float16")), "Precision of the shared values.",
@@ -222,7 +223,7 @@ class Retraining:
     heading: ClassVar[str] = "Retraining"
 
     retrain: bool = setting(
-        True, Switch(), "Skip retraining and fine-tuning. No data is needed.", flag="--no-retrain",
+        True, Switch(), "Skip retraining and fine-tuning. The command then needs no data.", flag="--no-retrain",
     )  # fmt: skip
     epochs: int = setting(18, Whole(), "Number of retraining epochs, over all iterations.", metavar="N")
     optimizer: str = setting("sgd", Choice(("sgd", "adam")), "Optimizer of retraining.")
@@ -250,8 +251,8 @@ class Retraining:
         0.0, Number(0, 1), "Weight of the distillation loss (teacher: the dense network).", metavar="W",
     )  # fmt: skip
     temperature: float = setting(
-        4.0, Number(0.01, 1000), "The logits of both networks are divided by it.", metavar="T",
-        when=When("distill", (0,), but=True),
+        4.0, Number(0.01, 1000), "Temperature of the distillation: the logits of both networks are divided by it.",
+        metavar="T", when=When("distill", (0,), but=True),
     )  # fmt: skip
     precision: str = setting(
         "float32", Choice(("float32", "bfloat16")), "Number format in which the network computes while training.",
@@ -269,7 +270,7 @@ class Retraining:
 
     @property
     def weight_decay(self) -> float:
-        """The L2 penalty, as optimizers take it; the other penalties are none of theirs."""
+        """The weight of the L2 penalty, as optimizers take it; 0 with another penalty, which optimizers do not know."""
         return self.penalty_weight if self.penalty == "l2" else 0.0
 
 

@@ -91,5 +91,5 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def _toml(value: Any) -> str:
-    """JSON's numbers, booleans and strings are TOML's, but for surrogate pairs and a bare DEL."""
+    """JSON's numbers, booleans and strings are TOML's, except surrogate pairs and a bare DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -125,14 +125,14 @@ def compare(
     and it has no `max_drop` or regrowth; else the recipe's way is gone, from the dense weights on.
 
     Args:
-        model: a trained network, on the device where it shall be measured.
+        model: a trained network, on the device that measures it.
         data: on the same device.
         criteria: names, or a user's own functions (``file.py:function``).
         sparsities: fractions of all prunable weights to remove.
         recipe: all else about pruning and retraining; with no `epochs` there is none.
         seeds: all is done once with each.
-        layer: name or pattern of the layer on which scores are held against those of `REFERENCE`; of several the first.
-            None takes the smallest, on which that criterion is most likely exact.
+        layer: name or pattern of the layer whose scores are compared with those of `REFERENCE`; the first of
+            several. None takes the smallest, on which that criterion is most likely exact.
         watch: told what happens.
 
     Returns:

@@ -30,6 +30,8 @@ from deepcompress.training.journal import discard, fingerprint
 from deepcompress.training.progress import Progress
 from deepcompress.training.tasks import CLASSIFICATION
 
+PARTS = 20  # of the validation samples, on which files are compared one by one
+
 
 @dataclass(frozen=True)
 class Point:
@@ -63,6 +65,7 @@ class Outcome:
     they were given; `kept` the fraction of the prunable
     weights that pruning left. `val_value` and `test_value` are those of the task's `metric`, of the network reloaded
     from the file; so are `val_error` and `test_error`, in percent, of tasks that have them, and `val_loss`, the mean.
+    `val_parts` is `val_value` on each of `PARTS` parts of the samples.
     `seconds` is how long it took, and `stages` how far things stood after each (on validation data).
     """
 
@@ -82,6 +85,7 @@ class Outcome:
     val_value: float | None = None
     test_value: float | None = None
     source_ratio: float | None = None
+    val_parts: list[float] = field(default_factory=list)
 
     @property
     def cost(self) -> float | None:
@@ -121,6 +125,12 @@ def origin_of(model: nn.Module, data: DataSet, network: str, threads: int) -> Or
     device = next(model.parameters()).device.type
     weights = fingerprint(tensors_of(model))
     return Origin(network, weights, data.name, fingerprint(samples), device, threads, data.task.name)
+
+
+def parts_of(model: nn.Module, data: DataSet) -> list[float]:
+    """The metric of a network on each of `PARTS` parts of the validation samples, fewer where there are fewer."""
+    size = max(-(-len(data.x_val) // PARTS), 1)
+    return [evaluate(model, [batch], data.task).value for batch in data.val_loader(size)]
 
 
 def stored(point: Point, folder: Path, origin: Origin) -> Outcome | None:
@@ -196,6 +206,7 @@ def run_point(
         higher_is_better=task.higher_is_better,
         val_value=found.value,
         test_value=None if tested is None else tested.value,
+        val_parts=[] if test else parts_of(back, data),
     )
     keep(outcome, folder, origin)
     return outcome

@@ -35,6 +35,7 @@ from deepcompress.studies.points import (
     Point,
     keep,
     origin_of,
+    parts_of,
     reloaded,
     run_point,
     stored,
@@ -93,7 +94,8 @@ def search(
     recipe = _checked(model, recipe, max_drop, trials)
     check_writable(folder / "trial.dc")
     origin = origin_of(model, data, network, threads)
-    found = Found(folder, Rule.of(evaluate(model, data.val_loader(), data.task), max_drop, data.task))
+    dense = evaluate(model, data.val_loader(), data.task)
+    found = Found(folder, Rule.of(dense, max_drop, data.task, parts_of(model, data)))
     watch.message(f"a size passes with {found.rule}")
 
     def attempt(point: Point) -> Outcome:
@@ -102,8 +104,9 @@ def search(
     look(found, recipe, dense_bytes(tensors_of(model)), attempt, trials, watch)
     if found.best is None:
         raise PruneError(
-            f"no file is within {max_drop:g} points of the dense network, not even without pruning: allow a larger "
-            f"--max-drop, more --bits or more epochs{reason(found)}"
+            f"no file is within {max_drop:g} points of the dense network on {dense.samples} validation samples, with "
+            "what chance may hide, not even without pruning: allow a larger --max-drop, more --bits, more epochs or "
+            f"more validation data{reason(found)}"
         )
     return found
 

@@ -61,7 +61,7 @@ def sensitivity(
     """Prune one layer at a time, each time from the weights of `model`, which is not changed, and measure the network.
 
     Args:
-        model: a trained network, on the device where it shall be measured.
+        model: a trained network, on the device that measures it.
         val_loader: batches (input, label) to measure on. Not the test data: settings are chosen by what comes out.
         sparsities: fractions of a layer to remove, 0 <= fraction < 1. A layer keeps one weight at least. 0 is always
             among them: the network as it came, for reference.

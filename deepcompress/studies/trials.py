@@ -57,6 +57,7 @@ class Found:
                 "front": id(trial) in front,
                 "chosen": trial is best,
                 "seconds": trial.outcome.seconds,
+                "margin": self.rule.margin(trial.outcome),
                 "failure": trial.outcome.failure,
             }
             for trial in self.trials
@@ -77,7 +78,7 @@ def line(trial: Trial, found: Found) -> str:
     outcome = trial.outcome
     if outcome.failure:
         return f"{start}; rolled back: {outcome.failure}"
-    verdict = "passed" if trial.passed else "rolled back"
+    verdict = f"{found.rule.margin(outcome):.2f} more by chance; {'passed' if trial.passed else 'rolled back'}"
     if isinstance(found.rule, ValueRule) and outcome.val_value is not None:
         return f"{start}, {outcome.file_bytes:,} got; validation {found.rule.task.says(outcome.val_value)}; {verdict}"
     return (

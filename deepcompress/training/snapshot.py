@@ -7,7 +7,7 @@ Dataclasses, objects and generators must be there already when the snapshot is p
 then, and dicts and lists empty.
 
 A Parameter gets its values in place, because an optimizer knows it by identity; so do lists, and objects that take
-part. Every other tensor is replaced by a new one: do not name what shall stay the memory of the network.
+part. Every other tensor is replaced by a new one: do not name what must stay the memory of the network.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Task:
         shapes: what it takes, for messages.
         class_axis: of an output, along which classes lie, if it tells classes apart.
         taught: how far outputs are from those of a teacher, where there are no classes.
-        ignored: labels that do not count; those of them that are classes of the network do.
+        ignored: labels that do not count, unless they are classes of the network.
     """
 
     name: str

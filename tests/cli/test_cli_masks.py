@@ -111,8 +111,8 @@ def test_pictures(work):
 
 def test_what_cannot_be_drawn(work):
     assert "--layer 'fc*' matches no layer; there are 0.weight" in fail("plot", work["masks"], "--layer", "fc*")
-    assert "goes with a file of scores" in fail("plot", work["file"], "--masks", work["masks"], code=2)
-    assert "goes with a file of scores" in fail("plot", work["masks"], "--masks", work["masks"], code=2)
+    assert "is for a file of scores" in fail("plot", work["file"], "--masks", work["masks"], code=2)
+    assert "is for a file of scores" in fail("plot", work["masks"], "--masks", work["masks"], code=2)
     save_masks("part.safetensors", Masks({"4.weight": torch.ones(20, 54, dtype=torch.bool)}))
     assert "there is no mask for 0.weight" in fail("plot", work["scores"], "--masks", "part.safetensors")
     assert "does not start with" in fail("plot", work["dense"])

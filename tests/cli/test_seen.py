@@ -93,7 +93,7 @@ def test_the_progress_line_keeps_its_bar_and_the_time_left(width, monkeypatch):
 @pytest.mark.parametrize("command", ["plan", "sweep", "sensitivity", "compare", "compress"])
 def test_long_help_has_headings_and_each_option_once(command):
     text = succeed(command, "--help-all").stdout
-    for heading in ("What, and where to:", "Pruning:", "Retraining:", "Other:"):
+    for heading in ("Input and output:", "Pruning:", "Retraining:", "Other:"):
         assert f"\n{heading}\n" in text
     options = text[re.search(r"^\w[^\n]*:$", text, re.MULTILINE).start() :]
     options = options[options.index("\n  -") :]

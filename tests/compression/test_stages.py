@@ -14,7 +14,7 @@ from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import fit
 
-QUICK = {"epochs": 3, "finetune_epochs": 2}
+QUICK = {"epochs": 2, "finetune_epochs": 1}
 
 
 @pytest.fixture

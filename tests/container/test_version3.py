@@ -195,10 +195,12 @@ def test_long_headers_have_short_names(load):
 
 
 def test_flips_with_the_checksum_made_right_are_tensors_or_errors(load):
-    some = ("float8_e5m2", "uint16", "complex64", "ans", "huffman", "planes")
+    some = ("float8_e5m2", "uint16", "complex64", "huffman", "planes")
+    mixed = encode_coded(SPARSE[:90], DType.FLOAT8_E5M2FNUZ, BOOK, "ans")  # short: it is decoded once a flip
     rows = planes.encode_rows(ROWS[:8, :12], DType.FLOAT32)
     info = TensorInfo((8, 12), DType.FLOAT32, Rows(len(rows)))
-    small = pack([(name, TENSORS[name][2]) for name in some] + [("rows", EncodedTensor(info, rows))])[:-4]
+    plain = [(name, TENSORS[name][2]) for name in some]
+    small = pack([*plain, ("ans", mixed), ("rows", EncodedTensor(info, rows))])[:-4]
     refused = 0
     for bit in range(32, 8 * len(small), 7):
         changed = bytearray(small)

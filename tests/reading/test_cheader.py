@@ -104,7 +104,7 @@ def test_the_command(source, tmp_path):
             file.write_bytes(b"")
         done = CliRunner().invoke(main, ["export", str(file), "-o", str(tmp_path / "y.h"), *arguments])
         assert done.exit_code == 2
-        assert "a .h has the bytes of a .dc file" in done.stderr
+        assert "a .h file holds the bytes of a .dc file" in done.stderr
     source.write_bytes(source.read_bytes()[:-1] + b"\0")
     done = CliRunner().invoke(main, ["export", str(source), "-o", str(tmp_path / "y.h")])
     assert done.exit_code == 1

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from commands import fail, from_json, run, succeed
 from samples import blobs, network_and_data
@@ -21,10 +22,11 @@ from deepcompress.compression.pipeline import compress
 from deepcompress.errors import OutputError, PruneError, RecipeError
 from deepcompress.recipe import SMALLEST, LayerRule, Recipe
 from deepcompress.studies import search
-from deepcompress.studies.points import Outcome
+from deepcompress.studies.points import PARTS, Outcome
 from deepcompress.studies.search import Found, Rule, look
 from deepcompress.training.data import DataSet
 from deepcompress.training.evaluation import Evaluation, evaluate
+from deepcompress.training.tasks import TASKS
 
 FAST = ["--epochs", "2", "--finetune-epochs", "1", "--batch-size", "64", "--lr", "0.05"]
 
@@ -132,6 +134,80 @@ def test_a_budget_finer_than_a_sample_looks_at_the_cross_entropy_too():
     assert not rule.passes(outcome(2, 200, 0.101))
     assert not rule.passes(outcome(3, 200, 0.05))
     assert not rule.passes(Outcome("x", {}, failure="too small"))
+
+
+def test_the_margin_by_hand():
+    """Losses of 0, 2, 0 and 2 points: a deviation of 2 / sqrt(3), and a standard error of half of it."""
+    rule = Rule.of(Evaluation(99.0, 1.0, 0.1, 400, 1.0), 2.0, parts=[1.0, 0.0, 2.0, 1.0])
+    trial = replace(outcome(8, 400, 9.0), val_parts=[1.0, 2.0, 2.0, 3.0])
+    assert rule.margin(trial) == pytest.approx(1.73 / math.sqrt(3))
+    assert rule.passes(trial)  # one point was lost, and one more may be: 4 + floor(400 * (0.02 - 0.00999))
+    assert not rule.passes(replace(trial, val_error=2.25))
+    assert rule.margin(outcome(8, 400, 9.0)) == 0
+
+
+def test_where_the_margin_is_all_nothing_may_be_lost():
+    rule = Rule.of(Evaluation(99.0, 1.0, 0.1, 400, 1.0), 0.5, parts=[1.0, 0.0, 2.0, 1.0])
+    trial = replace(outcome(4, 400, 0.1), val_parts=[0.0, 2.0, 1.0, 1.0])
+    assert rule.margin(trial) > 0.5
+    assert rule.passes(trial)
+    assert not rule.passes(replace(trial, val_loss=0.101))
+    assert not rule.passes(replace(trial, val_error=1.25))
+
+
+def test_the_margin_of_another_metric():
+    dense = Evaluation(None, None, 0.1, 40, 80.0)
+    rule = Rule.of(dense, 2.0, TASKS["segmentation"], [80.0, 80.0, math.nan])
+    trial = Outcome("x", {}, val_value=79.0, val_parts=[80.0, 78.0, 50.0])
+    assert rule.margin(trial) == pytest.approx(1.73)  # a deviation of sqrt(2), by sqrt(2) of two parts
+    assert not rule.passes(trial)
+    assert rule.passes(replace(trial, val_value=80.0))
+    assert rule.passes(replace(trial, val_parts=[79.0, 79.0, math.nan]))
+
+
+class Chance:
+    """Trials that are measured on some samples, and lose as many points as is known: `allowed` at 9,000 bytes."""
+
+    def __init__(self, seed, samples, allowed, errors=0.05, churn=0.01):
+        self.rng, self.allowed, self.errors, self.churn = np.random.default_rng(seed), allowed, errors, churn
+        self.dense = self.rng.random(samples) < errors
+
+    def lost(self, size):
+        return self.allowed * (9000 / size) ** 1.5
+
+    def parts(self, wrong):
+        return [100 * float(part.mean()) for part in np.array_split(wrong, PARTS)]
+
+    def rule(self, margin):
+        parts = self.parts(self.dense) if margin else ()
+        return Rule(self.allowed, len(self.dense), int(self.dense.sum()), 0.1, parts)
+
+    def __call__(self, point):
+        lost = self.lost(point.recipe.target_size or 200_000)
+        drawn = self.rng.random(len(self.dense))
+        newly = drawn < (self.churn + lost / 100) / (1 - self.errors)
+        wrong = np.where(self.dense, drawn > self.churn / self.errors, newly)
+        return Outcome(
+            point.name, point.recipe.as_dict(), file_bytes=point.recipe.target_size or 200_000,
+            val_error=100 * float(wrong.mean()), val_loss=0.1 + lost / 100, val_parts=self.parts(wrong),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("samples", "allowed"), [(400, 2.0), (2000, 1.0), (10_000, 0.5)])
+def test_the_budget_holds_on_data_that_did_not_choose(samples, allowed):
+    held = {}
+    for margin in (True, False):
+        losses = []
+        for seed in range(40):
+            chance = Chance(seed, samples, allowed)
+            found = Found(Path(), chance.rule(margin))
+            look(found, LONG, DENSE, chance)
+            if found.best is not None:
+                losses.append(chance.lost(found.best.outcome.file_bytes))
+        assert len(losses) >= 30
+        held[margin] = sum(lost <= allowed for lost in losses) / len(losses)
+    assert held[True] >= 0.9
+    assert held[False] < 0.75  # which is why there is a margin
 
 
 # The search ----------------------------------------------------------------------------------------------------
@@ -270,7 +346,7 @@ def test_after_an_interruption_at_any_point_the_same_file(dense, data, tmp_path,
     whole.mkdir()
     calls = Counter(monkeypatch)
     known = calls.known
-    found = search.search(dense, data, SMALL, 2.0, whole, trials=3)
+    found = search.search(dense, data, SMALL, 10.0, whole, trials=3)
     done = calls.files
     assert len(done) == len(set(done)) >= 4
     first = search.deliver(found, dense, data, tmp_path / "whole.dc")
@@ -279,9 +355,9 @@ def test_after_an_interruption_at_any_point_the_same_file(dense, data, tmp_path,
         folder.mkdir()
         Counter(monkeypatch, stop, known)
         with pytest.raises(KeyboardInterrupt):
-            search.search(dense, data, SMALL, 2.0, folder, trials=3)
+            search.search(dense, data, SMALL, 10.0, folder, trials=3)
         calls = Counter(monkeypatch, known=known)
-        again = search.search(dense, data, SMALL, 2.0, folder, trials=3)
+        again = search.search(dense, data, SMALL, 10.0, folder, trials=3)
         assert calls.files == done[stop - 1 :]
         assert [trial.asked for trial in again.trials] == [trial.asked for trial in found.trials]
         result = search.deliver(again, dense, data, tmp_path / "again.dc")
@@ -314,7 +390,7 @@ def test_the_test_data_decides_nothing(dense, data, tmp_path):
     for which, name in ((data, "a"), (spoiled, "b")):
         folder = tmp_path / name
         folder.mkdir()
-        found = search.search(dense, which, SMALL, 2.0, folder, trials=1)
+        found = search.search(dense, which, SMALL, 20.0, folder, trials=1)
         paths.append(found.path(found.best))
     assert paths[0].read_bytes() == paths[1].read_bytes()
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+import traceback
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from samples import Mlp, batches
+from samples import SIDE, Mlp, batches, blobs, conv_net
 from torch import nn
 
 import deepcompress as dc
 from deepcompress.errors import DeepCompressError
 from deepcompress.training import distributed
+from deepcompress.training.data import TensorLoader
 from deepcompress.training.loop import fit, seed_everything
+from deepcompress.training.progress import Progress
 
 TESTS = Path(__file__).parents[1]
 LAUNCH = [
@@ -104,29 +111,15 @@ def test_without_accelerate_the_error_says_what_to_install(monkeypatch):
 
 # Two processes -------------------------------------------------------------------------------------------------
 
-WORKER = """
-import hashlib, json, sys, time
-from pathlib import Path
-import torch
-from torch import nn
-torch.set_num_threads(1)
-import deepcompress as dc
-from samples import Mlp, batches, conv_net, blobs, SIDE
-from deepcompress.training import distributed
-from deepcompress.training.data import TensorLoader
-from deepcompress.training.loop import Hooks, fit, seed_everything
-from deepcompress.training.progress import Progress
-
-folder = Path(sys.argv[1])
-assert distributed.start("cpu")
-rank = 0 if distributed.is_first() else 1
-
 
 class Watch(Progress):
-    late, left = None, 0
+    """Is late in each batch, or ends with Ctrl-C after so many epochs."""
+
+    def __init__(self, late, left):
+        self.late, self.left = late, left
 
     def batch(self, done, loss):
-        if rank == self.late:
+        if self.late:
             time.sleep(0.02)
 
     def epoch(self, result):
@@ -145,45 +138,71 @@ def trained(model, data):
     return model
 
 
-def compressed(model, data, val, name, late=None, left=0, resume=None, **settings):
-    watch = Watch()
-    watch.late, watch.left = late, left
+def without_dropout():
+    torch.manual_seed(0)
+    plain = Mlp()
+    plain.drop.p = 0.0
+    return trained(plain, batches(250, seed=1))
+
+
+def compressed(model, path, late=False, left=0, resume=None, **settings):
     recipe = dc.Recipe(prune=0.7, iterations=2, epochs=3, finetune_epochs=2, bits=3, lr=0.05, **settings)
-    return dc.compress(model, data(), val, recipe, folder / name, watch=watch, resume=resume)
+    data = TensorLoader(*blobs(192, 1), 32, seed=5)
+    return dc.compress(model, data, batches(96, 2), recipe, path, watch=Watch(late, left), resume=resume)
 
 
-found = {}
-torch.manual_seed(0)
-plain = Mlp()
-plain.drop.p = 0.0
-found["plain"] = digest(trained(plain, batches(250, seed=1)).parameters())
-if rank == 0:
-    torch.save(plain.state_dict(), folder / "plain.pt")
+def work(folder, rank):
+    """What one of two processes does; what it found."""
+    assert distributed.start("cpu")
+    assert distributed.is_first() == (rank == 0)
+    plain = without_dropout()
+    if rank == 0:
+        torch.save(plain.state_dict(), folder / "plain.pt")
+    torch.manual_seed(0)
+    convolutional = trained(conv_net(batch_norm=True), batches(98, seed=1, shape=(1, SIDE, SIDE)))
+    torch.manual_seed(0)
+    model = trained(Mlp(), batches(256, seed=1))
+    found = {
+        "plain": digest(plain.parameters()),
+        "batch norm": digest(convolutional.state_dict().values()),
+        "dropout": digest(model.parameters()),
+    }
+    for late in (0, 1):
+        compressed(model, folder / f"late{late}.dc", rank == late)
+    for name, settings in (("guard", {"max_drop": 1.0}), ("deepr", {"regrow": "deepr"})):
+        for again in (1, 2):
+            compressed(model, folder / f"{name}{again}.dc", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        compressed(model, folder / "resumed.dc", left=4, resume=folder / "resume")
+    found["kept"] = rank == 0 and (folder / "resume" / "phase-002.pt").exists()
+    compressed(model, folder / "resumed.dc", resume=folder / "resume")
+    distributed.stop()
+    return found
 
-torch.manual_seed(0)
-convolutional = conv_net(batch_norm=True)
-trained(convolutional, batches(98, seed=1, shape=(1, SIDE, SIDE)))
-found["batch norm"] = digest(convolutional.state_dict().values())
 
-torch.manual_seed(0)
-model = trained(Mlp(), batches(256, seed=1))
-found["dropout"] = digest(model.parameters())
-data = lambda: TensorLoader(*blobs(192, 1), 32, seed=5)
-val = batches(96, 2)
-for late in (0, 1):
-    compressed(model, data, val, f"late{late}.dc", late)
-for name, settings in (("guard", {"max_drop": 1.0}), ("deepr", {"regrow": "deepr"})):
-    for again in (1, 2):
-        compressed(model, data, val, f"{name}{again}.dc", **settings)
-try:
-    compressed(model, data, val, "resumed.dc", left=4, resume=folder / "resume")
-except KeyboardInterrupt:
-    pass
-found["kept"] = rank == 0 and (folder / "resume" / "phase-002.pt").exists()
-compressed(model, data, val, "resumed.dc", resume=folder / "resume")
-(folder / f"{rank}.json").write_text(json.dumps(found))
-distributed.stop()
-"""
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def forked(folder, rank, port):
+    """A process that works as `rank`, and writes what it found or what went wrong."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+        os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2", "HF_HOME": str(folder)}
+        (folder / f"{rank}.json").write_text(json.dumps(work(folder, rank)))
+        code = 0
+    except BaseException:
+        (folder / f"{rank}.txt").write_text(traceback.format_exc())
+    finally:
+        os._exit(code)
 
 
 def launch(arguments, folder):
@@ -199,11 +218,14 @@ def launch(arguments, folder):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What two processes have come to, and the folder of their files."""
+    """What two processes have come to, and the folder of their files. They are forked, and need not import torch."""
     pytest.importorskip("accelerate")
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "worker.py").write_text(WORKER)
-    launch(["worker.py", folder], folder)
+    if not hasattr(os, "fork"):
+        pytest.skip("the processes are forked")
+    folder, port = tmp_path_factory.mktemp("two"), free_port()
+    children = [forked(folder, rank, port) for rank in (0, 1)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0, 0], "".join(path.read_text() for path in sorted(folder.glob("?.txt")))
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)], folder
 
 
@@ -213,11 +235,7 @@ def test_both_have_the_same_network(two):
 
 
 def test_two_train_as_one_does(two):
-    torch.manual_seed(0)
-    alone = Mlp()
-    alone.drop.p = 0.0
-    seed_everything(0)
-    fit(alone, batches(250, seed=1), torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9), 2, stage="train")
+    alone = without_dropout()
     together = torch.load(two[1] / "plain.pt", weights_only=True)
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)

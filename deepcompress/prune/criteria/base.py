@@ -30,7 +30,7 @@ Scores = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a criterion may look at; it leaves all of it as it was, but for gradients, which are gone afterwards.
+    """What a criterion may look at. It leaves all of it unchanged, except that gradients are removed.
 
     Attributes:
         model: the network, on its device.

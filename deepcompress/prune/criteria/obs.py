@@ -83,10 +83,10 @@ def saliency(hessian: torch.Tensor, weight: torch.Tensor, alive: torch.Tensor) -
     for group, whole in enumerate(hessian):
         full = alive[group].all(dim=1)
         if bool(full.any()):
-            result[group, full] = weight[group, full].to(whole.dtype).square() / (2 * _inverse(whole).diagonal())
+            result[group, full] = weight[group, full].to(whole.dtype).square() / (2 * inverse_of(whole).diagonal())
         for row in (~full).nonzero().flatten().tolist():
             at = alive[group, row].nonzero().flatten()
-            inverse = _inverse(whole[at[:, None], at]).diagonal()
+            inverse = inverse_of(whole[at[:, None], at]).diagonal()
             result[group, row, at] = weight[group, row, at].to(whole.dtype).square() / (2 * inverse)
     return result
 
@@ -111,22 +111,27 @@ def compensated(hessian: torch.Tensor, weight: torch.Tensor, keep: torch.Tensor)
     return result
 
 
-def _inverse(matrix: torch.Tensor) -> torch.Tensor:
+def inverse_of(matrix: torch.Tensor) -> torch.Tensor:
+    """Of a positive definite matrix, or several."""
     return torch.cholesky_inverse(torch.linalg.cholesky(matrix))
 
 
 class Moments:
-    """The mean of ``x x^T`` over the inputs x of a layer, in blocks along its diagonal; one for each group."""
+    """The mean of ``x x^T`` over vectors x, in blocks along its diagonal; one for each group.
 
-    def __init__(self, layer: Layer) -> None:
-        self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-        self.width = layer.weight[0].numel()
+    Args:
+        groups: of a convolution; 1 for a Linear.
+        width: the length of an x.
+    """
+
+    def __init__(self, groups: int, width: int) -> None:
+        self.groups, self.width = groups, width
         self.count = -(-self.width // BLOCK)
         self.totals: list[torch.Tensor] = []
         self.seen = 0
 
     def add(self, inputs: torch.Tensor) -> None:
-        """Count inputs in: (groups, number, width)."""
+        """Count vectors in: (groups, number, width)."""
         inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         for index, part in enumerate(inputs.tensor_split(self.count, dim=2)):
             product = _precise(part.mT @ part)
@@ -172,7 +177,7 @@ def second_moments(evidence: Evidence) -> dict[str, Moments]:
         assert isinstance(layer, Layer)
         name = names[id(layer.weight)]
         for patches in inputs_of(layer, inputs[0]):
-            found.setdefault(name, Moments(layer)).add(patches)
+            found.setdefault(name, Moments(groups_of(layer), layer.weight[0].numel())).add(patches)
 
     with evaluating(evidence), torch.no_grad():
         handles = [
@@ -188,8 +193,16 @@ def second_moments(evidence: Evidence) -> dict[str, Moments]:
                 handle.remove()
     for name, moments in found.items():
         if not all(bool(torch.isfinite(total).all()) for total in moments.totals):
-            raise RecipeError(f"criterion obs: inputs of the layer of {name} are NaN or infinite: look at the data")
+            raise RecipeError(
+                f"criterion {evidence.recipe.criterion}: inputs of the layer of {name} are NaN or infinite: look at "
+                "the data"
+            )
     return found
+
+
+def groups_of(layer: Layer) -> int:
+    """Into how many groups the layer's outputs are divided, each of which meets inputs of its own."""
+    return 1 if isinstance(layer, nn.Linear) else layer.groups
 
 
 def inputs_of(layer: Layer, x: torch.Tensor) -> Iterable[torch.Tensor]:

@@ -47,7 +47,7 @@ def taylor2(evidence: Evidence) -> Scores:
     At a minimum g is zero, and this is all. LeCun backpropagates the curvature layer by layer, for chains of layers;
     here h is estimated by `diagonal`, for any network. A negative h gives a negative score, and goes first.
     """
-    return _second_order(evidence, diagonal(evidence))
+    return second_order(evidence)
 
 
 @criterion("taylor12")
@@ -58,11 +58,13 @@ def taylor12(evidence: Evidence) -> Scores:
     loss when it goes; but all of that together, at a fraction worth pruning, goes far beyond where first order holds.
     g as in `taylor1`, h as in `taylor2`.
     """
-    slope, bend = mean_gradient(evidence), _second_order(evidence, diagonal(evidence))
+    slope, bend = mean_gradient(evidence), second_order(evidence)
     return {name: (bend[name] - slope[name] * weight.detach()).abs() for name, weight in evidence.weights.items()}
 
 
-def _second_order(evidence: Evidence, curvature: Tensors) -> Tensors:
+def second_order(evidence: Evidence) -> Tensors:
+    """½·h·w², with h by `diagonal`."""
+    curvature = diagonal(evidence)
     return {name: 0.5 * curvature[name] * w.detach().float().square() for name, w in evidence.weights.items()}
 
 
@@ -112,24 +114,42 @@ def _estimates(
     """Of the diagonal for one batch."""
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
         output = outputs(evidence, weights, x)
-    if not _is_plain(output):
+    if not is_plain(output):
         slope = gradients(evidence.objective(output, x, y), weights, create_graph=True)
         for left in reversed(range(probes)):
             vector = {name: _signs(weight, generator) for name, weight in weights.items()}
             product = _product(slope, weights, vector, left > 0)
             yield {name: vector[name] * product[name] for name in weights}
         return
-    leaf = output.detach().requires_grad_()
-    slopes = gradients(evidence.objective(leaf, x, y), {"": leaf}, create_graph=True)
-    for left in reversed(range(probes)):
-        seed = _root_times(
-            lambda vector: _product(slopes, {"": leaf}, {"": vector}, True)[""], _signs(output.detach(), generator)
-        )
+    for left, seed in zip(reversed(range(probes)), curved(evidence, output, x, y, probes, generator), strict=True):
         found = gradients((output * seed).sum(), weights, keep=left > 0)
         yield {name: gradient.float().square() for name, gradient in found.items()}
 
 
-def _is_plain(output: Any) -> bool:
+def curved(
+    evidence: Evidence, output: torch.Tensor, x: Any, y: Any, probes: int, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
+    """`probes` random gradients √B·v of the outputs, B being the curvature of a batch's mean loss by the outputs.
+
+    The mean of their outer products is B, one block for each row. Sent backwards, they give the Gauss-Newton matrix,
+    which is the Fisher matrix where the loss is a negative log-likelihood, such as cross entropy.
+
+    Args:
+        evidence, x, y: the loss, and the batch.
+        output: of the network, one tensor (rows, ...), which is not differentiated here.
+        probes: how many.
+        generator: draws v.
+    """
+    leaf = output.detach().requires_grad_()
+    slopes = gradients(evidence.objective(leaf, x, y), {"": leaf}, create_graph=True)
+    for _ in range(probes):
+        yield _root_times(
+            lambda vector: _product(slopes, {"": leaf}, {"": vector}, True)[""], _signs(output.detach(), generator)
+        )
+
+
+def is_plain(output: Any) -> bool:
+    """Whether an output is one tensor with rows, so that the curvature of the loss by it can be looked at."""
     return isinstance(output, torch.Tensor) and output.ndim > 0
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from deepcompress.errors import DataError, RecipeError
 from deepcompress.prune.criteria import obs as module
 from deepcompress.prune.criteria.base import judge
-from deepcompress.prune.criteria.obs import Moments, compensated, inputs_of, obs, saliency, second_moments
+from deepcompress.prune.criteria.obs import Moments, compensated, groups_of, inputs_of, obs, saliency, second_moments
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune
 from deepcompress.recipe import Recipe
@@ -167,7 +167,7 @@ def test_the_second_moment_is_that_of_the_inputs():
 def test_wide_layers_are_split(monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 3)
     layer = nn.Linear(7, 2, bias=False).double()
-    moments = Moments(layer)
+    moments = Moments(groups_of(layer), layer.weight[0].numel())
     x = random(30, 7)
     moments.add(x[None])
     exact = x.T @ x / 30

@@ -74,7 +74,7 @@ def test_both_terms_are_what_the_loss_changes_by_on_a_quadratic():
 @pytest.fixture
 def twice(monkeypatch):
     """As if the output were more than one tensor."""
-    monkeypatch.setattr(taylor, "_is_plain", lambda output: False)
+    monkeypatch.setattr(taylor, "is_plain", lambda output: False)
 
 
 @pytest.fixture(params=["gauss-newton", "hutchinson"])
