@@ -13,6 +13,7 @@ from deepcompress.cli import main
 from deepcompress.compression.from_base import frozen, near
 from deepcompress.compression.from_file import settings_of
 from deepcompress.errors import RecipeError
+from deepcompress.networks import LeNet300100
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook, Member
 from deepcompress.quantize.sticky import StickyHooks, hysteresis
@@ -177,3 +178,22 @@ def test_wrong_usage_of_the_command_is_one_line(files, options, line):
     assert done.exit_code in (1, 2)
     assert line in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_command_keeps_what_is_pruned_in_the_base(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    state = LeNet300100().state_dict()
+    torch.save(state, "old.pt")
+    torch.save({name: value * 1.1 for name, value in state.items()}, "new.pt")
+    common = ["--network", "lenet-300-100", "--no-retrain", "-q"]
+    for arguments in (
+        ["old.pt", "-o", "old.dc", "--prune", "0.9", "--bits", "2"],
+        ["new.pt", "-o", "new.dc", "--base", "old.dc"],
+    ):
+        done = CliRunner().invoke(main, ["compress", *arguments, *common])
+        assert done.exit_code == 0, done.output
+    before, after = values_of("old.dc"), values_of("new.dc")
+    for name, value in before.items():
+        assert torch.equal(value == 0, after[name] == 0)
+        assert set(after[name].unique().tolist()) <= set(value.unique().tolist())
