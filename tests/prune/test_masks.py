@@ -23,14 +23,13 @@ def removed(masks):
 
 
 @given(
-    st.floats(0, 0.98),
-    st.sampled_from(["lamp", "uniform", "std"]),
-    st.sampled_from(["layer", "global"]),
+    st.floats(0, 0.98, exclude_min=True),  # where nothing is pruned, these settings are refused
+    st.sampled_from([{"distribution": name} for name in ("lamp", "uniform", "std")] + [{"scope": "global"}]),
     st.floats(0, 1),
 )
-def test_a_cut_removes_exactly_the_fraction(prune, distribution, scope, progress):
+def test_a_cut_removes_exactly_the_fraction(prune, settings, progress):
     weights = layers(a=(20, 30), b=(15, 7), c=(4, 4, 3, 3))
-    recipe = Recipe(prune=prune, distribution=distribution, scope=scope)
+    recipe = Recipe(prune=prune, **settings)
     decision = cut(weights, recipe, progress)
     # A floored layer keeps one weight that the cut had taken.
     assert sum(removed(decision.masks).values()) == round(prune * progress * 849) - len(decision.floored)
