@@ -216,9 +216,8 @@ def export(
 
     check_ending(output, (*ENDINGS, ".onnx", ".npz", ".h"))
     if Path(output).suffix == ".h":
-        raise click.UsageError(
-            "a .h file holds the bytes of a .dc file unchanged: give a .dc file, and leave out --shrink and --stable"
-        )
+        wrong = "leave out --shrink and --stable" if is_packed(file) else f"give one, and not {file}"
+        raise click.UsageError(f"a .h file holds the bytes of a .dc file unchanged: {wrong}")
     source = load_any(file, False, max_bytes)
     more: dict[str, Any] = {}
     if shrink:

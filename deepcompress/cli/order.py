@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from deepcompress.cli.common import file_settings, is_packed
 from deepcompress.cli.data import Asked
 from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.onnx import is_onnx, refuse_options, runs_as_onnx
-from deepcompress.cli.settings import build_budgeted
+from deepcompress.cli.settings import HEADINGS, build_budgeted, flag_of
 from deepcompress.recipe import SETTINGS, Recipe
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class Order:
         start = given["checkpoint"] if is_packed(given["checkpoint"]) else None
         if start and given["base"]:
             raise click.UsageError("--base is for a retrained checkpoint: to go on from a .dc file, leave it out")
+        if given["base"]:
+            _refuse_beside_base(settings, given["layers"])
         base = file_settings(start or given["base"]) if start or given["base"] else None
         if base is not None and given["base"] and settings["retrain"] is not False:
             base |= {"finetune_epochs": _EPOCHS, "finetune_lr": _RATE}
@@ -166,3 +168,13 @@ class Order:
         from deepcompress.checkpoint import load_checkpoint
 
         return load_checkpoint(self.rewind, self.trust_pickle, self.key).state
+
+
+def _refuse_beside_base(settings: Mapping[str, Any], layers: Sequence[str]) -> None:
+    """Refuse settings that the file which --base names decides (`UsageError`)."""
+    names = (*HEADINGS["Pruning"], *HEADINGS["Shared values"], "prune", "quality", "bits", "conv_bits", "levels")
+    found = [flag_of(name) for name in dict.fromkeys(names) if settings.get(name) is not None]
+    if found := [*found, *(["--layer"] if layers else [])]:
+        raise click.UsageError(
+            f"--base says what is pruned and which values are shared: leave out {', '.join(found)}, or --base"
+        )

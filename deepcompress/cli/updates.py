@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from deepcompress.cli.common import show
+from deepcompress.cli.common import is_packed, show
 from deepcompress.cli.options import common, max_bytes_option
 from deepcompress.cli.outputs import claim, force_option
+
+#: Endings of the checkpoints that have updates.
+CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 
 
 @click.command()
@@ -55,8 +60,15 @@ def patch(
     """
     from deepcompress.updates.update import patch as apply
 
-    claim(output)
+    claim(output, ending=".dc" if is_packed(old) else _ending_of_checkpoint(old, output))
     found = apply(old, update, output, max_bytes)
     show(as_json, found.as_dict(), lambda: (
         f"{found.file}: {found.file_bytes:,} bytes, from {old} and an update of {found.update_bytes:,} bytes"
     ))  # fmt: skip
+
+
+def _ending_of_checkpoint(old: str, output: str) -> str | None:
+    """What a new checkpoint is to be called: as any checkpoint is. None: the old file is none."""
+    if Path(old).suffix not in CHECKPOINTS:
+        return None
+    return Path(output).suffix if Path(output).suffix in CHECKPOINTS else Path(old).suffix

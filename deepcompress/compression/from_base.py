@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
+from deepcompress.coding.layouts.ranked import Multiples
 from deepcompress.compression.from_file import still_shared
 from deepcompress.compression.stages import Job
+from deepcompress.container.reader import ModelFile
 from deepcompress.errors import RecipeError
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.latent import train_shared
@@ -43,6 +45,18 @@ def check_base(recipe: Recipe, base: str | Path | None, update_size: int | None,
         raise RecipeError(f"{decides}: leave out masks, start, low_rank, target_size and max_drop")
     if update_size is not None and update_size < 1:
         raise RecipeError(f"update_size is {update_size}; it must be at least 1 byte")
+    _check_shared(base)
+
+
+def _check_shared(base: str | Path) -> None:
+    """Refuse a file whose weights are rounded row by row: it has no shared values to keep (`RecipeError`)."""
+    with ModelFile(base) as file:
+        for entry in file.header.entries:
+            if isinstance(entry.info.layout, Multiples):
+                raise RecipeError(
+                    f"base {base}: {entry.name} is rounded row by row (compress --no-retrain, --calibrate), and has no "
+                    "shared values to keep: leave base out, and make the difference of the two files (diff)"
+                )
 
 
 def near(value: torch.Tensor, old: torch.Tensor) -> torch.Tensor:

@@ -85,7 +85,7 @@ def merge_stable(model: nn.Module, low: float, high: float, seconds: float = 60.
         seed: of the random inputs.
 
     Raises:
-        RecipeError: the range is empty or infinite.
+        RecipeError: the range is empty or infinite, or the time is.
         CheckpointError: a weight is NaN or infinite.
         NetworkError: the network is another one, or the outputs of the smaller one differ.
     """
@@ -93,6 +93,8 @@ def merge_stable(model: nn.Module, low: float, high: float, seconds: float = 60.
         raise RecipeError(
             f"the inputs are from {low:g} to {high:g}; the first must be less than the second, both finite"
         )
+    if not 0 <= seconds < math.inf:
+        raise RecipeError(f"the time to prove is {seconds:g} seconds; it must be a finite number that is not negative")
     started, names = time.monotonic(), chain_of(model)
     state = tensors_of(model)
     check_finite(state, compressible(state, None, buffers_of(model)))

@@ -41,6 +41,8 @@ class DenseSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay"):
+            check_number(getattr(self, name), name, 0)
         check_number(self.label_smoothing, "label_smoothing", 0, 0.99)
         if self.warmup is not None:
             check_number(self.warmup, "warmup", 0)

@@ -4,6 +4,7 @@
 #include "deepcompress.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,13 +65,13 @@ static uint8_t *load(const char *path, size_t *size) {
   FILE *file = fopen(path, "rb");
   uint8_t *bytes = NULL;
   long end = -1;
-  if (file && !fseek(file, 0, SEEK_END) && (end = ftell(file)) >= 0 && !fseek(file, 0, SEEK_SET)) {
+  if (file && !fseek(file, 0, SEEK_END) && (end = ftell(file)) >= 0 && end < LONG_MAX && !fseek(file, 0, SEEK_SET)) {
     *size = (size_t)end;
     bytes = give(*size);
     if (fread(bytes, 1, *size, file) != *size) end = -1;
   }
-  if (end < 0) {
-    fprintf(stderr, "Error: %s cannot be read: %s\n", path, strerror(errno));
+  if (end < 0 || end == LONG_MAX) { /* which is what a folder says */
+    fprintf(stderr, "Error: %s cannot be read: %s\n", path, end < 0 ? strerror(errno) : "it is no file");
     exit(1);
   }
   fclose(file);

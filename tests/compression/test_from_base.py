@@ -165,11 +165,20 @@ def test_frozen_parameters_learn_again_afterwards():
     assert layer.bias.requires_grad
 
 
+def test_a_file_without_shared_values_is_no_base(files, second, tmp_path):
+    model, _ = files
+    dc.compress(model, None, None, Recipe(retrain=False), tmp_path / "rows.dc")
+    with pytest.raises(RecipeError, match="is rounded row by row"):
+        dc.compress(model, second, None, Recipe(), tmp_path / "new.dc", base=tmp_path / "rows.dc")
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
         (["--update-size", "100"], "name that file with --base"),
         (["--base", "none.dc"], "no such file"),
+        (["--base", "old.dc", "--prune", "0.5"], "leave out --prune, or --base"),
+        (["--base", "old.dc", "--bits", "8", "--layer", "a:prune=0"], "leave out --bits, --layer, or --base"),
     ],
 )
 def test_wrong_usage_of_the_command_is_one_line(files, options, line):

@@ -154,6 +154,9 @@ def test_bad_input_is_one_error():
     for low, high in ((1.0, 1.0), (2.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)):
         with pytest.raises(RecipeError, match="the first must be less"):
             merge_stable(chain(2, 3, 1), low, high)
+    for seconds in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(RecipeError, match="must be a finite number"):
+            merge_stable(chain(2, 3, 1), 0.0, 1.0, seconds)
     net = chain(2, 3, 1)
     with torch.no_grad():
         net[0].weight[0, 0] = torch.nan

@@ -57,6 +57,7 @@ def test_inspect_says_what_an_update_changes(files, tmp_path):
         (["patch", "u.dcp", "u.dcp", "-o", "x.dc"], "is for another file"),
         (["patch", "a.dc", "b.dc", "-o", "x.dc"], "this is not an update"),
         (["patch", "a.dc", "u.dcp", "-o", "none/x.dc"], "does not exist"),
+        (["patch", "a.dc", "u.dcp", "-o", "x.onnx"], "this command writes a .dc file"),
         (["diff", "a.dc", "none.dc", "-o", "x.dcp"], "no such file"),
         (["diff", "a.dc", "b.dc", "-o", "x.dc"], "this command writes a .dcp file"),
         (["inspect", "none.dcp"], "no such file"),
@@ -69,3 +70,4 @@ def test_what_cannot_be_is_one_line(files, monkeypatch, arguments, line):
     assert done.stderr.count("\n") == 1
     assert not (files / "x.dc").exists()
     assert not (files / "x.dcp").exists()
+    assert not (files / "x.onnx").exists()
