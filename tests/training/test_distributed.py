@@ -195,6 +195,9 @@ def forked(folder, rank, port):
         return child
     code = 1
     try:
+        from accelerate import PartialState
+
+        PartialState._reset_state()  # other libraries' tests have made one in this process, when it was alone
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
         os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2", "HF_HOME": str(folder)}
         (folder / f"{rank}.json").write_text(json.dumps(work(folder, rank)))
