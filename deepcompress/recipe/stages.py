@@ -199,8 +199,8 @@ class File:
 
     coder: str = setting(
         "huffman", Choice(("huffman", "ans", "auto", "rans", "fixed")), "Entropy coder of offsets and indices.",
-        note="huffman: the paper's. ans: adaptive and smaller; it decodes some 3 million weights a second. rans: "
-        "static tables by context, about as small in large layers; it decodes ten times as fast. auto: the smallest "
+        note="huffman: the paper's. ans: adaptive and smaller; it decodes 4 to 10 million weights a second. rans: "
+        "static tables by context, about as small in large layers; it decodes 15 to 25 times as fast. auto: the smallest "
         "for each tensor, at that coder's speed. fixed: fixed widths, the paper's stage 2 alone.",
     )  # fmt: skip
     index_bits: int | None = setting(
