@@ -172,8 +172,9 @@ class Order:
 
 def _refuse_beside_base(settings: Mapping[str, Any], layers: Sequence[str]) -> None:
     """Refuse settings that the file which --base names decides (`UsageError`)."""
-    names = (*HEADINGS["Pruning"], *HEADINGS["Shared values"], "prune", "quality", "bits", "conv_bits", "levels")
-    found = [flag_of(name) for name in dict.fromkeys(names) if settings.get(name) is not None]
+    sharing = ("bits", "conv_bits", "levels", "quantizer", "step", "init", "weighting", "rate")
+    names = ("prune", *HEADINGS["Pruning"], *sharing)
+    found = [flag_of(name) for name in names if settings.get(name) is not None]
     if found := [*found, *(["--layer"] if layers else [])]:
         raise click.UsageError(
             f"--base says what is pruned and which values are shared: leave out {', '.join(found)}, or --base"
