@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO
 
-from deepcompress.coding.bits import Reader, varint
+from deepcompress.coding.bits import Reader, unzigzag, varint, zigzag
 from deepcompress.errors import FormatError
 from deepcompress.updates.container import Names
 from deepcompress.updates.differences import BLOCK, WIDTHS, Differences
@@ -71,8 +71,7 @@ class Pieces:
         if piece.op is not PieceOp.COPY:
             out += self._names.pack(piece.name)
         if piece.op in (PieceOp.COPY, PieceOp.DEFLATED, PieceOp.DIFFERENCES):
-            step = piece.base - self._next
-            out += varint(2 * step if step >= 0 else -2 * step - 1)
+            out += varint(zigzag(piece.base - self._next))
             self._next = piece.base + piece.length
         if piece.op in (PieceOp.DEFLATED, PieceOp.DIFFERENCES):
             out += varint(piece.known)
@@ -97,8 +96,7 @@ class Pieces:
         if op is not PieceOp.COPY:
             name = self._names.read(reader, MAX_NAME).decode("utf-8", errors="replace")
         if op in (PieceOp.COPY, PieceOp.DEFLATED, PieceOp.DIFFERENCES):
-            step = reader.varint("old bytes")
-            base = self._next + (-(step + 1 >> 1) if step & 1 else step >> 1)
+            base = self._next + unzigzag(reader.varint("old bytes"))
             self._next = base + length
         if op in (PieceOp.DEFLATED, PieceOp.DIFFERENCES):
             known = reader.varint("number of old bytes")
