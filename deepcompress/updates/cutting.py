@@ -51,7 +51,8 @@ def _plan(old: list[Cut], new: list[Cut], old_size: int, new_size: int) -> Itera
     A tensor of a name that is new is told by one of its size whose name is gone, if there is one.
     """
     by_name = {cut.name: (cut, number) for number, cut in enumerate(old)}
-    gone = [(cut, number) for number, cut in enumerate(old) if cut.name not in {one.name for one in new}]
+    names = {cut.name for cut in new}
+    gone = [(cut, number) for number, cut in enumerate(old) if cut.name not in names]
     at, last = 0, 0
     for cut in new:
         base, number = by_name.get(cut.name, (None, -1))
