@@ -12,11 +12,10 @@ import numpy as np
 from deepcompress.coding import planes
 from deepcompress.coding.bits import varint
 from deepcompress.updates.cuts import Cut, FileKind, cuts_of
-from deepcompress.updates.differences import WIDTHS, Differences, common_bits, shift_in
+from deepcompress.updates.differences import WIDTHS, Coders, Differences, common_bits, shift_in
 from deepcompress.updates.pieces import (
     MAX_NAME,
     WINDOW,
-    Coders,
     Piece,
     PieceOp,
     Pieces,

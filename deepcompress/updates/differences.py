@@ -142,6 +142,23 @@ class Differences:
         return np.array([value & _ALL for value in values], dtype=np.uint64).view(np.int64)
 
 
+class Coders:
+    """The coders of differences by width: what one tensor teaches serves the next."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, Differences] = {}
+
+    def of(self, width: int, elements: int) -> Differences:
+        """That of elements of this width, of which there are about so many."""
+        if width not in self._found:
+            self._found[width] = Differences(width, elements)
+        return self._found[width]
+
+    def keep(self, coder: Differences) -> None:
+        """Go on with what this one has learned."""
+        self._found[coder.width.itemsize] = coder
+
+
 def shift_of(new: Array, old: Array) -> int:
     """The largest shift that divides all differences of elements (unsigned, flat)."""
     return shift_in(common_bits(new, old))

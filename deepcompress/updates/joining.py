@@ -12,10 +12,10 @@ from deepcompress.coding import planes
 from deepcompress.coding.bits import Reader
 from deepcompress.errors import FormatError
 from deepcompress.updates.container import UpdateFile
+from deepcompress.updates.differences import Coders
 from deepcompress.updates.pieces import (
     SEGMENT,
     WINDOW,
-    Coders,
     Piece,
     PieceOp,
     Pieces,

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from deepcompress.coding.bits import Reader, unzigzag, varint, zigzag
 from deepcompress.errors import FormatError
 from deepcompress.updates.container import Names
-from deepcompress.updates.differences import BLOCK, WIDTHS, Differences
+from deepcompress.updates.differences import BLOCK, WIDTHS
 
 SEGMENT = 16 * BLOCK  # bytes of a file that are looked at at once
 WINDOW = 1 << 15  # bytes that deflate can refer to
@@ -111,21 +111,6 @@ class Pieces:
         if old_bytes is not None and base + known > old_bytes:
             raise FormatError(f"a piece refers to byte {base + known} of the old file, which has {old_bytes}")
         return Piece(op, length, name, base, known, width, shift, changed, size)
-
-
-class Coders:
-    """The coders of differences by width: what one tensor teaches serves the next."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, Differences] = {}
-
-    def of(self, width: int, elements: int) -> Differences:
-        """That of elements of this width, of which there are about so many."""
-        return self._found.setdefault(width, Differences(width, elements))
-
-    def keep(self, coder: Differences) -> None:
-        """Go on with what this one has learned."""
-        self._found[coder.width.itemsize] = coder
 
 
 def segments(stream: BinaryIO, start: int, length: int) -> Iterator[bytes]:
