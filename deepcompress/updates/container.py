@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import zlib
 from collections.abc import Callable
 from enum import IntEnum
 from io import BufferedReader
@@ -26,6 +25,7 @@ VERSION = 1
 OLD_NAME, NEW_NAME = 8, 16  # bytes of a SHA-256 that name a file
 MAX_FACTS = 1 << 26
 _HEAD = len(MAGIC) + 1 + OLD_NAME + NEW_NAME + 1
+WINDOW = 1 << 15  # bytes that deflate can refer to
 _CHUNK = 1 << 20
 
 
@@ -80,8 +80,7 @@ def write_facts(target: BinaryIO, facts: bytes) -> None:
 
 
 def _deflated(facts: bytes) -> bytes:
-    stream = zlib.compressobj(9, wbits=-15, zdict=deflate.DICTIONARY)
-    packed = stream.compress(facts) + stream.flush()
+    packed = deflate.by_zlib(facts, deflate.DICTIONARY)
     return min(packed, deflate.compress(facts), key=len) if len(facts) <= deflate.LONGEST else packed
 
 

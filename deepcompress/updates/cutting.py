@@ -11,11 +11,12 @@ import numpy as np
 
 from deepcompress.coding import planes
 from deepcompress.coding.bits import varint
+from deepcompress.container import deflate
+from deepcompress.updates.container import WINDOW
 from deepcompress.updates.cuts import Cut, FileKind, cuts_of
 from deepcompress.updates.differences import WIDTHS, Coders, Differences, common_bits, shift_in
 from deepcompress.updates.pieces import (
     MAX_NAME,
-    WINDOW,
     Piece,
     PieceOp,
     Pieces,
@@ -126,8 +127,7 @@ class _Maker:
         if cut.length > WINDOW:
             return False
         window = bytes_at(self._old, base.start, min(base.length, WINDOW))
-        stream = zlib.compressobj(9, wbits=-15, zdict=window) if window else zlib.compressobj(9, wbits=-15)
-        return len(stream.compress(bytes_at(self._new, cut.start, cut.length)) + stream.flush()) < piece.bytes
+        return len(deflate.by_zlib(bytes_at(self._new, cut.start, cut.length), window)) < piece.bytes
 
     def _is_same(self, cut: Cut, base: Cut) -> bool:
         if cut.length != base.length:

@@ -11,11 +11,10 @@ import numpy as np
 from deepcompress.coding import planes
 from deepcompress.coding.bits import Reader
 from deepcompress.errors import FormatError
-from deepcompress.updates.container import UpdateFile
+from deepcompress.updates.container import WINDOW, UpdateFile
 from deepcompress.updates.differences import Coders
 from deepcompress.updates.pieces import (
     SEGMENT,
-    WINDOW,
     Piece,
     PieceOp,
     Pieces,

@@ -24,7 +24,6 @@ from deepcompress.updates.records import Book, BookOp
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LABELS, HEADER = 1, 2  # flags: labels are told, and so are the bytes of the header
-WINDOW = 1 << 15  # bytes that deflate can refer to
 
 
 class Tools:

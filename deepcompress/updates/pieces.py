@@ -17,7 +17,6 @@ from deepcompress.updates.container import Names
 from deepcompress.updates.differences import BLOCK, WIDTHS
 
 SEGMENT = 16 * BLOCK  # bytes of a file that are looked at at once
-WINDOW = 1 << 15  # bytes that deflate can refer to
 MAX_NAME = 1 << 12
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,17 +11,18 @@ import numpy as np
 
 from deepcompress.coding.bits import varint
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
+from deepcompress.container import deflate
 from deepcompress.container.entries import Entry
 from deepcompress.container.format import pack_header
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import FormatError
 from deepcompress.updates import changes, sections
+from deepcompress.updates.container import WINDOW
 from deepcompress.updates.content import Content, content_of, expected
 from deepcompress.updates.differences import shift_of
 from deepcompress.updates.models import (
     HEADER,
     LABELS,
-    WINDOW,
     Tools,
     book_type,
     elements_of,
@@ -42,8 +42,7 @@ def make(old: ModelFile, new: ModelFile, payload: BinaryIO) -> bytes:
         flags, labels = LABELS, pack_labels(after)
     if pack_header(after) != (raw := new.header_bytes()):
         flags |= HEADER
-        stream = zlib.compressobj(9, wbits=-15, zdict=old.header_bytes()[-WINDOW:])
-        packed = stream.compress(raw) + stream.flush()
+        packed = deflate.by_zlib(raw, old.header_bytes()[-WINDOW:])
         labels += varint(len(raw)) + varint(len(packed))
         payload.write(packed)
     maker = _Maker(old, new)
