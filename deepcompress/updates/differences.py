@@ -16,7 +16,7 @@ from deepcompress.coding.adaptive import model
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.errors import FormatError
 from deepcompress.updates import differences_loop as loop
-from deepcompress.updates.coder import Coder, finish
+from deepcompress.updates.coder import coder_for
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,7 +43,7 @@ class Differences:
         """
         self.width, self._bits = np.dtype(f"<u{width}"), 8 * width
         self._depth = self._bits.bit_length() - 1
-        self._coder = Coder(elements)
+        self._coder = coder_for(elements)
         counts = np.zeros(loop.SLOTS, dtype=np.int64)
         counts[: loop.CHANGED] = loop.FRESH
         self._slots = self._coder.filled(loop.SLOTS, 1 << 29), self._coder.numbers(counts, np.int32)
@@ -112,7 +112,7 @@ class Differences:
         bits: Any = np.array(raw, dtype=np.uint8) if coder.is_compiled else bytearray(raw)
         nothing = np.zeros(len(places), dtype=np.int64)
         values = self._values(nothing, contexts[places], True, coder.room(0), payload, bits)
-        finish(coded, at)
+        coder.finish(coded, at)
         if at[loop.BYTE] != len(raw) or int(at[loop.BITS]) & (1 << int(at[loop.FILL])) - 1:
             raise FormatError("the bits of differences do not end with the last of them: the update is damaged")
         self.changed += len(places)
