@@ -121,7 +121,9 @@ class _Builder:
         info = stored.info if record.info is None else record.info
         if info.nbytes > self.max_bytes:
             self._claim(info)
-        return (self._shared if record.op is Op.SHARED else self._exact)(record, base, stored, info)
+        if record.op is Op.SHARED:
+            return self._shared(record, base, stored, info)
+        return self._exact(record, base, info)
 
     def _shared(self, record: Record, base: Entry, stored: Entry, info: TensorInfo) -> EncodedTensor:
         if not (stored.info.is_shared and info.is_shared) or stored.info.size != info.size:
@@ -162,7 +164,7 @@ class _Builder:
             raise FormatError("its codebook is that of another dtype")
         return raw, codebooks.unpack(stored, memoryview(raw), info.dtype.bits)
 
-    def _exact(self, record: Record, base: Entry, stored: Entry, info: TensorInfo) -> EncodedTensor:
+    def _exact(self, record: Record, base: Entry, info: TensorInfo) -> EncodedTensor:
         old = self._tools.elements(base)
         width = min(info.itemsize, max(WIDTHS))
         if not sections.is_exact(info) or old.itemsize != width or old.nbytes != info.nbytes:

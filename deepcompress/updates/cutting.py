@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,18 +76,14 @@ def _merged(pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Copies that follow each other in both files as one."""
     run: Piece | None = None
     for piece in pieces:
-        if piece.op is PieceOp.COPY:
-            if run is not None and run.base + run.length == piece.base:
-                run = Piece(PieceOp.COPY, run.length + piece.length, base=run.base, known=run.length + piece.length)
-                continue
-            if run is not None:
-                yield run
-            run = piece
+        if run is not None and piece.op is PieceOp.COPY and run.base + run.length == piece.base:
+            run = replace(run, length=run.length + piece.length, known=run.known + piece.length)
             continue
         if run is not None:
             yield run
-            run = None
-        yield piece
+        run = piece if piece.op is PieceOp.COPY else None
+        if run is None:
+            yield piece
     if run is not None:
         yield run
 
