@@ -71,6 +71,7 @@ INSIDE = {
         "huffman",
         "adaptive.tables",
         "adaptive.model",
+        "adaptive.coder",
         "uncounted",
         "kernels",
         "threads",

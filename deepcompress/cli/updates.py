@@ -11,7 +11,7 @@ from deepcompress.cli.options import common, max_bytes_option
 from deepcompress.cli.outputs import claim, force_option
 
 #: Endings of the checkpoints that have updates.
-CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors", ".sft")
 
 
 @click.command()
@@ -69,6 +69,7 @@ def patch(
 
 def _ending_of_checkpoint(old: str, output: str) -> str | None:
     """What a new checkpoint is to be called: as any checkpoint is. None: the old file is none."""
-    if Path(old).suffix not in CHECKPOINTS:
+    before, after = Path(old).suffix.lower(), Path(output).suffix.lower()
+    if before not in CHECKPOINTS:
         return None
-    return Path(output).suffix if Path(output).suffix in CHECKPOINTS else Path(old).suffix
+    return after if after in CHECKPOINTS else before

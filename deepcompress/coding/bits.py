@@ -18,6 +18,16 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+def zigzag(number: int) -> int:
+    """0, -1, 1, -2, … as 0, 1, 2, 3, …, so that `varint` has numbers of either sign."""
+    return 2 * number if number >= 0 else -2 * number - 1
+
+
+def unzigzag(number: int) -> int:
+    """The inverse."""
+    return -(number + 1 >> 1) if number & 1 else number >> 1
+
+
 class Reader:
     """Reads a span of bytes from front to back; every read is checked against the end first."""
 

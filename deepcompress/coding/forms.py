@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from deepcompress.coding.bits import Reader, varint
+from deepcompress.coding.bits import Reader, unzigzag, varint, zigzag
 from deepcompress.coding.dtypes import DType
 from deepcompress.errors import FormatError
 
@@ -80,7 +80,7 @@ class StoredCodebook:
     def pack(self, version: int) -> bytes:
         """Its fields in a header of this version."""
         fields = [self.count, 0 if version == 1 else int(self.form)]
-        fields += [_zigzag(self.low), _zigzag(self.high)] if self.form.is_grid else []
+        fields += [zigzag(self.low), zigzag(self.high)] if self.form.is_grid else []
         return b"".join(map(varint, fields))
 
     def check(self, dtype: DType) -> None:
@@ -131,7 +131,7 @@ class RowScales:
 
     def pack(self) -> bytes:
         """Its fields in a header."""
-        fields = (0, int(Form.ROWS), _zigzag(self.low), _zigzag(self.high), self.length)
+        fields = (0, int(Form.ROWS), zigzag(self.low), zigzag(self.high), self.length)
         return b"".join(map(varint, fields))
 
 
@@ -154,19 +154,9 @@ def read_fields(
     form = Form(number)
     if not form.is_grid and form is not Form.ROWS:
         return StoredCodebook(form, count)
-    low, high = (_unzigzag(reader.varint("multiple of a grid", limit=1 << 20)) for _ in range(2))
+    low, high = (unzigzag(reader.varint("multiple of a grid", limit=1 << 20)) for _ in range(2))
     if form.is_grid:
         return StoredCodebook(form, count, low, high)
     if count:
         raise FormatError(f"{count} shared values beside a scale for each row")
     return RowScales(low, high, reader.varint("length of the scales"))
-
-
-def _zigzag(number: int) -> int:
-    """0, -1, 1, -2, … as 0, 1, 2, 3, …"""
-    return 2 * number if number >= 0 else -2 * number - 1
-
-
-def _unzigzag(number: int) -> int:
-    """The inverse."""
-    return -(number + 1 >> 1) if number & 1 else number >> 1

@@ -51,13 +51,25 @@ def compress(data: bytes) -> bytes:
     return _write(window, begin, best)
 
 
-def expand(packed: bytes, size: int, what: str = "header") -> bytes:
+def by_zlib(data: bytes, dictionary: bytes = b"") -> bytes:
+    """The smallest stream that zlib makes, whose releases need not agree; it may refer to `dictionary`."""
+    stream = zlib.compressobj(9, wbits=-15, zdict=dictionary) if dictionary else zlib.compressobj(9, wbits=-15)
+    return stream.compress(data) + stream.flush()
+
+
+def expand(packed: bytes, size: int, what: str = "header", dictionary: bytes = DICTIONARY) -> bytes:
     """The inverse: exactly `size` bytes, out of exactly these.
+
+    Args:
+        packed: what `compress` gives, or `by_zlib` with the same dictionary.
+        size: of what was packed.
+        what: it is, for errors.
+        dictionary: bytes that the stream may refer to.
 
     Raises:
         FormatError: it is no such stream.
     """
-    stream = zlib.decompressobj(-15, zdict=DICTIONARY)
+    stream = zlib.decompressobj(-15, zdict=dictionary)
     try:
         data = stream.decompress(packed, size + 1)
     except zlib.error:

@@ -5,10 +5,10 @@ What is in the graph is not looked at here. Only whoever runs the network or exp
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 from deepcompress.coding.bits import Reader, varint
+from deepcompress.container import deflate
 from deepcompress.container.entries import Extension
 from deepcompress.errors import CheckpointError, FormatError
 
@@ -29,8 +29,7 @@ def pack_graph(graph: bytes) -> tuple[Extension, ...]:
         raise CheckpointError(
             f"the graph takes {len(graph):,} bytes without its tensors; at most {LARGEST:,} can be stored"
         )
-    deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return (Extension(NAME, varint(len(graph)) + deflater.compress(graph) + deflater.flush()),)
+    return (Extension(NAME, varint(len(graph)) + deflate.by_zlib(graph)),)
 
 
 def has_graph(extensions: Sequence[Extension]) -> bool:
@@ -60,11 +59,6 @@ def graph_in(extensions: Sequence[Extension], max_bytes: int | None = None) -> b
             f"the graph has {size:,} bytes, which can take {size * _PARSED:,} in memory, more than the {max_bytes:,} "
             "allowed; if you trust the file, raise max_bytes (--max-bytes)"
         )
-    stream = zlib.decompressobj(-15)
-    try:
-        graph = stream.decompress(bytes(reader.take(len(reader), "graph")), size + 1)
-    except zlib.error:
-        raise FormatError("the graph cannot be inflated: the file is damaged") from None
-    if len(graph) != size or not size or not stream.eof or stream.unused_data or stream.unconsumed_tail:
-        raise FormatError("the graph does not have the length that is announced: the file is damaged")
-    return graph
+    if not size:
+        raise FormatError("the graph does not have the length that is announced: it is damaged")
+    return deflate.expand(bytes(reader.take(len(reader), "graph")), size, "graph", dictionary=b"")

@@ -70,7 +70,6 @@ class _Recoder:
 
     def __init__(self, file: ModelFile, coder: str) -> None:
         self._file, self._coder = file, coder
-        self._order = {entry.name: number for number, entry in enumerate(file.header.entries)}
         self._books = self._used()
         self._owners: dict[str, int] = {}  # for each codebook, the tensor that stores it in the new file
 
@@ -78,7 +77,7 @@ class _Recoder:
         """Of each codebook, by the tensor that owns it: the entries that occur, sorted, as bit patterns."""
         books: dict[str, Array] = {}
         for entry in self._file.header.entries:
-            if _is_shared(entry):
+            if entry.info.is_shared:
                 values, dtype = self._file.read(entry.name)
                 found = np.unique(values.reshape(-1).view(dtype.bits))
                 owner = self._owner(entry)
@@ -102,7 +101,7 @@ class _Recoder:
         values, dtype = self._file.read(entry.name)
         if info.encoding is not Encoding.CODED:
             return encode_plain(values, dtype, self._coder in COMPACT)
-        if not _is_shared(entry):
+        if not info.is_shared:
             return encode_coded(values, dtype, None, self._coder)
         return self._shared(entry, values, dtype)
 
@@ -111,9 +110,5 @@ class _Recoder:
         book = self._books[owner].view(dtype.storage)
         encoded = encode_coded(values, dtype, book, self._coder, self._owners.get(owner))
         if encoded.info.codebook:
-            self._owners[owner] = self._order[entry.name]
+            self._owners[owner] = self._file.number(entry.name)
         return encoded
-
-
-def _is_shared(entry: Entry) -> bool:
-    return entry.info.is_shared

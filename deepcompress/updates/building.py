@@ -14,15 +14,16 @@ from deepcompress.coding.bits import Reader
 from deepcompress.coding.forms import StoredCodebook
 from deepcompress.coding.layouts.coded import Coded, decode_codebook
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
+from deepcompress.container import deflate
 from deepcompress.container.entries import CRC_BYTES, Entry, Header
 from deepcompress.container.format import pack_header
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import FormatError
 from deepcompress.updates import changes, sections
-from deepcompress.updates.container import UpdateFile
+from deepcompress.updates.container import WINDOW, UpdateFile
 from deepcompress.updates.content import Content, content_of, expected
 from deepcompress.updates.differences import WIDTHS
-from deepcompress.updates.models import WINDOW, Tools, book_type, read_head, scan_of, with_book
+from deepcompress.updates.models import Tools, book_type, read_head, scan_of, with_book
 from deepcompress.updates.records import Book, BookOp, Op, Record, RecordReader
 from deepcompress.updates.sections import Shared
 
@@ -38,7 +39,10 @@ def apply(old: ModelFile, update: UpdateFile, target: Any, spool: BinaryIO, max_
     reader = Reader(update.facts, "facts of the update")
     head = read_head(reader)
     network, data, extensions = head.labels or (old.header.network, old.header.data, old.header.extensions)
-    header = _inflated(update.take(head.header[1], "header"), head.header[0], old) if head.header[0] else b""
+    header = b""
+    if head.header[0]:
+        packed = update.take(head.header[1], "header")
+        header = deflate.expand(packed, head.header[0], "header of the new file", old.header_bytes()[-WINDOW:])
     builder = _Builder(old, update, max_bytes)
     for encoded in builder.tensors(reader):
         spool.write(encoded.section)
@@ -52,17 +56,6 @@ def apply(old: ModelFile, update: UpdateFile, target: Any, spool: BinaryIO, max_
         crc = zlib.crc32(part, crc)
         target.write(part)
     target.write(crc.to_bytes(CRC_BYTES, "little"))
-
-
-def _inflated(packed: bytes, size: int, old: ModelFile) -> bytes:
-    stream = zlib.decompressobj(-15, zdict=old.header_bytes()[-WINDOW:])
-    try:
-        raw = stream.decompress(packed, size + 1)
-    except zlib.error:
-        raise FormatError("the header of the new file cannot be inflated") from None
-    if len(raw) != size or not stream.eof or stream.unused_data:
-        raise FormatError("the header of the new file does not have the length that is announced")
-    return raw
 
 
 @dataclass
@@ -128,7 +121,9 @@ class _Builder:
         info = stored.info if record.info is None else record.info
         if info.nbytes > self.max_bytes:
             self._claim(info)
-        return (self._shared if record.op is Op.SHARED else self._exact)(record, base, stored, info)
+        if record.op is Op.SHARED:
+            return self._shared(record, base, stored, info)
+        return self._exact(record, base, info)
 
     def _shared(self, record: Record, base: Entry, stored: Entry, info: TensorInfo) -> EncodedTensor:
         if not (stored.info.is_shared and info.is_shared) or stored.info.size != info.size:
@@ -169,7 +164,7 @@ class _Builder:
             raise FormatError("its codebook is that of another dtype")
         return raw, codebooks.unpack(stored, memoryview(raw), info.dtype.bits)
 
-    def _exact(self, record: Record, base: Entry, stored: Entry, info: TensorInfo) -> EncodedTensor:
+    def _exact(self, record: Record, base: Entry, info: TensorInfo) -> EncodedTensor:
         old = self._tools.elements(base)
         width = min(info.itemsize, max(WIDTHS))
         if not sections.is_exact(info) or old.itemsize != width or old.nbytes != info.nbytes:

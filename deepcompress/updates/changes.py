@@ -11,7 +11,7 @@ from deepcompress.coding.adaptive.codec import Scan
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.errors import FormatError
 from deepcompress.updates import changes_loop as loop
-from deepcompress.updates.coder import Coder, finish
+from deepcompress.updates.coder import coder_for
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -75,7 +75,7 @@ class _State:
         self, old: Array, shape: tuple[int, ...], scan: Scan, entries: int, changed: tuple[int, int, int]
     ) -> None:
         rows, columns, plane, width = codec.matrix(shape, scan)
-        self._coder = coder = Coder(len(old))
+        self._coder = coder = coder_for(len(old))
         self._old = coder.numbers(old, np.int16)
         lines = (min(rows, model.MASK + 1), min(columns, model.MASK + 1), min(plane, model.MASK + 1))
         self._facts = loop.Facts(
@@ -110,7 +110,7 @@ class _State:
         stop = min(start + BLOCK, self._facts.size)
         found = new if self._coder.is_compiled else new.tolist()
         self._run(found, start, stop, True, self._coder.room(0), self._coder.start(block, self._at))
-        finish(block, self._at)
+        self._coder.finish(block, self._at)
         new[start:stop] = found[start:stop]
 
     def _run(self, new: Any, start: int, stop: int, decoding: bool, decisions: Any, payload: Any) -> None:

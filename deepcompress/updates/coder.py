@@ -1,22 +1,15 @@
-"""What both loops of updates have in common: compiled arrays or plain lists, and decisions to bytes and back."""
+"""The loops of updates, compiled or plain, for the coder that they share with `coding.adaptive`."""
 
 from __future__ import annotations
 
 import sys
-from array import array
-from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
-
-import numpy as np
 
 from deepcompress.coding import lanes
-from deepcompress.coding.adaptive import model, tables
-from deepcompress.errors import FormatError
+from deepcompress.coding.adaptive import model
+from deepcompress.coding.adaptive.coder import Coder
 from deepcompress.updates import changes_loop, differences_loop
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _KERNELS = "deepcompress.updates.kernels"
 _KERNELS_FROM = 1 << 12  # fewer elements are coded sooner than numba is imported
@@ -29,61 +22,8 @@ _PLAIN = SimpleNamespace(
 )
 
 
-class Coder:
-    """The loops to run, and the arrays that suit them: numpy's for the compiled ones, lists for the plain ones."""
-
-    def __init__(self, elements: int) -> None:
-        wanted = elements >= _KERNELS_FROM or "numba" in sys.modules
-        self.is_compiled = wanted and lanes.kernels() is not None
-        self.loops: Any = import_module(_KERNELS) if self.is_compiled else _PLAIN
-        self.tables = tuple(map(self.numbers, _tables()))
-
-    def numbers(self, values: Any, kind: type = np.int64) -> Any:
-        """Integers that a loop reads and writes."""
-        return np.asarray(values, dtype=kind) if self.is_compiled else np.asarray(values).tolist()
-
-    def filled(self, count: int, value: int) -> Any:
-        """As `numbers`, `count` times the same, of 32 bits."""
-        return np.full(count, value, dtype=np.int32) if self.is_compiled else [value] * count
-
-    def room(self, decisions: int) -> Any:
-        """Where a loop puts its decisions."""
-        return np.empty(decisions, dtype=np.int32) if self.is_compiled else array("i", bytes(4 * decisions))
-
-    def bytes_of(self, decisions: Any, at: Any) -> bytes:
-        """The decisions that a loop has made, coded."""
-        made = int(at[model.MADE])
-        out: Any = np.empty(2 * made + 4, dtype=np.uint8) if self.is_compiled else bytearray(2 * made + 4)
-        begin = self.loops.give_decisions(decisions, made, out)
-        return bytes(out[begin:])
-
-    def start(self, coded: memoryview, at: Any) -> Any:
-        """Set the state to decode from `coded`; returns what the loop reads.
-
-        Raises:
-            FormatError: it is not what `bytes_of` gives.
-        """
-        if len(coded) and coded[0] == 0:
-            raise FormatError("coded changes start with a zero byte")
-        head = coded[:4]
-        at[model.STATE], at[model.READ] = int.from_bytes(head, "big"), len(head)
-        return np.frombuffer(coded, dtype=np.uint8).astype(np.int16) if self.is_compiled else bytes(coded)
-
-    def nothing(self) -> Any:
-        """What a loop reads that encodes."""
-        return np.empty(0, dtype=np.int16) if self.is_compiled else b""
-
-
-def finish(coded: memoryview, at: Any) -> None:
-    """Assert that a loop has used all of `coded`.
-
-    Raises:
-        FormatError: it has not.
-    """
-    if at[model.STATE] or at[model.READ] != len(coded):
-        raise FormatError("coded changes do not end with their last decision: the update is damaged")
-
-
-@cache
-def _tables() -> tuple[Array, Array, Array]:
-    return tables.squash_table(), tables.stretch_table(), tables.reciprocal_table()
+def coder_for(elements: int) -> Coder:
+    """The coder of so many elements."""
+    wanted = elements >= _KERNELS_FROM or "numba" in sys.modules
+    is_compiled = wanted and lanes.kernels() is not None
+    return Coder(import_module(_KERNELS) if is_compiled else _PLAIN, is_compiled, "coded changes")

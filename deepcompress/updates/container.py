@@ -9,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import zlib
 from collections.abc import Callable
 from enum import IntEnum
-from io import BytesIO
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from deepcompress.coding.bits import Reader, varint
-from deepcompress.container import deflate
+from deepcompress.container import deflate, version1
 from deepcompress.errors import FormatError, UpdateError
 
 MAGIC = b"\x89DP"
@@ -26,6 +25,7 @@ VERSION = 1
 OLD_NAME, NEW_NAME = 8, 16  # bytes of a SHA-256 that name a file
 MAX_FACTS = 1 << 26
 _HEAD = len(MAGIC) + 1 + OLD_NAME + NEW_NAME + 1
+WINDOW = 1 << 15  # bytes that deflate can refer to
 _CHUNK = 1 << 20
 
 
@@ -37,6 +37,20 @@ class Kind(IntEnum):
     PIECES = 2
 
 
+def open_file(path: Path) -> BufferedReader:
+    """A file, open for reading.
+
+    Raises:
+        UpdateError: there is no such file, or it cannot be read.
+    """
+    try:
+        if not path.is_file():
+            raise UpdateError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
+        return path.open("rb")
+    except OSError as error:
+        raise UpdateError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
 def file_hash(path: str | Path) -> bytes:
     """SHA-256 of a file.
 
@@ -45,9 +59,7 @@ def file_hash(path: str | Path) -> bytes:
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise UpdateError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             return hashlib.file_digest(stream, "sha256").digest()
     except OSError as error:
         raise UpdateError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -68,8 +80,7 @@ def write_facts(target: BinaryIO, facts: bytes) -> None:
 
 
 def _deflated(facts: bytes) -> bytes:
-    stream = zlib.compressobj(9, wbits=-15, zdict=deflate.DICTIONARY)
-    packed = stream.compress(facts) + stream.flush()
+    packed = deflate.by_zlib(facts, deflate.DICTIONARY)
     return min(packed, deflate.compress(facts), key=len) if len(facts) <= deflate.LONGEST else packed
 
 
@@ -92,7 +103,7 @@ class UpdateFile:
             FormatError: it is no update, or damaged.
         """
         self.path = Path(path)
-        self._stream = self._open()
+        self._stream = open_file(self.path)
         try:
             self.file_bytes = self._stream.seek(0, os.SEEK_END)
             self._stream.seek(0)
@@ -100,14 +111,6 @@ class UpdateFile:
         except FormatError as error:
             self._stream.close()
             raise FormatError(f"{self.path}: {error}") from None
-
-    def _open(self) -> BinaryIO:
-        try:
-            if not self.path.is_file():
-                raise UpdateError(f"{self.path}: {'not a regular file' if self.path.exists() else 'no such file'}")
-            return self.path.open("rb")
-        except OSError as error:
-            raise UpdateError(f"{self.path}: cannot be read ({error.strerror or error})") from None
 
     def _read_head(self) -> None:
         head = self._stream.read(_HEAD)
@@ -152,8 +155,7 @@ class UpdateFile:
         Raises:
             FormatError: there are not so many.
         """
-        if count > self.left:
-            raise FormatError(f"{field} needs {count} bytes, but only {self.left} are left: the update is cut short")
+        self._check_left(count, field)
         return self._stream.read(count)
 
     def skip(self, count: int, field: str) -> None:
@@ -162,9 +164,12 @@ class UpdateFile:
         Raises:
             FormatError: there are not so many.
         """
+        self._check_left(count, field)
+        self._stream.seek(count, os.SEEK_CUR)
+
+    def _check_left(self, count: int, field: str) -> None:
         if count > self.left:
             raise FormatError(f"{field} needs {count} bytes, but only {self.left} are left: the update is cut short")
-        self._stream.seek(count, os.SEEK_CUR)
 
     def copy(self, count: int, target: Callable[[bytes], object], field: str) -> None:
         """Pass the next bytes of the payloads on, in pieces."""
@@ -201,11 +206,8 @@ class Names:
     def pack(self, name: str) -> bytes:
         """The bytes of the next name."""
         raw = name.encode("utf-8", errors="surrogateescape")
-        shared = 0
-        while shared < min(len(raw), len(self._previous)) and raw[shared] == self._previous[shared]:
-            shared += 1
-        self._previous = raw
-        return varint(shared) + varint(len(raw) - shared) + raw[shared:]
+        packed, self._previous = version1.pack_name(raw, self._previous), raw
+        return packed
 
     def read(self, reader: Reader, longest: int) -> bytes:
         """The next name, which has at most `longest` bytes.
@@ -217,8 +219,3 @@ class Names:
         rest = reader.varint("length of a name", longest - shared)
         self._previous = self._previous[:shared] + bytes(reader.take(rest, "name"))
         return self._previous
-
-
-def spool() -> BinaryIO:
-    """Where payloads wait in memory until the facts are known."""
-    return BytesIO()

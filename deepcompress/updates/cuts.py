@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from deepcompress.container.entries import MAGIC as MODEL_MAGIC
 from deepcompress.errors import UpdateError
+from deepcompress.updates.container import open_file
 
 _ZIP = b"PK\x03\x04"
 _LOCAL = 30  # bytes of a zip record's local header before its name
@@ -53,9 +54,7 @@ def kind_of(path: Path) -> FileKind:
         UpdateError: it is none that updates are made of, or cannot be read.
     """
     try:
-        if not path.is_file():
-            raise UpdateError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             start = stream.read(16)
         size = path.stat().st_size
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,12 +12,12 @@ import numpy as np
 
 from deepcompress.coding import planes
 from deepcompress.coding.bits import varint
+from deepcompress.container import deflate
+from deepcompress.updates.container import WINDOW
 from deepcompress.updates.cuts import Cut, FileKind, cuts_of
-from deepcompress.updates.differences import WIDTHS, Differences, common_bits, shift_in
+from deepcompress.updates.differences import WIDTHS, Coders, Differences, common_bits, shift_in
 from deepcompress.updates.pieces import (
     MAX_NAME,
-    WINDOW,
-    Coders,
     Piece,
     PieceOp,
     Pieces,
@@ -51,7 +52,8 @@ def _plan(old: list[Cut], new: list[Cut], old_size: int, new_size: int) -> Itera
     A tensor of a name that is new is told by one of its size whose name is gone, if there is one.
     """
     by_name = {cut.name: (cut, number) for number, cut in enumerate(old)}
-    gone = [(cut, number) for number, cut in enumerate(old) if cut.name not in {one.name for one in new}]
+    names = {cut.name for cut in new}
+    gone = [(cut, number) for number, cut in enumerate(old) if cut.name not in names]
     at, last = 0, 0
     for cut in new:
         base, number = by_name.get(cut.name, (None, -1))
@@ -74,18 +76,14 @@ def _merged(pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Copies that follow each other in both files as one."""
     run: Piece | None = None
     for piece in pieces:
-        if piece.op is PieceOp.COPY:
-            if run is not None and run.base + run.length == piece.base:
-                run = Piece(PieceOp.COPY, run.length + piece.length, base=run.base, known=run.length + piece.length)
-                continue
-            if run is not None:
-                yield run
-            run = piece
+        if run is not None and piece.op is PieceOp.COPY and run.base + run.length == piece.base:
+            run = replace(run, length=run.length + piece.length, known=run.known + piece.length)
             continue
         if run is not None:
             yield run
-            run = None
-        yield piece
+        run = piece if piece.op is PieceOp.COPY else None
+        if run is None:
+            yield piece
     if run is not None:
         yield run
 
@@ -126,8 +124,7 @@ class _Maker:
         if cut.length > WINDOW:
             return False
         window = bytes_at(self._old, base.start, min(base.length, WINDOW))
-        stream = zlib.compressobj(9, wbits=-15, zdict=window) if window else zlib.compressobj(9, wbits=-15)
-        return len(stream.compress(bytes_at(self._new, cut.start, cut.length)) + stream.flush()) < piece.bytes
+        return len(deflate.by_zlib(bytes_at(self._new, cut.start, cut.length), window)) < piece.bytes
 
     def _is_same(self, cut: Cut, base: Cut) -> bool:
         if cut.length != base.length:

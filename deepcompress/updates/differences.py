@@ -16,7 +16,7 @@ from deepcompress.coding.adaptive import model
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.errors import FormatError
 from deepcompress.updates import differences_loop as loop
-from deepcompress.updates.coder import Coder, finish
+from deepcompress.updates.coder import coder_for
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,7 +43,7 @@ class Differences:
         """
         self.width, self._bits = np.dtype(f"<u{width}"), 8 * width
         self._depth = self._bits.bit_length() - 1
-        self._coder = Coder(elements)
+        self._coder = coder_for(elements)
         counts = np.zeros(loop.SLOTS, dtype=np.int64)
         counts[: loop.CHANGED] = loop.FRESH
         self._slots = self._coder.filled(loop.SLOTS, 1 << 29), self._coder.numbers(counts, np.int32)
@@ -112,7 +112,7 @@ class Differences:
         bits: Any = np.array(raw, dtype=np.uint8) if coder.is_compiled else bytearray(raw)
         nothing = np.zeros(len(places), dtype=np.int64)
         values = self._values(nothing, contexts[places], True, coder.room(0), payload, bits)
-        finish(coded, at)
+        coder.finish(coded, at)
         if at[loop.BYTE] != len(raw) or int(at[loop.BITS]) & (1 << int(at[loop.FILL])) - 1:
             raise FormatError("the bits of differences do not end with the last of them: the update is damaged")
         self.changed += len(places)
@@ -140,6 +140,23 @@ class Differences:
         if self._coder.is_compiled:
             return np.asarray(values)
         return np.array([value & _ALL for value in values], dtype=np.uint64).view(np.int64)
+
+
+class Coders:
+    """The coders of differences by width: what one tensor teaches serves the next."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, Differences] = {}
+
+    def of(self, width: int, elements: int) -> Differences:
+        """That of elements of this width, of which there are about so many."""
+        if width not in self._found:
+            self._found[width] = Differences(width, elements)
+        return self._found[width]
+
+    def keep(self, coder: Differences) -> None:
+        """Go on with what this one has learned."""
+        self._found[coder.width.itemsize] = coder
 
 
 def shift_of(new: Array, old: Array) -> int:

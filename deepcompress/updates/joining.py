@@ -11,11 +11,10 @@ import numpy as np
 from deepcompress.coding import planes
 from deepcompress.coding.bits import Reader
 from deepcompress.errors import FormatError
-from deepcompress.updates.container import UpdateFile
+from deepcompress.updates.container import WINDOW, UpdateFile
+from deepcompress.updates.differences import Coders
 from deepcompress.updates.pieces import (
     SEGMENT,
-    WINDOW,
-    Coders,
     Piece,
     PieceOp,
     Pieces,
@@ -60,8 +59,10 @@ def _apply(piece: Piece, old: BinaryIO, update: UpdateFile, write: Callable[[byt
         _inflate(piece, old, update, write)
     else:
         reader = Reader(update.take(piece.bytes, "a piece"), "piece")
-        decode = _decode_planes if piece.op is PieceOp.PLANES else _decode_differences
-        decode(piece, reader, old, write, coders)
+        if piece.op is PieceOp.PLANES:
+            _decode_planes(piece, reader, write)
+        else:
+            _decode_differences(piece, reader, old, write, coders)
         reader.end()
 
 
@@ -85,9 +86,7 @@ def _inflate(piece: Piece, old: BinaryIO, update: UpdateFile, write: Callable[[b
         raise FormatError("a piece does not have the length that is announced")
 
 
-def _decode_planes(
-    piece: Piece, reader: Reader, _old: BinaryIO, write: Callable[[bytes], object], _coders: Coders
-) -> None:
+def _decode_planes(piece: Piece, reader: Reader, write: Callable[[bytes], object]) -> None:
     for at in range(0, piece.length, SEGMENT):
         count = min(SEGMENT, piece.length - at) // piece.width
         write(planes.decode(reader, count, piece.width).tobytes())

@@ -18,36 +18,32 @@ from deepcompress.container.entries import MAX_HEADER, MAX_LABEL, Entry, Extensi
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import FormatError
 from deepcompress.updates.content import Content
-from deepcompress.updates.differences import WIDTHS, Differences
+from deepcompress.updates.differences import WIDTHS, Coders, Differences
 from deepcompress.updates.records import Book, BookOp
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LABELS, HEADER = 1, 2  # flags: labels are told, and so are the bytes of the header
-WINDOW = 1 << 15  # bytes that deflate can refer to
 
 
 class Tools:
     """What coding and decoding a file's tensors have in common: they learn the same, in the same order."""
 
     def __init__(self, old: ModelFile) -> None:
-        self.old = old
-        self.entries = old.header.entries
-        self._differences: dict[int, Differences] = {}
+        self._old = old
+        self._coders, self._largest = Coders(), max((entry.info.size for entry in old.header.entries), default=0)
 
     def differences(self, width: int) -> Differences:
         """The coder of elements of this width."""
-        return self._differences.setdefault(
-            width, Differences(width, max((e.info.size for e in self.entries), default=0))
-        )
+        return self._coders.of(width, self._largest)
 
     def keep(self, coder: Differences) -> None:
         """Go on with what this coder has learned."""
-        self._differences[coder.width.itemsize] = coder
+        self._coders.keep(coder)
 
     def elements(self, entry: Entry) -> Array:
         """The elements of an old tensor, unsigned and flat, of 8 bytes at most."""
-        values, dtype = self.old.read(entry.name)
+        values, dtype = self._old.read(entry.name)
         return elements_of(values, dtype)
 
 

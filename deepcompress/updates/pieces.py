@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO
 
-from deepcompress.coding.bits import Reader, varint
+from deepcompress.coding.bits import Reader, unzigzag, varint, zigzag
 from deepcompress.errors import FormatError
 from deepcompress.updates.container import Names
-from deepcompress.updates.differences import BLOCK, WIDTHS, Differences
+from deepcompress.updates.differences import BLOCK, WIDTHS
 
 SEGMENT = 16 * BLOCK  # bytes of a file that are looked at at once
-WINDOW = 1 << 15  # bytes that deflate can refer to
 MAX_NAME = 1 << 12
 
 
@@ -71,8 +70,7 @@ class Pieces:
         if piece.op is not PieceOp.COPY:
             out += self._names.pack(piece.name)
         if piece.op in (PieceOp.COPY, PieceOp.DEFLATED, PieceOp.DIFFERENCES):
-            step = piece.base - self._next
-            out += varint(2 * step if step >= 0 else -2 * step - 1)
+            out += varint(zigzag(piece.base - self._next))
             self._next = piece.base + piece.length
         if piece.op in (PieceOp.DEFLATED, PieceOp.DIFFERENCES):
             out += varint(piece.known)
@@ -97,8 +95,7 @@ class Pieces:
         if op is not PieceOp.COPY:
             name = self._names.read(reader, MAX_NAME).decode("utf-8", errors="replace")
         if op in (PieceOp.COPY, PieceOp.DEFLATED, PieceOp.DIFFERENCES):
-            step = reader.varint("old bytes")
-            base = self._next + (-(step + 1 >> 1) if step & 1 else step >> 1)
+            base = self._next + unzigzag(reader.varint("old bytes"))
             self._next = base + length
         if op in (PieceOp.DEFLATED, PieceOp.DIFFERENCES):
             known = reader.varint("number of old bytes")
@@ -113,21 +110,6 @@ class Pieces:
         if old_bytes is not None and base + known > old_bytes:
             raise FormatError(f"a piece refers to byte {base + known} of the old file, which has {old_bytes}")
         return Piece(op, length, name, base, known, width, shift, changed, size)
-
-
-class Coders:
-    """The coders of differences by width: what one tensor teaches serves the next."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, Differences] = {}
-
-    def of(self, width: int, elements: int) -> Differences:
-        """That of elements of this width, of which there are about so many."""
-        return self._found.setdefault(width, Differences(width, elements))
-
-    def keep(self, coder: Differences) -> None:
-        """Go on with what this one has learned."""
-        self._found[coder.width.itemsize] = coder
 
 
 def segments(stream: BinaryIO, start: int, length: int) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from deepcompress.coding.bits import Reader, varint
+from deepcompress.coding.bits import Reader, unzigzag, varint, zigzag
 from deepcompress.coding.forms import StoredCodebook, read_fields
 from deepcompress.coding.tensors import TensorInfo
 from deepcompress.container import version3
@@ -96,8 +96,7 @@ class Records:
         if record.op is not Op.SAME:
             out += self._names.pack(record.name)
         if record.base is not None:
-            step = record.base - self._next
-            out += varint(2 * step if step >= 0 else -2 * step - 1)
+            out += varint(zigzag(record.base - self._next))
             self._next = record.base + record.count
         if record.op is Op.SAME:
             out += varint(record.count)
@@ -166,8 +165,7 @@ class RecordReader:
         return info
 
     def _read_base(self) -> int:
-        number = self._reader.varint("old tensor", 2 * MAX_TENSORS)
-        base = self._next + (-(number + 1 >> 1) if number & 1 else number >> 1)
+        base = self._next + unzigzag(self._reader.varint("old tensor", 2 * MAX_TENSORS))
         if not 0 <= base < self._old:
             raise FormatError(f"it is made of the old tensor {base}, of which there are {self._old}")
         return base

@@ -102,13 +102,11 @@ def _streams(info: TensorInfo, layout: Streams, content: Shared) -> EncodedTenso
         coders = layout.stream_coder, layout.offsets.stream_coder
         allow_huffman = Coder.FIXED not in coders or Coder.HUFFMAN in coders
         weights = streams.encode(indices, count, allow_huffman)
-        return _with_offsets(info, layout, places, content.raw, weights, allow_huffman)
+        return layout.joined(info, content.raw, _offset_symbols(layout, places), weights, allow_huffman)
     assert isinstance(layout, Dense)
     symbols = np.zeros(len(content.symbols), dtype=indices.dtype)
     symbols[places] = indices + symbols.dtype.type(1)
-    weights = streams.encode(symbols, layout.alphabet, layout.stream_coder is not Coder.FIXED)
-    layout = replace(layout, tables=len(weights.table), stream_coder=weights.coder, length=len(weights.payload))
-    return EncodedTensor(replace(info, layout=layout), content.raw + weights.table + weights.payload)
+    return layout.joined(info, content.raw, symbols, layout.stream_coder is not Coder.FIXED)
 
 
 def _literal(info: TensorInfo, layout: Literal, values: Array) -> EncodedTensor:
@@ -117,23 +115,11 @@ def _literal(info: TensorInfo, layout: Literal, values: Array) -> EncodedTensor:
     places = np.flatnonzero(flat)
     weights = Stream(Coder.LITERAL, b"", flat[places].tobytes())
     layout = replace(layout, nonzeros=len(places))
-    return _with_offsets(info, layout, places, b"", weights, layout.offsets.stream_coder is not Coder.FIXED)
+    allow_huffman = layout.offsets.stream_coder is not Coder.FIXED
+    return layout.joined(info, b"", _offset_symbols(layout, places), weights, allow_huffman)
 
 
-def _with_offsets(
-    info: TensorInfo, layout: Relative, places: Array, raw: bytes, weights: Stream, allow_huffman: bool
-) -> EncodedTensor:
-    """Offsets to these places, and what stands there."""
-    facts = layout.offsets
-    symbols = offsets.to_symbols(offsets.gaps(places), facts.bits).astype(lanes.symbol_type(1 << facts.bits))
-    gaps = streams.encode(symbols, 1 << facts.bits, allow_huffman)
-    facts = replace(facts, fillers=len(symbols) - len(places), stream_coder=gaps.coder, length=len(gaps.payload))
-    layout = replace(
-        layout,
-        tables=len(gaps.table) + len(weights.table),
-        stream_coder=weights.coder,
-        length=len(weights.payload),
-        offsets=facts,
-    )
-    section = b"".join((raw, gaps.table, weights.table, gaps.payload, weights.payload))
-    return EncodedTensor(replace(info, layout=layout), section)
+def _offset_symbols(layout: Relative, places: Array) -> Array:
+    """The offsets to these places, of the layout's width."""
+    bits = layout.offsets.bits
+    return offsets.to_symbols(offsets.gaps(places), bits).astype(lanes.symbol_type(1 << bits))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,17 +11,18 @@ import numpy as np
 
 from deepcompress.coding.bits import varint
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
+from deepcompress.container import deflate
 from deepcompress.container.entries import Entry
 from deepcompress.container.format import pack_header
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import FormatError
 from deepcompress.updates import changes, sections
+from deepcompress.updates.container import WINDOW
 from deepcompress.updates.content import Content, content_of, expected
 from deepcompress.updates.differences import shift_of
 from deepcompress.updates.models import (
     HEADER,
     LABELS,
-    WINDOW,
     Tools,
     book_type,
     elements_of,
@@ -42,8 +42,7 @@ def make(old: ModelFile, new: ModelFile, payload: BinaryIO) -> bytes:
         flags, labels = LABELS, pack_labels(after)
     if pack_header(after) != (raw := new.header_bytes()):
         flags |= HEADER
-        stream = zlib.compressobj(9, wbits=-15, zdict=old.header_bytes()[-WINDOW:])
-        packed = stream.compress(raw) + stream.flush()
+        packed = deflate.by_zlib(raw, old.header_bytes()[-WINDOW:])
         labels += varint(len(raw)) + varint(len(packed))
         payload.write(packed)
     maker = _Maker(old, new)
@@ -64,33 +63,27 @@ class _Maker:
     def records(self) -> Iterator[tuple[Record, bytes]]:
         """What is told of all tensors, and their payloads."""
         run: Record | None = None
-        for entry in self._new.header.entries:
-            base = self._bases.get(entry.name)
-            if base is not None and self._is_same(entry, base):
-                old = self._old.number(base.name)
-                if base.name != entry.name:
-                    if run:
-                        yield run, b""
-                    run = None
-                    yield Record(Op.RENAMED, entry.name, old), b""
-                elif run and run.base is not None and run.base + run.count == old:
-                    run = replace(run, count=run.count + 1)
-                else:
-                    if run:
-                        yield run, b""
-                    run = Record(Op.SAME, base=old)
+        for record, payload in map(self._told, self._new.header.entries):
+            if run and run.base is not None and record.op is Op.SAME and run.base + run.count == record.base:
+                run = replace(run, count=run.count + 1)
                 continue
             if run:
                 yield run, b""
-            run = None
-            yield self._told(entry, base)
+            run = record if record.op is Op.SAME else None
+            if not run:
+                yield record, payload
         if run:
             yield run, b""
 
     def _is_same(self, entry: Entry, base: Entry) -> bool:
         return entry.info == base.info and self._new.section(entry) == self._old.section(base)
 
-    def _told(self, entry: Entry, base: Entry | None) -> tuple[Record, bytes]:
+    def _told(self, entry: Entry) -> tuple[Record, bytes]:
+        base = self._bases.get(entry.name)
+        if base is not None and self._is_same(entry, base):
+            number = self._old.number(base.name)
+            is_renamed = base.name != entry.name
+            return Record(Op.RENAMED, entry.name, number) if is_renamed else Record(Op.SAME, base=number), b""
         section = self._new.section(entry)
         best = Record(Op.STORED, entry.name, info=entry.info, bytes=len(section)), section
         if base is None or entry.info.is_reference:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -111,7 +110,7 @@ def _is_exact(old: Path, update: Path, kinds: tuple[FileKind, FileKind], wanted:
     """Whether the update gives the new file. Pieces do by the way they are made; tensors are written anew."""
     if kinds[0] is not FileKind.MODEL:
         return True
-    target = _Hashed(BytesIO())
+    target = _Hashed(None)
     try:
         with UpdateFile(update) as opened:
             _apply(old, opened, target, None)
@@ -181,14 +180,14 @@ def _apply(old: Path, update: UpdateFile, target: _Hashed, max_bytes: int | None
 
 
 class _Hashed:
-    """Passes writes on and keeps their SHA-256."""
+    """Passes writes on, if there is somewhere for them to go, and keeps their SHA-256."""
 
-    def __init__(self, target: BinaryIO) -> None:
+    def __init__(self, target: BinaryIO | None) -> None:
         self._target, self._hash = target, hashlib.sha256()
 
     def write(self, data: bytes) -> int:
         self._hash.update(data)
-        return self._target.write(data)
+        return len(data) if self._target is None else self._target.write(data)
 
     def digest(self) -> bytes:
         """Of all that was written."""

@@ -71,3 +71,17 @@ def test_what_cannot_be_is_one_line(files, monkeypatch, arguments, line):
     assert not (files / "x.dc").exists()
     assert not (files / "x.dcp").exists()
     assert not (files / "x.onnx").exists()
+
+
+@pytest.mark.parametrize("ending", [".pt", ".ckpt", ".pth.tar", ".SFT"])
+def test_a_patched_checkpoint_is_called_as_one_is(tmp_path, monkeypatch, ending):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        torch.save({"w": torch.randn(4, 3)}, f"{name}{ending}")
+    run("diff", f"a{ending}", f"b{ending}", "-o", "u.dcp")
+    done = run("patch", f"a{ending}", "u.dcp", "-o", "new.dc", code=1)
+    assert "the ending says a compressed network" in done.stderr
+    assert not (tmp_path / "new.dc").exists()
+    for output in ("new.pt", "new.ckpt"):
+        run("patch", f"a{ending}", "u.dcp", "-o", output)
+        assert (tmp_path / output).read_bytes() == (tmp_path / f"b{ending}").read_bytes()

@@ -10,20 +10,22 @@ import math
 import sys
 from array import array
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from deepcompress.coding import lanes
 from deepcompress.coding.adaptive import model, tables
+from deepcompress.coding.adaptive.coder import Coder
 from deepcompress.coding.bits import Reader, varint
-from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BLOCK = 1 << 19
 ALL_SCANS_UP_TO = 1 << 20  # elements; a larger tensor is coded in the plain scan only
 _KERNELS_FROM = 1 << 11  # a smaller tensor is coded sooner than numba is imported
+_PLAIN = SimpleNamespace(give_decisions=model.give, code_symbols=model.code)
 
 
 @dataclass(frozen=True)
@@ -118,21 +120,20 @@ def decode(payload: memoryview, shape: tuple[int, ...], alphabet: Alphabet, weig
 
 
 class _State:
-    """The model's memory while one tensor is coded: arrays for the compiled model, lists for the plain one."""
+    """The model's memory while one tensor is coded."""
 
     def __init__(
         self, symbols: Array, shape: tuple[int, ...], alphabet: Alphabet, scan: Scan, weights: int, decoding: bool
     ) -> None:
         size = len(symbols)
-        fast = size >= _KERNELS_FROM or "numba" in sys.modules
-        self._kernels = lanes.kernels() if fast else None
+        kernels = lanes.kernels() if size >= _KERNELS_FROM or "numba" in sys.modules else None
+        self._coder = Coder(kernels or _PLAIN, kernels is not None, "coded weights")
         # Plain Python reads an array of 16 bits as fast as a list, in a quarter of its memory.
-        self._symbols: Any = array("h", symbols.tobytes()) if self._kernels is None else symbols
-        self._array = symbols
+        self._symbols: Any = symbols if self._coder.is_compiled else array("h", symbols.tobytes())
         density = min(max((weights << 30) // max(size, 1), 1 << 15), model.ONE - (1 << 15))
         self._facts = self._facts_of(size, matrix(shape, scan), alphabet, scan, density, decoding)
         self._memory = self._fresh_memory(self._facts, density)
-        self._at = self._int64([weights, 0, 0, 0, 0])
+        self._at = self._coder.numbers([weights, 0, 0, 0, 0])
 
     def _facts_of(
         self,
@@ -146,69 +147,46 @@ class _State:
         rows, columns, plane, width = geometry
         base = int(tables.stretch_table()[density >> 14])
         fresh = min(max((1 << 26) // min(density, model.ONE - density), 2), 2000)
-        starts, classes = _starts(rows, columns, plane), self._int64(_classes(alphabet))
-        squash, stretch = self._numbers(tables.squash_table()), self._numbers(tables.stretch_table())
+        starts, classes = _starts(rows, columns, plane), self._coder.numbers(_classes(alphabet))
         return model.Facts(
             size, rows, columns, plane, width, scan.by_column, alphabet.count, alphabet.negative, decoding, base, fresh,
-            starts, classes, squash, stretch, self._numbers(tables.reciprocal_table()),
+            starts, classes, *self._coder.tables,
         )  # fmt: skip
 
     def _fresh_memory(self, facts: model.Facts, density: int) -> model.Memory:
         slots = facts.starts.tree + facts.values * model.NODE_SLOTS
-        probabilities, counts = self._filled(slots, 1 << 29), self._filled(slots, 0)
+        numbers, filled = self._coder.numbers, self._coder.filled
+        probabilities, counts = filled(slots, 1 << 29), filled(slots, 0)
         for at in range(facts.starts.beside):
             probabilities[at], counts[at] = density, facts.fresh
         lines = min(facts.rows, model.MASK + 1) + min(facts.columns, model.MASK + 1)
-        seen = self._filled(lines * model.FIELDS, 0)
-        seen[model.BALANCE :: model.FIELDS] = self._filled(lines, 4)
-        weights = self._int64(model.ZERO_WEIGHTS), self._int64(model.TREE_WEIGHTS)
-        room = self._int64([0] * model.ZERO_INPUTS), self._int64([0] * model.ZERO_SLOTS)
+        seen = filled(lines * model.FIELDS, 0)
+        seen[model.BALANCE :: model.FIELDS] = filled(lines, 4)
+        weights = numbers(model.ZERO_WEIGHTS), numbers(model.TREE_WEIGHTS)
+        room = numbers([0] * model.ZERO_INPUTS), numbers([0] * model.ZERO_SLOTS)
         return model.Memory(probabilities, counts, seen, *weights, *room)
 
-    def _numbers(self, array: Array) -> Any:
-        return array.tolist() if self._kernels is None else array
-
-    def _int64(self, numbers: Any) -> Any:
-        return list(numbers) if self._kernels is None else np.array(numbers, dtype=np.int64)
-
-    def _filled(self, count: int, value: int) -> Any:
-        return [value] * count if self._kernels is None else np.full(count, value, dtype=np.int32)
-
     def _run(self, start: int, stop: int, decisions: Any, payload: Any) -> None:
-        code = model.code if self._kernels is None else self._kernels.code_symbols
-        code(self._symbols, start, stop, self._facts, self._memory, model.Tape(self._at, decisions, payload))
+        tape = model.Tape(self._at, decisions, payload)
+        self._coder.loops.code_symbols(self._symbols, start, stop, self._facts, self._memory, tape)
 
     def encode(self, start: int, stop: int) -> bytes:
         """The bytes of one block."""
         depth = 1 + max(self._facts.values, 1).bit_length() + 1
         most = (stop - start) + depth * min(int(self._at[model.LEFT]), stop - start)
-        decisions: Any = array("i", bytes(4 * most)) if self._kernels is None else np.empty(most, dtype=np.int32)
+        decisions = self._coder.room(most)
         self._at[model.MADE] = 0
-        self._run(start, stop, decisions, self._nothing())
-        made = int(self._at[model.MADE])
-        out: Any = bytearray(2 * made + 4) if self._kernels is None else np.empty(2 * made + 4, dtype=np.uint8)
-        give = model.give if self._kernels is None else self._kernels.give_decisions
-        begin = give(decisions, made, out)
-        return bytes(out[begin:])
+        self._run(start, stop, decisions, self._coder.nothing())
+        return self._coder.bytes_of(decisions, self._at)
 
     def decode(self, start: int, stop: int, block: memoryview) -> None:
         """The symbols of one block."""
-        if len(block) and block[0] == 0:
-            raise FormatError("coded weights start with a zero byte")
-        head = block[:4]
-        self._at[model.STATE] = int.from_bytes(head, "big")
-        self._at[model.READ] = len(head)
-        payload: Any = bytes(block) if self._kernels is None else np.frombuffer(block, dtype=np.uint8).astype(np.int16)
-        self._run(start, stop, [] if self._kernels is None else np.empty(0, dtype=np.int32), payload)
-        if self._at[model.STATE] or self._at[model.READ] != len(block):
-            raise FormatError("coded weights do not end with their last decision: they are damaged")
-
-    def _nothing(self) -> Any:
-        return b"" if self._kernels is None else np.empty(0, dtype=np.int16)
+        self._run(start, stop, self._coder.room(0), self._coder.start(block, self._at))
+        self._coder.finish(block, self._at)
 
     def symbols(self) -> Array:
         """All symbols, flat, int16."""
-        return np.frombuffer(self._symbols, dtype=np.int16) if self._kernels is None else self._array
+        return np.frombuffer(self._symbols, dtype=np.int16)
 
 
 def _starts(rows: int, columns: int, plane: int) -> model.Starts:

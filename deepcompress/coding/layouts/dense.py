@@ -111,6 +111,11 @@ class Dense(Streams):
         for chunk, positions, _ in walk(bits_of(values, found.dtype)):
             symbols[at + positions] = indices_of(chunk[positions], found.codebook) + 1
             at += len(chunk)
+        return self.joined(found, self.head_of(found), symbols, allow_huffman)
+
+    def joined(self, tensor: TensorType, head: bytes, symbols: Array, allow_huffman: bool) -> EncodedTensor:
+        """The tensor of these symbols; `head` is its codebook."""
         stream = streams.encode(symbols, self.alphabet, allow_huffman)
         layout = replace(self, tables=len(stream.table), stream_coder=stream.coder, length=len(stream.payload))
-        return EncodedTensor(found.laid_out(layout), self.head_of(found) + stream.table + stream.payload)
+        info = TensorInfo(tensor.shape, tensor.dtype, layout)
+        return EncodedTensor(info, head + stream.table + stream.payload)

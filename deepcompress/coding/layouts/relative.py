@@ -133,17 +133,25 @@ class Relative(Streams):
     def write(self, values: Array, found: Survey, allow_huffman: bool = True) -> EncodedTensor:
         """See `Streams.write`."""
         symbols = self._offset_symbols(bits_of(values, found.dtype))
+        return self.joined(
+            found, self.head_of(found), symbols, self._weights(values, found, allow_huffman), allow_huffman
+        )
+
+    def joined(
+        self, tensor: TensorType, head: bytes, symbols: Array, weights: Stream, allow_huffman: bool
+    ) -> EncodedTensor:
+        """The tensor of these offset symbols and weights, of the width that this layout has; `head` is its codebook."""
         gaps = streams.encode(symbols, 1 << self.offsets.bits, allow_huffman)
-        weights = self._weights(values, found, allow_huffman)
+        fillers = len(symbols) - self.nonzeros
         layout = replace(
             self,
             tables=len(gaps.table) + len(weights.table),
             stream_coder=weights.coder,
             length=len(weights.payload),
-            offsets=replace(self.offsets, stream_coder=gaps.coder, length=len(gaps.payload)),
+            offsets=replace(self.offsets, fillers=fillers, stream_coder=gaps.coder, length=len(gaps.payload)),
         )
-        parts = (self.head_of(found), gaps.table, weights.table, gaps.payload, weights.payload)
-        return EncodedTensor(found.laid_out(layout), b"".join(parts))
+        section = b"".join((head, gaps.table, weights.table, gaps.payload, weights.payload))
+        return EncodedTensor(TensorInfo(tensor.shape, tensor.dtype, layout), section)
 
     def _offset_symbols(self, flat: Array) -> Array:
         symbols = np.empty(self.nonzeros + self.offsets.fillers, dtype=lanes.symbol_type(1 << self.offsets.bits))

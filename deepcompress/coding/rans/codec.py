@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -27,6 +28,7 @@ LOW = 1 << 16  # of a state
 _STATE_BYTES, _WORD_BYTES = 4, 2
 _KERNELS = "deepcompress.coding.rans.kernels"
 _KERNELS_FROM = 1 << 15
+_BLANK = np.zeros((0, 0), dtype=np.uint8)  # tables of a model before anything was counted
 
 
 def encode(integers: Array, shape: tuple[int, ...], gaps: bool) -> tuple[bytes, bytes]:
@@ -140,10 +142,9 @@ def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes
     base, axes = fitting.classes_of(integers, matrix, gaps=False)
     near, own = fitting.neighbours(integers, shape, matrix, base, axes)
     cut = fitting.cut_of(matrix, near)
-    blank = np.zeros((1, 1), dtype=np.uint8)
-    draft = Model(cut, False, base, axes, near, own, np.zeros(model.context_count(False, len(near)), np.uint8), blank)
+    draft = Model(cut, False, base, axes, near, own, contexts=_BLANK, levels=_BLANK)
     found = []
-    counts = np.zeros((len(draft.contexts), tokens.TOKENS), dtype=np.int64)
+    counts = np.zeros((model.context_count(False, len(near)), tokens.TOKENS), dtype=np.int64)
     loops = _loops(matrix)
     by_row, by_column = model.row_classes(draft, matrix), model.column_classes(axes, matrix)
     expect = _expectation(draft)
@@ -172,9 +173,8 @@ def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]
     matrix = matrix_of(shape)
     base, axes = fitting.classes_of(integers, matrix, gaps=True)
     cut = cut_for(matrix, True, 2 * np.count_nonzero(integers) / len(integers))
-    blank = np.zeros((1, 1), dtype=np.uint8)
-    draft = Model(cut, True, base, axes, (), 0, np.zeros(model.context_count(True, 0), np.uint8), blank)
-    counts = np.zeros((2 * model.SCALES, tokens.TOKENS), dtype=np.int64)
+    draft = Model(cut, True, base, axes, (), 0, contexts=_BLANK, levels=_BLANK)
+    counts = np.zeros((model.context_count(True, 0), tokens.TOKENS), dtype=np.int64)
     loops = _loops(matrix)
     by_row, by_column = model.row_classes(draft, matrix), model.column_classes(axes, matrix)
     order = model.column_order(by_column)
@@ -214,7 +214,7 @@ def _count_events(events: Array, counts: Array) -> None:
 def _with_tables(draft: Model, counts: Array) -> Model:
     alphabet = int(np.flatnonzero(counts.any(axis=0))[-1]) + 1
     contexts, levels = fitting.tables_of(counts[:, :alphabet])
-    return Model(draft.cut, draft.gaps, draft.base, draft.axes, draft.neighbours, draft.own, contexts, levels)
+    return replace(draft, contexts=contexts, levels=levels)
 
 
 def _coding(found: Model) -> Coding:

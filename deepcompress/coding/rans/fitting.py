@@ -107,10 +107,10 @@ def _window(integers: Array, matrix: Matrix, base: int, axes: Axes) -> tuple[Arr
     rows = min(matrix.rows, max(SAMPLE // columns, 4))
     if rows * columns < 512:
         return None
-    start, left = (matrix.rows - rows) // 2, 0
-    part = integers.reshape(matrix.rows, matrix.columns)[start : start + rows, left : left + columns].astype(np.float64)
+    start = (matrix.rows - rows) // 2
+    part = integers.reshape(matrix.rows, matrix.columns)[start : start + rows, :columns].astype(np.float64)
     by_row = np.zeros(rows, dtype=np.int64) if axes[0] is None else axes[0][start : start + rows].astype(np.int64)
-    scale = base + by_row[:, None] + model.column_classes(axes, matrix)[None, left : left + columns]
+    scale = base + by_row[:, None] + model.column_classes(axes, matrix)[None, :columns]
     return part, model.scales()[np.clip(scale, 0, model.SCALES - 1)] / model.ONE
 
 
