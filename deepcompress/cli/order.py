@@ -15,7 +15,7 @@ from deepcompress.cli.data import Asked
 from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.onnx import is_onnx, refuse_options, runs_as_onnx
 from deepcompress.cli.settings import HEADINGS, build_budgeted, flag_of
-from deepcompress.recipe import SETTINGS, Recipe
+from deepcompress.recipe import SETTINGS, Recipe, chosen, read_toml
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ class Order:
         if start and given["base"]:
             raise click.UsageError("--base is for a retrained checkpoint: to go on from a .dc file, leave it out")
         if given["base"]:
-            _refuse_beside_base(settings, given["layers"])
+            _refuse_beside_base(settings, given["layers"], given["recipe_file"])
         base = file_settings(start or given["base"]) if start or given["base"] else None
         if base is not None and given["base"] and settings["retrain"] is not False:
             base |= {"finetune_epochs": _EPOCHS, "finetune_lr": _RATE}
@@ -170,12 +170,16 @@ class Order:
         return load_checkpoint(self.rewind, self.trust_pickle, self.key).state
 
 
-def _refuse_beside_base(settings: Mapping[str, Any], layers: Sequence[str]) -> None:
+def _refuse_beside_base(settings: Mapping[str, Any], layers: Sequence[str], recipe_file: str | None) -> None:
     """Refuse settings that the file which --base names decides (`UsageError`)."""
-    sharing = ("bits", "conv_bits", "levels", "quantizer", "step", "init", "weighting", "rate")
-    names = ("prune", *HEADINGS["Pruning"], *sharing)
+    sharing = ("bits", "conv_bits", "levels", "quantizer", "step", "init", "weighting", "rate", "codebook_dtype")
+    names = ("prune", "low_rank", *HEADINGS["Pruning"], *sharing)
     found = [flag_of(name) for name in names if settings.get(name) is not None]
-    if found := [*found, *(["--layer"] if layers else [])]:
+    found += ["--layer"] if layers else []
+    if recipe_file is not None:
+        told = chosen(read_toml(recipe_file))
+        found += [f"{name} in {recipe_file}" for name in (*names, "layer") if name in told]
+    if found:
         raise click.UsageError(
             f"--base says what is pruned and which values are shared: leave out {', '.join(found)}, or --base"
         )

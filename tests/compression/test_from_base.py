@@ -179,10 +179,15 @@ def test_a_file_without_shared_values_is_no_base(files, second, tmp_path):
         (["--base", "none.dc"], "no such file"),
         (["--base", "old.dc", "--prune", "0.5"], "leave out --prune, or --base"),
         (["--base", "old.dc", "--bits", "8", "--layer", "a:prune=0"], "leave out --bits, --layer, or --base"),
+        (["--base", "old.dc", "--codebook-dtype", "float16"], "leave out --codebook-dtype, or --base"),
+        (["--base", "old.dc", "--low-rank", "0.5"], "leave out --low-rank, or --base"),
+        (["--base", "old.dc", "--recipe", "r.toml"], "leave out bits in r.toml, layer in r.toml, or --base"),
     ],
 )
-def test_wrong_usage_of_the_command_is_one_line(files, options, line):
+def test_wrong_usage_of_the_command_is_one_line(files, tmp_path, monkeypatch, options, line):
     _, old = files
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.toml").write_text('bits = 2\nfinetune_lr = 0.1\n[[layer]]\npattern = "a"\nprune = 0.5\n')
     done = CliRunner().invoke(main, ["compress", str(old.parent / "x.pt"), *options])
     assert done.exit_code in (1, 2)
     assert line in done.stderr
