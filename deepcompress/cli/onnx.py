@@ -55,8 +55,6 @@ def graph_of(file: str) -> bytes:
 def refuse_options(file: str, given: Mapping[str, Any]) -> None:
     """Refuse options of `compress` that have no meaning for an ONNX model (`UsageError`)."""
     wrong = [flag for name, flag in _TORCH_ONLY.items() if given.get(name) not in (None, False)]
-    if given.get("retrain") is True:
-        wrong.append("--retrain")
     if wrong:
         raise click.UsageError(
             f"{file} is an ONNX model, which is neither built nor trained here: leave out {', '.join(wrong)}"
