@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from listener import Listener
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,14 +25,6 @@ from deepcompress.recipe import Recipe
 from deepcompress.training.progress import Progress
 
 PLAIN = Recipe(retrain=False)
-
-
-class Listener(Progress):
-    def __init__(self):
-        self.lines = []
-
-    def message(self, text):
-        self.lines.append(text)
 
 
 @pytest.mark.parametrize(
