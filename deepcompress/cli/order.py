@@ -16,6 +16,7 @@ from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.onnx import is_onnx, refuse_options, runs_as_onnx
 from deepcompress.cli.settings import HEADINGS, build_budgeted, flag_of
 from deepcompress.recipe import SETTINGS, Recipe, chosen, read_toml
+from deepcompress.recipe.conflicts import check_graph
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,9 @@ class Order:
         return order
 
     def check(self) -> None:
-        """Refuse options that have no effect in what the others ask for (`UsageError`)."""
+        """Refuse options that have no effect in what the others ask for (`UsageError`, `RecipeError`)."""
+        if self.is_model:
+            check_graph(self.recipe)
         if self.base is None and self.update_size is not None:
             raise click.UsageError("--update-size is the size of an update to a file: name that file with --base")
         if self.base is not None and (self.searching or self.calibrating or self.files.masks):
