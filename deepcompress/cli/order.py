@@ -126,7 +126,7 @@ class Order:
                     "--data"
                 )
 
-    @property
+    @cached_property
     def start(self) -> str | None:
         """The .dc file to go on from, if CKPT is one."""
         return self.checkpoint if is_packed(self.checkpoint) else None
