@@ -11,17 +11,15 @@ from torch import nn
 
 from deepcompress.calibration.collect import collect
 from deepcompress.calibration.grids import Calibrated
-from deepcompress.calibration.samples import parted
+from deepcompress.calibration.samples import check_enough, parted
 from deepcompress.calibration.teaching import taught
 from deepcompress.calibration.trial import Trial, coarsest
-from deepcompress.errors import DataError
 from deepcompress.layers import live_tensors, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import count_samples
 from deepcompress.quantize.rows import RowGrid, by_size, coarseness, entropy
 from deepcompress.training.progress import Progress
 
-FEWEST = 8  # samples
 _PLAIN_START = 5.0  # times the calibrated step: where to look first for one that goes by the sizes of the weights
 _NEWTON = 5
 _TAUGHT = 2.0  # times the loss that is allowed: so much teaching is trusted to make good
@@ -58,7 +56,7 @@ class Rounder:
         teach: tune what is rounded by the outputs of `model`, and round more coarsely as far as that makes it good.
 
     Raises:
-        DataError: there are fewer than `FEWEST` samples; or as `collect`.
+        DataError: there are fewer than `samples.FEWEST` samples; or as `collect`.
         NetworkError: as `collect`.
     """
 
@@ -67,9 +65,7 @@ class Rounder:
     ) -> None:
         self._model, self._teach = model, teach
         self._learned, kept = parted(batches)
-        samples = sum(map(count_samples, (*self._learned, *kept)))
-        if samples < FEWEST or not kept:
-            raise DataError(f"there are {samples} samples to calibrate on, and at least {FEWEST} are needed (try 256)")
+        check_enough(sum(map(count_samples, (*self._learned, *kept))))
         twin = copied(model).eval()
         for parameter in twin.parameters():
             parameter.requires_grad_(parameter.is_floating_point())

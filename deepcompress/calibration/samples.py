@@ -16,9 +16,9 @@ from deepcompress.errors import DataError
 from deepcompress.networks.inputs import count_samples, rows
 
 BATCH = 32
-MOST = 1024  # samples that are read
+FEWEST, MOST = 8, 1024  # samples that are needed, and that are read
 BATCHES = 8  # at least, if the samples are enough for it: what differs between them is taken for chance
-HELD_OUT = 4  # each so many-th batch is kept to judge by what the others taught
+HELD_OUT = 4  # each so many-th batch is kept to judge by what the others taught; of fewer, the last
 _WHAT = "--calibrate"
 
 
@@ -44,6 +44,12 @@ def load_samples(name: str) -> list[Any]:
     return _some(_from_file(path))
 
 
+def check_enough(samples: int) -> None:
+    """Refuse fewer samples than `FEWEST` (`DataError`)."""
+    if samples < FEWEST:
+        raise DataError(f"there are {samples} samples to calibrate on, and at least {FEWEST} are needed (try 256)")
+
+
 def parted(batches: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     """Batches to learn from, and others to judge by, a quarter of them; few large batches are cut into smaller ones.
 
@@ -52,8 +58,9 @@ def parted(batches: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     """
     given = [batch for batch in batches if count_samples(batch)]
     whole = [piece for batch in given for piece in pieces(batch, -(-BATCHES // len(given)))]
-    kept = whole[HELD_OUT - 1 :: HELD_OUT]
-    return [batch for place, batch in enumerate(whole) if place % HELD_OUT != HELD_OUT - 1], kept
+    every = max(min(HELD_OUT, len(whole)), 1)
+    kept = whole[every - 1 :: every]
+    return [batch for place, batch in enumerate(whole) if place % every != every - 1], kept
 
 
 def pieces(batch: Any, count: int) -> list[Any]:

@@ -68,22 +68,22 @@ def is_packed(file: str) -> bool:
     """Whether it is a .dc file, by its ending or else by its first bytes."""
     from deepcompress.container.entries import MAGIC
 
-    path = Path(file)
-    if path.suffix == ".dc" or not path.is_file():
-        return path.suffix == ".dc"
-    with path.open("rb") as stream:
-        return stream.read(len(MAGIC)) == MAGIC
+    return _is_kind(file, ".dc", MAGIC)
 
 
 def is_update(file: str) -> bool:
     """Whether it is an update (.dcp), by its ending or else by its first bytes."""
     from deepcompress.updates.container import MAGIC
 
+    return _is_kind(file, ".dcp", MAGIC)
+
+
+def _is_kind(file: str, ending: str, magic: bytes) -> bool:
     path = Path(file)
-    if path.suffix == ".dcp" or not path.is_file():
-        return path.suffix == ".dcp"
+    if path.suffix == ending or not path.is_file():
+        return path.suffix == ending
     with path.open("rb") as stream:
-        return stream.read(len(MAGIC)) == MAGIC
+        return stream.read(len(magic)) == magic
 
 
 def load_any(file: str, trust_pickle: bool, max_bytes: int | None, key: str | None = None) -> Checkpoint:

@@ -55,8 +55,6 @@ def graph_of(file: str) -> bytes:
 def refuse_options(file: str, given: Mapping[str, Any]) -> None:
     """Refuse options of `compress` that have no meaning for an ONNX model (`UsageError`)."""
     wrong = [flag for name, flag in _TORCH_ONLY.items() if given.get(name) not in (None, False)]
-    if given.get("retrain") is True:
-        wrong.append("--retrain")
     if wrong:
         raise click.UsageError(
             f"{file} is an ONNX model, which is neither built nor trained here: leave out {', '.join(wrong)}"
@@ -67,9 +65,12 @@ def compress_onnx(
     file: str, recipe: Recipe, output: str, samples: Any, asked: Asked, watch: Progress
 ) -> tuple[Result, dict[str, Any]]:
     """The file that was written, and what JSON says of the model; measured before and after, where there is data."""
+    from deepcompress.checkpoint import Checkpoint
     from deepcompress.cli.data import facts_of
     from deepcompress.graphs.compress import compress_model
     from deepcompress.graphs.model import open_model
+    from deepcompress.graphs.restore import model_in
+    from deepcompress.graphs.session import OnnxNetwork
     from deepcompress.training.evaluation import evaluate
 
     model = open_model(file)
@@ -80,13 +81,13 @@ def compress_onnx(
         rounder = OnnxRounder(model, samples, watch)
     before = None
     if asked.data is not None:
-        source, network = network_of(file)
-        data = asked.settled(network, asked.samples(source, file, network), test_only=True)
+        network = OnnxNetwork(model)
+        data = asked.settled(network, asked.samples(Checkpoint({}), file, network), test_only=True)
         before = evaluate(network, data.test_loader(), data.task)
     result = compress_model(model, recipe, output, watch=watch, rounder=rounder)
     facts: dict[str, Any] = {"onnx_bytes": model.bytes, "onnx_ratio": model.bytes / result.file_bytes}
     if before is not None:
-        after = evaluate(network_of(output)[1], data.test_loader(), data.task)
+        after = evaluate(OnnxNetwork(model_in(output)), data.test_loader(), data.task)
         result, facts = result.measured(before, after, data.task), {**facts, **facts_of(data)}
     return result, facts
 

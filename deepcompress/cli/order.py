@@ -15,7 +15,8 @@ from deepcompress.cli.data import Asked
 from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.onnx import is_onnx, refuse_options, runs_as_onnx
 from deepcompress.cli.settings import HEADINGS, build_budgeted, flag_of
-from deepcompress.recipe import SETTINGS, Recipe
+from deepcompress.recipe import SETTINGS, Recipe, chosen, read_toml
+from deepcompress.recipe.conflicts import check_graph
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,7 @@ class Order:
         if start and given["base"]:
             raise click.UsageError("--base is for a retrained checkpoint: to go on from a .dc file, leave it out")
         if given["base"]:
-            _refuse_beside_base(settings, given["layers"])
+            _refuse_beside_base(settings, given["layers"], given["recipe_file"])
         base = file_settings(start or given["base"]) if start or given["base"] else None
         if base is not None and given["base"] and settings["retrain"] is not False:
             base |= {"finetune_epochs": _EPOCHS, "finetune_lr": _RATE}
@@ -102,7 +103,9 @@ class Order:
         return order
 
     def check(self) -> None:
-        """Refuse options that have no effect in what the others ask for (`UsageError`)."""
+        """Refuse options that have no effect in what the others ask for (`UsageError`, `RecipeError`)."""
+        if self.is_model:
+            check_graph(self.recipe)
         if self.base is None and self.update_size is not None:
             raise click.UsageError("--update-size is the size of an update to a file: name that file with --base")
         if self.base is not None and (self.searching or self.calibrating or self.files.masks):
@@ -123,7 +126,7 @@ class Order:
                     "--data"
                 )
 
-    @property
+    @cached_property
     def start(self) -> str | None:
         """The .dc file to go on from, if CKPT is one."""
         return self.checkpoint if is_packed(self.checkpoint) else None
@@ -170,12 +173,16 @@ class Order:
         return load_checkpoint(self.rewind, self.trust_pickle, self.key).state
 
 
-def _refuse_beside_base(settings: Mapping[str, Any], layers: Sequence[str]) -> None:
+def _refuse_beside_base(settings: Mapping[str, Any], layers: Sequence[str], recipe_file: str | None) -> None:
     """Refuse settings that the file which --base names decides (`UsageError`)."""
-    sharing = ("bits", "conv_bits", "levels", "quantizer", "step", "init", "weighting", "rate")
-    names = ("prune", *HEADINGS["Pruning"], *sharing)
+    sharing = ("bits", "conv_bits", "levels", "quantizer", "step", "init", "weighting", "rate", "codebook_dtype")
+    names = ("prune", "low_rank", *HEADINGS["Pruning"], *sharing)
     found = [flag_of(name) for name in names if settings.get(name) is not None]
-    if found := [*found, *(["--layer"] if layers else [])]:
+    found += ["--layer"] if layers else []
+    if recipe_file is not None:
+        told = chosen(read_toml(recipe_file))
+        found += [f"{name} in {recipe_file}" for name in (*names, "layer") if name in told]
+    if found:
         raise click.UsageError(
             f"--base says what is pruned and which values are shared: leave out {', '.join(found)}, or --base"
         )

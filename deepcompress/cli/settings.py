@@ -35,7 +35,6 @@ from deepcompress.recipe import (
     read_toml,
     with_smallest,
 )
-from deepcompress.recipe.conflicts import for_samples
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -216,7 +215,8 @@ def build_budgeted(
     A circular schedule needs the `max_drop` for itself, and prunes as far as the recipe's default without a fraction.
 
     Where a size or a search is asked for, what nobody set is as in `recipe.SMALLEST`. A recipe file that has a size of
-    its own is taken as it stands. `base` are the settings of a compressed file to go on from.
+    its own is taken as it stands. `base` are the settings of a compressed file to go on from. Where the rounding is
+    `calibrated`, nothing is searched for: samples keep to the budget.
     """
     given = {key: value for key, value in settings.items() if value is not None}
     try:
@@ -236,5 +236,4 @@ def build_budgeted(
         values = with_smallest(values)
     if base is not None:
         values = going_on(values, base)
-    recipe = Recipe.from_dict(values, where)
-    return for_samples(recipe) if calibrated else recipe, searching
+    return Recipe.from_dict(values, where), searching

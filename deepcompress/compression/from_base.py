@@ -175,7 +175,9 @@ class FromBase:
     def _finish(self) -> None:
         assert self._hooks is not None
         self.codebooks = [*self._hooks.codebooks, *self._others]
-        finish(self.codebooks, self.job.run.weights, self.job.run.recipe)
+        for book in self._hooks.codebooks:  # as the file has them, whatever the recipe's codebook_dtype
+            book.write(self.job.run.weights)
+        finish(self._others, self.job.run.weights, self.job.run.recipe)
         with torch.no_grad():
             for name, value in self._small.items():
                 value.copy_(self._before[name] if self._is_fixed else near(value, self._before[name]))

@@ -33,7 +33,8 @@ class OnnxRounder:
         watch: told which weights nothing is known of.
 
     Raises:
-        DataError: there are fewer than `FEWEST` samples, or NaN among them; or the output does not depend on them.
+        DataError: there are fewer than `samples.FEWEST` samples, or NaN among them; or the output does not depend on
+            them.
         NetworkError: the model does not take them.
     """
 

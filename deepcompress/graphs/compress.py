@@ -11,6 +11,7 @@ from deepcompress.compression.tensors_only import compress_state
 from deepcompress.graphs.model import OnnxModel
 from deepcompress.graphs.roles import weights_of
 from deepcompress.recipe import Recipe
+from deepcompress.recipe.conflicts import check_graph
 from deepcompress.training.progress import Progress
 
 _SAID = 3  # names in a sentence
@@ -37,6 +38,8 @@ def compress_model(
     Raises:
         RecipeError, CheckpointError, OutputError: as `compress_state`.
     """
+    if recipe is not None:
+        check_graph(recipe)
     watch, weights = watch or Progress(), weights_of(model)
     line = _left_alone(model, weights)
     if line:

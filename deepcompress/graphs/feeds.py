@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepcompress.calibration.samples import BATCHES
+from deepcompress.calibration.samples import BATCHES, check_enough
 from deepcompress.errors import DataError
 from deepcompress.graphs import restore
 from deepcompress.graphs.model import OnnxModel
@@ -17,7 +17,6 @@ from deepcompress.networks.inputs import arguments
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-FEWEST = 8
 _TRIED = 32  # samples that a change of a weight is tried on
 
 
@@ -36,10 +35,7 @@ class Feeds:
         pieces = -(-BATCHES // max(len(given), 1))  # a single batch tells nothing of what in it is chance
         self.batches = [part for batch in given for part in _split(batch, session.batch, pieces)]
         self.samples = sum(map(count_of, self.batches))
-        if self.samples < FEWEST:
-            raise DataError(
-                f"there are {self.samples} samples to calibrate on, and at least {FEWEST} are needed (try 256)"
-            )
+        check_enough(self.samples)
 
     def some(self) -> Iterator[dict[str, Array]]:
         """The first batches, up to about `_TRIED` samples."""

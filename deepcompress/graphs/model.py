@@ -161,6 +161,13 @@ def point_to(tensor: Any, name: str) -> None:
     entry.key, entry.value = "location", name
 
 
+def pointed_to(tensor: Any) -> str:
+    """The inverse of `point_to`: the name; empty where a TensorProto holds its values itself."""
+    if tensor.data_location != EXTERNAL:
+        return ""
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
 def _tensor(raw: bytes, known: Outline) -> torch.Tensor:
     return to_torch(np.frombuffer(bytearray(raw), known.dtype.storage).reshape(known.shape), known.dtype)
 

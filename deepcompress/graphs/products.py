@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from deepcompress.graphs.convolutions import convolution, transposed
+from deepcompress.graphs.model import pointed_to
 from deepcompress.graphs.product import Array, Meets, Product, attributes_of, same, weight_at
-from deepcompress.graphs.values import EXTERNAL
 
 
 def products(proto: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[Product]:
@@ -38,8 +38,8 @@ def _held(graph: Any) -> Iterator[tuple[str, str]]:
     constants = (node for node in graph.node if node.op_type == "Constant" and node.output)
     pairs += [(node.output[0], each.t) for node in constants for each in node.attribute if each.name == "value"]
     for name, tensor in pairs:
-        if tensor.data_location == EXTERNAL:
-            yield name, next(entry.value for entry in tensor.external_data if entry.key == "location")
+        if held := pointed_to(tensor):
+            yield name, held
 
 
 def _turned(weight: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from deepcompress.checkpoint.stored import LazyTensors, Stored
-from deepcompress.container.graph import graph_in, has_graph
+from deepcompress.container.graph import graph_in
 from deepcompress.container.reader import ModelFile, default_max_bytes
 from deepcompress.errors import CheckpointError, FormatError, OutputError
 from deepcompress.files import write_atomic
@@ -23,16 +23,6 @@ from deepcompress.reading.arrays import TORCH_DTYPES, to_array, to_torch
 #: Bytes of values that one .onnx file holds; of a larger model they lie in a file beside it.
 MOST_INSIDE = (1 << 31) - (1 << 26)
 _ALIGNMENT = 4096  # of values in a file beside the model, so that a runtime can map them
-
-
-def holds_graph(path: str | Path) -> bool:
-    """Whether a .dc file holds the graph of an ONNX model.
-
-    Raises:
-        FormatError: it is missing, or its header is damaged.
-    """
-    with ModelFile(path) as file:
-        return has_graph(file.header.extensions)
 
 
 def open_any(path: str | Path, max_bytes: int | None = None) -> OnnxModel:

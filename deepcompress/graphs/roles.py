@@ -14,8 +14,7 @@ import torch
 
 from deepcompress.errors import CheckpointError
 from deepcompress.graphs import walk
-from deepcompress.graphs.model import OnnxModel
-from deepcompress.graphs.values import EXTERNAL
+from deepcompress.graphs.model import OnnxModel, pointed_to
 from deepcompress.layers import WIDE
 
 _ANY = range(1 << 16)
@@ -144,6 +143,5 @@ class _Uses:
 
 def _named(tensor: Any) -> frozenset[str]:
     """The tensor of the file that a TensorProto says its values are, if it says so."""
-    if tensor.data_location != EXTERNAL:
-        return frozenset()
-    return frozenset(entry.value for entry in tensor.external_data if entry.key == "location")
+    name = pointed_to(tensor)
+    return frozenset((name,)) if name else frozenset()

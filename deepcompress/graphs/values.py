@@ -31,7 +31,6 @@ PACKED = {
     21: (2, DType.UINT8), 22: (2, DType.UINT8), 23: (2, DType.FLOAT4_E2M1FN_X2),
     25: (4, DType.UINT8), 26: (4, DType.UINT8),
 }  # fmt: skip
-TEXT = 8
 EXTERNAL = 1  # TensorProto.DataLocation
 
 #: Where a tensor without raw bytes has its values, by its type; all others are in `int32_data`.

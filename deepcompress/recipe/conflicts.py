@@ -194,6 +194,15 @@ def check_tensors_only(recipe: Recipe) -> None:
     check_used(recipe.given or (), {**vars(recipe), "retrain": False, "layer": recipe.layers})
 
 
+def check_graph(recipe: Recipe) -> None:
+    """Refuse a budget in points where weights of an ONNX model are rounded, which nothing measures (`RecipeError`)."""
+    if recipe.max_drop is not None:
+        raise RecipeError(
+            "max_drop is for networks of torch, and an ONNX model is rounded by step or to a target_size: leave "
+            "max_drop out"
+        )
+
+
 def check_own_loop(recipe: Recipe) -> None:
     """Refuse what needs a training loop of deepcompress's own, or none at all (`RecipeError`)."""
     if recipe.quantizer == "rows":

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from listener import Listener
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,7 +16,7 @@ from deepcompress.calibration.collect import collect
 from deepcompress.calibration.feedback import Curvature, code_lengths, rounded
 from deepcompress.calibration.hooks import patches, watched
 from deepcompress.calibration.rounding import Rounder
-from deepcompress.calibration.samples import MOST, load_samples
+from deepcompress.calibration.samples import FEWEST, MOST, load_samples, parted
 from deepcompress.calibration.statistics import Lookups, Statistics, parts_of
 from deepcompress.calibration.trial import Trial
 from deepcompress.errors import DataError, NetworkError, RecipeError
@@ -24,14 +25,6 @@ from deepcompress.recipe import Recipe
 from deepcompress.training.progress import Progress
 
 PLAIN = Recipe(retrain=False)
-
-
-class Listener(Progress):
-    def __init__(self):
-        self.lines = []
-
-    def message(self, text):
-        self.lines.append(text)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +129,16 @@ def test_feedback_beats_rounding_where_inputs_are_alike():
     assert torch.equal(found, found.round())
     assert error(found) < 0.5 * error(plain)
     assert rounded(weight, steps, [curvature], level, 2).abs().max() == 2
+
+
+@pytest.mark.parametrize("sizes", [[8], [7, 1], [3, 5], [3, 3, 2], [1] * 8, [0, 8], [3] * 5])
+def test_as_few_samples_as_are_needed_are_parted(sizes):
+    x = torch.arange(sum(sizes), dtype=torch.float32)[:, None]
+    learned, kept = parted(x.split(sizes))
+    assert len(x) >= FEWEST
+    assert learned
+    assert kept
+    assert torch.equal(torch.cat([*learned, *kept]).sort(0).values, x)
 
 
 def test_dead_inputs_have_no_weights():

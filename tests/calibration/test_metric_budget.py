@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from commands import fail, from_json
+from listener import Listener
 from torch import nn
 
 import deepcompress as dc
@@ -108,14 +109,9 @@ def test_a_network_without_a_metric_is_too_bad(folder):
     def metric(found):
         return 1.0 if torch.equal(found.weight, network.weight) else math.nan
 
-    recipe, lines = Recipe(retrain=False, max_drop=1.0), []
-
-    class Watch(dc.training.progress.Progress):
-        def message(self, text):
-            lines.append(text)
-
+    recipe, watch = Recipe(retrain=False, max_drop=1.0), Listener()
     dc.compress(network, None, None, recipe, folder / "a.dc", calibrate=[torch.randn(32, 4)], metric=metric,
-                watch=Watch())  # fmt: skip
-    assert any(line.startswith("warning: inf points are lost") for line in lines)
+                watch=watch)  # fmt: skip
+    assert any(line.startswith("warning: inf points are lost") for line in watch.lines)
     with pytest.raises(RecipeError, match="max_drop needs validation data"):
         dc.compress(network, None, None, recipe, folder / "a.dc", calibrate=[torch.randn(32, 4)])

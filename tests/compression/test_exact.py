@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from listener import Listener
 from torch import nn
 
 import deepcompress as dc
@@ -23,28 +24,17 @@ from deepcompress.networks.precision import Stored, remember, stored_of
 from deepcompress.reading.arrays import TORCH_DTYPES
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.report.plots import _as_numbers
-from deepcompress.training.progress import Progress
 
 INF, NAN = float("inf"), float("nan")
 PLAIN = Recipe(prune=0.5, bits=3, retrain=False)
 KEPT = Recipe(retrain=False, layers=(LayerRule("*", keep=True),))
 
 
-class Messages(Progress):
-    """Keeps what was said."""
-
-    def __init__(self):
-        self.said = []
-
-    def message(self, text):
-        self.said.append(text)
-
-
 def stored(state, path, recipe=PLAIN):
     """The tensors of the file that these become, and what was said."""
-    watch = Messages()
+    watch = Listener()
     compress_state(state, recipe, path, watch=watch)
-    return dc.load_state_dict(path), watch.said
+    return dc.load_state_dict(path), watch.lines
 
 
 def same(first, second):

@@ -100,13 +100,15 @@ def test_the_update_has_no_more_bytes_than_asked(files, second, tmp_path):
 def test_without_data_weights_move_towards_those_of_the_network(files, tmp_path):
     model, old = files
     new = tmp_path / "new.dc"
-    dc.compress(model, None, None, Recipe.from_dict(settings_of(old) | {"retrain": False}), new, base=old)
+    recipe = Recipe.from_dict(settings_of(old) | {"retrain": False, "codebook_dtype": "float16"})
+    dc.compress(model, None, None, recipe, new, base=old)
     given = model.state_dict()
     nearer = 0.0
     for name, before in values_of(old).items():
         after, kept = values_of(new)[name], before != 0
         nearer += float(((given[name] - before)[kept] ** 2).sum() - ((given[name] - after)[kept] ** 2).sum())
         assert torch.equal(after != 0, kept)
+        assert set(after.unique().tolist()) <= set(before.unique().tolist())
     assert nearer > 0
     update_of(old, new, tmp_path)
     assert all(change.back == change.fell == 0 for change in describe(tmp_path / "u.dcp").changes if change.codebook)
@@ -179,10 +181,15 @@ def test_a_file_without_shared_values_is_no_base(files, second, tmp_path):
         (["--base", "none.dc"], "no such file"),
         (["--base", "old.dc", "--prune", "0.5"], "leave out --prune, or --base"),
         (["--base", "old.dc", "--bits", "8", "--layer", "a:prune=0"], "leave out --bits, --layer, or --base"),
+        (["--base", "old.dc", "--codebook-dtype", "float16"], "leave out --codebook-dtype, or --base"),
+        (["--base", "old.dc", "--low-rank", "0.5"], "leave out --low-rank, or --base"),
+        (["--base", "old.dc", "--recipe", "r.toml"], "leave out bits in r.toml, layer in r.toml, or --base"),
     ],
 )
-def test_wrong_usage_of_the_command_is_one_line(files, options, line):
+def test_wrong_usage_of_the_command_is_one_line(files, tmp_path, monkeypatch, options, line):
     _, old = files
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.toml").write_text('bits = 2\nfinetune_lr = 0.1\n[[layer]]\npattern = "a"\nprune = 0.5\n')
     done = CliRunner().invoke(main, ["compress", str(old.parent / "x.pt"), *options])
     assert done.exit_code in (1, 2)
     assert line in done.stderr

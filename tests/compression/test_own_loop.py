@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from listener import Listener
 from samples import Mlp, batches, conv_net
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -21,7 +22,6 @@ from deepcompress.errors import DeepCompressError, NetworkError, RecipeError
 from deepcompress.prune.stage import make_optimizer, prune_and_retrain
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.loop import seed_everything
-from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import Run
 
 RECIPE = Recipe(prune=0.75, bits=3, iterations=2)
@@ -164,13 +164,7 @@ def test_tuning_lowers_the_loss(dense, flat_train, tmp_path, quantizer):
 
 
 def test_what_training_did_not_come_to_is_pruned_at_the_end(dense, flat_train, tmp_path):
-    class Heard(Progress):
-        said = ()
-
-        def message(self, text):
-            self.said += (text,)
-
-    watch = Heard()
+    watch = Listener()
     compressor = dc.Compressor(dense, RECIPE, watch=watch).prepare(epochs=10)
     compressor.epoch()
     train(dense, compressor, flat_train)
@@ -178,7 +172,7 @@ def test_what_training_did_not_come_to_is_pruned_at_the_end(dense, flat_train, t
     result = compressor.finalize(tmp_path / "m.dc")
     check_file(dense, tmp_path / "m.dc", RECIPE)
     assert sum(result.kept.values()) / 3 < 0.6
-    assert any("training ended when" in text for text in watch.said)
+    assert any("training ended when" in text for text in watch.lines)
 
 
 def test_the_result(dense, flat_train, tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from listener import Listener
 from torch import nn
 
 import deepcompress as dc
@@ -20,14 +21,6 @@ from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.progress import Progress
 
 PLAIN = Recipe(retrain=False)
-
-
-class Listener(Progress):
-    def __init__(self):
-        self.lines = []
-
-    def message(self, text):
-        self.lines.append(text)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx", reason="needs pip install -e '.[onnx]'")
+from listener import Listener  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from tiny import FLOAT, INT64, held, model, perceptron, tensors_of, value, weights  # noqa: E402
 
@@ -16,18 +17,9 @@ from deepcompress.graphs.model import open_model  # noqa: E402
 from deepcompress.graphs.restore import complete, model_in  # noqa: E402
 from deepcompress.graphs.roles import weights_of  # noqa: E402
 from deepcompress.recipe import Recipe  # noqa: E402
-from deepcompress.training.progress import Progress  # noqa: E402
 
 ROUNDED = Recipe(retrain=False)
 node = helper.make_node
-
-
-class Said(Progress):
-    def __init__(self):
-        self.lines = []
-
-    def message(self, text):
-        self.lines.append(text)
 
 
 def opened(proto, tmp_path):
@@ -184,7 +176,7 @@ def test_a_model_of_integers_alone_is_stored_exactly(tmp_path):
 
 
 def test_what_is_large_and_left_alone_is_told(tmp_path):
-    said = Said()
+    said = Listener()
     proto = model([node("Mul", ["x", "w"], ["y"])], [value("x", 60, 80)], [value("y", 60, 80)],
                   [held("w", weights(60, 80))])  # fmt: skip
     compress_model(opened(proto, tmp_path), ROUNDED, tmp_path / "m.dc", watch=said)

@@ -11,7 +11,7 @@ pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
 from onnx import helper  # noqa: E402
 from tiny import held, model, perceptron, run, tensors_of, value, weights  # noqa: E402
 
-from deepcompress.errors import DataError, NetworkError  # noqa: E402
+from deepcompress.errors import DataError, NetworkError, RecipeError  # noqa: E402
 from deepcompress.graphs.calibrate import OnnxRounder  # noqa: E402
 from deepcompress.graphs.compress import compress_model  # noqa: E402
 from deepcompress.graphs.model import open_model  # noqa: E402
@@ -217,6 +217,13 @@ def test_a_look_up_and_an_unmet_weight(tmp_path):
 def test_samples_that_do_not_fit(batches, error, said, tmp_path):
     with pytest.raises(error, match=said):
         OnnxRounder(opened(perceptron(), tmp_path), batches, Progress())
+
+
+def test_a_budget_in_points_is_refused_with_samples_too(tmp_path):
+    found = opened(perceptron(), tmp_path)
+    rounder = OnnxRounder(found, [torch.randn(64, 20)], Progress())
+    with pytest.raises(RecipeError, match="leave max_drop out"):
+        compress_model(found, Recipe(retrain=False, max_drop=1.0), tmp_path / "m.dc", rounder=rounder)
 
 
 def test_two_inputs_by_name_and_in_order(tmp_path):

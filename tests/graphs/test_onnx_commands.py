@@ -131,6 +131,8 @@ def test_other_settings_of_a_recipe(files):
     [
         (["compress", "m.onnx", "--network", "lenet5"], 2, "neither built nor trained here: leave out --network"),
         (["compress", "m.onnx", "--max-drop", "1", "--data", "d.npz"], 2, "leave out --max-drop"),
+        (["compress", "m.onnx", "--recipe", "drop.toml"], 2, "leave max_drop out"),
+        (["compress", "m.onnx", "--recipe", "drop.toml", "--calibrate", "x.npz"], 2, "leave max_drop out"),
         (["compress", "m.onnx", "--base", "m.dc"], 2, "leave out --base"),
         (["compress", "m.onnx", "--base", "m.dc", "--update-size", "9"], 2, "leave out --base, --update-size"),
         (["compress", "m.onnx", "--masks", "x.npz", "--resume"], 2, "leave out --resume, --masks"),
@@ -146,6 +148,7 @@ def test_other_settings_of_a_recipe(files):
     ],
 )
 def test_one_line_for_a_mistake(arguments, code, line):
+    Path("drop.toml").write_text("max_drop = 1.0\n")
     if arguments[0] == "compress":
         arguments = [*arguments, "-o", "new.dc"]
     assert line in fail(*arguments, code=code)
