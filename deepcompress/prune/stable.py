@@ -35,7 +35,6 @@ TOLERANCE = 1e-5  # of the largest output, for the check at the end
 
 OFF, ON, OPEN = 0, 1, 2
 
-UNTRACED = "only a chain can be merged, and the network cannot be traced ({})"
 CHAIN = "only a chain of Linear layers and ReLUs can be merged, and {} is no part of one"
 _SHAPES = (torch.flatten, getattr, operator.getitem, "flatten", "view", "reshape", "size")
 
@@ -138,18 +137,14 @@ def chain_of(model: nn.Module) -> list[str]:
             continue
         what = modules[node.target] if node.op == "call_module" else node.target
         if len(node.users) != 1 or (isinstance(what, nn.Linear) and (after_linear or node.target in names)):
-            raise NetworkError(
-                f"only a chain of Linear layers and ReLUs can be merged, and {node.name} is no part of one"
-            )
+            raise NetworkError(CHAIN.format(node.name))
         if isinstance(what, nn.Linear):
             names.append(node.target)
             after_linear = True
         elif after_linear and (isinstance(what, nn.ReLU) or what in (torch.relu, nn.functional.relu, "relu", "relu_")):
             after_linear = False
         elif not _changes_nothing(what, bool(names)):
-            raise NetworkError(
-                f"only a chain of Linear layers and ReLUs can be merged, and {node.name} is no part of one"
-            )
+            raise NetworkError(CHAIN.format(node.name))
     weights = {id(modules[name].weight) for name in names}
     if len(weights) < len(names):
         raise NetworkError("layers that share a weight cannot be merged: one of them could not become smaller alone")
