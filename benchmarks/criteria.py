@@ -67,7 +67,7 @@ def child(name: str, kind: str, millions: int, samples: int) -> Judged:
     x, y = torch.randn(samples, *SHAPES[kind]), torch.randint(0, 10, (samples,))
     batches = list(zip(x.split(BATCH), y.split(BATCH), strict=True))
     weights = {key: value for key, value in model.named_parameters() if value.ndim > 1}
-    recipe = Recipe(criterion=name, score_samples=samples)
+    recipe = Recipe().changed(criterion=name, score_samples=samples)
     evidence = Evidence(model, weights, Masks.full(weights), recipe, batches)
     one_pass(evidence)
     start = time.process_time()

@@ -10,6 +10,7 @@ The packages bsdiff4 and zipnn, and the commands zstd and xdelta3, are compared 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -93,16 +94,19 @@ def width_of(path: Path) -> int:
 def others(old: Path, new: Path, tools: list[Callable[[Path, Path], int]]) -> None:
     """A line for each."""
     for tool in tools:
+        name, start = (tool.__doc__ or "").rstrip("."), processor()
         try:
-            start = time.process_time()
-            print(
-                f"  {(tool.__doc__ or '').rstrip('.'):70} {tool(old, new):>12,}  {time.process_time() - start:6.1f} s"
-            )
+            print(f"  {name:70} {tool(old, new):>12,}  {processor() - start:6.1f} s")
         except ImportError:
-            print(f"  {(tool.__doc__ or '').rstrip('.'):70} {'not installed':>12}")
+            print(f"  {name:70} {'not installed':>12}")
 
 
-def ours(old: Path, new: Path, folder: Path) -> int:
+def processor() -> float:
+    """Seconds that this process was computed on, and the commands that it ran."""
+    return sum(os.times()[:4])
+
+
+def ours(old: Path, new: Path, folder: Path) -> None:
     """The update, both ways, found to be exact."""
     update, out = folder / "update.dcp", folder / "patched"
     seconds = []
@@ -116,7 +120,6 @@ def ours(old: Path, new: Path, folder: Path) -> int:
     share = 100 * size / new.stat().st_size
     print(f"  {new.name}: {new.stat().st_size:,} bytes")
     print(f"  {'deepcompress diff':70} {size:>12,}  {share:.2f} %, {speed[0]:.0f} and {speed[1]:.0f} MB/s of one core")
-    return size
 
 
 # LeNet-5 ---------------------------------------------------------------------------------------------------------
@@ -138,8 +141,6 @@ def turned(folder: Path, degrees: float = 15.0) -> Path:
 
 def dc_data() -> Path:
     """Where MNIST lies, or is put."""
-    import os
-
     return Path(os.environ.get("DEEPCOMPRESS_DATA", tempfile.gettempdir()))
 
 
@@ -159,9 +160,9 @@ def lenet(folder: Path) -> None:
     print(f"{OLD.name}: {accuracy(OLD, data)}; {checkpoint.name}: {accuracy(checkpoint, data)}")
     recipe = ("--recipe", ROOT / "recipes" / "lenet5-han2016.toml", "--epochs", 6, "--iterations", 3)
     command("compress", checkpoint, "--data", data, *recipe, "-o", folder / "whole.dc")
-    sizes: dict[str, list[str]] = {"whole": [], "based": ["--base", OLD]}
+    sizes: dict[str, list[object]] = {"whole": [], "based": ["--base", OLD]}
     for size in (4000, 2000):
-        sizes[f"based-{size}"] = ["--base", OLD, "--update-size", size]  # type: ignore[list-item]
+        sizes[f"based-{size}"] = ["--base", OLD, "--update-size", size]
     for name, options in sizes.items():
         new = folder / f"{name}.dc"
         if options:

@@ -10,6 +10,8 @@ from torch import nn
 
 from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
+from deepcompress.prune.stage import prune
+from deepcompress.training.objective import cross_entropy
 
 CLASSES = 4
 SIDE = 8
@@ -90,3 +92,16 @@ def network_and_data(folder: Path) -> tuple[str, str]:
 def evidence_of(weights, recipe, model=None, batches=None):
     """What a criterion sees of weights that are all there."""
     return Evidence(model or nn.Module(), weights, Masks.full(weights), recipe, batches)
+
+
+def pruned_losses(evidence, batches):
+    """Prune by the criterion: the cross entropy with its correction of the weights that stay, and without."""
+    before = {name: weight.detach().clone() for name, weight in evidence.weights.items()}
+    masks = prune(evidence)
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    evidence.model.eval()
+    with torch.no_grad():
+        corrected = float(cross_entropy(evidence.model(x), x, y))
+        for name, weight in evidence.weights.items():
+            weight.copy_(before[name] * masks.keep[name])
+        return corrected, float(cross_entropy(evidence.model(x), x, y))

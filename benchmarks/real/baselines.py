@@ -6,8 +6,8 @@ Each is a way to store a state. It gives the bytes, and the tensors that come ou
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from importlib import import_module
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,19 +71,15 @@ def ways(last: Collection[str] = ()) -> dict[str, dict[str, Callable[[State], St
     if _is_here("zstandard"):
         found["fp16 + zstandard"] = {"": half_zstandard}
     if _is_here("brotli"):
-        found["int-N + brotli"] = {f"int{bits}": _partial(integers_brotli, bits, last) for bits in BITS}
+        found["int-N + brotli"] = {f"int{bits}": partial(integers_brotli, bits=bits, last=last) for bits in BITS}
     if _is_here("nncodec.nnc"):
-        found["NNCodec"] = {f"qp {qp}": _partial(nncodec, qp) for qp in QP}
+        found["NNCodec"] = {f"qp {qp}": partial(nncodec, qp=qp) for qp in QP}
     return found
 
 
 def missing() -> list[str]:
     """Packages that are not here, so that their way is not measured."""
     return [name for name in ("zstandard", "brotli", "nncodec") if not _is_here(name)]
-
-
-def _partial(way: Callable[..., Stored], *settings: Any) -> Callable[[State], Stored]:
-    return lambda state: way(state, *settings)
 
 
 def _is_here(name: str) -> bool:

@@ -26,26 +26,16 @@ class Graph:
         """Read `path`."""
         self._model = onnx.load(path)
         self.facts = {entry.key: entry.value for entry in self._model.metadata_props}
-        floats = {name: p for name, p in self._tensors().items() if p.data_type == onnx.TensorProto.FLOAT}
+        floats = {name: p for name, p in _tensors(self._model).items() if p.data_type == onnx.TensorProto.FLOAT}
         self.state = {name: torch.from_numpy(numpy_helper.to_array(p).copy()) for name, p in floats.items()}
         products = [node for node in self._model.graph.node if node.op_type == "MatMul"]
         self.last = {node.input[1] for node in products if node.input[1] in self.state}
-
-    def _tensors(self) -> dict[str, Any]:
-        found = {each.name: each for each in self._model.graph.initializer}
-        constants = [node for node in self._model.graph.node if node.op_type == "Constant"]
-        found.update({node.output[0]: a.t for node in constants for a in node.attribute if a.name == "value"})
-        return found
 
     def runner(self, state: Mapping[str, torch.Tensor]) -> Callable[[Any], torch.Tensor]:
         """What gives the first output for an input (an array), with the tensors of `state`."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
-        own, self._model = self._model, model
-        try:
-            tensors = self._tensors()
-        finally:
-            self._model = own
+        tensors = _tensors(model)
         for name, value in state.items():
             tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value.numpy()), name))
         options = onnxruntime.SessionOptions()
@@ -54,3 +44,11 @@ class Graph:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return lambda x: torch.from_numpy(session.run(None, {name: np.asarray(x)})[0])
+
+
+def _tensors(model: Any) -> dict[str, Any]:
+    """Its initializers, and the values of its constants, by name."""
+    found = {each.name: each for each in model.graph.initializer}
+    constants = [node for node in model.graph.node if node.op_type == "Constant"]
+    found.update({node.output[0]: a.t for node in constants for a in node.attribute if a.name == "value"})
+    return found

@@ -153,7 +153,7 @@ def _crepe(size: str, tests: int) -> Callable[[str, Path], Real]:
 
         module = getattr(modules, f"crepe_{size}")()
         code = f"{HERE / 'modules.py'}:crepe_{size}"
-        return _torch(name, file, module, code, judge, lambda: _batches(inputs.tones(256, seed=0)[0]), 0.3, 1.0, 3.0)
+        return _torch(name, file, module, code, judge, inputs.tone_batches, 0.3, 1.0, 3.0)
 
     return make
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -53,19 +54,15 @@ def measure(real: Real, chosen: list[str], scratch: Path) -> Iterator[Point]:
     dense = next(iter(real.dense.values()))
     makers: dict[str, dict[str, Callable[[], Point]]] = {}
     for way, settings in ways(real.last).items():
-        makers[way] = {name: _bind(_theirs, real, way, name, store) for name, store in settings.items()}
+        makers[way] = {name: partial(_theirs, real, way, name, store) for name, store in settings.items()}
     for way, steps in STEPS.items():
-        makers[way] = {_named(step): _bind(_ours, real, way, step, scratch) for step in steps}
+        makers[way] = {_named(step): partial(_ours, real, way, step, scratch) for step in steps}
     for way in chosen:
         for make in makers.get(way, {}).values():
             point = make()
             yield point
             if dense - point.metric > most:
                 break
-
-
-def _bind(way: Callable[..., Point], *settings: object) -> Callable[[], Point]:
-    return lambda: way(*settings)
 
 
 def _named(step: float | None) -> str:

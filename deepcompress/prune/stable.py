@@ -31,11 +31,10 @@ Places = np.ndarray[Any, np.dtype[np.integer[Any]]]
 SAMPLES = 4096  # random inputs of the box, half of them corners
 RANK = 1e-7  # of the largest pivot: what is smaller counts as a combination of the others
 SAFE = 1e-6  # of a unit's largest bound: what a solver may be wrong by
-TOLERANCE = 1e-5  # of the largest output, for the check at the end
+TOLERANCE = 1e-5  # of the largest output, for the check at the end; of types that are coarser, their resolution
 
 OFF, ON, OPEN = 0, 1, 2
 
-UNTRACED = "only a chain can be merged, and the network cannot be traced ({})"
 CHAIN = "only a chain of Linear layers and ReLUs can be merged, and {} is no part of one"
 _SHAPES = (torch.flatten, getattr, operator.getitem, "flatten", "view", "reshape", "size")
 
@@ -107,13 +106,15 @@ def merge_stable(model: nn.Module, low: float, high: float, seconds: float = 60.
         merged = merge(name, layers[index], layers[index + 1], kinds, has_bias)
         layers[index], layers[index + 1] = merged[:2]
         found.append(merged[2])
-    difference = float(np.abs(outputs_of(layers, inputs) - expected).max())
-    if difference > TOLERANCE * max(float(np.abs(expected).max()), 1.0):
-        raise NetworkError(f"the merged network differs by {difference:.1e} in its outputs: its weights are too large")
     for name, layer in zip(names, layers, strict=True):
         for key, value in ((f"{name}.weight", layer.weight), (f"{name}.bias", layer.bias)):
             if key in state:
                 state[key] = torch.from_numpy(value).to(state[key].device, state[key].dtype)
+    rounded = [_layer(state, name) for name in names]
+    difference = float(np.abs(outputs_of(rounded, inputs) - expected).max())
+    tolerance = max(TOLERANCE, *(torch.finfo(state[f"{name}.weight"].dtype).eps for name in names))
+    if difference > tolerance * max(float(np.abs(expected).max()), 1.0):
+        raise NetworkError(f"the merged network differs by {difference:.1e} in its outputs: its weights are too large")
     smaller = copied(model)
     fill(smaller, state, "the merged network", smaller=True)
     return Stable(smaller, found, difference, round(time.monotonic() - started, 3))
@@ -138,18 +139,14 @@ def chain_of(model: nn.Module) -> list[str]:
             continue
         what = modules[node.target] if node.op == "call_module" else node.target
         if len(node.users) != 1 or (isinstance(what, nn.Linear) and (after_linear or node.target in names)):
-            raise NetworkError(
-                f"only a chain of Linear layers and ReLUs can be merged, and {node.name} is no part of one"
-            )
+            raise NetworkError(CHAIN.format(node.name))
         if isinstance(what, nn.Linear):
             names.append(node.target)
             after_linear = True
         elif after_linear and (isinstance(what, nn.ReLU) or what in (torch.relu, nn.functional.relu, "relu", "relu_")):
             after_linear = False
         elif not _changes_nothing(what, bool(names)):
-            raise NetworkError(
-                f"only a chain of Linear layers and ReLUs can be merged, and {node.name} is no part of one"
-            )
+            raise NetworkError(CHAIN.format(node.name))
     weights = {id(modules[name].weight) for name in names}
     if len(weights) < len(names):
         raise NetworkError("layers that share a weight cannot be merged: one of them could not become smaller alone")

@@ -140,9 +140,10 @@ def fit(
     Each parameter group's learning rate is its initial one times the factor that `rate_factor` has for this point of
     the run, set before every step. With `precision` ``bfloat16`` the network computes in it where torch's autocast
     finds that safe; weights, gradients of weights and the loss stay float32. With `clip_norm` the gradient of all that
-    the optimizer moves is scaled down to this Euclidean norm in each step where it is longer. Validation data, if
-    given, is only reported; nothing is chosen by it. Where a journal is kept (`training.journal.recording`), epochs
-    that an interrupted run has done are not done again. Several processes share every batch (`training.distributed`).
+    the optimizer moves is scaled down to this Euclidean norm in each step where it is longer; 0 is no limit. Validation
+    data, if given, is only reported; nothing is chosen by it. Where a journal is kept (`training.journal.recording`),
+    epochs that an interrupted run has done are not done again. Several processes share every batch
+    (`training.distributed`).
 
     Raises:
         DataError: `batches` is empty, or an iterator.
@@ -164,7 +165,7 @@ def fit(
             group["lr"] = rate * factor
         loss = _backpropagated(model, to_device(x, device), to_device(y, device), objective, precision, stage)
         hooks.after_backward()
-        if clip_norm is not None:
+        if clip_norm:
             moved = (parameter for group in optimizer.param_groups for parameter in group["params"])
             torch.nn.utils.clip_grad_norm_(moved, clip_norm)
         optimizer.step()

@@ -136,6 +136,20 @@ def test_random_networks_keep_their_outputs(seed):
     same(net, found.network, -1.0, 1.0, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_difference_is_that_of_weights_as_they_are_stored(dtype):
+    net = chain(8, 64, 4)
+    with torch.no_grad():
+        net[0].bias += 10
+    net = net.to(dtype)
+    found = merge_stable(net, 0.0, 1.0)
+    x = torch.from_numpy(stable.random_inputs(8, 0.0, 1.0, 0))
+    with torch.no_grad():
+        apart = (found.network.double()(x) - net.double()(x)).abs().max()
+    assert found.difference == pytest.approx(float(apart), rel=1e-6)
+    assert found.difference > torch.finfo(dtype).eps / 100
+
+
 @pytest.mark.parametrize(
     ("model", "named"),
     [

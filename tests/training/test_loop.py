@@ -431,7 +431,7 @@ def test_bfloat16_lays_convolutions_out_anew_and_gives_their_memory_back():
     assert torch.equal(state["3.weight"], model[3].weight)
 
 
-@pytest.mark.parametrize(("limit", "length"), [(None, 5.0), (10.0, 5.0), (0.5, 0.5)])
+@pytest.mark.parametrize(("limit", "length"), [(None, 5.0), (0.0, 5.0), (10.0, 5.0), (0.5, 0.5)])
 def test_a_long_gradient_is_scaled_down(limit, length):
     """The gradient of what the optimizer moves is (3, 4); others do not count, however long."""
     moved, other = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))

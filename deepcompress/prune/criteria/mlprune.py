@@ -18,7 +18,7 @@ from torch import nn
 from deepcompress.networks.inputs import count_samples
 from deepcompress.prune.criteria.base import Evidence, Verdict, criterion, samples
 from deepcompress.prune.criteria.gradients import evaluating, gradients, outputs
-from deepcompress.prune.criteria.obs import Layer, Moments, groups_of, inverse_of, second_moments
+from deepcompress.prune.criteria.obs import Layer, Moments, groups_of, inverse_diagonal, second_moments
 from deepcompress.prune.criteria.taylor import PROBES, curved, is_plain, second_order
 from deepcompress.prune.masks import Masks
 
@@ -52,7 +52,7 @@ def mlprune(evidence: Evidence) -> Verdict:
     scores = {}
     for name, factors in known.items():
         positions = factors[0].seen / count  # of one sample: A is to be their sum, not their mean
-        scores[name] = positions * _each_block(saliency, *factors, evidence.weights[name].detach())
+        scores[name] = positions * _saliency(*factors, evidence.weights[name].detach())
     strange = {name: weight for name, weight in evidence.weights.items() if name not in known}
     if strange:
         scores |= second_order(replace(evidence, weights=strange))
@@ -61,7 +61,7 @@ def mlprune(evidence: Evidence) -> Verdict:
         for name, factors in known.items():
             weight = evidence.weights[name]
             with torch.no_grad():
-                weight.copy_(_each_block(compensated, *factors, weight.detach(), masks.keep[name]))
+                weight.copy_(_compensated(*factors, weight.detach(), masks.keep[name]))
 
     text = f"mlprune sees no inputs of {', '.join(strange)}: judged by taylor2, and not corrected"
     return Verdict(scores, correct, (text,) if strange else ())
@@ -72,15 +72,14 @@ def saliency(inputs: torch.Tensor, outputs: torch.Tensor, weight: torch.Tensor) 
     """``w^2 / (2 [A^-1]_ii [G^-1]_oo)`` for each weight.
 
     Args:
-        inputs: A, positive definite (groups, inputs, inputs).
-        outputs: G, positive definite (groups, outputs, outputs).
+        inputs: the diagonal of A^-1 (groups, inputs), see `obs.inverse_diagonal`.
+        outputs: that of G^-1 (groups, outputs).
         weight: (groups, outputs, inputs).
 
     Returns:
-        like `weight`, in the dtype of the factors.
+        like `weight`, in the dtype of the diagonals.
     """
-    rows, columns = (inverse_of(part).diagonal(dim1=1, dim2=2) for part in (outputs, inputs))
-    return weight.to(inputs.dtype).square() / (2 * rows[:, :, None] * columns[:, None])
+    return weight.to(inputs.dtype).square() / (2 * outputs[:, :, None] * inputs[:, None])
 
 
 @torch.no_grad()
@@ -92,7 +91,9 @@ def compensated(inputs: torch.Tensor, outputs: torch.Tensor, weight: torch.Tenso
     Each step lowers the rise, so that even a few are better than none.
 
     Args:
-        inputs, outputs, weight: as in `saliency`.
+        inputs: A, positive definite (groups, inputs, inputs).
+        outputs: G, positive definite (groups, outputs, outputs).
+        weight: (groups, outputs, inputs).
         keep: bool, like `weight`.
 
     Returns:
@@ -184,12 +185,17 @@ def _rows(layer: Layer, gradient: torch.Tensor) -> torch.Tensor:
     return channels.reshape(-1, layer.groups, layer.out_channels // layer.groups).transpose(0, 1)
 
 
-def _each_block(
-    of: Callable[..., torch.Tensor], inputs: Moments, slopes: Moments, *tensors: torch.Tensor
-) -> torch.Tensor:
-    """What `of` gives for each pair of blocks (A, G) and the parts of tensors that they belong to, joined."""
+def _saliency(inputs: Moments, slopes: Moments, weight: torch.Tensor) -> torch.Tensor:
+    """`saliency` of a whole weight: each block of A and of G is inverted once."""
+    rows = torch.cat([inverse_diagonal(matrix) for matrix in slopes.matrices()], dim=1)
+    blocks = zip(inputs.matrices(), inputs.rows(weight), strict=True)
+    return inputs.joined([saliency(inverse_diagonal(matrix), rows, part) for matrix, part in blocks], weight)
+
+
+def _compensated(inputs: Moments, slopes: Moments, weight: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """`compensated` for each pair of blocks of A and G, and the part of the weight that belongs to them."""
     columns = []
-    for matrix, *parts in zip(inputs.matrices(), *(inputs.rows(tensor) for tensor in tensors), strict=True):
+    for matrix, *parts in zip(inputs.matrices(), inputs.rows(weight), inputs.rows(keep), strict=True):
         rows = zip(slopes.matrices(), *(part.tensor_split(slopes.count, dim=1) for part in parts), strict=True)
-        columns.append(torch.cat([of(matrix, *row) for row in rows], dim=1))
-    return inputs.joined(columns, tensors[0])
+        columns.append(torch.cat([compensated(matrix, *row) for row in rows], dim=1))
+    return inputs.joined(columns, weight)

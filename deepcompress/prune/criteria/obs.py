@@ -83,10 +83,10 @@ def saliency(hessian: torch.Tensor, weight: torch.Tensor, alive: torch.Tensor) -
     for group, whole in enumerate(hessian):
         full = alive[group].all(dim=1)
         if bool(full.any()):
-            result[group, full] = weight[group, full].to(whole.dtype).square() / (2 * inverse_of(whole).diagonal())
+            result[group, full] = weight[group, full].to(whole.dtype).square() / (2 * inverse_diagonal(whole))
         for row in (~full).nonzero().flatten().tolist():
             at = alive[group, row].nonzero().flatten()
-            inverse = inverse_of(whole[at[:, None], at]).diagonal()
+            inverse = inverse_diagonal(whole[at[:, None], at])
             result[group, row, at] = weight[group, row, at].to(whole.dtype).square() / (2 * inverse)
     return result
 
@@ -111,9 +111,9 @@ def compensated(hessian: torch.Tensor, weight: torch.Tensor, keep: torch.Tensor)
     return result
 
 
-def inverse_of(matrix: torch.Tensor) -> torch.Tensor:
-    """Of a positive definite matrix, or several."""
-    return torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+def inverse_diagonal(matrix: torch.Tensor) -> torch.Tensor:
+    """The diagonal of the inverse of a positive definite matrix (..., n, n), or several: (..., n)."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(matrix)).diagonal(dim1=-2, dim2=-1)
 
 
 class Moments:
