@@ -6,6 +6,7 @@
     ├── NetworkError      a network is unknown, ambiguous, or does not fit the tensors
     ├── DataError         a data set is missing or malformed
     ├── PruneError        a pruning request cannot be carried out
+    ├── DivergedError     the loss of training is no longer finite
     ├── FormatError       a .dc file is damaged, hostile, or from a newer version
     ├── UpdateError       an update cannot be made of these files, or does not fit the file that it is applied to
     ├── ResumeError       what an interrupted run has left cannot be gone on from
@@ -37,6 +38,10 @@ class DataError(DeepCompressError):
 
 class PruneError(DeepCompressError):
     """Pruning as asked for would destroy the network."""
+
+
+class DivergedError(DeepCompressError):
+    """Training has come to a loss that is not finite."""
 
 
 class FormatError(DeepCompressError):

@@ -233,6 +233,7 @@ INSIDE = {
         "evaluation",
         "loop",
         "retraining",
+        "rollback",
         "dense",
     ],
     "prune": [
@@ -259,6 +260,7 @@ INSIDE = {
         "criteria",
         "schedule",
         "neurons",
+        "lifelines",
         "dropout",
         "costs",
         "penalty",

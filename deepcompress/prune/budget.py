@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from deepcompress.errors import DivergedError
 from deepcompress.prune.costs import VALUE_BITS, keeping_bits, total_bits
 from deepcompress.prune.hooks import MaskHooks
 from deepcompress.prune.masks import Masks
@@ -53,6 +54,9 @@ def cut_to_bits(
         bits: to stay within.
         value_bits: bits of a weight's value, for all layers or each.
         regrow: whether weights that `masks` dropped may come back.
+
+    Raises:
+        DivergedError: training has come to weights that are not finite.
     """
     price = dict.fromkeys(masks.keep, value_bits) if isinstance(value_bits, float) else value_bits
     worth = {}
@@ -62,6 +66,9 @@ def cut_to_bits(
         if not regrow:
             worth[name].masked_fill_(~mask, -1.0)
     floors = {name: float(layer.max()) for name, layer in worth.items()}
+    for name, floor in floors.items():
+        if not math.isfinite(floor):
+            raise DivergedError(f"{name}: its weights are no longer finite, or nearly so; lower the learning rate")
 
     def above(threshold: float) -> Masks:
         return Masks({name: layer >= max(min(threshold, floors[name]), 0.0) for name, layer in worth.items()})

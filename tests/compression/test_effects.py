@@ -29,7 +29,8 @@ OTHER = {
 }  # fmt: skip
 
 LOOP = {"optimizer", "lr", "warmup", "penalty", "penalty_weight", "lr_schedule", "precision", "label_smoothing"} | {
-    "clip_norm", "freeze_bn", "distill", "temperature", "batch_size", "shift", "flip", "epochs", "finetune_epochs", "finetune_lr",
+    "distill", "temperature", "batch_size", "shift", "flip", "epochs", "finetune_epochs", "finetune_lr", "clip_norm",
+    "freeze_bn",
 }  # fmt: skip
 WHICH = {"scope", "distribution", "criterion", "score_samples", "schedule", "iterations", "reload", "rewind", "regrow"}
 SHARING = {"quantizer", "init", "weighting", "rate", "codebook_dtype"}
