@@ -185,6 +185,7 @@ INSIDE = {
     ],
     "compression": [
         "result",
+        "rates",
         "lowrank",
         "packing",
         "from_file",

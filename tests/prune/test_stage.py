@@ -10,7 +10,6 @@ import torch
 from samples import Mlp, evidence_of
 from torch import nn
 
-from deepcompress.errors import PruneError
 from deepcompress.prune import stage
 from deepcompress.prune.dropout import preceded_dropouts, rescaled_dropout
 from deepcompress.prune.masks import Masks
