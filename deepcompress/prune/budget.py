@@ -45,9 +45,9 @@ def cut_to_bits(
     """The masks that keep the most loss within `bits`; a weight that `masks` dropped stays dropped.
 
     The saliency of a weight is ``curvature * w^2 / 2`` (Optimal Brain Damage, LeCun, Denker and Solla 1990, equation 5,
-    with one curvature for each layer). One threshold of saliency per bit cuts through all layers. Of weights that matter
-    together, such as the taps of a long filter, each matters little by itself: so every layer keeps its most salient
-    weight, and `FLOOR` of the density that the network has.
+    with one curvature for each layer). One threshold of saliency per bit cuts through all layers. Of weights that
+    matter together, such as the taps of a long filter, each matters little by itself: so every layer keeps its most
+    salient weight, and `FLOOR` of the density that the network has.
 
     Args:
         weights: pruned so far.

@@ -154,7 +154,8 @@ def own_task(loss: Loss | None, metric: Metric | None, base: Task | None = None)
     made = Task("own", name, minimized, tally, result, better)
     if base is None or loss is not None:
         return made
-    return replace(made, fits=base.fits, shapes=base.shapes, class_axis=base.class_axis, ignored=base.ignored)
+    kept = {name: getattr(base, name) for name in ("fits", "shapes", "class_axis", "ignored", "taught")}
+    return replace(made, **kept)
 
 
 def _more_is_better(metric: Metric) -> bool:
