@@ -117,26 +117,30 @@ def _tried(pruned: nn.Module, run: Run, some: Batches, masks: Masks, factor: flo
     tensors = live_tensors(twin, tensors_of(twin))
     weights = {name: tensors[name] for name in run.weights}
     rate = (run.recipe.lr if run.recipe.epochs else run.recipe.finetune_lr) * factor
-    recipe = run.recipe.changed(epochs=max(run.recipe.epochs, 1), lr=rate, lr_schedule="constant", regrow="none")
+    recipe = run.recipe.changed(
+        epochs=max(run.recipe.epochs, 1), lr=rate, lr_schedule="constant", warmup=None, regrow="none"
+    )
     hooks = MaskHooks(twin, weights, recipe)
     hooks.take(masks)
     trial = Run(twin, weights, some, recipe, objective=run.objective)
     try:
-        retrain(trial, make_optimizer(twin, recipe), epochs, "trial", hooks)
+        retrain(trial, make_optimizer(twin, recipe), epochs, "prune", hooks)
     except DivergedError:
         return math.inf
     return _loss(twin, run, some)
 
 
-@torch.no_grad()
 def _loss(model: nn.Module, run: Run, some: Batches) -> float:
-    """The mean over the batches, as training sees it; dropout drops the same each time. NaN is infinite."""
+    """The mean over the batches, as training sees it; dropout drops the same each time. NaN is infinite.
+
+    With gradients, as forwards in training may look at them.
+    """
     device, losses = next(model.parameters()).device, []
     torch.manual_seed(0)
     let_train(model)
     for x, y in some:
         x, y = to_device(x, device), to_device(y, device)
-        losses.append(float(run.objective(in_float32(predict(model, x)), x, y)))
+        losses.append(float(run.objective(in_float32(predict(model, x)), x, y).detach()))
     mean = sum(losses) / len(losses)
     found: float = distributed.from_first(mean if math.isfinite(mean) else math.inf)
     return found
