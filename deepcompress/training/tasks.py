@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from deepcompress.errors import DataError, RecipeError, first_line
+from deepcompress.errors import DataError, RecipeError, TaskError, first_line
 from deepcompress.networks.inputs import count_samples, place_of
 from deepcompress.training import measures
 from deepcompress.training.measures import IGNORED, VOID, Figures, sums_of
@@ -171,14 +171,13 @@ def _checked(what: str, function: Any) -> Callable[[Any, Any], Any]:
             found = function(output, target)
         except Exception as error:  # it is the user's code
             reason = f"{first_line(error, kind=True)}{place_of(error)}"
-            raise RecipeError(f"the {what} fails with {reason}") from error
+            raise TaskError(f"the {what} fails with {reason}") from error
         if isinstance(found, torch.Tensor) and found.numel() == 1:
             return found.reshape(())
         if what == "loss" or not isinstance(found, (int, float)):
             shape = f" of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else ""
-            raise RecipeError(
-                f"the {what} gives a {type(found).__name__}{shape}; it must give one number for the batch"
-            )
+            wanted = "a tensor with one number" if what == "loss" else "one number"
+            raise TaskError(f"the {what} gives a {type(found).__name__}{shape}; it must give {wanted} for the batch")
         return found
 
     return call
