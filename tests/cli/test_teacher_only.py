@@ -124,6 +124,18 @@ def test_labels_that_are_there_only_say_what_outputs_mean(there):
     assert found["accuracy_after"] > 80
 
 
+def test_eval_measures_against_a_teacher(there):
+    made = from_json(*command(there, "x.npz", *SMALL))
+    network = ("--network", "mine.py:small", "--data", "x.npz", "--teacher", "small.safetensors")
+    found = from_json("eval", there / "m.dc", *network)
+    assert found["value"] == made["value"]
+    assert (found["metric"], found["samples"]) == ("Output error", 30)
+    assert from_json("eval", "small.safetensors", *network)["value"] < 1e-6
+    classes = from_json("eval", there / "m.dc", *network, "--task", "classification")
+    assert classes["metric"] == "Disagreement"
+    assert "gone.pt" in fail("eval", there / "m.dc", *network[:-1], "gone.pt")
+
+
 def test_budgets_are_points_of_agreement(there):
     found = from_json(*command(there, "x.npz", "--prune", "0.9", "--bits", "4", "--max-drop", "1", *QUICK))
     pruned = next(stage for stage in found["stages"] if stage["stage"] == "prune")
