@@ -70,9 +70,9 @@ def cut_to_bits(
         if not regrow:
             worth[name].masked_fill_(~mask, -1.0)
     floors = {name: float(layer.max()) for name, layer in worth.items()}
-    for name, floor in floors.items():
-        if not math.isfinite(floor):
-            raise DivergedError(f"{name}: its weights are no longer finite, or nearly so; lower the learning rate")
+    for name in worth:
+        if not bool(torch.isfinite(weights[name]).all()):
+            raise DivergedError(f"{name}: its weights are no longer finite; lower the learning rate")
 
     def above(threshold: float) -> Masks:
         kept = Masks({name: layer >= max(min(threshold, floors[name]), 0.0) for name, layer in worth.items()})

@@ -176,7 +176,7 @@ def _checked(what: str, function: Any) -> Callable[[Any, Any], Any]:
             return found.reshape(())
         if what == "loss" or not isinstance(found, (int, float)):
             shape = f" of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else ""
-            wanted = "a tensor with one number" if what == "loss" else "one number"
+            wanted = "a tensor with one number" if isinstance(found, (int, float)) else "one number"
             raise TaskError(f"the {what} gives a {type(found).__name__}{shape}; it must give {wanted} for the batch")
         return found
 

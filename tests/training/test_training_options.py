@@ -51,7 +51,7 @@ def objectives(monkeypatch):
 def test_the_teacher_is_the_network_as_it_came(dense, flat_train, objectives, tmp_path):
     dense.train()
     before = copy.deepcopy(dense.state_dict())
-    compress(dense, flat_train, None, Recipe(**QUICK, distill=0.5, temperature=3.0), tmp_path / "m.dc")
+    compress(dense, flat_train, None, Recipe(**QUICK, lr=0.02, distill=0.5, temperature=3.0), tmp_path / "m.dc")
     (made,) = objectives
     teacher = made.teacher
     assert (made.distill, made.temperature) == (0.5, 3.0)
@@ -79,7 +79,7 @@ def test_the_teacher_is_asked_in_both_stages_and_in_evaluation_mode_only(dense, 
 
     model = Asked()
     model.load_state_dict(dense.state_dict())
-    compress(model, flat_train, None, Recipe(**QUICK, distill=0.5), tmp_path / "m.dc")
+    compress(model, flat_train, None, Recipe(**QUICK, lr=0.02, distill=0.5), tmp_path / "m.dc")
     assert asked == [(False, model.fc1.weight.count_nonzero().item())] * (
         3 * len(flat_train) + 1
     )  # and once to see what it gives
@@ -110,7 +110,7 @@ def test_both_stages_train_as_the_recipe_says(dense, flat_train, monkeypatch, tm
         fit(*arguments, **how)
 
     monkeypatch.setattr(retraining, "fit", spy)
-    recipe = Recipe(**QUICK, lr_schedule="step", precision="bfloat16", label_smoothing=0.1, clip_norm=0.5)
+    recipe = Recipe(**QUICK, lr=0.02, lr_schedule="step", precision="bfloat16", label_smoothing=0.1, clip_norm=0.5)
     compress(dense, flat_train, None, recipe, tmp_path / "m.dc")
     assert [call["stage"] for call in calls] == ["prune", "quantize"]
     told = [(call["lr_schedule"], call["precision"], call["clip_norm"]) for call in calls]
