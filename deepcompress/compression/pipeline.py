@@ -358,7 +358,7 @@ def _rounder(
         return made.measured, None
     decides = budget if order.val_loader is None else Budget.on_data(work, order.val_loader, task)
     assert decides is not None
-    lost, most = decides.lost, recipe.max_drop
+    lost, most = decides.checked().lost, recipe.max_drop
     return lambda step: made.kept_by(lost, most, step), None
 
 

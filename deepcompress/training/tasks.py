@@ -45,6 +45,7 @@ class Task:
         class_axis: of an output, along which classes lie, if it tells classes apart.
         taught: how far outputs are from those of a teacher, where there are no classes.
         ignored: labels that do not count, unless they are classes of the network.
+        is_own: whether the metric is a function of the user's.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Task:
     class_axis: int | None = None
     ignored: tuple[int, ...] = (IGNORED,)
     taught: Loss = measures.square_loss
+    is_own: bool = False
 
     def __call__(self, output: Any, x: Any, y: Any) -> torch.Tensor:
         """The loss of a batch, with that of auxiliary outputs, which some networks have in training only."""
@@ -151,7 +153,7 @@ def own_task(loss: Loss | None, metric: Metric | None, base: Task | None = None)
 
     better = metric is not None and _more_is_better(metric)
     name = "Loss" if metric is None else str(getattr(metric, "__name__", type(metric).__name__))
-    made = Task("own", name, minimized, tally, result, better)
+    made = Task("own", name, minimized, tally, result, better, is_own=metric is not None)
     if base is None or loss is not None:
         return made
     kept = {name: getattr(base, name) for name in ("fits", "shapes", "class_axis", "ignored", "taught")}
