@@ -98,8 +98,9 @@ class _Decoder:
         self._by_row = model.row_classes(found, matrix)
         self._by_column = model.column_classes(found.axes, matrix)
         self._order = model.column_order(self._by_column)
-        slots = frequencies.slots_of(frequencies.of_levels(found.levels))
-        self._tables = Decoding(slots, found.contexts, tokens.bases(), tokens.extra_bits())
+        slots = frequencies.slots_of(frequencies.of_levels(found.levels)).reshape(-1)
+        starts = found.contexts.astype(np.uint64) << frequencies.BITS
+        self._tables = Decoding(slots, starts, tokens.bases(), tokens.extra_bits())
 
     def decode(self, part: memoryview, start: int, stop: int) -> Array:
         """The integers of rows `start` to `stop` - 1, flat, int16."""
