@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import torch
 from measure import machine, medians, no_kernels
 from safetensors.torch import load_file, save_file
 
-from deepcompress.coding.encoder import encode_coded, encode_plain
+from deepcompress.coding.encoder import CODERS, encode_coded, encode_plain
 from deepcompress.coding.tensors import DType
 from deepcompress.container.writer import pack
 from deepcompress.reading.loader import load_state_dict
@@ -58,7 +59,7 @@ print(imported - start, time.perf_counter() - imported)
 """
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, coder: str) -> None:
     """The same network as network.dc, network.pt and network.safetensors."""
     rng = np.random.default_rng(0)
     state, encoded = {}, []
@@ -70,7 +71,7 @@ def write(folder: Path) -> None:
         drawn = rng.normal((shared - 1) / 2, shared / 5, np.count_nonzero(kept))
         weight[kept] = codebook[np.clip(drawn.round(), 0, shared - 1).astype(np.intp)]
         bias = rng.normal(0, 0.1, shape[0]).astype(np.float32)
-        encoded.append((f"{name}.weight", encode_coded(weight, DType.FLOAT32, codebook)))
+        encoded.append((f"{name}.weight", encode_coded(weight, DType.FLOAT32, codebook, coder)))
         encoded.append((f"{name}.bias", encode_plain(bias, DType.FLOAT32)))
         state |= {f"{name}.weight": torch.from_numpy(weight), f"{name}.bias": torch.from_numpy(bias)}
     (folder / "network.dc").write_bytes(pack(encoded))
@@ -106,6 +107,15 @@ def check(rows: dict[str, Callable[[], State]]) -> None:
         assert all(torch.equal(found[key], value) for key, value in expected.items()), name
 
 
+def above_tensors(rows: dict[str, Callable[[], State]]) -> float:
+    """MB (10^6 bytes) that loading allocates beside what it returns, at most: of numpy's and Python's memory."""
+    tracemalloc.start()
+    state = rows["deepcompress, 1 thread"]()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return (peak - sum(value.nbytes for value in state.values())) / 1e6
+
+
 def first_load(kind: str, path: Path, repeats: int) -> tuple[float, float]:
     """Median seconds, in new processes: the import of numba, and the first load."""
     runs = []
@@ -120,12 +130,13 @@ def main() -> None:
     """Print one row a loader, and what the first load of a process takes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--coder", choices=CODERS, default="huffman")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(folder)
+        write(folder, options.coder)
         sizes = {path.suffix[1:]: path.stat().st_size / 1e6 for path in folder.iterdir()}
         print(f"Loading: medians of {options.repeats} runs; {machine()}, torch {torch.__version__}")
         print(f"61 M weights: .dc {sizes['dc']:.1f} MB, .pt and .safetensors {sizes['pt']:.1f} MB\n")
@@ -136,6 +147,7 @@ def main() -> None:
         for row, seconds in taken.items():
             ratios = (seconds / taken["torch.load"], seconds / taken["safetensors, copied"])
             print(f"{row:<26}{1e3 * seconds:>8.1f}{ratios[0]:>14.2f}×{ratios[1]:>23.2f}×")
+        print(f"\npeak memory above the tensors, 1 thread: {above_tensors(rows):.1f} MB")
         imported, loaded = first_load("dc", folder / "network.dc", options.repeats)
         _, dense = first_load("pt", folder / "network.pt", options.repeats)
         print(

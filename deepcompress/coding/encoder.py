@@ -30,7 +30,9 @@ COMPACT = ("ans", "auto", "rans")
 #: Bytes that a layout of format version 3 must save: a file that gains less stays readable for older releases.
 WORTH = 1 << 10
 
-SMALL = 1 << 14  # elements up to which "rans" takes the adaptive model where that is smaller
+#: Elements, and bytes of a section, up to which "rans" takes the adaptive model where that is smaller: it decodes them
+#: within 50 ms.
+SMALL, FEW = 1 << 19, 1 << 14
 
 
 def alias(shape: tuple[int, ...], dtype: DType, target: int) -> EncodedTensor:
@@ -100,15 +102,13 @@ def _by_rows(values: Array, dtype: DType, plain: int) -> EncodedTensor | None:
 
 
 def _sorted(values: Array, found: Survey, target: int | None, coder: str) -> Iterator[EncodedTensor]:
-    """By the adaptive model and by the rANS coder, as `coder` says.
-
-    The adaptive model is the smaller one for small tensors, which it decodes as soon as anything else.
-    """
+    """By the adaptive model and by the rANS coder, as `coder` says: the model first, which older releases read."""
     given = coded.sort(values, found, target)
-    if coder != "rans" or found.size <= SMALL:
+    static = ranked.encode(found, given) if coder != "ans" and found.size else None
+    if static is None or coder == "auto" or (found.size <= SMALL and len(static.section) <= FEW):
         yield adaptive.encode(found, given)
-    if coder != "ans" and found.size:
-        yield ranked.encode(found, given)
+    if static:
+        yield static
 
 
 def _streams(

@@ -182,7 +182,7 @@ def find_contexts(
 
     `magnitudes` is as in `Coding`. `counts` is how often each token comes in each context; shape (contexts, tokens).
     """
-    rows, columns, height, width, across = shape
+    rows, columns, height, width, _ = shape
     near, scales, scale_classes, factor = expect
     of_rows, of_columns = classes
     own, room = scales * factor[0], np.zeros((3, 4), dtype=np.int64)
@@ -403,7 +403,7 @@ def find_events(
     for lane in range(lanes):
         first = lane % across * width
         mine = max(min(width, columns - first), 0)
-        gap, start = 0, 0
+        gap, start = 0, np.int64(0)
         size = max(min(height, rows - lane // across * height), 0) * mine
         for place in range(size):
             row, column = lane // across * height + place // mine, order[first + place % mine]
