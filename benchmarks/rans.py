@@ -31,7 +31,7 @@ from deepcompress.checkpoint import load_checkpoint
 from deepcompress.coding import offsets, streams
 from deepcompress.coding.adaptive import codec as adaptive
 from deepcompress.coding.bits import Reader
-from deepcompress.coding.encoder import FEW, SMALL
+from deepcompress.coding.encoder import FEW, SMALL, TINY
 from deepcompress.coding.layouts.ranked import smallest
 from deepcompress.coding.rans import codec as rans
 from deepcompress.layers import is_layer
@@ -61,6 +61,8 @@ class Tally:
 
 def chosen_encode(integers: Array, shape: tuple[int, ...]) -> Stored:
     """As `encoder.encode_coded` chooses: a pair by rANS, or three parts by the adaptive model."""
+    if len(integers) <= TINY:
+        return adaptive_encode(integers, shape)
     packed, payload = smallest(integers, shape)
     if len(integers) <= SMALL and len(packed) + len(payload) <= FEW:
         other = adaptive_encode(integers, shape)

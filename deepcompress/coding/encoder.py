@@ -30,8 +30,9 @@ COMPACT = ("ans", "auto", "rans")
 #: Bytes that a layout of format version 3 must save: a file that gains less stays readable for older releases.
 WORTH = 1 << 10
 
+TINY = 1 << 12  # elements up to which tables take more than they save: there the adaptive model is the smaller one
 #: Elements, and bytes of a section, up to which "rans" takes the adaptive model where that is smaller: it decodes them
-#: within 50 ms.
+#: within some hundredths of a second.
 SMALL, FEW = 1 << 19, 1 << 14
 
 
@@ -104,7 +105,7 @@ def _by_rows(values: Array, dtype: DType, plain: int) -> EncodedTensor | None:
 def _sorted(values: Array, found: Survey, target: int | None, coder: str) -> Iterator[EncodedTensor]:
     """By the adaptive model and by the rANS coder, as `coder` says: the model first, which older releases read."""
     given = coded.sort(values, found, target)
-    static = ranked.encode(found, given) if coder != "ans" and found.size else None
+    static = ranked.encode(found, given) if coder != "ans" and found.size > TINY else None
     if static is None or coder == "auto" or (found.size <= SMALL and len(static.section) <= FEW):
         yield adaptive.encode(found, given)
     if static:

@@ -17,7 +17,7 @@ _TELLING = 3  # how much more than chance the sums of an axis must vary
 _CHUNK = 1 << 14
 _REFINED = 1 << 19  # elements up to which classes are refined: in large or dense tensors they take next to nothing
 _LONGEST = 1 << 12  # rows, so that counts of each take little memory
-_ROUNDS = 3
+_ROUNDS = 2
 _KINDS = 24  # classes of magnitudes that refining tells apart
 _PRIOR = 0.1  # how often a kind counts that has not come
 _AXIS_BITS = 32  # what the classes of an axis take beside one for each of its rows
@@ -106,7 +106,7 @@ def _better(kinds: Array, base: int, axes: list[Array | None], axis: int, own: A
     places = (_along(axis, np.arange(len(own))) * span + rest - lowest) * _KINDS + kinds
     found = np.bincount(places.reshape(-1), minlength=len(own) * span * _KINDS).reshape(len(own), span, _KINDS)
     scales, classes = np.arange(lowest, lowest + span), np.arange(int(own.max()) + 1)
-    bits = _bits_of(found, own[:, None] + scales)[_held(scales[:, None] + classes)]
+    bits = _bits_of(kinds, rest + _along(axis, own))[_held(scales[:, None] + classes)]
     cost = np.tensordot(found, bits, axes=([1, 2], [0, 2])) + _prices(own, len(classes))
     best, same = cost.argmin(axis=1), cost.sum(axis=0).argmin()
     told = cost.min(axis=1).sum() + _AXIS_BITS < cost[:, same].sum()
@@ -124,10 +124,10 @@ def _held(scales: Array) -> Array:
     return held
 
 
-def _bits_of(found: Array, scales: Array) -> Array:
-    """Bits of each kind in each scale; `found` counts kinds, shape (rows, scales, kinds), in these `scales`."""
-    counts = np.full((model.SCALES, _KINDS), _PRIOR)
-    np.add.at(counts, _held(scales), found)
+def _bits_of(kinds: Array, scales: Array) -> Array:
+    """Bits of each kind in each scale, by how often the elements of these `kinds` and `scales` have it."""
+    places = _held(scales) * _KINDS + kinds
+    counts = np.bincount(places.reshape(-1), minlength=model.SCALES * _KINDS).reshape(-1, _KINDS) + _PRIOR
     bits: Array = np.log2(counts.sum(axis=1, keepdims=True) / counts)
     return bits
 
