@@ -8,10 +8,13 @@ import pytest
 
 from deepcompress.coding import scales
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.encoder import encode_coded
+from deepcompress.coding.encoder import FEW, encode_coded
 from deepcompress.coding.forms import SharedCodebook, StoredCodebook
 from deepcompress.coding.layouts.adaptive import Adaptive
+from deepcompress.coding.layouts.coded import sort
 from deepcompress.coding.layouts.ranked import Multiples, Ranks, encode_ranks, encode_scaled
+from deepcompress.coding.layouts.ranked import encode as ranked_encode
+from deepcompress.coding.survey import survey
 from deepcompress.coding.tensors import EncodedTensor, TensorType
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.reader import ModelFile
@@ -138,8 +141,26 @@ def test_the_smallest_is_chosen():
     assert isinstance(sizes["rans"].info.layout, Ranks)
     assert len(sizes["rans"].section) < len(sizes["huffman"].section)
     assert len(sizes["auto"].section) <= min(len(made.section) for made in sizes.values())
-    small = encode_coded(values[:20, :20].copy(), DType.FLOAT32, BOOK, "rans")
-    assert isinstance(small.info.layout, Adaptive)
+
+
+def test_few_bytes_go_to_the_smaller_of_two_coders():
+    rng = np.random.default_rng(0)
+    rows = rng.gamma(1, 1, (100, 1))
+    values = np.where(rng.random((100, 300)) < 0.05 * rows, BOOK[rng.binomial(4, 0.5, (100, 300))], 0).astype("<f4")
+    found = {coder: encode_coded(values, DType.FLOAT32, BOOK, coder) for coder in ("ans", "rans")}
+    alone = ranked_encode(survey(values, DType.FLOAT32, BOOK), sort(values, survey(values, DType.FLOAT32, BOOK), None))
+    assert len(found["ans"].section) < len(alone.section) < FEW  # what this is a case of
+    assert isinstance(found["rans"].info.layout, Adaptive)
+    assert found["rans"].section == found["ans"].section
+    tiny = encode_coded(values[:10].copy(), DType.FLOAT32, BOOK, "rans")
+    assert isinstance(tiny.info.layout, Adaptive)
+
+
+def test_many_bytes_are_left_to_rans():
+    rng = np.random.default_rng(0)
+    values = BOOK[rng.binomial(4, 0.5, (300, 300))]
+    assert isinstance(encode_coded(values, DType.FLOAT32, BOOK, "rans").info.layout, Ranks)
+    assert len(encode_coded(values, DType.FLOAT32, BOOK, "rans").section) > FEW
 
 
 # Scales ----------------------------------------------------------------------------------------------------------

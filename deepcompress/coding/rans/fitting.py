@@ -19,7 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SAMPLE = 1 << 14  # elements that neighbours are judged by
 _SOME, _ENOUGH = 0.04, 0.08  # what a neighbour must tell: one of several, and the best of them
 _FACTORS = 32
-_FULL_BITS = 2
+_FULL_BITS = 3  # of an element that counts as one symbol
 
 
 def candidates(shape: tuple[int, ...], matrix: Matrix) -> list[tuple[int, int]]:

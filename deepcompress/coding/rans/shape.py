@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 MAX_LANES = 256
 PER_STREAM = 1 << 19  # elements that an encoder puts into one stream, if rows allow it
-PER_LANE = 1 << 12  # symbols
+PER_LANE = 3 << 10  # symbols
 
 
 @dataclass(frozen=True)
