@@ -79,7 +79,7 @@ def write(folder: Path, coder: str) -> None:
     save_file(state, folder / "network.safetensors")
 
 
-def loaders(folder: Path, threads: int) -> dict[str, Callable[[], State]]:
+def loaders(folder: Path, threads: int, without_numba: bool) -> dict[str, Callable[[], State]]:
     """Every way to load the network, by the name of its row."""
     packed, dense, tensors = (folder / f"network.{kind}" for kind in ("dc", "pt", "safetensors"))
 
@@ -90,8 +90,9 @@ def loaders(folder: Path, threads: int) -> dict[str, Callable[[], State]]:
     rows: dict[str, Callable[[], State]] = {"deepcompress, 1 thread": lambda: load_state_dict(packed, threads=1)}
     if threads > 1:
         rows[f"deepcompress, {threads} threads"] = lambda: load_state_dict(packed, threads=threads)
+    if without_numba:
+        rows["deepcompress, no numba"] = by_numpy
     return rows | {
-        "deepcompress, no numba": by_numpy,
         "torch.load": lambda: torch.load(dense),
         "safetensors, copied": lambda: {name: value.clone() for name, value in load_file(tensors).items()},
         "safetensors, mapped": lambda: load_file(tensors),
@@ -131,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--coder", choices=CODERS, default="huffman")
+    parser.add_argument("--only-numba", action="store_true", help="Leave out the slow row without it.")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -140,7 +142,7 @@ def main() -> None:
         sizes = {path.suffix[1:]: path.stat().st_size / 1e6 for path in folder.iterdir()}
         print(f"Loading: medians of {options.repeats} runs; {machine()}, torch {torch.__version__}")
         print(f"61 M weights: .dc {sizes['dc']:.1f} MB, .pt and .safetensors {sizes['pt']:.1f} MB\n")
-        rows = loaders(folder, options.threads)
+        rows = loaders(folder, options.threads, not options.only_numba)
         check(rows)
         taken = medians(rows, options.repeats)
         print(f"{'loader':<26}{'ms':>8}{'÷ torch.load':>15}{'÷ safetensors, copied':>24}")
