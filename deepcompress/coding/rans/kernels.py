@@ -265,11 +265,12 @@ def encode_dense(values: Array, found: Array, shape: Shape, tables: Coding, stat
 
 
 class Gaps(NamedTuple):
-    """The lanes of a stream of gaps: their states, how far each one is, elements and columns of each, and tokens."""
+    """The lanes of a stream of gaps: states, elements left, row, column, columns, and tokens of each."""
 
     states: Array
-    places: Array
-    sizes: Array
+    left: Array
+    rows: Array
+    columns: Array
     widths: Array
     tokens: Array
 
@@ -283,12 +284,12 @@ def decode_gaps(
     Returns:
         How many words were used, or -1 where gaps lead out of a lane, or a weight is zero.
     """
-    zeros = np.zeros((4, states.shape[0]), dtype=np.int64)
-    lanes, at = Gaps(states, zeros[0], zeros[1], zeros[2], zeros[3]), 0
+    zeros = np.zeros((5, states.shape[0]), dtype=np.int64)
+    lanes, at = Gaps(states, zeros[0], zeros[1], zeros[2], zeros[3], zeros[4]), 0
     for lane in range(states.shape[0]):
         lanes.widths[lane] = max(min(shape.width, shape.columns - lane % shape.across * shape.width), 0)
         height = max(min(shape.height, shape.rows - lane // shape.across * shape.height), 0)
-        lanes.sizes[lane] = height * lanes.widths[lane]
+        lanes.left[lane] = height * lanes.widths[lane]
     while at >= 0 and _unfinished(lanes):
         at = _gap_tokens(lanes, shape, classes, order, tables, words, at)
         if at >= 0:
@@ -303,8 +304,8 @@ def decode_gaps(
 @_uncounted
 def _unfinished(lanes: Gaps) -> bool:
     """Whether there is a lane that is not at its end."""
-    for lane in range(lanes.places.shape[0]):  # noqa: SIM110 -- numba has no any() of a generator
-        if lanes.places[lane] < lanes.sizes[lane]:
+    for lane in range(lanes.left.shape[0]):  # noqa: SIM110 -- numba has no any() of a generator
+        if lanes.left[lane] > 0:
             return True
     return False
 
@@ -312,9 +313,20 @@ def _unfinished(lanes: Gaps) -> bool:
 @njit(cache=True, nogil=True, inline="always")
 def _element(lane, lanes, shape, order):  # type: ignore[no-untyped-def]
     """The row and the column where a lane is."""
-    i = lanes.places[lane] // lanes.widths[lane]
-    j = lanes.places[lane] - i * lanes.widths[lane]
-    return lane // shape.across * shape.height + i, order[lane % shape.across * shape.width + j]
+    row = lane // shape.across * shape.height + lanes.rows[lane]
+    return row, order[lane % shape.across * shape.width + lanes.columns[lane]]
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _move(lane, lanes, steps):  # type: ignore[no-untyped-def]
+    """Go on by so many elements; a division is for steps of more than a row."""
+    lanes.left[lane] -= steps
+    column, width = lanes.columns[lane] + steps, lanes.widths[lane]
+    if column >= width:
+        down = 1 if column < 2 * width else column // width
+        lanes.rows[lane] += down
+        column -= down * width
+    lanes.columns[lane] = column
 
 
 @_uncounted
@@ -325,7 +337,7 @@ def _gap_tokens(
     of_rows, of_columns = classes
     used = np.uint64(at)
     for lane in range(lanes.states.shape[0]):
-        if lanes.places[lane] >= lanes.sizes[lane]:
+        if lanes.left[lane] <= 0:
             continue
         row, column = _element(lane, lanes, shape, order)
         start = tables.starts[_scale(of_rows[row] + of_columns[column])]
@@ -340,15 +352,15 @@ def _skip_gaps(lanes: Gaps, tables: Decoding, words: Array, at: int) -> int:
     """The extra bits of each gap, and the gap; its token becomes whether a weight follows."""
     used = np.uint64(at)
     for lane in range(lanes.states.shape[0]):
-        if lanes.places[lane] >= lanes.sizes[lane]:
+        if lanes.left[lane] <= 0:
             continue
         gap, bits = tables.bases[2 * lanes.tokens[lane]], tables.extra[2 * lanes.tokens[lane]]
         if bits:
             rest, lanes.states[lane], used = _popped_bits(lanes.states[lane], bits, words, used)
             gap += rest
-        lanes.places[lane] += gap
-        if lanes.places[lane] > lanes.sizes[lane]:
+        if gap > lanes.left[lane]:
             return -1
+        _move(lane, lanes, gap)
         lanes.tokens[lane] = int(gap < 32767)
     return int(used)
 
@@ -361,7 +373,7 @@ def _weight_tokens(
     of_rows, of_columns = classes
     used = np.uint64(at)
     for lane in range(lanes.states.shape[0]):
-        follows = lanes.tokens[lane] != 0 and lanes.places[lane] < lanes.sizes[lane]
+        follows = lanes.tokens[lane] != 0 and lanes.left[lane] > 0
         lanes.tokens[lane] = 0
         if not follows:
             continue
@@ -374,7 +386,7 @@ def _weight_tokens(
         out[here] = tables.bases[token]
         if tables.extra[token]:
             lanes.tokens[lane] = token << 40 | here
-        lanes.places[lane] += 1
+        _move(lane, lanes, 1)
     return int(used)
 
 
