@@ -67,7 +67,7 @@ def chosen_encode(integers: Array, shape: tuple[int, ...]) -> Stored:
     packed, payload = smallest(integers, shape)
     if len(integers) <= SMALL and len(packed) + len(payload) <= FEW:
         other = adaptive_encode(integers, shape)
-        if len(other[0]) <= len(packed) + len(payload):
+        if len(other[0]) < 0.99 * (len(packed) + len(payload)):
             return other
     return packed, payload
 
