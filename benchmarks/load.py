@@ -16,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +26,7 @@ import torch
 from measure import machine, medians, no_kernels
 from safetensors.torch import load_file, save_file
 
-from deepcompress.coding.encoder import encode_coded, encode_plain
+from deepcompress.coding.encoder import CODERS, encode_coded, encode_plain
 from deepcompress.coding.tensors import DType
 from deepcompress.container.writer import pack
 from deepcompress.reading.loader import load_state_dict
@@ -58,7 +60,7 @@ print(imported - start, time.perf_counter() - imported)
 """
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, coder: str) -> None:
     """The same network as network.dc, network.pt and network.safetensors."""
     rng = np.random.default_rng(0)
     state, encoded = {}, []
@@ -70,7 +72,7 @@ def write(folder: Path) -> None:
         drawn = rng.normal((shared - 1) / 2, shared / 5, np.count_nonzero(kept))
         weight[kept] = codebook[np.clip(drawn.round(), 0, shared - 1).astype(np.intp)]
         bias = rng.normal(0, 0.1, shape[0]).astype(np.float32)
-        encoded.append((f"{name}.weight", encode_coded(weight, DType.FLOAT32, codebook)))
+        encoded.append((f"{name}.weight", encode_coded(weight, DType.FLOAT32, codebook, coder)))
         encoded.append((f"{name}.bias", encode_plain(bias, DType.FLOAT32)))
         state |= {f"{name}.weight": torch.from_numpy(weight), f"{name}.bias": torch.from_numpy(bias)}
     (folder / "network.dc").write_bytes(pack(encoded))
@@ -78,7 +80,7 @@ def write(folder: Path) -> None:
     save_file(state, folder / "network.safetensors")
 
 
-def loaders(folder: Path, threads: int) -> dict[str, Callable[[], State]]:
+def loaders(folder: Path, threads: int, without_numba: bool) -> dict[str, Callable[[], State]]:
     """Every way to load the network, by the name of its row."""
     packed, dense, tensors = (folder / f"network.{kind}" for kind in ("dc", "pt", "safetensors"))
 
@@ -89,8 +91,9 @@ def loaders(folder: Path, threads: int) -> dict[str, Callable[[], State]]:
     rows: dict[str, Callable[[], State]] = {"deepcompress, 1 thread": lambda: load_state_dict(packed, threads=1)}
     if threads > 1:
         rows[f"deepcompress, {threads} threads"] = lambda: load_state_dict(packed, threads=threads)
+    if without_numba:
+        rows["deepcompress, no numba"] = by_numpy
     return rows | {
-        "deepcompress, no numba": by_numpy,
         "torch.load": lambda: torch.load(dense),
         "safetensors, copied": lambda: {name: value.clone() for name, value in load_file(tensors).items()},
         "safetensors, mapped": lambda: load_file(tensors),
@@ -104,6 +107,15 @@ def check(rows: dict[str, Callable[[], State]]) -> None:
         found = load()
         assert found.keys() == expected.keys(), name
         assert all(torch.equal(found[key], value) for key, value in expected.items()), name
+
+
+def above_tensors(rows: dict[str, Callable[[], State]]) -> float:
+    """MB (10^6 bytes) that loading allocates beside what it returns, at most: of numpy's and Python's memory."""
+    tracemalloc.start()
+    state = rows["deepcompress, 1 thread"]()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return (peak - sum(value.nbytes for value in state.values())) / 1e6
 
 
 def first_load(kind: str, path: Path, repeats: int) -> tuple[float, float]:
@@ -120,22 +132,26 @@ def main() -> None:
     """Print one row a loader, and what the first load of a process takes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--coder", choices=CODERS, default="huffman")
+    parser.add_argument("--only-numba", action="store_true", help="Leave out the slow row without it.")
+    parser.add_argument("--processor", action="store_true", help="Processor seconds, on a machine that others use.")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(folder)
+        write(folder, options.coder)
         sizes = {path.suffix[1:]: path.stat().st_size / 1e6 for path in folder.iterdir()}
         print(f"Loading: medians of {options.repeats} runs; {machine()}, torch {torch.__version__}")
         print(f"61 M weights: .dc {sizes['dc']:.1f} MB, .pt and .safetensors {sizes['pt']:.1f} MB\n")
-        rows = loaders(folder, options.threads)
+        rows = loaders(folder, options.threads, not options.only_numba)
         check(rows)
-        taken = medians(rows, options.repeats)
+        taken = medians(rows, options.repeats, time.process_time if options.processor else time.perf_counter)
         print(f"{'loader':<26}{'ms':>8}{'÷ torch.load':>15}{'÷ safetensors, copied':>24}")
         for row, seconds in taken.items():
             ratios = (seconds / taken["torch.load"], seconds / taken["safetensors, copied"])
             print(f"{row:<26}{1e3 * seconds:>8.1f}{ratios[0]:>14.2f}×{ratios[1]:>23.2f}×")
+        print(f"\npeak memory above the tensors, 1 thread: {above_tensors(rows):.1f} MB")
         imported, loaded = first_load("dc", folder / "network.dc", options.repeats)
         _, dense = first_load("pt", folder / "network.pt", options.repeats)
         print(

@@ -30,7 +30,10 @@ COMPACT = ("ans", "auto", "rans")
 #: Bytes that a layout of format version 3 must save: a file that gains less stays readable for older releases.
 WORTH = 1 << 10
 
-SMALL = 1 << 14  # elements up to which "rans" takes the adaptive model where that is smaller
+TINY = 1 << 12  # elements up to which tables take more than they save: there the adaptive model is the smaller one
+#: Elements, and bytes of a section, up to which "rans" takes the adaptive model where that is a hundredth smaller: it
+#: decodes them within some hundredths of a second.
+SMALL, FEW = 1 << 19, 1 << 14
 
 
 def alias(shape: tuple[int, ...], dtype: DType, target: int) -> EncodedTensor:
@@ -77,9 +80,7 @@ def encode_coded(
     encoded = None
     if codebook is not None and compact:
         for candidate in _sorted(values, found, target, coder):
-            # Where all coders may be had, the newest must be worth it: older releases do not read its layout.
-            worth = WORTH if coder == "auto" and candidate.info.layout.version > 2 else 1
-            if len(candidate.section) + worth <= best.section:
+            if len(candidate.section) + _worth(coder, candidate, best.section) <= best.section:
                 best, encoded = candidate.info, candidate
     if codebook is None and coder != "fixed" and (encoded := _by_rows(values, dtype, best.section)):
         best = encoded.info
@@ -100,15 +101,26 @@ def _by_rows(values: Array, dtype: DType, plain: int) -> EncodedTensor | None:
 
 
 def _sorted(values: Array, found: Survey, target: int | None, coder: str) -> Iterator[EncodedTensor]:
-    """By the adaptive model and by the rANS coder, as `coder` says.
-
-    The adaptive model is the smaller one for small tensors, which it decodes as soon as anything else.
-    """
+    """By the adaptive model and by the rANS coder, as `coder` says."""
     given = coded.sort(values, found, target)
-    if coder != "rans" or found.size <= SMALL:
+    static = ranked.encode(found, given) if coder != "ans" and found.size > TINY else None
+    if static and coder == "rans":
+        yield static
+    if static is None or coder == "auto" or (found.size <= SMALL and len(static.section) <= FEW):
         yield adaptive.encode(found, given)
-    if coder != "ans" and found.size:
-        yield ranked.encode(found, given)
+    if static and coder == "auto":
+        yield static
+
+
+def _worth(coder: str, candidate: EncodedTensor, best: int) -> int:
+    """Bytes that a candidate must save where `best` are to be had.
+
+    Older releases do not read rANS, so for "auto" it must be worth it; so must the slow adaptive model for "rans".
+    """
+    newest = candidate.info.layout.version > 2
+    if coder == "rans" and not newest:
+        return best // 100 + 1
+    return WORTH if coder == "auto" and newest else 1
 
 
 def _streams(

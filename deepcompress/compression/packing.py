@@ -9,7 +9,7 @@ import torch
 
 from deepcompress.coding import scales
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.encoder import COMPACT, SMALL, alias, encode_coded, encode_plain
+from deepcompress.coding.encoder import COMPACT, alias, encode_coded, encode_plain
 from deepcompress.coding.layouts.exact import least_plain, plan_plain
 from deepcompress.coding.layouts.ranked import encode_scaled
 from deepcompress.coding.layouts.relative import plan_literal, plan_shared
@@ -23,6 +23,8 @@ from deepcompress.quantize.rows import RowGrid
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.reading.arrays import Array, check_dtype, to_array
 from deepcompress.recipe import Recipe
+
+_LARGE = 1 << 14  # elements from which plain numbers are not tried where steps of rows take less than all bytes
 
 
 class Packer:
@@ -83,7 +85,7 @@ class Packer:
             coded = encode_scaled(grid.integers.numpy(), *scales.fit(grid.steps.numpy()))
         except ValueError:
             return self.small(name, value)
-        if value.numel() > SMALL and len(coded.section) < value.nbytes:
+        if value.numel() > _LARGE and len(coded.section) < value.nbytes:
             self._order[name] = len(self._order)
             return coded
         plain = self.small(name, value)

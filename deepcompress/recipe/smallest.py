@@ -9,7 +9,7 @@ from deepcompress.recipe.effects import unused
 
 #: Settings for the smallest files: `Recipe.smallest`, and the command line where a budget is all that was asked for.
 SMALLEST: dict[str, Any] = {
-    "coder": "auto",
+    "coder": "rans",
     "quantizer": "uniform",
     "bits": 3,
     "small_bits": 5,

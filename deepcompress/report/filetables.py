@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from deepcompress.coding.encoder import FEW, SMALL
 from deepcompress.report.tables import UNLIMITED, fitting, grid, percent, size
 
 if TYPE_CHECKING:
     from deepcompress.container.breakdown import Breakdown, LayerBreakdown
     from deepcompress.sparse.bench import Bench, Row
+
+#: What decoding takes, about, with numba (benchmarks/rans.py): by the adaptive coder for each element, and in addition
+#: for each that is not zero; by the rANS coder for each element.
+ANS_SECONDS, RANS_SECONDS = (1.0e-7, 1.75e-7), 1.0e-8
 
 #: The columns of `layers_table`, as in `fitting`.
 LAYER_COLUMNS = (
@@ -75,7 +80,22 @@ def layers_notes(breakdown: Breakdown) -> str:
     ]
     if any(layer.fillers for layer in coded):
         lines.append("Fillers: zeros stored between two kept weights whose gap is longer than an offset can say.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_decoding_notes(coded)])
+
+
+def _decoding_notes(coded: list[LayerBreakdown]) -> list[str]:
+    """What the adaptive coder costs when the file is loaded, where it codes a tensor, and what there is to save."""
+    mixed = [layer for layer in coded if layer.coder == "ans"]
+    if not mixed:
+        return []
+    large = [layer for layer in mixed if layer.weights > SMALL or layer.bytes > FEW]
+    saved = sum(map(_ans_seconds, large)) - sum(RANS_SECONDS * layer.weights for layer in large)
+    advice = f"; deepcompress recode --coder rans makes that {saved:.2g} s less" if large else ""
+    return [f"Decoding: coder ans takes about {sum(map(_ans_seconds, mixed)):.2g} s on one core{advice}."]
+
+
+def _ans_seconds(layer: LayerBreakdown) -> float:
+    return ANS_SECONDS[0] * layer.weights + ANS_SECONDS[1] * layer.nonzeros
 
 
 def sections_table(breakdown: Breakdown) -> Table:

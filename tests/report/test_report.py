@@ -51,6 +51,21 @@ def test_layers_table_has_a_row_for_every_tensor_and_shows_names_as_they_are(mod
     assert "[bold]w[/bold]" in next(row for row in rows if row.startswith("again"))
 
 
+def test_notes_say_what_the_adaptive_coder_costs(tmp_path, model_file):
+    assert "Decoding" not in filetables.layers_notes(inspect(model_file.file))
+    torch.manual_seed(0)
+    state = {"small": torch.randn(200, 100), "large": torch.randn(300, 300)}
+    settings = {"quantizer": "uniform", "coder": "ans", "prune": 0.5, "bits": 4, "retrain": False}
+    made = compress_state(state, Recipe(**settings), tmp_path / "a.dc")
+    kept = sum(layer.nonzeros for layer in made.breakdown.layers)
+    notes = filetables.layers_notes(inspect(made.file))
+    assert f"coder ans takes about {110_000 * 1e-7 + kept * 1.75e-7:.2g} s on one core; deepcompress recode" in notes
+    few = compress_state({"small": state["small"]}, Recipe(**settings), tmp_path / "b.dc")
+    assert filetables.layers_notes(inspect(few.file)).endswith("s on one core.")
+    fast = compress_state({"large": state["large"]}, Recipe(**{**settings, "coder": "rans"}), tmp_path / "c.dc")
+    assert "Decoding" not in filetables.layers_notes(inspect(fast.file))
+
+
 def test_headline(model_file):
     text = filetables.headline(inspect(model_file.file))
     assert f"{model_file.file_bytes:,} bytes" in text

@@ -194,9 +194,9 @@ def dense_survivors(symbols: Array, codebook: Array) -> Survivors:
     return Survivors(positions, symbols[positions] - 1, codebook)
 
 
-def look_up(codebook: Array, symbols: Array, workers: int = 1) -> Array:
-    """``codebook[symbols]`` for symbols below len(codebook)."""
-    values = np.empty(len(symbols), dtype=codebook.dtype)
+def look_up(codebook: Array, symbols: Array, workers: int = 1, values: Array | None = None) -> Array:
+    """``codebook[symbols]`` for symbols below len(codebook), in `values` if there is room already."""
+    values = np.empty(len(symbols), dtype=codebook.dtype) if values is None else values
     compiled = lanes.kernels_for(len(symbols))
     place = look_up_in_chunks if compiled is None else compiled.look_up
     parts = threads.split(len(symbols), 1 if compiled is None else workers, offsets.PER_THREAD)

@@ -125,8 +125,8 @@ class Ranks(Ranked, Coded):
         values = np.empty(tensor.size, dtype=tensor.dtype.bits)
 
         def place(start: int, ranks: Array) -> None:
-            symbols = (ranks + np.int16(negative)).view(np.uint16)
-            values[start : start + len(ranks)] = look_up(around_zero, symbols)
+            ranks += np.int16(negative)
+            look_up(around_zero, ranks.view(np.uint16), values=values[start : start + len(ranks)])
 
         self._decode(tensor, section, negative, place, workers)
         return values

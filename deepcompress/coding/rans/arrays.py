@@ -34,7 +34,7 @@ class Expectation(NamedTuple):
 
     Attributes:
         near: rows, columns, aim, size of each neighbour; shape (neighbours, 4).
-        scales, scale_classes: see `model`.
+        scales, scale_classes: see `model`; the latter are uint8.
         own: the factor of what the classes expect, one number.
     """
 
@@ -48,13 +48,13 @@ class Decoding(NamedTuple):
     """Tables of a decoder.
 
     Attributes:
-        slots: see `frequencies.slots_of`, uint32.
-        contexts: the table of each context, uint8.
+        slots: see `frequencies.slots_of`, of one table after the other, uint32.
+        starts: of each context, where the slots of its table begin, uint64.
         bases, extra: the integer of smallest magnitude of each token, and its extra bits.
     """
 
     slots: Array
-    contexts: Array
+    starts: Array
     bases: Array
     extra: Array
 

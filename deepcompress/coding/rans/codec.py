@@ -16,7 +16,8 @@ import numpy as np
 
 from deepcompress.coding import lanes, threads
 from deepcompress.coding.bits import Reader, varint
-from deepcompress.coding.rans import fitting, frequencies, model, plain, tokens
+from deepcompress.coding.rans import classes as classing
+from deepcompress.coding.rans import fitting, frequencies, model, plain, tables, tokens
 from deepcompress.coding.rans.arrays import Classes, Coding, Decoding, Expectation, Shape
 from deepcompress.coding.rans.model import Model
 from deepcompress.coding.rans.shape import Matrix, Tile, cut_for, matrix_of, streams_of, tile_of
@@ -98,8 +99,9 @@ class _Decoder:
         self._by_row = model.row_classes(found, matrix)
         self._by_column = model.column_classes(found.axes, matrix)
         self._order = model.column_order(self._by_column)
-        slots = frequencies.slots_of(frequencies.of_levels(found.levels))
-        self._tables = Decoding(slots, found.contexts, tokens.bases(), tokens.extra_bits())
+        slots = frequencies.slots_of(frequencies.of_levels(found.levels)).reshape(-1)
+        starts = found.contexts.astype(np.uint64) << frequencies.BITS
+        self._tables = Decoding(slots, starts, tokens.bases(), tokens.extra_bits())
 
     def decode(self, part: memoryview, start: int, stop: int) -> Array:
         """The integers of rows `start` to `stop` - 1, flat, int16."""
@@ -139,9 +141,10 @@ def _expectation(found: Model) -> Expectation:
 
 def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
     matrix = matrix_of(shape)
-    base, axes = fitting.classes_of(integers, matrix, gaps=False)
+    base, axes = classing.classes_of(integers, matrix, gaps=False)
+    base, axes = classing.refined(integers, matrix, base, axes)
     near, own = fitting.neighbours(integers, shape, matrix, base, axes)
-    cut = fitting.cut_of(matrix, near)
+    cut = fitting.cut_of(integers, matrix, near)
     draft = Model(cut, False, base, axes, near, own, contexts=_BLANK, levels=_BLANK)
     found = []
     counts = np.zeros((model.context_count(False, len(near)), tokens.TOKENS), dtype=np.int64)
@@ -171,7 +174,8 @@ def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes
 
 def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
     matrix = matrix_of(shape)
-    base, axes = fitting.classes_of(integers, matrix, gaps=True)
+    base, axes = classing.classes_of(integers, matrix, gaps=True)
+    base, axes = classing.refined(integers, matrix, base, axes)
     cut = cut_for(matrix, True, 2 * np.count_nonzero(integers) / len(integers))
     draft = Model(cut, True, base, axes, (), 0, contexts=_BLANK, levels=_BLANK)
     counts = np.zeros((model.context_count(True, 0), tokens.TOKENS), dtype=np.int64)
@@ -213,7 +217,7 @@ def _count_events(events: Array, counts: Array) -> None:
 
 def _with_tables(draft: Model, counts: Array) -> Model:
     alphabet = int(np.flatnonzero(counts.any(axis=0))[-1]) + 1
-    contexts, levels = fitting.tables_of(counts[:, :alphabet])
+    contexts, levels = tables.tables_of(counts[:, :alphabet])
     return replace(draft, contexts=contexts, levels=levels)
 
 

@@ -14,7 +14,7 @@ BITS = 12
 TOTAL = 1 << BITS
 LEVELS = 64  # 0: the token does not occur
 _FRACTIONS = np.array([64, 76, 91, 108], dtype=np.int64)  # 64 times 2^0, 2^(1/4), 2^(1/2), 2^(3/4), rounded
-_STEPS = 4
+STEPS = 4  # levels of an octave
 TOP = 4 * BITS + 1  # the level of the most frequent token of a table
 
 
@@ -25,7 +25,7 @@ def levels_of(counts: Array) -> Array:
     """
     shares = counts / np.maximum(counts.max(axis=1, keepdims=True), 1)
     with np.errstate(divide="ignore"):
-        found = np.rint(_STEPS * np.log2(shares)) + TOP
+        found = np.rint(STEPS * np.log2(shares)) + TOP
     levels: Array = np.where(counts > 0, np.maximum(found, 1), 0).astype(np.uint8)
     levels[counts.max(axis=1) == 0, 0] = TOP
     return levels

@@ -82,10 +82,10 @@ def scales() -> Array:
 
 @cache
 def scale_classes() -> Array:
-    """The class of an expected magnitude, by its eighth; the last entry is that of all above, int64."""
+    """The class of an expected magnitude, by its eighth; the last entry is that of all above, uint8."""
     bounds = np.array([(56, 72, 88)[z % 3] << z // 3 for z in range(1, SCALES)], dtype=np.int64) >> 3
     classes: Array = np.searchsorted(bounds, np.arange(bounds[-1] + 1), side="right")
-    return classes.astype(np.int64)
+    return classes.astype(np.uint8)
 
 
 def row_classes(model: Model, matrix: Matrix) -> Array:

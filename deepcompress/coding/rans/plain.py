@@ -55,9 +55,9 @@ class _Lanes:
         return np.clip(self.rows - self.top, 0, self.height) * widths, widths
 
 
-def _pop(states: Array, slots: Array, tables: Array, words: _Words) -> tuple[Array, Array]:
+def _pop(states: Array, slots: Array, starts: Array, words: _Words) -> tuple[Array, Array]:
     """The next token of each state, and the states after it."""
-    entry = slots[(tables << _BITS) + (states & _MASK)]
+    entry = slots[starts + (states & _MASK)]
     states = ((entry >> _BITS & _MASK) + 1) * (states >> _BITS) + (entry & _MASK)
     words.refill(states)
     return entry >> 24, states
@@ -88,16 +88,16 @@ def _expected(
     expected = size >> 5
     far = np.abs(aim >> 5) << 4
     step = sum((far >= bound * expected).astype(np.int64) for bound in (3, 10, 19))
-    return 4 * scale_classes[np.minimum(expected >> 3, len(scale_classes) - 1)] + step, aim
+    return 4 * scale_classes[np.minimum(expected >> 3, len(scale_classes) - 1)].astype(np.int64) + step, aim
 
 
 def decode_dense(
     words: Array, states: Array, shape: Shape, classes: Classes, expect: Expectation, tables: Decoding, out: Array
 ) -> int:
     """See `kernels.decode_dense`."""
-    slots, contexts, bases, extra = tables
+    _, _, bases, extra = tables
     near = expect.near
-    flat, table_of = slots.reshape(-1).astype(np.int64), contexts.astype(np.int64)
+    slots, starts = tables.slots.astype(np.int64), tables.starts.astype(np.int64)
     lanes, source = _Lanes(len(states), shape), _Words(words)
     for i in range(lanes.height):
         for j in range(lanes.width):
@@ -109,7 +109,7 @@ def decode_dense(
             if len(near):
                 ready = [(r * lanes.columns + c, a, s) for r, c, a, s in near.tolist() if i >= r and j >= c]
                 context, aim = _expected(out, here, ready, context, expect)
-            token, states[on] = _pop(states[on], flat, table_of[context], source)
+            token, states[on] = _pop(states[on], slots, starts[context], source)
             value = bases[token]
             if extra[token].any():
                 some, rest = _pop_extra(states, extra[token], on, source)
@@ -143,7 +143,7 @@ def find_contexts(
             aim += factor * beside << 10
             size += weight * np.abs(beside) << 10
         expected, far = size >> 5, np.abs(aim >> 5) << 4
-        context = 4 * scale_classes[np.minimum(expected >> 3, len(scale_classes) - 1)]
+        context = 4 * scale_classes[np.minimum(expected >> 3, len(scale_classes) - 1)].astype(np.int64)
         context += sum((far >= bound * expected).astype(np.int64) for bound in (3, 10, 19))
     turned = aim.reshape(-1) < 0
     signed = np.where(turned, -values.astype(np.int64), values)
@@ -208,8 +208,8 @@ def decode_gaps(
     words: Array, states: Array, shape: Shape, classes: Classes, order: Array, tables: Decoding, out: Array
 ) -> int:
     """See `kernels.decode_gaps`."""
-    slots, contexts, bases, extra = tables
-    flat, table_of = slots.reshape(-1).astype(np.int64), contexts.astype(np.int64)
+    _, _, bases, extra = tables
+    slots, starts = tables.slots.astype(np.int64), tables.starts.astype(np.int64)
     lanes, source = _Lanes(len(states), shape), _Words(words)
     sizes, widths = lanes.sizes()
     places = np.zeros(len(states), dtype=np.int64)
@@ -221,7 +221,7 @@ def decode_gaps(
 
     on = np.flatnonzero(sizes)
     while len(on):
-        token, states[on] = _pop(states[on], flat, table_of[where(on)[1]], source)
+        token, states[on] = _pop(states[on], slots, starts[where(on)[1]], source)
         if int(token.max()) > len(bases) >> 1:
             return -1
         gap = bases[2 * token]
@@ -233,7 +233,7 @@ def decode_gaps(
         weights = on[(places[on] < sizes[on]) & (gap < LARGEST)]
         if len(weights):
             here, scale = where(weights)
-            token, states[weights] = _pop(states[weights], flat, table_of[32 + scale], source)
+            token, states[weights] = _pop(states[weights], slots, starts[32 + scale], source)
             if not token.all():
                 return -1
             value = bases[token]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 MAX_LANES = 256
 PER_STREAM = 1 << 19  # elements that an encoder puts into one stream, if rows allow it
-PER_LANE = 1 << 12  # symbols
+PER_LANE = 3 << 10  # symbols
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def tile_of(rows: int, columns: int, cut: Cut) -> Tile:
     return Tile(rows, columns, -(-rows // cut.down), -(-columns // cut.across), cut)
 
 
-def cut_for(matrix: Matrix, by_rows: bool, symbols: float = 1) -> Cut:
+def cut_for(matrix: Matrix, by_rows: bool, symbols: float) -> Cut:
     """A cut of about `PER_STREAM` elements a stream, and of one lane for each `PER_LANE` symbols.
 
     `symbols` is how many there are for each element. `by_rows` keeps what stands side by side in one lane; otherwise

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from deepcompress.coding import planes
 from deepcompress.coding.bits import Reader
-from deepcompress.coding.rans import codec, fitting, frequencies, kernels, model, plain, shape, tokens
+from deepcompress.coding.rans import classes, codec, frequencies, kernels, model, plain, shape, tables, tokens
 from deepcompress.coding.rans.model import Model, Neighbour
 from deepcompress.coding.rans.shape import Cut, matrix_of
 from deepcompress.errors import FormatError
@@ -151,9 +152,40 @@ def test_noise_has_no_neighbours():
 def test_contexts_that_are_alike_share_a_table():
     counts = np.zeros((32, 5), dtype=np.int64)
     counts[3], counts[4], counts[20] = [900, 90, 10, 0, 0], [1800, 180, 20, 0, 0], [0, 10, 90, 900, 1]
-    contexts, levels = fitting.tables_of(counts)
+    contexts, levels = tables.tables_of(counts)
     assert len(levels) == 2
-    assert contexts[3] == contexts[4] == contexts[10] == 0 and contexts[20] == contexts[31] == 1
+    assert contexts[20] == 1 and not np.delete(contexts, 20).any()
+
+
+def test_levels_are_no_dearer_to_tell_than_the_nearest_ones():
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.full(20, 0.3), 1) * np.exp(rng.normal(0, 0.1, (6, 20)))
+    counts = np.rint(shares * 2000)
+    nearest, cheap = frequencies.levels_of(counts), tables.cheap_levels(counts)
+
+    def bits(levels):
+        told = frequencies.of_levels(levels)
+        changes = np.diff(levels.astype(int), axis=0, prepend=0).reshape(-1) & 63
+        data = -(counts * np.log2(np.where(counts > 0, told / 4096, 1))).sum()
+        return data, 8 * len(planes.encode_plane(changes.astype(np.uint8), 64))
+
+    assert (frequencies.of_levels(cheap)[counts > 0] > 0).all()
+    assert sum(bits(cheap)) < sum(bits(nearest))
+    assert bits(cheap)[1] < 0.85 * bits(nearest)[1]
+    assert bits(cheap)[0] < 1.01 * bits(nearest)[0]
+
+
+def test_classes_that_tell_nothing_go():
+    rng = np.random.default_rng(0)
+    alike = np.array([rng.permutation(np.arange(300) < 15) for _ in range(200)]).astype(np.int16).reshape(-1)
+    wrong = rng.integers(0, 2, 200).astype(np.uint8)
+    dims = matrix_of((200, 300))
+    base, axes = classes.refined(alike, dims, 3, (wrong, None, None))
+    assert all(found is None for found in axes) and base in (3, 4)
+    half = np.repeat([0, 1], 100).astype(np.uint8)
+    fuller = np.where(np.arange(60_000) < 30_000, 0, drawn((200, 300), density=0.4))
+    base, axes = classes.refined(fuller.astype(np.int16), dims, 3, (half, None, None))
+    assert axes[0] is not None and np.array_equal(axes[0], half)
 
 
 # What is refused -------------------------------------------------------------------------------------------------
