@@ -26,6 +26,10 @@ const must = (holds, section, message = "the update is damaged") => {
   if (!holds) throw new UpdateError(section, message);
 };
 
+/** Added to the sections of update-format.md in cursors, whose faults `patch` makes an UpdateError. */
+const OF_UPDATE = 128;
+const cursorOver = (bytes, section) => newCursor(bytes, OF_UPDATE + section);
+
 // The file (sections 1 and 2) -------------------------------------------------------------------------------
 
 const join = (parts) => {
@@ -78,12 +82,21 @@ const sha256 = (bytes) => {
 
 const same = (a, b) => a.every((byte, i) => byte === b[i]);
 
+const expand = (section, ...given) => {
+  try {
+    return inflate(...given);
+  } catch {
+    return must(false, section);
+  }
+};
+
 /** Facts, with payloads behind them: those are taken from `payloads`, and the facts from the cursor that is returned. */
 const readFacts = (payloads) => {
+  payloads.section = OF_UPDATE + 2;
   const length = payloads.varint(2 ** 26);
   const deflated = payloads.varint(2 ** 26);
   const stored = payloads.take(deflated || length);
-  return newCursor(deflated ? inflate(stored, length) : stored, 3);
+  return cursorOver(deflated ? expand(2, stored, length) : stored, 3);
 };
 
 /**
@@ -96,9 +109,18 @@ const readFacts = (payloads) => {
  * @returns {Uint8Array} the new file, which has the SHA-256 that the update names
  * @throws {UpdateError | FormatError} the update is damaged, is for another file, or was applied already
  */
-export function patch(old, update, { maxBytes } = {}) {
+export function patch(old, update, options = {}) {
+  try {
+    return applied(old, update, options);
+  } catch (error) {
+    must(!(error.section > OF_UPDATE), error.section - OF_UPDATE);
+    throw error;
+  }
+}
+
+const applied = (old, update, { maxBytes }) => {
   const before = bytesOf(old);
-  const payloads = newCursor(bytesOf(update), 1);
+  const payloads = cursorOver(bytesOf(update), 1);
   must(`${payloads.take(3)}` === "137,68,80", 1, "this is no update");
   must(payloads.byte() === 1, 1, "this version of updates is unknown");
   const [oldName, newName, kind] = [payloads.take(8), payloads.take(16), payloads.byte()];
@@ -111,7 +133,7 @@ export function patch(old, update, { maxBytes } = {}) {
   const made = kind ? build(before, readFacts(payloads), payloads, most) : payloads.rest();
   must(same(newName, sha256(made)), 1, "it does not give the file that it names: the update is damaged");
   return made;
-}
+};
 
 // Tensors (section 3) ---------------------------------------------------------------------------------------
 
@@ -142,7 +164,7 @@ const build = (bytes, facts, payloads, most) => {
   const headerLength = flags & 2 && facts.varint(2 ** 26);
   const deflated = flags & 2 && facts.varint(2 ** 26);
   const dictionary = bytes.subarray(0, old.start).subarray(-32768);
-  const told = headerLength && inflate(payloads.take(deflated), headerLength, dictionary);
+  const told = headerLength && expand(3, payloads.take(deflated), headerLength, dictionary);
   const made = []; // records as the reader has them, with their sections
   const names = new Set();
   let [name, next, total] = [words(0, 1), 0, 0];
@@ -209,7 +231,7 @@ const build = (bytes, facts, payloads, most) => {
     const base = readBase();
     if (op === 1) add(base, text, sectionOf(base));
     else {
-      const info = readLayout(text) ?? (op === 3 ? stored(base) : stored(base) && stored(base));
+      const info = readLayout(text) ?? stored(base);
       must(total + info.dense <= most, 8, `the new file's tensors take more than maxBytes = ${most}`);
       const [now, section] = (op === 3 ? sharedTensor : exactTensor)(info, base, tools);
       add(now, text, section);
@@ -242,6 +264,7 @@ const sharedTensor = (info, base, { facts, payloads, sectionOf, made, differ, st
   if (way === 1) {
     const told = { type: info.type, width: info.width };
     readBook(facts, told, [], true);
+    facts.section = OF_UPDATE + 3;
     fields = bookOf(told);
     length = facts.varint(2 ** 53);
   } else if (way === 2) {
@@ -254,7 +277,7 @@ const sharedTensor = (info, base, { facts, payloads, sectionOf, made, differ, st
   if (way === 1) raw = payloads.take(length);
   if (way === 2) {
     const width = owner.form ? 2 : owner.width;
-    const cursor = newCursor(payloads.take(length), 6);
+    const cursor = cursorOver(payloads.take(length), 6);
     raw = words(differ(cursor, wordsOf(oldRaw, width), width, shift)[0].buffer, 1);
     cursor.end();
   }
@@ -272,7 +295,7 @@ const sharedTensor = (info, base, { facts, payloads, sectionOf, made, differ, st
   now.book = () => book;
   const [entries] = sorted(book, info.width);
   const symbols = expected(from, sectionOf, entries, info.width);
-  const cursor = newCursor(payloads.take(changes), 5);
+  const cursor = cursorOver(payloads.take(changes), 5);
   decodeChanges(cursor, symbols, matrixOf(info.shape, info.layout === 5 && info.side), entries.length, changed);
   cursor.end();
   return info.layout === 5 ? adaptiveSection(now, raw, symbols) : streamSection(now, raw, symbols);
@@ -552,7 +575,7 @@ const newDifferences = () => {
     const now = old.slice();
     let changed = 0;
     for (let start = 0; start < old.length; start += 65536) {
-      const block = newCursor(cursor.take(cursor.varint(2 ** 53)), 6);
+      const block = cursorOver(cursor.take(cursor.varint(2 ** 53)), 6);
       changed += decodeBlock(block, now.subarray(start, start + 65536), w, BigInt(shift), memory[w]);
     }
     return [now, changed];
@@ -636,7 +659,7 @@ const exactTensor = (info, base, { facts, payloads, sectionOf, differ, stored })
   must(Math.min(from.width, 8) === width && from.dense === info.dense, 3);
   const shift = facts.varint(63);
   const announced = facts.varint(2 ** 53);
-  const cursor = newCursor(payloads.take(facts.varint(2 ** 53)), 6);
+  const cursor = cursorOver(payloads.take(facts.varint(2 ** 53)), 6);
   const old = words(bitsOf(from, sectionOf).buffer, width);
   const [now, changed] = differ(cursor, old, width, shift);
   cursor.end();
