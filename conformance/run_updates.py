@@ -44,7 +44,9 @@ def complaint(path: Path, apply: Apply) -> str:
         left = [each.name for each in Path(folder).iterdir()]
         if is_valid:
             if code != 0 or left != ["new.dc"]:
-                return f"it is valid, but the exit code is {code}, and there are the files {left}: {error.strip()[-300:]}"
+                return (
+                    f"it is valid, but the exit code is {code}, and there are the files {left}: {error.strip()[-300:]}"
+                )
             digest = hashlib.sha256(new.read_bytes()).digest()[:16]
             return "" if digest == path.read_bytes()[12:28] else "the new file is another than the update names"
     if code != 1 or left:

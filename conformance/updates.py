@@ -1,7 +1,7 @@
 """Write the updates of the suite: `python conformance/updates.py`. It needs the package.
 
-`diff` makes the valid ones, whatever their size is beside that of the new file. They are kept as they are: a later release may
-make others, but must apply these.
+`diff` makes the valid ones, whatever their size is beside that of the new file. They are kept as they are: a later
+release may make others, but must apply these.
 """
 
 from __future__ import annotations
@@ -16,7 +16,24 @@ from typing import Any
 
 import craft
 import numpy as np
-from craft import BF16, BY_COLUMN, DEFLATED, F16, F32, F64, FIXED, HUFFMAN, I64, LITERAL, SQUARES, U8, File, Tensor, text, varint
+from craft import (
+    BF16,
+    BY_COLUMN,
+    DEFLATED,
+    F16,
+    F32,
+    F64,
+    FIXED,
+    HUFFMAN,
+    I64,
+    LITERAL,
+    SQUARES,
+    U8,
+    File,
+    Tensor,
+    text,
+    varint,
+)
 
 from deepcompress.container import deflate
 from deepcompress.container.reader import ModelFile
@@ -73,13 +90,13 @@ def exact(dtype: int, shape: tuple[int, ...], make: Any, seed: int = 0) -> tuple
     rng = np.random.default_rng(seed)
     values = rng.normal(size=shape)
     later = values + 1e-3 * rng.normal(size=shape) * (rng.random(shape) < 0.7)
-    if dtype in (F32, F16, F64):
-        return tuple(make("w", each.astype(craft.STORES[dtype]), dtype) for each in (values, later))  # type: ignore[return-value]
     if dtype == BF16:
-        both = [(each.astype("<f4").view("<u4") >> 16).astype("<u2") for each in (values, later)]
-        return tuple(make("w", each, dtype) for each in both)  # type: ignore[return-value]
-    both = [(40 * each).astype(craft.STORES[dtype]) for each in (np.abs(values), np.abs(later))]
-    return tuple(make("w", each, dtype) for each in both)  # type: ignore[return-value]
+        old, new = ((each.astype("<f4").view("<u4") >> 16).astype("<u2") for each in (values, later))
+    elif dtype in (F32, F16, F64):
+        old, new = (each.astype(craft.STORES[dtype]) for each in (values, later))
+    else:
+        old, new = ((40 * np.abs(each)).astype(craft.STORES[dtype]) for each in (values, later))
+    return make("w", old, dtype), make("w", new, dtype)
 
 
 def cases() -> dict[str, tuple[File, File]]:
@@ -138,23 +155,12 @@ def cases() -> dict[str, tuple[File, File]]:
         "adaptive-by-column": v2(pair(lambda n, v, b: adaptive(n, v, b, BY_COLUMN), (24, 40))),
         "adaptive-squares": v2(pair(lambda n, v, b: adaptive(n, v, b, BY_COLUMN | SQUARES, 5), (8, 50))),
         "adaptive-three-dimensions": v2(pair(adaptive, (6, 5, 12))),
-        "adaptive-float16": v2(
-            tuple(  # type: ignore[arg-type]
-                File([adaptive("w", each.astype("<f2"), craft.entries(np.array(SEVEN, "<f2"), F16), dtype=F16)])
-                for each in (small, large)
-            )
-        ),
+        "adaptive-float16": v2((_halves(small), _halves(large))),
         "adaptive-to-offsets": (File([adaptive("w", small, book)], 2), File([by_offsets("w", large, book)])),
         "offsets-to-adaptive": (File([by_offsets("w", small, book)]), File([adaptive("w", large, book)], 2, DEFLATED)),
-        "literal": tuple(  # type: ignore[dict-item]
-            File([craft.coded("w", each * np.linspace(1, 2, 480).reshape(16, 30).astype("<f4"), craft.entries([]), 3, (HUFFMAN, LITERAL))])
-            for each in (small, large)
-        ),
-        **{
-            f"exact-{name}": tuple(File([tensor]) for tensor in exact(dtype, (20, 30), craft.planes))  # type: ignore[misc]
-            for name, dtype in (("float32", F32), ("float16", F16), ("bfloat16", BF16), ("float64", F64), ("uint8", U8), ("int64", I64))
-        },
-        "exact-raw": tuple(File([tensor]) for tensor in exact(F32, (9,), craft.raw)),  # type: ignore[dict-item]
+        "literal": (_literal(small), _literal(large)),
+        **{f"exact-{name}": _files(exact(dtype, (20, 30), craft.planes)) for name, dtype in EXACT.items()},
+        "exact-raw": _files(exact(F32, (9,), craft.raw)),
         "exact-rows": _rows(),
         "same-renamed-new-and-gone": (
             File([by_offsets("a", small, book), craft.raw("b", [1.0, 2.0]), craft.raw("c", [3.0])]),
@@ -169,8 +175,24 @@ def cases() -> dict[str, tuple[File, File]]:
     }  # fmt: skip
 
 
+EXACT = {"float32": F32, "float16": F16, "bfloat16": BF16, "float64": F64, "uint8": U8, "int64": I64}
+
+
+def _files(tensors: tuple[Tensor, Tensor]) -> tuple[File, File]:
+    return File([tensors[0]]), File([tensors[1]])
+
+
+def _halves(values: Array) -> File:
+    return File([craft.adaptive("w", values.astype("<f2"), craft.entries(np.array(SEVEN, "<f2"), F16), dtype=F16)])
+
+
+def _literal(values: Array) -> File:
+    weights = values * np.linspace(1, 2, 480, dtype="<f4").reshape(16, 30)
+    return File([craft.coded("w", weights, craft.entries([]), 3, (HUFFMAN, LITERAL))])
+
+
 def _rows() -> tuple[File, File]:
-    old, new = exact(F32, (6, 40), lambda name, values, dtype: values)
+    old, new = (np.frombuffer(tensor.raw, "<f4").reshape(6, 40).copy() for tensor in exact(F32, (6, 40), craft.raw))
     kinds = [0, 1, 2, 3, 1, 2]
     for values in (old, new):
         bits = values.view("<u4")
@@ -208,9 +230,9 @@ def valid() -> dict[str, bytes]:
     for name, (old, new) in cases().items():
         out[f"{name}.dc"] = old.to_bytes()
         out[f"{name}.dcp"] = update(old.to_bytes(), new.to_bytes())
-    old, new = (each.to_bytes() for each in cases()["offsets"])
-    out["whole.dc"] = old
-    out["whole.dcp"] = head(old, new, 0) + new
+    before, after = (each.to_bytes() for each in cases()["offsets"])
+    out["whole.dc"] = before
+    out["whole.dcp"] = head(before, after, 0) + after
     return out
 
 
@@ -244,6 +266,17 @@ SAME_ALL = b"\x00" + zigzag(0) + varint(3)
 RAW2 = text(b"\x10\x00\x02")  # the layout of two float32, raw
 W = b"\x03" + name("w") + zigzag(1)  # `w` by the old one
 KEPT = b"\x00\x00"  # the old layout, and the old codebook
+NEW_W = b"\x02" + name("w")
+
+
+def changed(book: bytes, *numbers: int, payload: bytes = b"") -> bytes:
+    """An update of `w` by the old one: what is told of layout and codebook, how many changes, and bytes."""
+    return told(b"\x00" + W + book + b"".join(map(varint, numbers)), payload)
+
+
+def exactly(*numbers: int, layout: bytes = b"\x00", payload: bytes = b"") -> bytes:
+    """An update of `b` by its old elements: shift, changes, and bytes."""
+    return told(b"\x00\x04" + name("b") + zigzag(0) + layout + b"".join(map(varint, numbers)), payload)
 
 
 def invalid() -> dict[str, tuple[int, bytes]]:
@@ -291,45 +324,44 @@ def invalid() -> dict[str, tuple[int, bytes]]:
         "name-shares-too-much": (3, told(b"\x00\x01" + name("w", 1) + zigzag(1))),
         "name-there-twice": (3, told(b"\x00\x01" + name("w") + zigzag(1) + b"\x01" + name("", 1) + zigzag(-1))),
         "record-cut-short": (3, told(b"\x00\x01" + name("w"))),
-        "alias-of-none": (3, told(b"\x00\x02" + name("w") + text(b"\x10\x03\x02\x00") + varint(0))),
-        "layout-unknown": (3, told(b"\x00\x02" + name("w") + text(b"\x10\x0e\x02") + varint(8), bytes(8))),
-        "layout-with-a-byte-behind": (3, told(b"\x00\x02" + name("w") + text(b"\x10\x00\x02\x00") + varint(8), bytes(8))),
-        "stored-without-a-layout": (3, told(b"\x00\x02" + name("w") + varint(0) + varint(8), bytes(8))),
-        "stored-of-another-length": (3, told(b"\x00\x02" + name("w") + RAW2 + varint(9), bytes(9))),
-        "stored-beyond-the-end": (2, told(b"\x00\x02" + name("w") + RAW2 + varint(8), bytes(7))),
-        "shared-by-raw-elements": (4, told(b"\x00\x03" + name("b") + zigzag(0) + KEPT + varint(0) * 3 + varint(0))),
-        "shared-of-another-size": (4, told(b"\x00" + W + text(b"\x10\x02\x08" + w.fields) + b"\x00" + varint(0) * 4)),
-        "codebook-in-way-4": (4, told(b"\x00" + W + b"\x00\x04" + varint(0) * 4)),
-        "codebook-told-in-form-5": (4, told(b"\x00" + W + b"\x00\x01" + varint(0) + b"\x05" + varint(0) * 7)),
-        "codebook-told-of-another-length": (4, told(b"\x00" + W + b"\x00\x01" + varint(2) + b"\x00" + varint(7) + varint(0) * 4, bytes(7))),
-        "codebook-of-no-owner": (4, told(b"\x00" + W + b"\x00\x03" + varint(0) * 4)),
-        "codebook-with-a-value-twice": (4, told(b"\x00" + W + b"\x00\x01" + varint(2) + b"\x00" + varint(8) + varint(0) * 4, b"\x00\x00\x80\x3f" * 2)),
-        "more-fall-than-there-are": (5, told(b"\x00" + W + KEPT + varint(0) + varint(33) + varint(0) * 2)),
-        "more-come-back-than-there-are": (5, told(b"\x00" + W + KEPT + varint(33) + varint(0) * 3)),
-        "changes-without-a-change": (5, told(b"\x00" + W + KEPT + varint(0) * 3 + varint(1), b"\x01")),
-        "changes-start-with-0": (5, told(b"\x00" + W + KEPT + varint(0) + varint(1) + varint(0) + varint(2), b"\x00\x01")),
-        "changes-do-not-end": (5, told(b"\x00" + W + KEPT + varint(0) + varint(1) + varint(0) + varint(9), b"\x7f" * 9)),
-        "exact-by-another-width": (3, told(b"\x00\x04" + name("b") + zigzag(0) + text(b"\x11\x00\x02") + varint(0) * 3)),
+        "alias-of-none": (3, told(b"\x00" + NEW_W + text(b"\x10\x03\x02\x00") + varint(0))),
+        "layout-unknown": (3, told(b"\x00" + NEW_W + text(b"\x10\x0e\x02") + varint(8), bytes(8))),
+        "layout-with-a-byte-behind": (3, told(b"\x00" + NEW_W + text(b"\x10\x00\x02\x00") + varint(8), bytes(8))),
+        "stored-without-a-layout": (3, told(b"\x00" + NEW_W + varint(0) + varint(8), bytes(8))),
+        "stored-of-another-length": (3, told(b"\x00" + NEW_W + RAW2 + varint(9), bytes(9))),
+        "stored-beyond-the-end": (2, told(b"\x00" + NEW_W + RAW2 + varint(8), bytes(7))),
+        "shared-by-raw-elements": (4, told(b"\x00\x03" + name("b") + zigzag(0) + KEPT + varint(0) * 4)),
+        "shared-of-another-size": (4, changed(text(b"\x10\x02\x08" + w.fields) + b"\x00", 0, 0, 0, 0)),
+        "codebook-in-way-4": (4, changed(b"\x00\x04", 0, 0, 0, 0)),
+        "codebook-told-in-form-5": (4, changed(b"\x00\x01\x00\x05", 0, 0, 0, 0, 0, 0, 0)),
+        "codebook-told-of-another-length": (4, changed(b"\x00\x01\x02\x00\x07", 0, 0, 0, 0, payload=bytes(7))),
+        "codebook-of-no-owner": (4, changed(b"\x00\x03", 0, 0, 0, 0)),
+        "codebook-with-a-value-twice": (
+            4,
+            changed(b"\x00\x01\x02\x00\x08", 0, 0, 0, 0, payload=b"\x00\x00\x80\x3f" * 2),
+        ),
+        "more-fall-than-there-are": (5, changed(KEPT, 0, 33, 0, 0)),
+        "more-come-back-than-there-are": (5, changed(KEPT, 33, 0, 0, 0)),
+        "changes-without-a-change": (5, changed(KEPT, 0, 0, 0, 1, payload=b"\x01")),
+        "changes-start-with-0": (5, changed(KEPT, 0, 1, 0, 2, payload=b"\x00\x01")),
+        "changes-do-not-end": (5, changed(KEPT, 0, 1, 0, 9, payload=b"\x7f" * 9)),
+        "exact-by-another-width": (3, exactly(0, 0, 0, layout=text(b"\x11\x00\x02"))),
         "exact-of-a-coded-layout": (3, told(b"\x00\x04" + name("w") + zigzag(1) + varint(0) * 4)),
-        "exact-with-a-shift-of-64": (3, told(b"\x00\x04" + name("b") + zigzag(0) + varint(0) + varint(64) + varint(0) * 2)),
-        "differences-without-a-block": (6, told(b"\x00\x04" + name("b") + zigzag(0) + varint(0) * 4)),
-        "differences-of-another-number": (6, told(b"\x00\x04" + name("b") + zigzag(0) + varint(0) * 2 + varint(1) + varint(2), b"\x01\x00")),
-        "differences-with-bits-behind": (6, told(b"\x00\x04" + name("b") + zigzag(0) + varint(0) * 3 + varint(3), b"\x02\x00\x00")),
-        "differences-start-with-0": (6, told(b"\x00\x04" + name("b") + zigzag(0) + varint(0) * 3 + varint(3), b"\x02\x01\x00")),
+        "exact-with-a-shift-of-64": (3, exactly(64, 0, 0)),
+        "differences-without-a-block": (6, exactly(0, 0, 0)),
+        "differences-of-another-number": (6, exactly(0, 1, 2, payload=b"\x01\x00")),
+        "differences-with-bits-behind": (6, exactly(0, 0, 3, payload=b"\x02\x00\x00")),
+        "differences-start-with-0": (6, exactly(0, 0, 3, payload=b"\x02\x01\x00")),
     }  # fmt: skip
 
 
 def write() -> None:
     """All files, in the place of those that are there."""
     broken = invalid()
-    groups = {
-        "valid": valid(),
-        "invalid": {
-            "old.dc": OLD.to_bytes(),
-            **{f"{name}.dcp": content for name, (_, content) in broken.items()},
-            "sections.json": (json.dumps({name: section for name, (section, _) in broken.items()}, indent=1) + "\n").encode(),
-        },
-    }  # fmt: skip
+    sections = {name: section for name, (section, _) in broken.items()}
+    refused = {f"{name}.dcp": content for name, (_, content) in broken.items()}
+    refused |= {"old.dc": OLD.to_bytes(), "sections.json": (json.dumps(sections, indent=1) + "\n").encode()}
+    groups = {"valid": valid(), "invalid": refused}
     for group, files in groups.items():
         folder = HERE / group
         folder.mkdir(parents=True, exist_ok=True)

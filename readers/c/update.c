@@ -1285,7 +1285,8 @@ static void emit_adaptive(job *job, dc_tensor *tensor, weights *of, const uint8_
         recorder.ends = ends;
       }
       out = give(recorder.decisions, end - recorder.from, &state, out);
-      note_used(job, used - mark + 4 * (end - recorder.from) + job->memory.size - (size_t)(out - job->memory.memory));
+      length = used + 8 + 4 * (end - recorder.from) + job->memory.size - (size_t)(out - job->memory.memory);
+      if (job->memory.most < length) job->memory.most = length;
       end = recorder.from;
     }
     if (job->in.status) break;
