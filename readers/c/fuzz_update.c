@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-enum { FUZZ_LIMIT = 1 << 20, FUZZ_MEMORY = 1 << 23 };
+enum { FUZZ_LIMIT = 1 << 20, FUZZ_MEMORY = 1 << 20 };
 
 typedef struct {
   size_t blocks, last;

@@ -2053,7 +2053,8 @@ dc_status dc_apply(dc_update *update, void *memory, size_t memory_bytes) {
   }
   write_block(&job);
   if (job.in.status) return job.in.status;
-  update->memory_used = job.memory.most + memory_bytes - job.memory.size;
+  update->memory_used = job.memory.most + memory_bytes - job.memory.size; /* what is kept may have come after the most */
+  if (update->memory_used > memory_bytes) update->memory_used = memory_bytes;
   sha256_end(&job.hash, digest);
   return memcmp(digest, bytes + 12, NEW_NAME) ? STATUS(DC_DAMAGED, DC_OF_UPDATE | 1) : DC_OK;
 }

@@ -59,7 +59,8 @@ def test_its_package_names_files_that_are_there():
     package = json.loads((READER / "package.json").read_text(encoding="utf-8"))
     assert not package.get("dependencies")
     assert all((READER / name).is_file() for name in package["files"])
-    assert {"deepcompress.js", "deepcompress.d.ts", package["bin"]["deepcompress-read"]} == set(package["files"])
+    modules = {"deepcompress.js", "deepcompress.d.ts", "update.js", "update.d.ts"}
+    assert {*modules, *package["bin"].values()} == set(package["files"])
 
 
 @needs_node
