@@ -66,7 +66,9 @@ def test_its_package_names_files_that_are_there():
 @needs_node
 def test_the_code_of_its_readme_runs():
     text = (READER / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```js\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    block, of_update = re.findall(r"^```js\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    done = node("--input-type=module", "-e", of_update, cwd=ROOT)
+    assert (done.stderr, done.stdout) == ("", "546\n")
     done = node("--input-type=module", "-e", block, cwd=ROOT)
     assert done.stderr == ""
     assert done.stdout.startswith("lenet5 [\n  'conv1.weight',\n  'conv1.bias',")
