@@ -311,6 +311,7 @@ def invalid() -> dict[str, tuple[int, bytes]]:
         "no-flags": (3, told(b"")),
         "labels-cut-short": (3, told(b"\x01\x00")),
         "header-that-cannot-be-inflated": (3, told(b"\x02" + varint(20) + varint(3) + SAME_ALL, b"\xff\xff\xff")),
+        "header-of-no-bytes": (3, told(b"\x02\x00\x00" + SAME_ALL)),
         "header-longer-than-the-update": (3, told(b"\x02" + varint(20) + varint(30) + SAME_ALL, b"\x00")),
         "op-5": (3, told(b"\x00\x05" + name("w") + zigzag(1))),
         "run-of-none": (3, told(b"\x00\x00" + zigzag(0) + varint(0))),
@@ -322,6 +323,10 @@ def invalid() -> dict[str, tuple[int, bytes]]:
         "name-not-printable": (3, told(b"\x00\x01" + name("a\x1bb") + zigzag(1))),
         "name-too-long": (3, told(b"\x00\x01" + name("a" * 513) + zigzag(1))),
         "name-shares-too-much": (3, told(b"\x00\x01" + name("w", 1) + zigzag(1))),
+        "name-shares-more-than-it-says": (
+            3,
+            told(b"\x00\x01" + name("ab") + zigzag(1) + b"\x01" + name("ac") + zigzag(-1)),
+        ),
         "name-there-twice": (3, told(b"\x00\x01" + name("w") + zigzag(1) + b"\x01" + name("", 1) + zigzag(-1))),
         "record-cut-short": (3, told(b"\x00\x01" + name("w"))),
         "alias-of-none": (3, told(b"\x00" + NEW_W + text(b"\x10\x03\x02\x00") + varint(0))),

@@ -216,6 +216,8 @@ class Names:
             FormatError: it is not there, or too long.
         """
         shared = reader.varint("shared part of a name", len(self._previous))
-        rest = reader.varint("length of a name", longest - shared)
-        self._previous = self._previous[:shared] + bytes(reader.take(rest, "name"))
+        rest = bytes(reader.take(reader.varint("length of a name", longest - shared), "name"))
+        if rest and rest[:1] == self._previous[shared : shared + 1]:
+            raise FormatError("a name has more in common with the one before it than is told")
+        self._previous = self._previous[:shared] + rest
         return self._previous

@@ -102,6 +102,8 @@ def read_head(reader: Reader) -> Head:
     if not flags & HEADER:
         return Head(labels, (0, 0))
     size = reader.varint("length of the header", MAX_HEADER)
+    if not size:
+        raise FormatError("a header of no bytes is told")
     return Head(labels, (size, reader.varint("length of the deflated header")))
 
 

@@ -1946,6 +1946,7 @@ static const uint8_t *read_facts(job *job, size_t *header_bytes) {
   }
   if (flags & TOLD_HEADER) {
     *header_bytes = at_most(&job->in, (size_t)1 << 26);
+    if (!*header_bytes) invalid(&job->in);
     packed.at = payload(job, length = varint(&job->in));
     if (job->in.status) return NULL;
     packed.end = packed.at + length;

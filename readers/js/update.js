@@ -163,6 +163,7 @@ const build = (bytes, facts, payloads, most) => {
   const labels = flags & 1 ? readLabels(facts) : old.labels;
   const headerLength = flags & 2 && facts.varint(2 ** 26);
   const deflated = flags & 2 && facts.varint(2 ** 26);
+  must(!(flags & 2) || headerLength, 3);
   const dictionary = bytes.subarray(0, old.start).subarray(-32768);
   const told = headerLength && expand(3, payloads.take(deflated), headerLength, dictionary);
   const made = []; // records as the reader has them, with their sections
@@ -186,7 +187,9 @@ const build = (bytes, facts, payloads, most) => {
   };
   const readName = () => {
     const start = name.subarray(0, facts.varint(name.length));
-    name = join([start, facts.take(facts.varint(512 - start.length))]);
+    const rest = facts.take(facts.varint(512 - start.length));
+    must(start.length === name.length || rest[0] !== name[start.length], 3);
+    name = join([start, rest]);
     must(name.length, 3);
     return printable(name);
   };
