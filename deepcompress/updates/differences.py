@@ -148,13 +148,15 @@ class Differences:
 class Coders:
     """The coders of differences by width: what one tensor teaches serves the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        """Coders of a file that has `size` bytes of tensors: all of it counts, for its first tensor may be small."""
+        self._size = size
         self._found: dict[int, Differences] = {}
 
-    def of(self, width: int, elements: int) -> Differences:
-        """That of elements of this width, of which there are about so many."""
+    def of(self, width: int) -> Differences:
+        """That of elements of so many bytes."""
         if width not in self._found:
-            self._found[width] = Differences(width, elements)
+            self._found[width] = Differences(width, self._size // width)
         return self._found[width]
 
     def keep(self, coder: Differences) -> None:

@@ -21,6 +21,7 @@ from deepcompress.container.reader import ModelFile
 from deepcompress.errors import DeepCompressError, FormatError, OutputError, UpdateError
 from deepcompress.reading.recode import recode
 from deepcompress.recipe import Recipe
+from deepcompress.updates import coder, differences
 from deepcompress.updates.container import UpdateFile
 from deepcompress.updates.describe import describe
 from deepcompress.updates.update import diff, patch
@@ -222,6 +223,23 @@ def test_checkpoints_of_other_tensors(tmp_path, ending):
 
 def test_a_checkpoint_of_another_container(tmp_path):
     made(saved(state(), tmp_path / "a.pt"), saved(moved(), tmp_path / "b.safetensors"), tmp_path)
+
+
+def test_a_small_tensor_that_comes_first_does_not_slow_the_others(tmp_path, monkeypatch):
+    """The loops that code differences are chosen once a file: by all of it."""
+    asked = []
+
+    def coder_for(elements):
+        asked.append(elements)
+        return coder.coder_for(elements)
+
+    monkeypatch.setattr(differences, "coder_for", coder_for)
+    before = {"a.bias": torch.randn(8), "b.weight": torch.randn(100, 100)}
+    after = {name: value * 1.001 for name, value in before.items()}
+    old, new = saved(before, tmp_path / "a.safetensors"), saved(after, tmp_path / "b.safetensors")
+    made(old, new, tmp_path)
+    assert len(asked) == 2  # one way and the other
+    assert min(asked) >= 10_008
 
 
 def test_an_embedding_that_has_grown(tmp_path):
