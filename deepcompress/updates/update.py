@@ -102,7 +102,7 @@ def _write(
         else:
             facts = cutting.make(old, new, kinds, payload)
         write_head(target, *hashes, Kind.TENSORS if kinds[0] is FileKind.MODEL else Kind.PIECES)
-        write_facts(target, facts)
+        write_facts(target, facts, payload.tell())
         copy_all(payload, target)
 
 
