@@ -4,7 +4,7 @@ LeNet-5: `results/lenet5-han2016-seed0.dc` is out, and the network is trained on
 4,000 of them, turned by 15 degrees). Beside `compress --base` stands its recipe again, with fewer epochs. GPT: a small
 one is trained on the standard library's source, and saved before and after one more step of AdamW.
 
-The packages bsdiff4 and zipnn, and the commands zstd and xdelta3, are compared with where they are installed.
+The packages bsdiff4, zipnn and zstandard, and the commands zstd and xdelta3, take part where they are installed.
 """
 
 from __future__ import annotations
