@@ -31,8 +31,9 @@ def diff(old: str, new: str, output: str, force: bool, as_json: bool, verbose: b
     claim(output, ending=".dcp")
     found = write(old, new, output)
     share = 100 * found.file_bytes / max(found.new_bytes, 1)
+    note = "; the two files are equal" if found.equal else ""
     show(as_json, found.as_dict(), lambda: (
-        f"{found.file}: {found.file_bytes:,} bytes, {share:.1f} % of the {found.new_bytes:,} bytes of {new}"
+        f"{found.file}: {found.file_bytes:,} bytes, {share:.1f} % of the {found.new_bytes:,} bytes of {new}{note}"
     ))  # fmt: skip
 
 

@@ -7,6 +7,7 @@ Importing this module imports numba: `streams` and `offsets` do so only for tens
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -187,4 +188,43 @@ for _part in (
     register_jitable(**UNCOUNTED)(_part)
 
 code_symbols = njit(cache=True, nogil=True, **UNCOUNTED)(model.code)
-give_decisions = njit(cache=True, nogil=True, **UNCOUNTED)(model.give)
+
+
+def give_decisions(decisions: Array, count: int, out: Array) -> int:
+    """Code decisions; the slow twin is `model.give`, which says how."""
+    return int(_compiled_give(decisions, count, out, _divisors()))
+
+
+def _give(decisions: Array, count: int, out: Array, divisors: Array) -> Any:
+    """The state, of fewer than 32 bits, is not divided but multiplied: `_divisors` says why that is the same."""
+    state, to = U(0), U(len(out))
+    for index in range(count - 1, -1, -1):
+        decision = U(decisions[index])
+        chance, bit = decision >> U(1), decision & U(1)
+        width = chance if bit else U(1 << 16) - chance
+        while state >= width << U(16):
+            to -= U(1)
+            out[to] = state & U(255)
+            state >>= U(8)
+        quotient = state * divisors[width] >> U(48)
+        state += quotient * (U(1 << 16) - width) + (U(1 << 16) - chance if bit else U(0))
+    while state > U(0):
+        to -= U(1)
+        out[to] = state & U(255)
+        state >>= U(8)
+    return to
+
+
+_compiled_give = njit(cache=True, nogil=True, **UNCOUNTED)(_give)
+
+
+@cache
+def _divisors() -> Array:
+    """2^48 / w, rounded up, for w from 1 to 65535, uint64: the upper bits of its product with x are x // w.
+
+    x is below w · 2^16. What is rounded up adds less than x / 2^48 < w / 2^32 < 1 / w to the quotient, which is at
+    least that far below the next whole number; and the product is below 2^64 - 2^48 / w + w · 2^16 < 2^64.
+    """
+    widths = np.maximum(np.arange(1 << 16, dtype=np.int64), 1)
+    divisors: Array = (-(-(1 << 48) // widths)).astype(np.uint64)
+    return divisors

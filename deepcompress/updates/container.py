@@ -27,6 +27,7 @@ MAX_FACTS = 1 << 26
 _HEAD = len(MAGIC) + 1 + OLD_NAME + NEW_NAME + 1
 WINDOW = 1 << 15  # bytes that deflate can refer to
 _CHUNK = 1 << 20
+_LARGE = 1 << 16  # bytes of payloads beside which a few bytes of facts are not worth the time that they take
 
 
 class Kind(IntEnum):
@@ -70,18 +71,15 @@ def write_head(target: BinaryIO, old: bytes, new: bytes, kind: Kind) -> None:
     target.write(MAGIC + bytes([VERSION]) + old[:OLD_NAME] + new[:NEW_NAME] + bytes([kind]))
 
 
-def write_facts(target: BinaryIO, facts: bytes) -> None:
-    """Facts, deflated where that is smaller."""
-    packed = _deflated(facts)
+def write_facts(target: BinaryIO, facts: bytes, payload: int) -> None:
+    """Facts of an update of so many bytes of payloads, deflated where that is smaller."""
+    packed = deflate.by_zlib(facts, deflate.DICTIONARY)
+    if len(facts) <= deflate.LONGEST and payload < _LARGE:
+        packed = min(packed, deflate.compress(facts), key=len)
     if len(packed) < len(facts):
         target.write(varint(len(facts)) + varint(len(packed)) + packed)
     else:
         target.write(varint(len(facts)) + varint(0) + facts)
-
-
-def _deflated(facts: bytes) -> bytes:
-    packed = deflate.by_zlib(facts, deflate.DICTIONARY)
-    return min(packed, deflate.compress(facts), key=len) if len(facts) <= deflate.LONGEST else packed
 
 
 class UpdateFile:
@@ -216,6 +214,8 @@ class Names:
             FormatError: it is not there, or too long.
         """
         shared = reader.varint("shared part of a name", len(self._previous))
-        rest = reader.varint("length of a name", longest - shared)
-        self._previous = self._previous[:shared] + bytes(reader.take(rest, "name"))
+        rest = bytes(reader.take(reader.varint("length of a name", longest - shared), "name"))
+        if rest and rest[:1] == self._previous[shared : shared + 1]:
+            raise FormatError("a name has more in common with the one before it than is told")
+        self._previous = self._previous[:shared] + rest
         return self._previous

@@ -18,6 +18,7 @@ from deepcompress.updates.cuts import Cut, FileKind, cuts_of
 from deepcompress.updates.differences import WIDTHS, Coders, Differences, common_bits, shift_in
 from deepcompress.updates.pieces import (
     MAX_NAME,
+    SEGMENT,
     Piece,
     PieceOp,
     Pieces,
@@ -26,7 +27,8 @@ from deepcompress.updates.pieces import (
     segments,
 )
 
-_SAMPLE = 1 << 19  # bytes that are tried
+_SAMPLE = 1 << 17  # bytes that are tried
+_GLANCE = 1 << 16  # bytes that are read at once where few of them mostly decide
 _FEW = 0.3  # elements of a tensor that changed, if differences are sure to gain
 
 
@@ -38,7 +40,7 @@ def make(old: Path, new: Path, kinds: tuple[FileKind, FileKind], payload: Binary
     """
     with old.open("rb") as before, new.open("rb") as after:
         size = new.stat().st_size
-        maker = _Maker(before, after, payload)
+        maker = _Maker(before, after, payload, Coders(size))
         plan = _plan(cuts_of(old, kinds[0]), cuts_of(new, kinds[1]), old.stat().st_size, size)
         out, packer = [varint(size)], Pieces()
         for piece in _merged(maker.told(*part) for part in plan):
@@ -91,9 +93,8 @@ def _merged(pieces: Iterator[Piece]) -> Iterator[Piece]:
 class _Maker:
     """Finds for each piece what tells it in the fewest bytes."""
 
-    def __init__(self, old: BinaryIO, new: BinaryIO, payload: BinaryIO) -> None:
-        self._old, self._new, self._payload = old, new, payload
-        self._coders = Coders()
+    def __init__(self, old: BinaryIO, new: BinaryIO, payload: BinaryIO, coders: Coders) -> None:
+        self._old, self._new, self._payload, self._coders = old, new, payload, coders
 
     def told(self, cut: Cut, base: Cut) -> Piece:
         """The piece at `cut`, told by the old bytes at `base`; its payload is written."""
@@ -106,7 +107,7 @@ class _Maker:
         known = min(base.length, cut.length) // width * width
         known = known if base.width == cut.width else 0
         start = self._payload.tell()
-        coder = self._coders.of(width, cut.length).copy()
+        coder = self._coders.of(width).copy()
         if known and self._gains(cut, base, known, width):
             piece = self._differences(cut, Cut(name, base.start, known, width), coder)
         else:
@@ -129,10 +130,7 @@ class _Maker:
     def _is_same(self, cut: Cut, base: Cut) -> bool:
         if cut.length != base.length:
             return False
-        pairs = zip(
-            segments(self._new, cut.start, cut.length), segments(self._old, base.start, cut.length), strict=True
-        )
-        return all(new == old for new, old in pairs)
+        return all(new == old for new, old in self._pairs(cut, base, _GLANCE))
 
     def _stored(self, cut: Cut, name: str) -> Piece:
         for part in segments(self._new, cut.start, cut.length):
@@ -179,13 +177,13 @@ class _Maker:
         elements, others = np.frombuffer(new, f"<u{width}"), np.frombuffer(old, f"<u{width}")
         if np.count_nonzero(elements != others) < _FEW * len(elements):
             return True
-        coded = self._coders.of(width, cut.length).copy().encode(elements, others)
+        coded = self._coders.of(width).copy().encode(elements, others)
         return len(coded) <= len(planes.encode(np.frombuffer(new, np.uint8).reshape(-1, width)))
 
     def _differences(self, cut: Cut, base: Cut, coder: Differences) -> Piece:
         width, kind = base.width, f"<u{base.width}"
         used = 0
-        for new, old in self._pairs(cut, base):
+        for new, old in self._pairs(cut, base, _GLANCE):
             used |= common_bits(np.frombuffer(new, kind), np.frombuffer(old, kind))
             if used & 1:
                 break
@@ -196,10 +194,10 @@ class _Maker:
         changed, shift = coder.changed - before, shift_in(used)
         return Piece(PieceOp.DIFFERENCES, cut.length, base.name, base.start, base.length, width, shift, changed, size)
 
-    def _pairs(self, cut: Cut, base: Cut) -> Iterator[tuple[bytes, bytes]]:
+    def _pairs(self, cut: Cut, base: Cut, step: int = SEGMENT) -> Iterator[tuple[bytes, bytes]]:
         """Segments of a piece, and as many old bytes of each."""
         at = 0
-        for new in segments(self._new, cut.start, cut.length):
+        for new in segments(self._new, cut.start, cut.length, step):
             yield new, known_bytes(self._old, base.start, base.length, at, len(new))
             at += len(new)
 

@@ -46,10 +46,12 @@ class Differences:
         self._coder = coder_for(elements)
         counts = np.zeros(loop.SLOTS, dtype=np.int64)
         counts[: loop.CHANGED] = loop.FRESH
-        self._slots = self._coder.filled(loop.SLOTS, 1 << 29), self._coder.numbers(counts, np.int32)
+        self._slots = loop.Slots(
+            self._coder.filled(loop.SLOTS, 1 << 29), self._coder.numbers(counts, np.int32), self._coder.tables[2]
+        )
         self._at = self._coder.numbers([0] * loop.AT)
-        levels = self._coder.numbers(np.searchsorted(loop.BOUNDS, np.arange(1 << 10) << 6, side="right"))
-        self._tables = levels, self._coder.tables[2]
+        levels = np.searchsorted(loop.BOUNDS, np.arange(loop.RECENT + 1) << 6, side="right")
+        self._levels = self._coder.numbers(levels, np.uint8)
         self._decisions: Any = ()
         self.changed = 0
 
@@ -78,7 +80,8 @@ class Differences:
     def copy(self) -> Differences:
         """Another one that has learned the same."""
         other = copy(self)
-        other._slots, other._at = (copy(self._slots[0]), copy(self._slots[1])), copy(self._at)
+        probabilities, counts, reciprocals = self._slots
+        other._slots, other._at = loop.Slots(copy(probabilities), copy(counts), reciprocals), copy(self._at)
         return other
 
     def _encode(self, new: Array, old: Array, shift: int) -> bytes:
@@ -88,12 +91,13 @@ class Differences:
         found = ordered(new[places], self._bits) - ordered(old[places], self._bits) >> shift
         coder, at = self._coder, self._start()
         decisions = self._room(len(flags) + _MOST * len(places))
+        tape = loop.Tape(False, at, decisions, coder.nothing())
         coder.loops.encode_flags(
-            coder.numbers(flags, np.uint8), coder.numbers(contexts, np.uint8), self._slots, at, *self._tables, decisions
+            coder.numbers(flags, np.uint8), coder.numbers(contexts, np.uint8), self._levels, self._slots, tape
         )
         raw: Any = bytearray(8 * len(places) + 8)
         raw = np.frombuffer(raw, dtype=np.uint8) if coder.is_compiled else raw
-        self._values(found, contexts[places], False, decisions, coder.nothing(), raw)
+        self._values(found, contexts[places], tape, raw)
         used = int(at[loop.BYTE])
         if at[loop.FILL]:
             raw[used] = int(at[loop.BITS]) << 8 - int(at[loop.FILL]) & 255
@@ -106,12 +110,12 @@ class Differences:
         raw = reader.take(len(reader), "bits")
         coder, at = self._coder, self._start()
         contexts = _contexts(old, self._bits)
-        payload, flags = coder.start(coded, at), coder.numbers(np.zeros(len(old), dtype=np.uint8), np.uint8)
-        coder.loops.decode_flags(flags, coder.numbers(contexts, np.uint8), self._slots, at, *self._tables, payload)
-        places = np.flatnonzero(flags)
+        flags = coder.numbers(np.zeros(len(old), dtype=np.uint8), np.uint8)
+        tape = loop.Tape(True, at, coder.room(0), coder.start(coded, at))
+        coder.loops.decode_flags(flags, coder.numbers(contexts, np.uint8), self._levels, self._slots, tape)
+        places = np.flatnonzero(np.asarray(flags, dtype=bool))
         bits: Any = np.array(raw, dtype=np.uint8) if coder.is_compiled else bytearray(raw)
-        nothing = np.zeros(len(places), dtype=np.int64)
-        values = self._values(nothing, contexts[places], True, coder.room(0), payload, bits)
+        values = self._values(np.zeros(len(places), dtype=np.int64), contexts[places], tape, bits)
         coder.finish(coded, at)
         if at[loop.BYTE] != len(raw) or int(at[loop.BITS]) & (1 << int(at[loop.FILL])) - 1:
             raise FormatError("the bits of differences do not end with the last of them: the update is damaged")
@@ -131,12 +135,11 @@ class Differences:
             self._decisions = self._coder.room(decisions)
         return self._decisions
 
-    def _values(self, found: Array, contexts: Array, decoding: bool, decisions: Any, payload: Any, raw: Any) -> Array:
+    def _values(self, found: Array, contexts: Array, tape: loop.Tape, raw: Any) -> Array:
         values = self._coder.numbers(found)
         self._coder.loops.code_values(
-            values, self._coder.numbers(contexts, np.uint8), self._depth, int(decoding), self._slots, self._at,
-            self._tables[1], decisions, payload, raw,
-        )  # fmt: skip
+            values, self._coder.numbers(contexts, np.uint8), self._depth, self._slots, tape, raw
+        )
         if self._coder.is_compiled:
             return np.asarray(values)
         return np.array([value & _ALL for value in values], dtype=np.uint64).view(np.int64)
@@ -145,13 +148,15 @@ class Differences:
 class Coders:
     """The coders of differences by width: what one tensor teaches serves the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        """Coders of a file that has `size` bytes of tensors: all of it counts, for its first tensor may be small."""
+        self._size = size
         self._found: dict[int, Differences] = {}
 
-    def of(self, width: int, elements: int) -> Differences:
-        """That of elements of this width, of which there are about so many."""
+    def of(self, width: int) -> Differences:
+        """That of elements of so many bytes."""
         if width not in self._found:
-            self._found[width] = Differences(width, elements)
+            self._found[width] = Differences(width, self._size // width)
         return self._found[width]
 
     def keep(self, coder: Differences) -> None:
@@ -183,16 +188,21 @@ def common_bits(new: Array, old: Array) -> int:
 
 def ordered(elements: Array, bits: int) -> Array:
     """Elements as signed integers in the order of the floats that they may be, int64: −0 is −1."""
-    signed = elements.view(f"<i{elements.itemsize}").astype(np.int64)
-    return np.where(signed < 0, np.int64(-1) - (signed & ((1 << bits - 1) - 1)), signed)
+    return _turned(elements.view(f"<i{elements.itemsize}").astype(np.int64), bits)
 
 
 def unordered(numbers: Array, kind: np.dtype[Any]) -> Array:
     """The inverse, of integers that may have left the range: they come back at its other end."""
-    top = np.int64(-1 << 8 * kind.itemsize - 1)
-    signed = numbers.astype(f"<i{kind.itemsize}").astype(np.int64)
-    found = np.where(signed < 0, (np.int64(-1) - signed) | top, signed)
-    return found.astype(f"<i{kind.itemsize}").view(kind)
+    signed = f"<i{kind.itemsize}"
+    return _turned(numbers.astype(signed).astype(np.int64), 8 * kind.itemsize).astype(signed).view(kind)
+
+
+def _turned(signed: Array, bits: int) -> Array:
+    """Negative integers with all their bits after the sign turned over: a sign and a magnitude becomes a number in its
+    order, and the other way round.
+    """
+    turned: Array = signed ^ (signed >> 63 & (1 << bits - 1) - 1)
+    return turned
 
 
 def _contexts(old: Array, bits: int) -> Array:

@@ -37,7 +37,7 @@ def apply(old: BinaryIO, old_bytes: int, update: UpdateFile, write: Callable[[by
             f"the new file would take {left} bytes, more than the {max_bytes} allowed; "
             "if you trust the update, raise max_bytes (--max-bytes)"
         )
-    packer, coders = Pieces(), Coders()
+    packer, coders = Pieces(), Coders(left)
     while len(reader):
         piece = packer.read(reader, old_bytes)
         if piece.length > left:
@@ -95,7 +95,7 @@ def _decode_planes(piece: Piece, reader: Reader, write: Callable[[bytes], object
 def _decode_differences(
     piece: Piece, reader: Reader, old: BinaryIO, write: Callable[[bytes], object], coders: Coders
 ) -> None:
-    coder = coders.of(piece.width, piece.length)
+    coder = coders.of(piece.width)
     before = coder.changed
     for at in range(0, piece.length, SEGMENT):
         known = known_bytes(old, piece.base, piece.known, at, min(SEGMENT, piece.length - at))

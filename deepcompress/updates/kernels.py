@@ -12,6 +12,7 @@ from deepcompress.updates import changes_loop, differences_loop
 for _part in (
     changes_loop.code_whether, changes_loop.find_tables, changes_loop.predict, changes_loop.code_move,
     changes_loop.code_value, changes_loop.plain, differences_loop.learn_one, differences_loop.pass_bits,
+    differences_loop.code_one, differences_loop.code_length, differences_loop.code_bits,
 ):  # fmt: skip
     register_jitable(**UNCOUNTED)(_part)
 

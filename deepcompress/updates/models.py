@@ -31,11 +31,11 @@ class Tools:
 
     def __init__(self, old: ModelFile) -> None:
         self._old = old
-        self._coders, self._largest = Coders(), max((entry.info.size for entry in old.header.entries), default=0)
+        self._coders = Coders(sum(entry.info.nbytes for entry in old.header.entries if not entry.info.is_shared))
 
     def differences(self, width: int) -> Differences:
         """The coder of elements of this width."""
-        return self._coders.of(width, self._largest)
+        return self._coders.of(width)
 
     def keep(self, coder: Differences) -> None:
         """Go on with what this coder has learned."""
@@ -102,6 +102,8 @@ def read_head(reader: Reader) -> Head:
     if not flags & HEADER:
         return Head(labels, (0, 0))
     size = reader.varint("length of the header", MAX_HEADER)
+    if not size:
+        raise FormatError("a header of no bytes is told")
     return Head(labels, (size, reader.varint("length of the deflated header")))
 
 

@@ -112,10 +112,10 @@ class Pieces:
         return Piece(op, length, name, base, known, width, shift, changed, size)
 
 
-def segments(stream: BinaryIO, start: int, length: int) -> Iterator[bytes]:
-    """So many bytes of a file, `SEGMENT` at a time."""
-    for at in range(0, length, SEGMENT):
-        yield bytes_at(stream, start + at, min(SEGMENT, length - at))
+def segments(stream: BinaryIO, start: int, length: int, step: int = SEGMENT) -> Iterator[bytes]:
+    """So many bytes of a file, `step` at a time."""
+    for at in range(0, length, step):
+        yield bytes_at(stream, start + at, min(step, length - at))
 
 
 def bytes_at(stream: BinaryIO, start: int, length: int) -> bytes:

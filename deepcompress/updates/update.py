@@ -29,12 +29,13 @@ _SPOOL = 1 << 24  # bytes of payloads that wait in memory
 
 @dataclass(frozen=True)
 class Difference:
-    """An update that was written: its file, its bytes, and those of the two files."""
+    """An update that was written: its file, its bytes, those of the two files, and whether these are equal."""
 
     file: str
     file_bytes: int
     old_bytes: int
     new_bytes: int
+    equal: bool
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -86,7 +87,8 @@ def diff(old: str | Path, new: str | Path, out: str | Path) -> Difference:
                 copy_all(source, target)
 
     write_atomic(out, write)
-    return Difference(str(out), Path(out).stat().st_size, old.stat().st_size, new.stat().st_size)
+    sizes = Path(out).stat().st_size, old.stat().st_size, new.stat().st_size
+    return Difference(str(out), *sizes, equal=hashes[0] == hashes[1])
 
 
 def _write(
@@ -102,7 +104,7 @@ def _write(
         else:
             facts = cutting.make(old, new, kinds, payload)
         write_head(target, *hashes, Kind.TENSORS if kinds[0] is FileKind.MODEL else Kind.PIECES)
-        write_facts(target, facts)
+        write_facts(target, facts, payload.tell())
         copy_all(payload, target)
 
 

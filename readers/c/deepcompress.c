@@ -36,6 +36,12 @@ enum { FLOAT32 = 0, BOOL = 9, FIRST_FLOAT8 = 10, LAST_FLOAT8 = 13, DTYPES = DC_H
 enum { BY_COLUMN = 1, SQUARE = 2 };
 enum { MULTIPLES = 5, NONE = 7, SHARED, REPEATED }; /* dc_tensor.form */
 
+/* Whether there is a model that learns: updates have one of their own. update.c defines DC_UPDATES, and includes this file. */
+#ifndef DC_UPDATES
+#define DC_UPDATES 0
+#endif
+#define DC_MODEL (DC_ADAPTIVE || DC_UPDATES)
+
 #if DC_SMALL
 enum { LOOKUP_BITS = 0 };
 #else
@@ -912,8 +918,8 @@ static unsigned deflate_number(deflate_bits *from, unsigned symbol, unsigned ste
   return ((step + symbol % step) << extra) + take_bits(from, extra);
 }
 
-static size_t inflate_block(deflate_bits *from, const deflate_code *literals, const deflate_code *distances, uint8_t *out,
-                            size_t at, size_t count) {
+static size_t inflate_block(deflate_bits *from, const deflate_code *literals, const deflate_code *distances,
+                            const uint8_t *before, size_t before_bytes, uint8_t *out, size_t at, size_t count) {
   unsigned symbol, length, distance;
   while (!from->in->status && (symbol = deflate_symbol(from, literals)) != 256) {
     if (symbol < 256) {
@@ -927,9 +933,9 @@ static size_t inflate_block(deflate_bits *from, const deflate_code *literals, co
     if (symbol > 28 || distance >= DISTANCES) invalid(from->in);
     if (from->in->status) break;
     distance = 1 + deflate_number(from, distance, 2);
-    if (distance > at + DICTIONARY || length > count - at) invalid(from->in);
+    if (distance > at + before_bytes || length > count - at) invalid(from->in);
     if (from->in->status) break;
-    for (; length; length--, at++) out[at] = distance > at ? (uint8_t)dictionary[DICTIONARY + at - distance] : out[at - distance];
+    for (; length; length--, at++) out[at] = distance > at ? before[before_bytes + at - distance] : out[at - distance];
   }
   return at;
 }
@@ -947,8 +953,8 @@ static size_t stored_block(deflate_bits *from, uint8_t *out, size_t at, size_t c
   return at + length;
 }
 
-/* Inflates a header to exactly `count` bytes, at most 4096: so that there are fewer steps than that, or bytes of input. */
-static void inflate(input *in, uint8_t *out, size_t count) {
+/* Inflates exactly `count` bytes, which may refer to others, as if those had come before them: so that there are fewer steps than that, or bytes of input. */
+static void inflate_after(input *in, const uint8_t *before, size_t before_bytes, uint8_t *out, size_t count) {
   deflate_code literals, distances;
   deflate_bits from = {NULL, 0, 0};
   size_t at = 0;
@@ -965,9 +971,14 @@ static void inflate(input *in, uint8_t *out, size_t count) {
     if (type == 1) fixed_codes(&literals, &distances, in);
     else if (type == 2) dynamic_codes(&from, &literals, &distances);
     else invalid(in);
-    if (!in->status) at = inflate_block(&from, &literals, &distances, out, at, count);
+    if (!in->status) at = inflate_block(&from, &literals, &distances, before, before_bytes, out, at, count);
   }
   if (at != count || left(in)) invalid(in);
+}
+
+/* Inflates a header, or the facts of an update. */
+static void inflate(input *in, uint8_t *out, size_t count) {
+  inflate_after(in, (const uint8_t *)dictionary, DICTIONARY, out, count);
 }
 #endif
 
@@ -1257,44 +1268,49 @@ static void expand_halves(const dc_tensor *tensor, input *in, uint8_t *out) {
 }
 #endif
 
-/* The tensor's codebook, checked, and sorted if that is asked for. */
-static const uint8_t *read_codebook(dc_cursor *cursor, arena *from, input *in, int sorted) {
-  dc_tensor owner;
+/* The codebook that a tensor stores, checked, and sorted if that is asked for. */
+static const uint8_t *codebook_of(const dc_tensor *owner, arena *from, input *in, int sorted) {
   codebook book;
   uint32_t *order;
   uint8_t *out = NULL;
   size_t i, mark;
-  fill(cursor->file, cursor->tensor.owner, &owner);
-  if (cursor->tensor.form == SHARED) check_section(cursor->file, &owner, in);
-  in->section = VERSION(cursor->file) > 1 ? 10 : 4;
-  book.entries = owner.section;
-  book.size = owner.size;
+  book.entries = owner->section;
+  book.size = owner->size;
 #if !DC_HUFFMAN_ONLY
-  if (owner.form) {
+  if (owner->form) {
     input at = {NULL, NULL, DC_OK, 10};
-    at.at = owner.section;
-    at.end = owner.section + owner.section_bytes;
-    out = take(from, owner.entries * 4, in);
-    if (out && owner.form == 1) expand_halves(&owner, &at, out);
-    else if (out) expand_grid(&owner, &at, out);
+    at.at = owner->section;
+    at.end = owner->section + owner->section_bytes;
+    out = take(from, owner->entries * 4, in);
+    if (out && owner->form == 1) expand_halves(owner, &at, out);
+    else if (out) expand_grid(owner, &at, out);
     if (at.status) invalid(in);
     book.entries = out;
   }
-  if (sorted) out = take(from, owner.entries * owner.size, in);
+  if (sorted) out = take(from, owner->entries * owner->size, in);
 #else
   (void)sorted;
 #endif
   mark = from->used;
-  order = take(from, owner.entries * sizeof *order, in);
+  order = take(from, owner->entries * sizeof *order, in);
   from->used = mark;
   if (in->status || !order) return book.entries;
-  if (sort(order, (uint32_t)owner.entries, compare_values, &book) < owner.entries) invalid(in);
-  for (i = 0; i < owner.entries; i++) {
+  if (sort(order, (uint32_t)owner->entries, compare_values, &book) < owner->entries) invalid(in);
+  for (i = 0; i < owner->entries; i++) {
     if (is_zero(book.entries + i * book.size, book.size)) invalid(in);
   }
   if (!sorted) return book.entries;
-  for (i = 0; i < owner.entries; i++) memcpy(out + i * owner.size, book.entries + (size_t)order[i] * owner.size, owner.size);
+  for (i = 0; i < owner->entries; i++) memcpy(out + i * owner->size, book.entries + (size_t)order[i] * owner->size, owner->size);
   return out;
+}
+
+/* The codebook of the tensor that is read, which may be another's. */
+static const uint8_t *read_codebook(dc_cursor *cursor, arena *from, input *in, int sorted) {
+  dc_tensor owner;
+  fill(cursor->file, cursor->tensor.owner, &owner);
+  if (cursor->tensor.form == SHARED) check_section(cursor->file, &owner, in);
+  in->section = VERSION(cursor->file) > 1 ? 10 : 4;
+  return codebook_of(&owner, from, in, sorted);
 }
 
 #if DC_ADAPTIVE || DC_RANS
@@ -1630,7 +1646,7 @@ static int step_rows(dc_cursor *cursor) {
 
 #endif
 
-#if DC_ADAPTIVE
+#if DC_MODEL
 /* ---- Section 11: weights by an adaptive model ---- */
 
 enum { BLOCK = 1 << 19, LARGEST = 2880, INPUTS = 10, ENTRY_INPUTS = 6, CLASSES = 7, NUMBERS = 9 };
@@ -1662,6 +1678,10 @@ struct dc_model {
   int32_t weights[INPUTS], entry_weights[ENTRY_INPUTS];
   struct slot *tables;
   uint16_t *squash;
+#if DC_UPDATES
+  struct recorder *recorder; /* what is told of decisions when symbols are coded, and not decoded */
+  uint32_t wanted;           /* the symbol that comes next then */
+#endif
 #if DC_SMALL
   uint16_t *least; /* of t = 0 and up: the largest p whose stretch is less */
 #else
@@ -1767,7 +1787,7 @@ static inline void refill(struct dc_model *model) {
   while (model->state < 1u << 24 && model->at < model->end) model->state = model->state << 8 | *model->at++;
 }
 
-static inline int decide(struct dc_model *model, uint32_t p) {
+static inline int decode_decision(struct dc_model *model, uint32_t p) {
   uint32_t low = model->state & 0xffff, high = model->state >> 16, zero = 65536 - p;
   int bit = low >= zero;
   model->state = bit ? p * high + low - zero : zero * high + low;
@@ -1775,10 +1795,37 @@ static inline int decide(struct dc_model *model, uint32_t p) {
   return bit;
 }
 
-/* Begins the next block; with `more` it has its length in front. */
+#if DC_ADAPTIVE
+#if DC_UPDATES
+#define WANTED(model, bit) ((model)->recorder ? (bit) : -1)
+static int record(struct recorder *recorder, uint32_t p, int bit);
+static uint32_t wanted_at(struct recorder *recorder, size_t position);
+static void end_block(struct recorder *recorder);
+#else
+#define WANTED(model, bit) -1
+#endif
+
+/* The next decision: of the stream, or the one that is wanted. */
+static inline int decide(struct dc_model *model, uint32_t p, int wanted) {
+#if DC_UPDATES
+  if (wanted >= 0) return record(model->recorder, p, wanted);
+#else
+  (void)wanted;
+#endif
+  return decode_decision(model, p);
+}
+
+/* Begins the next block; if there are more than one, it has its length in front. */
 static int begin_block(dc_cursor *cursor, struct dc_model *model) {
   input in = {NULL, NULL, DC_OK, 11};
   size_t length;
+#if DC_UPDATES
+  if (model->recorder) {
+    if (model->todo < cursor->tensor.count) end_block(model->recorder);
+    model->block_left = model->todo < BLOCK ? model->todo : BLOCK;
+    return 1;
+  }
+#endif
   in.at = model->at;
   in.end = model->stream_end;
   length = cursor->tensor.count > BLOCK ? varint(&in) : left(&in);
@@ -1864,7 +1911,7 @@ static inline int is_weight(struct dc_model *model, size_t weights_left, int by_
     S[k + 2] = stretch(model, slots[k]->value >> 14);
   }
   p = mix(model, model->weights, S, INPUTS);
-  bit = (unsigned)decide(model, p);
+  bit = (unsigned)decide(model, p, WANTED(model, model->wanted != 0));
   adjust(model->weights, S, INPUTS, (int32_t)(bit ? 65535 - p : 0 - p), 32);
   for (k = 0; k < 4; k++) learn(slots[k], (int)bit, 588);
   for (k = 4; k < 8; k++) learn(slots[k], (int)bit, 4000);
@@ -1893,7 +1940,7 @@ static inline uint32_t which_entry(struct dc_model *model, const struct trail *r
       S[k] = stretch(model, slots[k]->value >> 14);
     }
     p = mix(model, model->entry_weights, S, ENTRY_INPUTS);
-    bit = decide(model, p);
+    bit = decide(model, p, WANTED(model, model->wanted > middle));
     adjust(model->entry_weights, S, ENTRY_INPUTS, (int32_t)(bit ? 65535 - p : 0 - p), 96);
     for (k = 0; k < ENTRY_INPUTS; k++) learn(slots[k], bit, 250);
     if (bit) low = middle;
@@ -1962,6 +2009,9 @@ static inline int step_model(dc_cursor *cursor, int by_column) {
       if (model->at != model->end || model->state) return stop(cursor, DC_INVALID, 11);
       if (!begin_block(cursor, model)) return 0;
     }
+#if DC_UPDATES
+    if (model->recorder) model->wanted = wanted_at(model->recorder, model->row * model->column_count + model->column);
+#endif
     row_at = by_column ? model->row : (model->row & 1) * model->column_count;
     row_before = by_column ? model->row - 1 : (~model->row & 1) * model->column_count;
     left_class = class_at(model, model->x > 0, 1, row_at);
@@ -2017,6 +2067,8 @@ static struct trail *trails_for(arena *from, size_t count, input *in) {
   return trails;
 }
 
+#endif
+
 static void set_matrix(const dc_tensor *tensor, struct dc_model *model) {
   size_t k;
   model->row_count = tensor->rank < 2 ? 1 : tensor->shape[0];
@@ -2039,16 +2091,15 @@ static void set_matrix(const dc_tensor *tensor, struct dc_model *model) {
   }
 }
 
-static void begin_model(dc_cursor *cursor, arena *from, input *in) {
+#if DC_ADAPTIVE
+/* Makes the model ready; the stream is what is left of `in`. */
+static void start_model(dc_cursor *cursor, arena *from, input *in) {
   static const int32_t first[INPUTS] = {-17695, 11469, 5243, 11141, -1311, 4588, 15729, 13107, 10813, 2621};
   static const int32_t first_entry[ENTRY_INPUTS] = {-23593, 7209, 3277, 47841, 8847, 7864};
   const dc_tensor *tensor = &cursor->tensor;
   struct dc_model counted, *model;
   size_t seen, entry_slots;
   uint32_t density;
-  cursor->codebook = read_codebook(cursor, from, in, 1);
-  in->section = 11;
-  bytes(in, tensor->section_bytes - tensor->weight_bytes);
   cursor->left = tensor->weights;
   model = cursor->model = take(from, tensor->count ? sizeof *model : 0, in);
   if (!tensor->count && left(in)) invalid(in);
@@ -2092,6 +2143,14 @@ static void begin_model(dc_cursor *cursor, arena *from, input *in) {
   model->at = model->end = in->at;
   model->stream_end = in->end;
 }
+
+static void begin_model(dc_cursor *cursor, arena *from, input *in) {
+  cursor->codebook = read_codebook(cursor, from, in, 1);
+  in->section = 11;
+  bytes(in, cursor->tensor.section_bytes - cursor->tensor.weight_bytes);
+  start_model(cursor, from, in);
+}
+#endif
 #endif
 
 #if DC_RANS

@@ -229,6 +229,7 @@ const parse = (bytes) => {
   const header = newCursor(flags & 1 ? inflate(stored, inflated) : stored, newer ? 9 : 2);
   const found = { version, checkAll, ...parseHeader(header, version, flags) };
   found.total = 0;
+  found.start = bytes.length - cursor.rest().length;
   for (const tensor of found.tensors.values()) {
     tensor.section = cursor.take(tensor.length);
     if (tensor.encoding !== "alias") found.total += tensor.dense;
@@ -239,9 +240,11 @@ const parse = (bytes) => {
 };
 
 const parseHeader = (cursor, version, flags) => {
+  const labels = cursor.rest();
   const network = cursor.text();
   const data = cursor.text();
   for (let left = cursor.varint(255); left; left--) skipExtension(cursor);
+  const labelled = labels.subarray(0, labels.length - cursor.rest().length);
   const count = cursor.varint(2 ** 18);
   let bytes = [];
   const nextName = () => (bytes = version === 2 || flags & 1 ? nameOfLine(cursor) : nameAfter(cursor, bytes));
@@ -257,7 +260,7 @@ const parseHeader = (cursor, version, flags) => {
     tensors.set(name, earlier[i]);
   }
   cursor.end();
-  return { network, data, tensors };
+  return { network, data, tensors, labels: labelled };
 };
 
 const skipExtension = (cursor) => {
@@ -302,7 +305,7 @@ const parseTensor = (cursor, name, earlier, version, checksums) => {
   const [dtype, width] = DTYPES[type];
   const [encoding, read] = LAYOUTS[layout];
   const size = product(shape);
-  const tensor = { name, dtype, type, shape, encoding, width, size, dense: size * width };
+  const tensor = { name, dtype, type, shape, layout, flags: flags >> 4, encoding, width, size, dense: size * width };
   read(cursor, tensor, earlier, newer, flags >> 4);
   check(tensor.length <= tensor.dense, 3);
   if (checksums && !tensor.target) tensor.crc = cursor.take(4);
@@ -335,7 +338,8 @@ const elements = (bytes, { dtype, width }) => {
 
 /** An alias, or a copy, which is neither an alias nor of one. */
 const readAlias = (cursor, tensor, earlier) => {
-  const target = (tensor.target = earlier[cursor.varint(earlier.length - 1)]);
+  const number = (tensor.number = cursor.varint(earlier.length - 1));
+  const target = (tensor.target = earlier[number]);
   const fits = target.encoding !== "alias" && (target.encoding !== "copy" || tensor.encoding === "alias");
   const same = fits && target.type === tensor.type && `${target.shape}` === `${tensor.shape}`;
   check(same, cursor.section);
@@ -467,9 +471,13 @@ const readBook = (cursor, tensor, earlier, newer, scales) => {
   const section = (cursor.section = newer ? 10 : 4);
   const k = (tensor.k = cursor.varint(4096));
   const form = cursor.varint(earlier.length + (newer ? 7 : 0));
-  const owner = earlier[form - (newer ? 8 : 1)];
+  const number = form - (newer ? 8 : 1);
+  const owner = earlier[number];
+  tensor.form = form;
   tensor.bookBytes = 0;
   if (owner) {
+    tensor.owner = owner;
+    tensor.number = number;
     check(owner.owns && owner.type === tensor.type && owner.k === k, section);
     tensor.book = owner.book;
     return;
@@ -492,7 +500,7 @@ const readBook = (cursor, tensor, earlier, newer, scales) => {
 
 /** A function that makes the entries of a grid of its scale, as bits, and the bytes of its mask. */
 const readGrid = (cursor, tensor, form) => {
-  const [lowest, highest] = range(2, () => cursor.signed(2 ** 16));
+  const [lowest, highest] = (tensor.ends = range(2, () => cursor.signed(2 ** 16)));
   const span = highest - lowest + 1;
   const more = span - (lowest <= 0 && highest >= 0) - tensor.k;
   check(tensor.k && more >= 0, 10);
@@ -534,6 +542,7 @@ const readCoded = (cursor, tensor, earlier, newer) => {
   check(coder < 5 && offsetCoder < (bits ? 4 : 1), 4);
   check(literal ? bits && !k && weights === count * width : k || !count, 4);
   describe(tensor, count, weights, tables, offsets, bits, fillers);
+  tensor.coders = coders;
 
   tensor.indices = (section, book) => {
     const inside = newCursor(section.subarray(bookBytes), 4);
@@ -576,14 +585,20 @@ const readAdaptive = (cursor, tensor, earlier, newer, flags) => {
   const columns = product(shape.slice(deep));
   const fits = flags > 1 ? side > 1 && columns && columns % side ** 2 === 0 : true;
   check(fits && (deep || !flags) && (k || !count), 9);
+  tensor.side = side;
   describe(tensor, count, cursor.varint(tensor.dense));
-  const line = side || (shape.length > 2 ? shape.at(-1) : columns);
-  const plane = side ? side ** 2 : shape.length > 2 ? product(shape.slice(2)) : columns;
   tensor.indices = (section, book) => {
     const [entries, negative] = sorted(book, tensor.width);
-    const stream = section.subarray(bookBytes);
-    return [entries, adaptive(stream, size, count, k, negative, deep ? shape[0] : 1, columns, plane, line, flags & 1)];
+    return [entries, adaptive(section.subarray(bookBytes), size, count, k, negative, matrixOf(shape, side), flags & 1)];
   };
+};
+
+/** Rows, columns, columns of a plane, and of a line. */
+const matrixOf = (shape, side) => {
+  const deep = shape.length > 1;
+  const columns = product(shape.slice(deep));
+  const line = side || (shape.length > 2 ? shape.at(-1) : columns);
+  return [deep ? shape[0] : 1, columns, side ? side ** 2 : shape.length > 2 ? product(shape.slice(2)) : columns, line];
 };
 
 /** Entries with the sign bit in falling magnitude, then the others in rising magnitude, and how many have it. */
@@ -598,15 +613,21 @@ const LIMIT = 2880;
 const BLOCK = 2 ** 19;
 let stretch; // stretch(p)
 let squash; // squash(t) at t + 2880
+const makeTables = () => {
+  stretch ??= Int16Array.from(range(65536, (p) => clamp(Math.round(256 * Math.log(p / (65536 - p))), -LIMIT, LIMIT)));
+  const squashed = (i) => clamp(Math.round(65536 / (1 + Math.exp((LIMIT - i) / 256))), 1, 65535);
+  squash ??= words(range(2 * LIMIT + 1, squashed), 2);
+};
 
 /**
  * For each element 0 or the number of its entry of the sorted codebook, from 1. The functions inside are the decoder
  * of the stream, the model of where weights are, that of which entry they are, and the walk over the elements.
+ *
+ * A writer gives these numbers as `given`, and no stream: then `record(p, bit)` is called for each decision, and
+ * `record()` at the end of each block.
  */
-const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, line, byColumn) => {
-  stretch ??= Int16Array.from(range(65536, (p) => clamp(Math.round(256 * Math.log(p / (65536 - p))), -LIMIT, LIMIT)));
-  const squashed = (i) => clamp(Math.round(65536 / (1 + Math.exp((LIMIT - i) / 256))), 1, 65535);
-  squash ??= words(range(2 * LIMIT + 1, squashed), 2);
+const adaptive = (stream, size, count, k, negative, [rows, columns, planeSize, line], byColumn, given, record) => {
+  makeTables();
   const symbols = words(size, 2);
   const cursor = newCursor(stream, 11);
   // The next element: its index, row, column, plane, place in the plane, and place in the line
@@ -644,15 +665,16 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
         logits[table] = stretch[slots[at] >> 14];
         return slots[at];
       },
-      /** The next decision of the stream. */
-      decide() {
+      /** The next decision of the stream, or the one that is wanted. */
+      decide(wanted) {
         let sum = 0;
         for (let i = 0; i < weights.length; i++) sum += weights[i] * logits[i];
         const probability = squash[floor(clamp(sum / 65536, -LIMIT, LIMIT)) + LIMIT];
         const zero = 65536 - probability;
         const low = state & 65535;
-        const bit = low >= zero ? 1 : 0;
-        state = (bit ? probability : zero) * (state >>> 16) + low - (bit ? zero : 0);
+        const bit = (given ? wanted : low >= zero) ? 1 : 0;
+        if (given) record(probability, bit);
+        else state = (bit ? probability : zero) * (state >>> 16) + low - (bit ? zero : 0);
         refill();
         const error = ((bit ? 65535 : 0) - probability) * step;
         for (let i = 0; i < weights.length; i++) weights[i] += Math.imul(error, logits[i]) >> 17;
@@ -710,7 +732,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
     look(6, gap < 2 ** 31 ? 32 - Math.clz32(gap) : floor(Math.log2(gap)) + 1);
     s[9] = mean ?? s[1];
     look(7, (11 * level(0, 128, 5) + level(1, 128, 5)) * 5 + level(9, 192, 2));
-    return presence.decide();
+    return presence.decide(given?.[index]);
   };
 
   // Which entry?
@@ -742,7 +764,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
       look(3, near);
       look(4, memory[r + 1 + balance] + 4 * balance);
       look(5, memory[c + 1 + balance] + 4 * balance);
-      if (entry.decide()) low = middle;
+      if (entry.decide(given?.[index] > middle)) low = middle;
       else high = middle;
       balance = 0;
     }
@@ -769,7 +791,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
   };
   let [left, gap] = [count, 0];
   for (let i = 0; i < size; ) {
-    block = cursor.take(size > BLOCK ? cursor.varint(stream.length) : stream.length);
+    block = cursor.take(size > BLOCK && !given ? cursor.varint(stream.length) : stream.length);
     check(block[0] !== 0, 11);
     at = state = 0;
     refill();
@@ -783,6 +805,7 @@ const adaptive = (stream, size, count, k, negative, rows, columns, planeSize, li
       next();
     }
     check(at === block.length && !state, 11);
+    if (given) record();
   }
   cursor.end();
   return symbols;
@@ -795,7 +818,10 @@ const readRanks = (cursor, tensor, earlier, newer) => {
   cursor.section = 17;
   const { type, shape, size, width, dense, k, scaled } = tensor;
   const [lowest, highest] = range(scaled ? 2 : 0, () => cursor.signed(65534));
-  if (scaled) tensor.bookBytes = cursor.varint(dense);
+  if (scaled) {
+    tensor.ends = [lowest, highest];
+    tensor.bookBytes = cursor.varint(dense);
+  }
   const count = cursor.varint(size);
   const [model, streams] = range(2, () => cursor.varint(dense));
   const fits = scaled ? !type && !k && shape.length > 1 && lowest <= highest : k || !count;
@@ -1064,6 +1090,8 @@ const LENGTHS = [...extraBits(3, 4, 28), [258, 0]];
 const DISTANCES = extraBits(1, 2, 30);
 const LENGTHS_ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
+const fixedLengths = () => [range(288, (i) => (i < 144 || i > 279 ? 8 : i < 256 ? 9 : 7)), words(32, 1).fill(5)];
+
 const sound = (holds) => check(holds, 9);
 
 /** A code of deflate: complete, of a single bit, or empty. */
@@ -1073,9 +1101,12 @@ const deflateCode = (lengths) => {
   return code;
 };
 
-/** Exactly `size` bytes. Past the end of `bytes` there are zeros, which end or fill the output. */
-const inflate = (bytes, size) => {
-  const out = [...DICTIONARY];
+/**
+ * Exactly `size` bytes, which may refer to a dictionary. Past the end of `bytes` there are zeros, which end or fill the
+ * output.
+ */
+const inflate = (bytes, size, dictionary = DICTIONARY) => {
+  const out = [...dictionary];
   const end = out.length + size;
   const bits = newBits(bytes, true);
   const put = (byte) => sound(out.push(byte) <= end);
@@ -1095,7 +1126,6 @@ const inflate = (bytes, size) => {
     sound(bits(16) === (length ^ 65535));
     range(length, () => put(bits(8)));
   };
-  const fixedLengths = () => [range(288, (i) => (i < 144 || i > 279 ? 8 : i < 256 ? 9 : 7)), words(32, 1).fill(5)];
   const dynamicLengths = () => {
     const [literals, distances, count] = [bits(5) + 257, bits(5) + 1, bits(4) + 4];
     const first = words(19, 1);
@@ -1136,6 +1166,9 @@ const inflate = (bytes, size) => {
 
 // What callers see ------------------------------------------------------------------------------------------
 
+/** Of a view, Node's Buffer among them (its slice() copies nothing), or of an ArrayBuffer, which has no `buffer`. */
+const bytesOf = (source) => new Uint8Array(source.buffer ?? source, source.byteOffset, source.byteLength);
+
 /**
  * Open a `.dc` file that is in memory; reads the header, and no tensor yet.
  *
@@ -1146,8 +1179,7 @@ const inflate = (bytes, size) => {
  * @throws {FormatError} the file is damaged, or is no `.dc` file
  */
 export function open(source, { maxBytes } = {}) {
-  // Of a view, Node's Buffer among them (its slice() copies nothing), or of an ArrayBuffer, which has no `buffer`
-  const bytes = new Uint8Array(source.buffer ?? source, source.byteOffset, source.byteLength);
+  const bytes = bytesOf(source);
   const { version, network, data, tensors, total, checkAll } = parse(bytes);
   const names = [...tensors.keys()];
 
@@ -1204,3 +1236,10 @@ export function open(source, { maxBytes } = {}) {
     },
   };
 }
+
+/** For update.js alone. */
+export const inside = {
+  adaptive, bytesOf, check, clamp, crc32, DICTIONARY, DISTANCES, elements, fixedLengths, floor, inflate, LENGTHS, makeTables,
+  matrixOf, newCursor, parse, parseTensor, printable, range, readBook, repeated, sorted, words, wordsOf,
+  tables: () => [stretch, squash],
+};

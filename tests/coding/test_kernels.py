@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from deepcompress.coding import huffman, lanes, offsets, streams
+from deepcompress.coding.adaptive import model
 from deepcompress.coding.layouts import coded
 from deepcompress.errors import FormatError
 
@@ -194,3 +195,24 @@ def test_look_up(workers, dtype, monkeypatch):
     assert fast.dtype == slow.dtype
     assert np.array_equal(fast, slow)
     assert np.array_equal(slow, entries[symbols])
+
+
+def test_decisions_are_the_same_bytes():
+    """Likely, unlikely and even ones, also at both ends of what a probability can be."""
+    rng = np.random.default_rng(0)
+    chances = np.concatenate([rng.integers(1, 65536, 20_000), np.repeat([1, 2, 32768, 65534, 65535], 2_000)])
+    bits = np.concatenate([rng.random(25_000) < chances[:25_000] / 65536, np.arange(5_000) % 2 == 0])
+    decisions = (chances << 1 | bits).astype(np.int32)
+    out, slow = np.zeros(2 * len(decisions) + 4, np.uint8), bytearray(2 * len(decisions) + 4)
+    begin = lanes.kernels().give_decisions(decisions, len(decisions), out)
+    assert begin == model.give(decisions.tolist(), len(decisions), slow)
+    assert bytes(out) == bytes(slow)
+
+
+def test_a_quotient_is_the_upper_bits_of_a_product():
+    divisors = lanes.kernels()._divisors()
+    for width in [*range(1, 65536, 97), 2, 3, 32767, 32768, 65534, 65535]:
+        factor, top = int(divisors[width]), width << 16
+        for number in (0, width - 1, width, top // 2 - 1, top - width - 1, top - width, top - 1):
+            assert number * factor < 1 << 64
+            assert number * factor >> 48 == number // width

@@ -59,13 +59,16 @@ def test_its_package_names_files_that_are_there():
     package = json.loads((READER / "package.json").read_text(encoding="utf-8"))
     assert not package.get("dependencies")
     assert all((READER / name).is_file() for name in package["files"])
-    assert {"deepcompress.js", "deepcompress.d.ts", package["bin"]["deepcompress-read"]} == set(package["files"])
+    modules = {"deepcompress.js", "deepcompress.d.ts", "update.js", "update.d.ts"}
+    assert {*modules, *package["bin"].values()} == set(package["files"])
 
 
 @needs_node
 def test_the_code_of_its_readme_runs():
     text = (READER / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```js\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    block, of_update = re.findall(r"^```js\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    done = node("--input-type=module", "-e", of_update, cwd=ROOT)
+    assert (done.stderr, done.stdout) == ("", "546\n")
     done = node("--input-type=module", "-e", block, cwd=ROOT)
     assert done.stderr == ""
     assert done.stdout.startswith("lenet5 [\n  'conv1.weight',\n  'conv1.bias',")

@@ -37,6 +37,14 @@ def test_diff_and_patch(files, tmp_path):
     assert (tmp_path / "new.dc").read_bytes() == (files / "b.dc").read_bytes()
 
 
+def test_diff_says_that_two_files_are_equal(files, tmp_path):
+    done = run("diff", files / "a.dc", files / "a.dc", "-o", tmp_path / "u.dcp")
+    assert done.stdout.endswith("; the two files are equal\n")
+    assert "equal" not in run("diff", files / "a.dc", files / "b.dc", "-o", tmp_path / "v.dcp").stdout
+    run("patch", files / "a.dc", tmp_path / "u.dcp", "-o", tmp_path / "same.dc")
+    assert (tmp_path / "same.dc").read_bytes() == (files / "a.dc").read_bytes()
+
+
 def test_inspect_says_what_an_update_changes(files, tmp_path):
     found = json.loads(run("inspect", files / "u.dcp", "--json").stdout)
     assert found["kind"] == "tensors"

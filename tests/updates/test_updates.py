@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 import tracemalloc
 from itertools import product
 from pathlib import Path
@@ -19,8 +20,10 @@ from deepcompress.container import writer
 from deepcompress.container.graph import graph_in, pack_graph
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import DeepCompressError, FormatError, OutputError, UpdateError
+from deepcompress.reading.frameworks import load_state_dict
 from deepcompress.reading.recode import recode
 from deepcompress.recipe import Recipe
+from deepcompress.updates import coder, differences
 from deepcompress.updates.container import UpdateFile
 from deepcompress.updates.describe import describe
 from deepcompress.updates.update import diff, patch
@@ -164,6 +167,24 @@ def test_golden_updates_are_applied_for_ever(tmp_path, kind, ending):
     assert (tmp_path / "out").read_bytes() == (folder / f"new{ending}").read_bytes()
 
 
+def test_the_example_of_the_documentation(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "update-format.md").read_text(encoding="utf-8").split("## 9. ")[1]
+    dump = "".join(re.findall(r"^[0-9a-f]{4}  ([0-9a-f ]+)$", text, re.MULTILINE))
+    old, new, update = (GOLDEN / "updates" / f"example{ending}" for ending in ("-old.dc", "-new.dc", ".dcp"))
+    assert bytes.fromhex(dump) == update.read_bytes()
+    patch(old, update, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == new.read_bytes()
+    facts = "".join(re.findall(r"`([0-9a-f ]+)`", text.split("Inflated")[1].split("\n\n")[1]))
+    with UpdateFile(update) as opened:
+        assert opened.facts == bytes.fromhex(facts)
+    before, after = load_state_dict(old), load_state_dict(new)
+    i = torch.arange(576)
+    listed = torch.tensor([0, 0.5, -0.25, 0, 1, 0, 0, -1.5, 0, 0])
+    assert torch.equal(before["fc.weight"].flatten(), listed[(7 * i * i + 3 * i) % 101 % 10])
+    assert torch.equal(before["fc.bias"], (5 * i[:24] % 24 - 11.5) / 16)
+    assert (before["fc.weight"] != after["fc.weight"]).flatten().nonzero().flatten().tolist() == [60, 99, 306]
+
+
 def test_a_chain_of_updates(tmp_path):
     files = [written(moved(0.01 * step), tmp_path / f"{step}.dc") for step in range(4)]
     for step in range(3):
@@ -222,6 +243,23 @@ def test_checkpoints_of_other_tensors(tmp_path, ending):
 
 def test_a_checkpoint_of_another_container(tmp_path):
     made(saved(state(), tmp_path / "a.pt"), saved(moved(), tmp_path / "b.safetensors"), tmp_path)
+
+
+def test_a_small_tensor_that_comes_first_does_not_slow_the_others(tmp_path, monkeypatch):
+    """The loops that code differences are chosen once a file: by all of it."""
+    asked = []
+
+    def coder_for(elements):
+        asked.append(elements)
+        return coder.coder_for(elements)
+
+    monkeypatch.setattr(differences, "coder_for", coder_for)
+    before = {"a.bias": torch.randn(8), "b.weight": torch.randn(100, 100)}
+    after = {name: value * 1.001 for name, value in before.items()}
+    old, new = saved(before, tmp_path / "a.safetensors"), saved(after, tmp_path / "b.safetensors")
+    made(old, new, tmp_path)
+    assert len(asked) == 2  # one way and the other
+    assert min(asked) >= 10_008
 
 
 def test_an_embedding_that_has_grown(tmp_path):

@@ -1,0 +1,18 @@
+#!/usr/bin/env node
+/** Writes the file that an update makes of an old one: OLD.dc UPDATE.dcp NEW.dc. NEW.dc is written whole, or not at all. */
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
+import { patch } from "./update.js";
+
+const [old, update, out, ...more] = process.argv.slice(2);
+if (out === undefined || more.length) {
+  console.error("Usage: deepcompress-apply OLD.dc UPDATE.dcp NEW.dc");
+  process.exit(2);
+}
+try {
+  const made = patch(readFileSync(old), readFileSync(update));
+  writeFileSync(`${out}.part`, made);
+  renameSync(`${out}.part`, out);
+} catch (error) {
+  console.error(`Error: ${update}: ${error.message}`.replace(/\s+/g, " "));
+  process.exitCode = 1;
+}
