@@ -190,6 +190,7 @@ INSIDE = {
         "from_file",
         "writing",
         "stages",
+        "revision",
         "from_base",
         "sizing",
         "contents",
