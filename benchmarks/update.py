@@ -1,8 +1,8 @@
 """Updates beside general differences: bytes, and megabytes a second. `--gpt` and `--lenet` run one half.
 
 LeNet-5: `results/lenet5-han2016-seed0.dc` is out, and the network is trained on for digits that are turned (MNIST,
-4,000 of them, turned by 15 degrees). Beside `compress --base` stands its recipe again, of the retrained network. GPT: a small
-one is trained on the standard library's source, and saved before and after one more step of AdamW.
+4,000 of them, turned by 15 degrees). Beside `compress --base` stands its recipe again, of the retrained network. GPT: a
+small one is trained on the standard library's source, and saved before and after one more step of AdamW.
 
 The packages bsdiff4 and zipnn, and the commands zstd and xdelta3, are compared with where they are installed.
 """
