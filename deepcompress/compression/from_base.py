@@ -17,15 +17,16 @@ from deepcompress.container.reader import ModelFile
 from deepcompress.errors import RecipeError
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook
-from deepcompress.recipe import SETTINGS, Recipe
+from deepcompress.recipe import SETTINGS, Recipe, on_top
 from deepcompress.recipe.effects import BESIDE_BASE
 
 FIRST, EACH = 0.5, 0.125  # of the epochs, for all changes that pay, and for each level after that
 FEWER = 0.6  # of the bytes are left by each level
 PATIENCE = 2  # levels in a row that are not good enough: the last
 TOLERANCE = 0.05  # of the lowest validation loss: a smaller update may have so much more
-#: Of training, where a file is to be a small update of another and nobody says otherwise.
-EPOCHS, RATE = 16, 0.02
+#: Of training, where a file is to be a small update of another and nobody says otherwise: the network that was given is
+#: the teacher.
+TRAINING: dict[str, Any] = {"finetune_epochs": 16, "finetune_lr": 0.02, "distill": 0.5, "temperature": 2.0}
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def settings_beside(base: str | Path, retrain: bool = True) -> dict[str, Any]:
     Raises:
         FormatError: the file is missing or damaged.
     """
-    return settings_of(base) | ({"finetune_epochs": EPOCHS, "finetune_lr": RATE} if retrain else {})
+    return settings_of(base) | (TRAINING if retrain else {})
 
 
 def recipe_beside(recipe: Recipe, base: str | Path, others: bool) -> Recipe:
@@ -76,7 +77,7 @@ def recipe_beside(recipe: Recipe, base: str | Path, others: bool) -> Recipe:
         if name in given and given[name] != own.get(name):
             raise RecipeError(f"{name} {why}: leave out {name}, or base")
     free = {name: value for name, value in given.items() if name not in BESIDE_BASE}
-    return Recipe.from_dict(own | free)
+    return Recipe.from_dict(on_top(free, own))
 
 
 def _check_shared(base: str | Path) -> None:
@@ -183,9 +184,10 @@ class FromBase:
         revision.train(math.ceil(revision.epochs * FIRST))
         last = level = self._add_level()
         self._check(last)
-        failed = 0
+        failed, size = 0, float(level.bytes)
         while level.changed and failed < PATIENCE:
-            revision.cut_to(level.bytes * FEWER)
+            size = min(size, level.bytes) * FEWER
+            revision.cut_to(size)
             revision.train(math.ceil(revision.epochs * EACH))
             level = self._add_level()
             last, failed = (level, 0) if self._holds(level) else (last, failed + 1)

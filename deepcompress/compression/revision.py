@@ -25,7 +25,7 @@ from deepcompress.updates.differences import ordered, unordered
 from deepcompress.updates.update import diff
 
 BITS_OF_A_BYTE = 6.0  # as `StickyHooks` estimates them
-NARROW = 0.97  # of the changes, at most, are left by each step towards a size
+NARROW = 0.97  # of the bits of changes are left by each step towards a size
 SHIFT = 16  # bits of float32 that tensors beside the weights have in common with those of the file
 SMALL_PART = 0.3  # of the update: where those tensors would take more, a byte an element, they stay as they are
 
@@ -161,9 +161,11 @@ class Revision:
         self.finish()
         room = self.hooks.bits
         while (found := self.bytes()) > size:
-            if self.hooks.changed:
-                room = min(room * NARROW, max(room * size / found, room - BITS_OF_A_BYTE * (found - size)))
-                self.hooks.allow(room)
+            if changed := self.hooks.changed:
+                room = max(room * size / found, room - BITS_OF_A_BYTE * (found - size))
+                while self.hooks.changed >= changed:
+                    room *= NARROW
+                    self.hooks.allow(room)
             elif not self.is_fixed:
                 self.is_fixed = True  # the last that can be given up
             else:
