@@ -22,7 +22,7 @@ from deepcompress.recipe.effects import BESIDE_BASE
 
 FIRST, EACH = 0.5, 0.125  # of the epochs, for all changes that pay, and for each level after that
 FEWER = 0.6  # of the bytes are left by each level
-PATIENCE = 2  # levels in a row that are not good enough: the last
+PATIENCE = 3  # levels in a row that are not good enough: the last
 TOLERANCE = 0.05  # of the lowest validation loss: a smaller update may have so much more
 #: Of training, where a file is to be a small update of another and nobody says otherwise: the network that was given is
 #: the teacher.
@@ -181,18 +181,30 @@ class FromBase:
         end this.
         """
         revision = self.revision
+        base = self._base()
+        if self.limits.drop is not None and self._holds(base):
+            revision.go_back(base)
+            return
         revision.train(math.ceil(revision.epochs * FIRST))
-        last = level = self._add_level()
-        self._check(last)
-        failed, size = 0, float(level.bytes)
+        level = self._add_level()
+        self._check(level)
+        last, failed, size = level if self._holds(level) else base, 0, float(level.bytes)
         while level.changed and failed < PATIENCE:
             size = min(size, level.bytes) * FEWER
             revision.cut_to(size)
             revision.train(math.ceil(revision.epochs * EACH))
             level = self._add_level()
             last, failed = (level, 0) if self._holds(level) else (last, failed + 1)
-        if level is not last:
-            revision.go_back(last)
+        revision.go_back(base if self._holds(base) else last)
+
+    def _base(self) -> Level:
+        """The base as it is, which the levels after it have to be worth more than."""
+        revision = self.revision
+        revision.hooks.allow(0.0)
+        level = self._add_level()
+        revision.hooks.allow(None)
+        revision.finish()
+        return level
 
     def _add_level(self) -> Level:
         level = self.revision.level()

@@ -93,8 +93,9 @@ def test_validation_data_says_how_few_weights_change(files, second, tmp_path):
     before = evaluate(dc.load(old, into=network), second)
     assert result.accuracy_after > before.accuracy + 10
     levels = result.update["levels"]
-    lowest, sizes = min(level["val_loss"] for level in levels), [level["bytes"] for level in levels]
-    assert len(levels) > PATIENCE
+    lowest, sizes = min(level["val_loss"] for level in levels), [level["bytes"] for level in levels[1:]]
+    assert (levels[0]["changed"], levels[0]["val_loss"]) == (0, pytest.approx(before.loss))
+    assert len(sizes) > PATIENCE
     assert sizes == sorted(sizes, reverse=True)
     kept = [level["bytes"] for level in levels if level["val_loss"] <= (1 + TOLERANCE) * lowest]
     assert result.update["bytes"] == update_of(old, based, tmp_path) == min(kept)
@@ -115,6 +116,22 @@ def test_the_update_is_the_smallest_that_loses_no_more_points(files, second, tmp
         short = settings(old, finetune_epochs=1, finetune_lr=1e-4)
         dc.compress(model, second, second, short, tmp_path / "x.dc", base=old, update_drop=0)
     assert not (tmp_path / "x.dc").exists()
+
+
+def test_training_that_harms_is_not_taken(files, first, tmp_path):
+    model, old = files
+    wild = settings(old, finetune_lr=50.0, finetune_epochs=2, distill=0.0)
+    result = dc.compress(model, first, first, wild, tmp_path / "new.dc", base=old)
+    base, trained = (level["val_loss"] for level in result.update["levels"][:2])
+    assert trained > 2 * base
+    assert result.loss_after <= (1 + TOLERANCE) * base
+
+
+def test_the_base_stays_where_it_is_good_enough(files, second, tmp_path):
+    model, old = files
+    result = dc.compress(model, second, second, settings(old), tmp_path / "new.dc", base=old, update_drop=100)
+    assert len(result.update["levels"]) == 1  # nothing was trained
+    assert (tmp_path / "new.dc").read_bytes() == old.read_bytes()
 
 
 def test_the_update_has_no_more_bytes_than_asked(files, second, tmp_path):
