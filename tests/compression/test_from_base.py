@@ -118,6 +118,25 @@ def test_the_update_is_the_smallest_that_loses_no_more_points(files, second, tmp
     assert not (tmp_path / "x.dc").exists()
 
 
+def test_an_interrupted_run_goes_on_to_the_same_file(files, second, tmp_path):
+    model, old = files
+
+    def run(name, watch=None):
+        more = {"base": old, "resume": tmp_path / "state", "watch": watch}
+        return dc.compress(model, second, second, settings(old), tmp_path / name, **more).update
+
+    class Stopped(Progress):
+        def message(self, text):
+            if "an update of" in text and not text.startswith("0 "):
+                raise KeyboardInterrupt
+
+    wanted = run("whole.dc")
+    with pytest.raises(KeyboardInterrupt):
+        run("new.dc", Stopped())
+    assert run("new.dc") == wanted
+    assert (tmp_path / "new.dc").read_bytes() == (tmp_path / "whole.dc").read_bytes()
+
+
 def test_training_that_harms_is_not_taken(files, first, tmp_path):
     model, old = files
     wild = settings(old, finetune_lr=50.0, finetune_epochs=2, distill=0.0)
