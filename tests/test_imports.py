@@ -193,6 +193,7 @@ INSIDE = {
         "from_file",
         "writing",
         "stages",
+        "revision",
         "from_base",
         "sizing",
         "contents",

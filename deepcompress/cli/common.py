@@ -114,6 +114,13 @@ def file_settings(file: str) -> dict[str, Any]:
     return settings_of(file)
 
 
+def settings_beside(base: str, retrain: bool | None) -> dict[str, Any]:
+    """The settings under which a file becomes a small update of the .dc file `base`."""
+    from deepcompress.compression import from_base
+
+    return from_base.settings_beside(base, retrain is not False)
+
+
 @contextmanager
 def resumable(journal: Path | None, resume: bool, watch: Progress) -> Iterator[None]:
     """A run whose state is kept in `journal`, if there is one: it continues from there, or it must start anew.

@@ -163,8 +163,10 @@ def _line(made: Made) -> str:
 
 def _size(made: Made) -> str:
     result, ratio = made.result, made.facts.get("onnx_ratio")
-    model = "" if ratio is None else f"; {ratio:.2f}× smaller than the .onnx model"
-    return f"{result.file}: {result.file_bytes:,} bytes, {result.smaller}{model}"
+    more = "" if ratio is None else f"; {ratio:.2f}× smaller than the .onnx model"
+    if result.update is not None:
+        more += f"; the update of {result.update['base']} has {result.update['bytes']:,} bytes"
+    return f"{result.file}: {result.file_bytes:,} bytes, {result.smaller}{more}"
 
 
 def _show_stages(made: Made, saved: Sequence[str], verbose: bool) -> None:

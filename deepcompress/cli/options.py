@@ -144,13 +144,15 @@ teacher_only_option = click.option(
 base_options = options(
     click.option(
         "--base", metavar="OLD.dc",
-        help="Make a file that is a small update of OLD.dc (see diff): what is pruned there stays so, shared values "
-        "stay, and weights keep theirs where they still serve. Settings that you do not give are those of OLD.dc. With "
-        "data, its weights are fine-tuned (--finetune-epochs, 16 by default, with --finetune-lr 0.02).",
+        help="Make a file that is a small update of OLD.dc (see diff): shared values stay, and weights keep theirs, or "
+        "stay pruned, where that still serves. Settings that you do not give are those of OLD.dc. With data, its "
+        "weights are fine-tuned with CKPT as the teacher (the defaults are then --finetune-epochs 16, --finetune-lr "
+        "0.02, --distill 0.5 and --temperature 2), and validation data says how few weights have to change.",
     ),
     click.option(
         "--update-size", type=Size(), metavar="SIZE",
-        help="With --base: the most bytes that the update may have, such as 500 or 2KB.  [default: what pays]",
+        help="With --base: the most bytes that the update may have, such as 500 or 2KB.  [default: as few as cost no "
+        "more than 5 % of the validation loss]",
     ),
 )  # fmt: skip
 #: Sparse training with `train`: how much, what chooses the weights, how they come back, and penalties.

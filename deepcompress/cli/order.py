@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deepcompress.cli.calibrating import Calibrating
-from deepcompress.cli.common import file_settings, is_packed
+from deepcompress.cli.common import file_settings, is_packed, settings_beside
 from deepcompress.cli.data import Asked
 from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.onnx import is_onnx, refuse_options, runs_as_onnx
-from deepcompress.cli.settings import HEADINGS, build_budgeted, flag_of
+from deepcompress.cli.settings import build_budgeted, flag_of
 from deepcompress.recipe import SETTINGS, Recipe, chosen, read_toml
 from deepcompress.recipe.conflicts import check_graph
+from deepcompress.recipe.effects import BESIDE_BASE
 
 if TYPE_CHECKING:
     import torch
 
 #: What `Order.need` is where the data is needed, too.
 RETRAINED = "retrained (--no-retrain compresses without it)"
-_EPOCHS, _RATE = 16, 0.02  # of fine-tuning, where a file is to be a small update of another
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Order:
         checkpoint, output, key, trust_pickle, network, resume, rewind, quiet: as they were given.
         calibrating: the samples to round by, if any.
         trials, keep_trials: of a search.
-        base, update_size: a file that the new one is to be a small update of, and how small.
+        base, update_size, update_drop: a file that the new one is to be a small update of, and how small.
         asked: what was said of data and task.
         files: of masks and scores.
         recipe: all settings.
@@ -54,6 +55,7 @@ class Order:
     keep_trials: bool
     base: str | None
     update_size: int | None
+    update_drop: float | None
     asked: Asked
     files: MaskFiles
     recipe: Recipe
@@ -81,11 +83,13 @@ class Order:
         start = given["checkpoint"] if is_packed(given["checkpoint"]) else None
         if start and given["base"]:
             raise click.UsageError("--base is for a retrained checkpoint: to go on from a .dc file, leave it out")
+        drop = None
         if given["base"]:
+            drop, settings["max_drop"] = settings["max_drop"], None  # of the update, and not of pruning
             _refuse_beside_base(settings, given["layers"], given["recipe_file"])
-        base = file_settings(start or given["base"]) if start or given["base"] else None
-        if base is not None and given["base"] and settings["retrain"] is not False:
-            base |= {"finetune_epochs": _EPOCHS, "finetune_lr": _RATE}
+        base = None
+        if start or given["base"]:
+            base = file_settings(start) if start else settings_beside(given["base"], settings["retrain"])
         recipe, searching = build_budgeted(given["recipe_file"], given["layers"], settings, base, bool(calibrating))
         files = MaskFiles(given["masks_file"], given["save_masks"], given["save_scores"])
         files.check(settings, recipe, searching)
@@ -96,6 +100,7 @@ class Order:
             calibrating=calibrating,
             rewind=options["rewind"],
             keep_trials=bool(given["keep_trials"]),
+            update_drop=drop,
             asked=Asked.taken_from(given),
             files=files,
             recipe=recipe,
@@ -110,10 +115,10 @@ class Order:
             check_graph(self.recipe)
         if self.base is None and self.update_size is not None:
             raise click.UsageError("--update-size is the size of an update to a file: name that file with --base")
-        if self.base is not None and (self.searching or self.calibrating or self.files.masks):
-            raise click.UsageError(
-                "--base says what is pruned and shared: leave out --max-drop, --calibrate and --masks"
-            )
+        if self.update_size is not None and self.update_drop is not None:
+            raise click.UsageError("--update-size and --max-drop are two budgets: give one of them")
+        if self.base is not None and (self.calibrating or self.files.masks):
+            raise click.UsageError("--base says what is pruned and shared: leave out --calibrate and --masks")
         if not self.searching and (self.trials is not None or self.keep_trials):
             raise click.UsageError(
                 "--trials and --keep-trials are for the search only: give --max-drop without --prune"
@@ -157,6 +162,7 @@ class Order:
             or recipe.retrain
             or self.asked.data is not None
             or (recipe.max_drop is not None and not self.judged)
+            or self.update_drop is not None
         ):
             return RETRAINED
         if self.calibrating:
@@ -190,15 +196,15 @@ def _as_taught(settings: dict[str, Any], calibrated: bool) -> None:
 
 
 def _refuse_beside_base(settings: Mapping[str, Any], layers: Sequence[str], recipe_file: str | None) -> None:
-    """Refuse settings that the file which --base names decides (`UsageError`)."""
-    sharing = ("bits", "conv_bits", "levels", "quantizer", "step", "init", "weighting", "rate", "codebook_dtype")
-    names = ("prune", "low_rank", *HEADINGS["Pruning"], *sharing)
-    found = [flag_of(name) for name in names if settings.get(name) is not None]
-    found += ["--layer"] if layers else []
+    """Refuse settings that have no effect beside --base (`UsageError`)."""
+    given = {name: flag_of(name) for name in BESIDE_BASE if settings.get(name) is not None}
+    given |= {"layer": "--layer"} if layers else {}
+    found = [(name, given[name]) for name in BESIDE_BASE if name in given]
     if recipe_file is not None:
         told = chosen(read_toml(recipe_file))
-        found += [f"{name} in {recipe_file}" for name in (*names, "layer") if name in told]
+        found += [(name, f"{name} in {recipe_file}") for name in BESIDE_BASE if name in told]
     if found:
-        raise click.UsageError(
-            f"--base says what is pruned and which values are shared: leave out {', '.join(found)}, or --base"
-        )
+        why = BESIDE_BASE[found[0][0]]
+        same = ", ".join(flag for name, flag in found if BESIDE_BASE[name] == why)
+        why = re.sub(r"finetune_\w+", lambda name: flag_of(name[0]), why)
+        raise click.UsageError(f"{found[0][1]} {why}: leave out {same}, or --base")

@@ -95,6 +95,7 @@ def with_data(job: Job) -> Made:
             **order.calibrating.arguments(),
             base=order.base,
             update_size=order.update_size,
+            update_drop=order.update_drop,
         )
     tell(samples, order.quiet or not distributed.is_first())
     return Made(result, samples.name, facts_of(samples))

@@ -2,50 +2,82 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-
+from deepcompress.calibration.budget import Budget
 from deepcompress.coding.layouts.ranked import Multiples
-from deepcompress.compression.from_file import still_shared
+from deepcompress.compression.from_file import settings_of
+from deepcompress.compression.revision import Level, Revision
 from deepcompress.compression.stages import Job
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import RecipeError
 from deepcompress.prune.masks import Masks
-from deepcompress.quantize.latent import train_shared
-from deepcompress.quantize.sharing import Codebook, finish, share
-from deepcompress.quantize.sticky import StickyHooks
-from deepcompress.recipe import Recipe
-from deepcompress.updates.differences import ordered, unordered
-from deepcompress.updates.update import diff
+from deepcompress.quantize.sharing import Codebook
+from deepcompress.recipe import SETTINGS, Recipe, on_top
+from deepcompress.recipe.effects import BESIDE_BASE
 
-BITS = 8.0  # that a change takes, about
-A_BYTE = 1.5  # changes that a byte tells, about
-NARROW = 0.97  # of the changes, at most, are left by each trial
-TRIALS = 20
-SHIFT = 16  # bits of float32 that tensors beside the weights have in common with those of the file
-SMALL_PART = 0.3  # of the update: where those tensors would take more, a byte an element, they stay as they are
+FIRST, EACH = 0.5, 0.125  # of the epochs, for all changes that pay, and for each level after that
+FEWER = 0.6  # of the bytes are left by each level
+PATIENCE = 3  # levels in a row that are not good enough: the last
+TOLERANCE = 0.05  # of the lowest validation loss: a smaller update may have so much more
+#: Of training, where a file is to be a small update of another and nobody says otherwise: the network that was given is
+#: the teacher.
+TRAINING: dict[str, Any] = {"finetune_epochs": 16, "finetune_lr": 0.02, "distill": 0.5, "temperature": 2.0}
 
 
-def check_base(recipe: Recipe, base: str | Path | None, update_size: int | None, others: bool) -> None:
-    """Refuse what does not go together with a base, and a size of the update without one.
+@dataclass(frozen=True)
+class Limits:
+    """What an update may be: at most `size` bytes, or as small as it can be for so many points (`drop`).
+
+    With neither it is as small as it can be without a loss that tells.
+    """
+
+    size: int | None = None
+    drop: float | None = None
+
+    def check(self, base: str | Path | None) -> None:
+        """Refuse limits without a base, and those that no update has (`RecipeError`)."""
+        if base is None and (self.size is not None or self.drop is not None):
+            raise RecipeError("update_size and update_drop are about the update to a file: name that file with base")
+        if self.size is not None and self.drop is not None:
+            raise RecipeError("update_size and update_drop are two budgets: give one of them")
+        if self.size is not None and self.size < 1:
+            raise RecipeError(f"update_size is {self.size}; it must be at least 1 byte")
+        if self.drop is not None:
+            SETTINGS["max_drop"].kind.check(self.drop, "update_drop")
+
+
+def settings_beside(base: str | Path, retrain: bool = True) -> dict[str, Any]:
+    """The settings, for `Recipe.from_dict`, under which a file becomes a small update of `base`.
 
     Raises:
-        RecipeError: saying which.
+        FormatError: the file is missing or damaged.
     """
-    if base is None and update_size is not None:
-        raise RecipeError("update_size is the size of an update to a file: name that file with base")
-    if base is None:
-        return
-    decides = "base says what is pruned and which values are shared"
-    if others or recipe.low_rank is not None or recipe.target_size is not None or recipe.max_drop is not None:
-        raise RecipeError(f"{decides}: leave out masks, start, low_rank, target_size and max_drop")
-    if update_size is not None and update_size < 1:
-        raise RecipeError(f"update_size is {update_size}; it must be at least 1 byte")
+    return settings_of(base) | (TRAINING if retrain else {})
+
+
+def recipe_beside(recipe: Recipe, base: str | Path, others: bool) -> Recipe:
+    """The settings of the file `base`, and on top those of `recipe` that it leaves free.
+
+    Raises:
+        RecipeError: `recipe` says what the file decides, and something else; or `others` do; or the file's weights are
+            rounded row by row.
+        FormatError: the file is missing or damaged.
+    """
+    if others:
+        raise RecipeError("base says what is pruned and which values are shared: leave out masks, start and calibrate")
     _check_shared(base)
+    own, told = settings_beside(base, recipe.retrain), recipe.as_dict()
+    given = {name: told[name] for name in (*(recipe.given or ()), "layer") if name in told}
+    for name, why in BESIDE_BASE.items():
+        if name in given and given[name] != own.get(name):
+            raise RecipeError(f"{name} {why}: leave out {name}, or base")
+    free = {name: value for name, value in given.items() if name not in BESIDE_BASE}
+    return Recipe.from_dict(on_top(free, own))
 
 
 def _check_shared(base: str | Path) -> None:
@@ -59,132 +91,150 @@ def _check_shared(base: str | Path) -> None:
                 )
 
 
-def near(value: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """float32 values, each moved by less than 1/256 of itself: only the upper bits of changes are left.
-
-    Values of another dtype are as they are.
-    """
-    if value.dtype is not torch.float32:
-        return value
-    parts = [tensor.detach().cpu().contiguous().numpy().reshape(-1).view("<u4") for tensor in (value, old)]
-    new, before = (ordered(part, 32) for part in parts)
-    moved = before + (new - before + (1 << SHIFT - 1) >> SHIFT << SHIFT)
-    found = torch.from_numpy(unordered(moved, parts[0].dtype).view("<f4").copy()).reshape(value.shape).to(value.device)
-    return torch.where(torch.isfinite(found) & torch.isfinite(old), found, value)
-
-
-@contextmanager
-def frozen(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Parameters among these that do not learn, for a while."""
-    learning = [tensor for tensor in tensors if tensor.is_leaf and tensor.requires_grad]
-    for tensor in learning:
-        tensor.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for tensor in learning:
-            tensor.requires_grad_(True)
-
-
 class FromBase:
     """The way of ``--base``: a `compression.stages.Route` that starts from the tensors of a file.
 
     With data, the network of the file is trained on with its weights behind their shared values; without, weights move
-    towards those of the network that was given.
+    towards those of the network that was given. How many change is up to the limits, or to validation data: there are
+    fewer and fewer, level by level, and the others are trained on, as long as that is good enough.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        base: str | Path,
-        packed: Callable[[Sequence[Codebook]], bytes],
-        given: Mapping[str, torch.Tensor],
-        small: Mapping[str, torch.Tensor],
-        most: int | None,
-    ) -> None:
+    def __init__(self, job: Job, begin: Callable[[], Revision], limits: Limits, budget: Budget | None) -> None:
         """Start.
 
         Args:
-            job: what to work on; its weights are those of the file, and `job.former` are its codebooks.
-            base: the file.
-            packed: gives the new file as it would be now.
-            given: the weights of the network that was given.
-            small: tensors of the network beside its weights, as the file has them.
-            most: bytes that the update may have; None leaves it to what pays.
+            job: what to work on; its weights are those of the file.
+            begin: starts to revise the file.
+            limits: of the update.
+            budget: measures on validation data, and has measured the network that was given; None if there is none.
         """
-        self.job, self.base, self.most = job, Path(base), most
+        self.job, self.limits, self.budget = job, limits, budget
         self.masks = Masks.nonzero(job.run.weights)
         self.codebooks: list[Codebook] = []
         self.held: list[str] = []
-        self._packed, self._given = packed, given
-        self._hooks: StickyHooks | None = None
-        self._others: list[Codebook] = []
-        self._small = dict(small)
-        self._before = {name: value.detach().clone() for name, value in self._small.items()}
-        size = sum(value.numel() for value in self._small.values())
-        self._is_fixed = most is not None and size > most * SMALL_PART
+        self.levels: list[Level] = []
+        self._begin = begin
 
     def prune(self) -> None:
-        """Stage 1: what is pruned in the file stays so."""
+        """Stage 1: what is pruned in the file."""
         self.masks.apply(self.job.run.weights)
 
     def share(self) -> None:
-        """Stage 2: weights behind the shared values of the file."""
-        run = self.job.run
-        kept, left = still_shared(self.job.former, run.weights, self.job.layers, run.recipe)
-        self._others = share(run.weights, left, run.recipe) if left else []
-        if run.batches is None:
-            with torch.no_grad():
-                for name, weight in run.weights.items():
-                    weight.copy_(self._given[name])
-            self.masks.apply(run.weights)
-        weights = sum(len(member.positions) for book in kept for member in book.members)
-        most = None if self.most is None else min(int(8 * self.most / BITS), weights)
-        self._hooks = StickyHooks(kept, run.weights, self.masks, most)
-        if run.batches is not None:
-            with frozen(self._small.values() if self._is_fixed else ()):
-                train_shared(run, self._hooks)
-        self._finish()
-
-    def settle(self, size: Callable[[], int]) -> None:
-        """Take changes back, those that gain least, until the update has no more bytes than asked.
+        """Stage 2: weights behind the shared values of the file.
 
         Raises:
-            RecipeError: it has more even without one.
+            RecipeError: the update is larger than it may be even if no weight changes, or more points are lost even if
+                all do.
         """
-        if self.most is None:
+        self.revision = revision = self._begin()
+        if self.limits.size is not None:
+            self._fit_into(self.limits.size)
+        elif self.budget is None:  # nothing tells how many changes are enough
+            revision.train(revision.epochs)
+        else:
+            self._descend()
+        self.masks, self.codebooks = revision.hooks.masks, revision.codebooks
+        if revision.is_same:
+            self.job.run.watch.message("nothing changes: the network of the base is as good as any that was found")
+
+    def settle(self, size: Callable[[], int]) -> None:
+        """Nothing is left to say."""
+
+    def facts(self, file: str | Path) -> dict[str, Any]:
+        """What came of it, for JSON: the update from the base to the file that was written, and the levels before."""
+        levels = [level.as_dict() for level in self.levels]
+        return {
+            "base": str(self.revision.base),
+            "bytes": self.revision.bytes_to(Path(file)),
+            "changed": self.revision.hooks.changed,
+            "update_size": self.limits.size,
+            "max_drop": self.limits.drop,
+            "levels": levels,
+        }
+
+    def _fit_into(self, size: int) -> None:
+        """As many changes as fit into the update."""
+        revision, first = self.revision, math.ceil(self.revision.epochs * FIRST)
+        if revision.epochs:
+            self._check_size(revision.bytes())
+            revision.aim_at(size)
+            revision.train(first)
+            revision.cut_to(size)
+            revision.train(revision.epochs - first)
+        self._check_size(revision.cut_to(size))
+        self._add_level()
+        if revision.is_same and revision.hooks.wanting:
+            raise RecipeError(f"update_size is {size} bytes, and no change of a weight fits into them: ask for more")
+
+    def _check_size(self, found: int) -> None:
+        """Refuse a size that an update exceeds which has `found` bytes and changes no weight (`RecipeError`)."""
+        size = self.limits.size
+        if size is not None and found > size:
+            raise RecipeError(
+                f"update_size is {size} bytes, but the update has {found} without a weight that changes: ask for more"
+            )
+
+    def _descend(self) -> None:
+        """Fewer changes, level by level, and back to the last level that was good enough.
+
+        What validation data says of one level is partly chance, so that only several in a row that are not good enough
+        end this.
+        """
+        revision = self.revision
+        base = self._base()
+        if self.limits.drop is not None and self._holds(base):
+            revision.go_back(base)
             return
-        assert self._hooks is not None
-        allowed = self._hooks.changed
-        for _ in range(TRIALS):
-            if (found := self._update_bytes()) <= self.most:
-                return
-            if not allowed:
-                if self._is_fixed:
-                    break
-                self._is_fixed = True  # the last that can be given up
-                self._finish()
-                continue
-            allowed = max(min(int(allowed * NARROW), allowed - int(A_BYTE * (found - self.most))), 0)
-            self._hooks.allow(allowed)
-            self._finish()
-        raise RecipeError(
-            f"update_size is {self.most} bytes, but the update has {found} without a weight that changes: ask for more"
-        )
+        revision.train(math.ceil(revision.epochs * FIRST))
+        level = self._add_level()
+        self._check(level)
+        last, failed, size = level if self._holds(level) else base, 0, float(level.bytes)
+        while level.changed and failed < PATIENCE:
+            size = min(size, level.bytes) * FEWER
+            revision.cut_to(size)
+            revision.train(math.ceil(revision.epochs * EACH))
+            level = self._add_level()
+            last, failed = (level, 0) if self._holds(level) else (last, failed + 1)
+        revision.go_back(base if self._holds(base) else last)
 
-    def _finish(self) -> None:
-        assert self._hooks is not None
-        self.codebooks = [*self._hooks.codebooks, *self._others]
-        for book in self._hooks.codebooks:  # as the file has them, whatever the recipe's codebook_dtype
-            book.write(self.job.run.weights)
-        finish(self._others, self.job.run.weights, self.job.run.recipe)
-        with torch.no_grad():
-            for name, value in self._small.items():
-                value.copy_(self._before[name] if self._is_fixed else near(value, self._before[name]))
+    def _base(self) -> Level:
+        """The base as it is, which the levels after it have to be worth more than."""
+        revision = self.revision
+        revision.hooks.allow(0.0)
+        level = self._add_level()
+        revision.hooks.allow(None)
+        revision.finish()
+        return level
 
-    def _update_bytes(self) -> int:
-        """Bytes of the update to the file as it would be now."""
-        with tempfile.TemporaryDirectory() as folder:
-            new = Path(folder, "new.dc")
-            new.write_bytes(self._packed(self.codebooks))
-            return diff(self.base, new, Path(folder, "update.dcp")).file_bytes
+    def _add_level(self) -> Level:
+        level = self.revision.level()
+        self.levels.append(level)
+        if level.found is not None and self.budget is not None:
+            shown = self.budget.task.says(level.found.value)
+            self.job.run.watch.message(
+                f"{level.changed:,} weights change: an update of {level.bytes:,} bytes, validation {shown}, loss "
+                f"{level.found.loss:.4f}"
+            )
+        return level
+
+    def _check(self, first: Level) -> None:
+        """Refuse a drop that is exceeded with all changes that pay (`RecipeError`)."""
+        if self.limits.drop is not None and not self._holds(first):
+            assert first.found is not None
+            assert self.budget is not None
+            task, before = self.budget.task, self.budget.before.value
+            raise RecipeError(
+                f"the update may lose {self.limits.drop:g} points, but with all changes that pay the network has "
+                f"{task.says(first.found.value)} on validation data, and the one that was given {task.shown(before)}: "
+                "allow a larger drop, train for more finetune_epochs, or leave base out"
+            )
+
+    def _holds(self, level: Level) -> bool:
+        """Whether the network of a level is good enough."""
+        assert level.found is not None
+        assert self.budget is not None
+        if self.limits.drop is not None:
+            lost = self.budget.task.lost(self.budget.before.value, level.found.value)
+            return lost <= self.limits.drop + 1e-9
+        lowest = min(other.found.loss for other in self.levels if other.found is not None)
+        return level.found.loss <= lowest + TOLERANCE * abs(lowest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from torch import nn
 
 from deepcompress.calibration.budget import Budget
 from deepcompress.calibration.rounding import Rounded, Rounder
-from deepcompress.compression.from_base import FromBase, check_base
+from deepcompress.compression.from_base import FromBase, Limits, recipe_beside
 from deepcompress.compression.from_file import asks_for_more, renamed, restore, still_shared
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.rates import suited
 from deepcompress.compression.result import Result, kept_line
+from deepcompress.compression.revision import Revision
 from deepcompress.compression.stages import ByFraction, BySize, Job, Route
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.compression.writing import (
@@ -40,11 +41,17 @@ from deepcompress.networks.unmade import check_made
 from deepcompress.prune.criteria.base import find
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
-from deepcompress.quantize.sharing import Codebook
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict, names_in
 from deepcompress.recipe import Fraction, Recipe, Size
-from deepcompress.recipe.conflicts import check_data, check_rounding, check_sharing, check_spread, for_samples
+from deepcompress.recipe.conflicts import (
+    check_data,
+    check_drop,
+    check_rounding,
+    check_sharing,
+    check_spread,
+    for_samples,
+)
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
@@ -80,6 +87,7 @@ def compress(
     teach: bool = False,
     base: str | Path | None = None,
     update_size: int | None = None,
+    update_drop: float | None = None,
 ) -> Result:
     """Compress a network and write it to `path`. `model` itself is not changed.
 
@@ -117,14 +125,18 @@ def compress(
         calibrate: batches of inputs with 64 to 1,024 samples, which guide the rounding (see `calibration`). The
             recipe's quantizer must be ``rows``, as in ``Recipe(retrain=False)``.
         teach: with `calibrate`: tune the rounded weights, biases and gains by the outputs of `model` on these samples.
-        base: a .dc file of this network that the new file is to be a small update of (`updates.diff`): what is pruned
-            there stays so, shared values stay, and weights keep theirs where they still serve. With data, the network
-            of the file is trained on for `recipe.finetune_epochs`, and `model` is the teacher of a recipe that
-            distills; without, weights move towards those of `model`.
-        update_size: bytes that the update may have; None leaves it to what pays.
+        base: a .dc file of this network that the new file is to be a small update of (`updates.diff`): shared values
+            stay, and weights keep theirs, or stay pruned, where that still serves. Settings that `recipe` leaves open
+            are those of the file (`from_base.settings_beside`). With data, the network of the file is trained on for
+            `recipe.finetune_epochs`, and `model` is the teacher of a recipe that distills; without, weights move
+            towards those of `model`. Validation data says how many change: as few as cost no more than 5 % of the loss.
+        update_size: with `base`: bytes that the update may have, in place of that.
+        update_drop: with `base`: points of the validation metric that the new file may be worse than `model`, in place
+            of that; the update is as small as that allows.
 
     Raises:
-        RecipeError: a setting does not fit the network, or training data is missing; or `update_size` is too small.
+        RecipeError: a setting does not fit the network, or data is missing; or `update_size` or `update_drop` is too
+            small.
         CheckpointError: the network has no weights to compress, or NaN among them; or `masks` are of other weights.
         NetworkError: it has no values yet, or cannot be copied, or, with a `loss`, does not take the data; or
             `rewind_to` is of another.
@@ -135,18 +147,19 @@ def compress(
     model, recipe = unwrapped(model), recipe or Recipe()
     recipe = recipe if calibrate is None else for_samples(recipe)
     check_made(model)
-    check_base(recipe, base, update_size, others=masks is not None or start is not None)
-    if recipe.quantizer == "rows" and not (
-        masks is None and start is None and base is None
-    ):  # they say what is pruned and shared
+    limits = Limits(update_size, update_drop)
+    limits.check(base)
+    if base is not None:
+        others = masks is not None or start is not None or calibrate is not None
+        recipe = recipe_beside(recipe, base, others)
+    if recipe.quantizer == "rows" and not (masks is None and start is None):  # they say what is pruned and shared
         check_rounding(recipe)
         recipe = replace(recipe, quantizer="kmeans")
     if distributed.is_first():
         check_writable(path)
     order = _Order(
         model, train_loader, val_loader, test_loader, recipe, Path(path), network, data,
-        watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to, calibrate, teach, base,
-        update_size,
+        watch or Progress(), task, loss, metric, normalize, masks, start, rewind_to, calibrate, teach, base, limits,
     ).with_pairs()  # fmt: skip
     journal = None
     if resume is not None and distributed.is_first():
@@ -179,7 +192,7 @@ class _Order:
     calibrate: Iterable[Any] | None
     teach: bool
     base: str | Path | None
-    update_size: int | None
+    limits: Limits
 
     @property
     def batches(self) -> Batches | None:
@@ -211,7 +224,7 @@ class _Order:
         if self.start is not None:
             settings["start"] = fingerprint(load_state_dict(self.start))
         if self.base is not None:
-            settings |= {"base": fingerprint(load_state_dict(self.base)), "update_size": self.update_size}
+            settings |= {"base": fingerprint(load_state_dict(self.base)), **vars(self.limits)}
         if self.rewind_to is not None:
             settings["rewind_to"] = fingerprint(self.rewind_to)
         return about_run(self.model, settings, {"training data": self.train_loader, "validation data": self.val_loader})
@@ -267,6 +280,7 @@ def _compress(order: _Order) -> Result:
     recipe, watch = order.recipe, order.watch
     measured = order.val_loader is not None or (order.calibrate is not None and order.metric is not None)
     check_data(recipe, order.train_loader is not None, measured, order.calibrate is not None)
+    check_drop(order.limits.drop, measured)
     if order.masks is None and isinstance(recipe.amount, Fraction):
         check_spread(recipe, find(recipe.criterion).scope)
     origin = origin_of(order.model, recipe, order.rewind_to)
@@ -298,7 +312,7 @@ def _compress(order: _Order) -> Result:
         check_sharing(recipe)
     run = Run(work, weights, order.batches, recipe, order.val_loader, watch, objective)
     job = Job(run, layers, former, origin)
-    route = _route(job, order.masks, delivery) if order.base is None else _from_base(order, job, delivery, dense)
+    route = _route(job, order.masks, delivery) if order.base is None else _from_base(order, job, delivery, dense, task)
     route.prune()
     pruned = route.masks
     watch.message(kept_line(kept_of(pruned), pruned.sparsity))
@@ -310,7 +324,8 @@ def _compress(order: _Order) -> Result:
     refresh(state, work, weights)
     vectors = finish_small(work, state, recipe, former)
     route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
-    return delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
+    result = delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
+    return result if not isinstance(route, FromBase) else replace(result, update=route.facts(order.path))
 
 
 def _rounded(order: _Order, work: nn.Module, state: dict[str, torch.Tensor], task: Task) -> Result:
@@ -362,18 +377,19 @@ def _rounder(
     return lambda step: made.kept_by(lost, most, step), None
 
 
-def _from_base(order: _Order, job: Job, delivery: Delivery, given: nn.Module) -> Route:
+def _from_base(order: _Order, job: Job, delivery: Delivery, given: nn.Module, task: Task) -> FromBase:
     """The way to a small update of a file."""
-    assert order.base is not None
+    base = Path(str(order.base))
     weights = live_tensors(given, contiguous_state(given))
-
-    def packed(codebooks: Sequence[Codebook]) -> bytes:
-        return delivery.packed([*codebooks, *finish_small(job.run.model, delivery.state, order.recipe, job.former)])
-
     own = live_tensors(job.run.model, delivery.state)
     small = {name: value for name, value in own.items() if name not in job.run.weights}
     layers = {name: weights[name] for name in job.run.weights}
-    return FromBase(job, order.base, packed, layers, small, order.update_size)
+
+    def begin() -> Revision:
+        return Revision(job, base, lambda codebooks: delivery.drafted(codebooks, job.former), layers, small)
+
+    budget = None if order.val_loader is None else Budget.on_data(given, order.val_loader, task)
+    return FromBase(job, begin, order.limits, budget)
 
 
 def _route(job: Job, masks: Masks | None, delivery: Delivery) -> Route:

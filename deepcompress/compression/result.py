@@ -40,6 +40,8 @@ class Result:
     in which the tensors were given; `ratio` and `source_ratio` are these over the bytes of the file. `metric` is what
     was measured, such as ``Error``, ``mIoU`` or ``MSE``, and `unit` what follows its values. `errors`, where weights
     were rounded row by row, is what that changed in each layer: the norm of the difference as a part of the weights'.
+    `update`, where the file is a small update of another, says what came of that: `base`, `bytes` of the update, how
+    many weights `changed`, what was asked (`update_size`, `max_drop`), and the `levels` that were measured on the way.
     """
 
     file: str
@@ -58,6 +60,7 @@ class Result:
     unit: str = " %"
     source_bytes: int | None = None
     errors: dict[str, float] = field(default_factory=dict)
+    update: dict[str, Any] | None = None
 
     @classmethod
     def of(

@@ -76,6 +76,13 @@ class Delivery:
         names = (self.network, self.data, coder)
         return pack_state(self.state, self.layers, codebooks, self.recipe, *names, stored_of(self.model), more)
 
+    def drafted(self, codebooks: Sequence[Codebook], former: Sequence[Codebook] = ()) -> bytes:
+        """The file as it would be if this were the end, with all that is left to do done to a copy of the network."""
+        twin = copied(self.model)
+        state = contiguous_state(twin)
+        vectors = finish_small(twin, state, self.recipe, former)
+        return replace(self, model=twin, state=state).packed([*codebooks, *vectors])
+
     def fixed_bytes(self) -> int:
         """Bytes of the file if the layers took none."""
         bare = copied(self.model)

@@ -170,6 +170,12 @@ def check_data(recipe: Recipe, trained: bool, measured: bool, calibrated: bool =
         raise RecipeError("max_drop needs validation data to measure on: pass val_loader")
 
 
+def check_drop(drop: float | None, measured: bool) -> None:
+    """Refuse points that an update may lose where there is no data to measure on (`RecipeError`)."""
+    if drop is not None and not measured:
+        raise RecipeError("update_drop needs validation data to measure on: pass val_loader")
+
+
 def check_tensors_only(recipe: Recipe) -> None:
     """Refuse what needs a network, or data, where there are only tensors (`RecipeError`)."""
     if recipe.batch_norm == "fold":  # eps is the network's, and no tensor

@@ -8,7 +8,7 @@ from typing import Any
 
 from deepcompress.recipe.rules import LayerRule
 from deepcompress.recipe.setting import Setting, settings_in
-from deepcompress.recipe.stages import BY_WEIGHTS, LOCAL, STAGES, WATCHING
+from deepcompress.recipe.stages import BY_WEIGHTS, LOCAL, STAGES, WATCHING, Pruning
 
 SETTINGS: dict[str, Setting] = {name: known for stage in STAGES for name, known in settings_in(stage).items()}
 
@@ -172,6 +172,21 @@ NEEDS = (
         "has no effect on multiples of one step (quantizer 'uniform')",
     ),
 )  # fmt: skip
+
+_OF_BASE = "is decided by the base, which says what is pruned and which values are shared"
+_BEFORE_SHARING = "is for retraining before weights share values, and those of a base share theirs already"
+
+#: Settings that have no effect where the new file is a small update of another (its base), and why.
+BESIDE_BASE: dict[str, str] = {
+    **dict.fromkeys(
+        (*settings_in(Pruning), "prune", "low_rank", "target_size", "bits", "conv_bits", "levels", "step", "layer",
+         *_SHARING), _OF_BASE,
+    ),
+    "max_drop": "limits what pruning may lose, and update_drop what an update may",
+    **dict.fromkeys(_RATES, _BEFORE_SHARING),
+    "lr": f"{_BEFORE_SHARING} (finetune_lr is for those)",
+    "epochs": f"{_BEFORE_SHARING} (finetune_epochs is for those)",
+}  # fmt: skip
 
 
 def unused(values: Values) -> dict[str, str]:

@@ -51,7 +51,7 @@ class HowSmall:
     max_drop: float | None = setting(
         None, Number(0, 100), "Maximum loss of validation accuracy, in percentage points. Without --prune: search "
         "for the smallest file (with --bits, if you give it). With --prune: roll back the layers whose pruning loses "
-        "more.", metavar="POINTS",
+        "more. With --base: make the smallest update.", metavar="POINTS",
         note="An iteration after which more is lost is rolled back in the layers that cost most. In Python, a recipe "
         "with max_drop alone prunes to the default fraction.",
     )  # fmt: skip
