@@ -15,7 +15,7 @@ each kernel and in each row (SQuant, Guo et al. 2022).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,14 +37,18 @@ _GROWTH = 0.3  # of steps with the number of weights of a layer: between none an
 
 @dataclass(frozen=True)
 class RowGrid:
-    """Whole numbers (int32, in the shape of the tensor) and a step (float32) for each index of dimension 0."""
+    """Whole numbers (int32, in the shape of the tensor) and a step (float32) for each index of dimension 0.
+
+    `dtype` is that of the tensor in the file.
+    """
 
     integers: torch.Tensor
     steps: torch.Tensor
+    dtype: torch.dtype = torch.float32
 
     def values(self) -> torch.Tensor:
-        """The weights that they stand for, float32."""
-        return self.integers * self.steps.reshape(-1, *[1] * (self.integers.ndim - 1))
+        """The weights that they stand for."""
+        return (self.integers * self.steps.reshape(-1, *[1] * (self.integers.ndim - 1))).to(self.dtype)
 
 
 def row_sizes(weight: torch.Tensor) -> torch.Tensor:
@@ -97,7 +101,7 @@ def nearest(weight: torch.Tensor, steps: torch.Tensor) -> RowGrid:
     most = torch.floor(torch.finfo(weight.dtype).max / steps.double())[:, None]
     found = torch.round(rows / steps[:, None]).double()
     found = torch.maximum(torch.minimum(found, most), -most)
-    return RowGrid(found.to(torch.int32).reshape(weight.shape), steps)
+    return RowGrid(found.to(torch.int32).reshape(weight.shape), steps, weight.dtype)
 
 
 def evened(weight: torch.Tensor, grid: RowGrid) -> RowGrid:
@@ -114,7 +118,7 @@ def evened(weight: torch.Tensor, grid: RowGrid) -> RowGrid:
         exact = rows[part] / grid.steps[part, None]
         kernels = _even(found[part].reshape(-1, places), exact.reshape(-1, places))
         found[part] = _even(kernels.reshape(exact.shape), exact)
-    return RowGrid(found.clamp(-most, most).to(torch.int32).reshape(weight.shape), grid.steps)
+    return replace(grid, integers=found.clamp(-most, most).to(torch.int32).reshape(weight.shape))
 
 
 def _even(found: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
