@@ -59,6 +59,7 @@ class Real:
         module: the network with its tensors; None of an ONNX graph.
         code: how the command line is told the network.
         last: names of tensors whose output channels are the last dimension, not the first.
+        graph_bytes: of the graph in our files, of an ONNX model.
     """
 
     name: str
@@ -67,10 +68,11 @@ class Real:
     runner: Callable[[State], Run]
     judge: Judge
     samples: Callable[[], list[Any]]
-    losses: tuple[float, float, float]
+    losses: tuple[float, ...]
     module: nn.Module | None = None
     code: str = ""
     last: frozenset[str] = frozenset()
+    graph_bytes: int = 0
 
     def measure(self, state: State) -> dict[str, float]:
         """The metrics of the network with the tensors of `state`."""
@@ -120,14 +122,14 @@ def _torch(
         module.load_state_dict(dict(found), strict=False)
         return _run(module)
 
-    barely, small, moderate = losses
-    return Real(name, file, state, runner, judge, samples, (barely, small, moderate), module, code)
+    return Real(name, file, state, runner, judge, samples, losses, module, code)
 
 
 def _onnx(name: str, graph: Any, file: Path, judge: Judge, samples: Callable[[], list[Any]], *losses: float) -> Real:
-    barely, small, moderate = losses
-    last = frozenset(graph.last)
-    return Real(name, file, graph.state, graph.runner, judge, samples, (barely, small, moderate), last=last)
+    from deepcompress.graphs.model import open_model
+
+    last, size = frozenset(graph.last), len(open_model(str(file)).graph)
+    return Real(name, file, graph.state, graph.runner, judge, samples, losses, last=last, graph_bytes=size)
 
 
 def _batches(x: torch.Tensor, size: int = BATCH) -> list[torch.Tensor]:

@@ -134,9 +134,7 @@ class Rounder:
 
     def tuned(self, rounded: Rounded) -> Rounded:
         """As taught by the dense network's outputs, where that brings it nearer to them (see `teaching`)."""
-        grids, vectors = taught(
-            self._model, rounded.grids, rounded.corrected, self._learned, self._trial, self._watch
-        )
+        grids, vectors = taught(self._model, rounded.grids, rounded.corrected, self._learned, self._trial, self._watch)
         return Rounded(grids, {name: self._stored.cast(name, value) for name, value in vectors.items()})
 
     def _within(
