@@ -151,13 +151,11 @@ class Rounder:
     def _coarsest(
         self, allowed: float, loss_of: Callable[[Rounded], float], make: Callable[[float], Rounded], start: float
     ) -> Rounded:
-        made: dict[float, Rounded] = {}
+        def tried(step: float) -> tuple[float, Rounded]:
+            made = make(step)
+            return loss_of(made), made
 
-        def loss_at(step: float) -> float:
-            made[step] = make(step)
-            return loss_of(made[step])
-
-        return made[coarsest(allowed, loss_at, start)]
+        return coarsest(allowed, tried, start)
 
     def _plain(self, step: float) -> Rounded:
         biases = {name: self._stored.cast(name, bias.detach()) for name, bias in self._biases.values()}

@@ -31,6 +31,7 @@ LARGEST, LARGEST_SHARED = 32767, 2040
 SMALLEST = 2.0**-120  # step
 #: A row is rounded no finer than one whose weights are this part of the tensor's: what training never used is smaller.
 QUIETEST = 1e-3
+_EXACT = 2.0**24  # up to here, float32 has all whole numbers
 _AT_ONCE = 1 << 20  # weights that are evened out, for the memory that it takes
 _GROWTH = 0.3  # of steps with the number of weights of a layer: between none and the Frobenius norm's 0.5
 
@@ -98,9 +99,9 @@ def storable(weight: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
 def nearest(weight: torch.Tensor, steps: torch.Tensor) -> RowGrid:
     """Each weight as the nearest multiple of its row's step, none beyond what the type of `weight` can hold."""
     rows = weight.detach().reshape(len(weight), -1).float().cpu()
-    most = torch.floor(torch.finfo(weight.dtype).max / steps.double())[:, None]
-    found = torch.round(rows / steps[:, None]).double()
-    found = torch.maximum(torch.minimum(found, most), -most)
+    most = torch.floor(torch.finfo(weight.dtype).max / steps.double()).clamp_max(_EXACT).float()[:, None]
+    found = (rows / steps[:, None]).round_()
+    torch.maximum(torch.minimum(found, most, out=found), -most, out=found)
     return RowGrid(found.to(torch.int32).reshape(weight.shape), steps, weight.dtype)
 
 

@@ -158,7 +158,7 @@ def test_loud_inputs_that_small_weights_meet_are_kept(tmp_path):
     loudness = torch.logspace(-1.5, 1.5, 40)
     weight = torch.randn(64, 40) / loudness
     inputs = torch.randn(256, 40) * loudness
-    compress_state({"weight": weight}, PLAIN, tmp_path / "m.dc")
+    compress_state({"weight": weight}, replace(PLAIN, step=0.04), tmp_path / "m.dc")
     rounded = dc.load_state_dict(tmp_path / "m.dc")["weight"]
     eight_bits = weight.abs().amax(1, keepdim=True) / 127
     naive = (weight / eight_bits).round() * eight_bits
