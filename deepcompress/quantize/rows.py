@@ -108,29 +108,36 @@ def nearest(weight: torch.Tensor, steps: torch.Tensor) -> RowGrid:
 def evened(weight: torch.Tensor, grid: RowGrid) -> RowGrid:
     """The numbers that are `nearest` to `weight`, but for those that make the sum of errors at most half a step.
 
-    That is of each kernel (all but the first two dimensions), and then of each row. No number changes by more than 1
-    for each of the two, and none that is zero where the weight is zero.
+    That is of each kernel (all but the first two dimensions), and then of each row, for which those kernels are changed
+    that it costs least. No number changes by more than 1 for each of the two, and none that is zero where the weight is.
     """
-    rows = weight.detach().reshape(len(weight), -1).float().cpu()
-    found, most = grid.integers.reshape(rows.shape).float(), int(grid.integers.abs().max())
-    places, some = weight[0, 0].numel(), max(_AT_ONCE // rows.shape[1], 1)
-    for start in range(0, len(rows), some):
+    places = weight[0, 0].numel()
+    kernels = weight.detach().reshape(len(weight), -1, places).float().cpu()
+    found, most = grid.integers.reshape(kernels.shape).float(), int(grid.integers.abs().max())
+    some = max(_AT_ONCE // kernels[0].numel(), 1)
+    for start in range(0, len(kernels), some):
         part = slice(start, start + some)
-        exact = rows[part] / grid.steps[part, None]
-        kernels = _even(found[part].reshape(-1, places), exact.reshape(-1, places))
-        found[part] = _even(kernels.reshape(exact.shape), exact)
+        error = found[part] - kernels[part] / grid.steps[part, None, None]
+        inside = _changes(error.flatten(0, 1)).reshape(error.shape)
+        error -= inside
+        across = _changes(error.sum(2))[..., None]  # of one place in each of some kernels: that which lies furthest off
+        place = (error * across).argmax(2, keepdim=True)
+        found[part] -= inside.scatter_add_(2, place, across)
     return replace(grid, integers=found.clamp(-most, most).to(torch.int32).reshape(weight.shape))
 
 
-def _even(found: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
-    """Numbers (rows, n) whose errors add up to at most a half in each row: those that lie furthest off are changed."""
-    if found.shape[1] == 1:
-        return found
-    error = found - exact
+def _changes(error: torch.Tensor) -> torch.Tensor:
+    """What to take from numbers (rows, n), -1, 0 or 1, so that their errors add up to at most a half in each row.
+
+    Those of the largest errors are changed.
+    """
+    count = error.shape[1]
+    if count == 1:
+        return torch.zeros_like(error)
     excess = error.sum(1, keepdim=True).round()
     order = error.argsort(stable=True, dim=1)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
-    return found - (rank >= order.shape[1] - excess).float() + (rank < -excess).float()
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(count).expand_as(order))
+    return (rank >= count - excess).float() - (rank < -excess).float()
 
 
 def by_size(weight: torch.Tensor, step: float) -> RowGrid:
