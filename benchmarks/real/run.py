@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from baselines import missing, ways
 from curves import Curves, Point, draw, table
@@ -115,7 +116,7 @@ class Ours:
         if way == WITHOUT:
             return [*command, "--no-retrain"]
         code, saved = self.scratch / "samples.py", self.scratch / "samples.pt"
-        torch.save(self.real.samples(), saved)
+        torch.save([torch.as_tensor(b) if isinstance(b, np.ndarray) else b for b in self.real.samples()], saved)
         code.write_text(_SAMPLES.format(path=str(saved)))
         network = [] if self.real.module is None else ["--network", self.real.code]
         return [*command, *network, "--calibrate", f"{code}:batches"]
