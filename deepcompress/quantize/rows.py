@@ -109,7 +109,7 @@ def evened(weight: torch.Tensor, grid: RowGrid) -> RowGrid:
     """The numbers that are `nearest` to `weight`, but for those that make the sum of errors at most half a step.
 
     That is of each kernel (all but the first two dimensions), and then of each row, for which those kernels are changed
-    that it costs least. No number changes by more than 1 for each of the two, and none that is zero where the weight is.
+    that it costs least. No number changes by more than 1 for each of the two, and none where the weight is zero.
     """
     places = weight[0, 0].numel()
     kernels = weight.detach().reshape(len(weight), -1, places).float().cpu()
