@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from deepcompress.coding import lanes
+
+#: A process counts the memory of the one that starts it as its own, so a small one does, and looks at it from outside.
+_RUNNER = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+print(seconds, used.ru_maxrss, used.ru_utime + used.ru_stime)
+sys.exit(code)
+"""
 
 
 def machine() -> str:
@@ -63,16 +74,11 @@ def run_process(command: Sequence[str]) -> Cost:
     Raises:
         RuntimeError: it fails; with what it wrote to stderr.
     """
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stderr.close()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {said.strip()}")
-    return Cost(time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e6, usage.ru_utime + usage.ru_stime)
+    done = subprocess.run([sys.executable, "-c", _RUNNER, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")
+    seconds, kilobytes, processor = map(float, done.stdout.split())
+    return Cost(seconds, kilobytes * 1024 / 1e6, processor)
 
 
 def median_cost(costs: Sequence[Cost]) -> Cost:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
+_WIDE = 5  # largest over smallest size, from which on an axis is marked at 1, 2 and 5
 NAMED = ("barely", "small", "moderate")  # losses, see `networks.Real`
 
 
@@ -79,6 +80,7 @@ class Curves:
             return None
         sizes = np.log([point.size for point in points])
         losses = IsotonicRegression(increasing=False).fit_transform(sizes, [self.loss(point) for point in points])
+        losses = losses.round(9)  # a mean of losses is no longer exactly what is allowed
         if losses[-1] > loss:
             return None
         first = int(np.flatnonzero(losses <= loss)[0])
@@ -123,23 +125,26 @@ def _ratio(first: tuple[float, bool] | None, second: tuple[float, bool] | None) 
 def draw(all_curves: Sequence[Curves], path: Path, looks: Mapping[str, str]) -> None:
     """A panel for each network: the metric over the size, a line for each way of `looks` (ways and their colors)."""
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     columns = min(len(all_curves), 3)
     lines = -(-len(all_curves) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(4.6 * columns, 3.4 * lines), squeeze=False)
     for panel, curves in zip(axes.flat, all_curves, strict=False):
+        dense, name = next(iter(curves.dense.values())), next(iter(curves.dense))
+        panel.axhline(dense, color="0.6", linewidth=0.8)
+        worst, shown = 2.5 * curves.losses[-1], []
         for way, color in looks.items():
             points = sorted(curves.of(way), key=lambda point: point.size)
             sizes = [point.size / 1000 for point in points]
             panel.plot(sizes, [point.metric for point in points], "o-", color=color, label=way, markersize=3.5)
-        dense, name = next(iter(curves.dense.values())), next(iter(curves.dense))
-        panel.axhline(dense, color="0.6", linewidth=0.8)
-        worst = 2.5 * curves.losses[-1]
+            shown += [size for size, point in zip(sizes, points, strict=True) if curves.loss(point) < worst]
         panel.set(title=curves.name, xlabel="KB", ylabel=name, xscale="log", ylim=(dense - worst, dense + worst / 12))
-        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.set_xlim(min(shown) / 1.2, max(shown) * 1.1)
+        wide = max(shown) > _WIDE * min(shown)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4))
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter("{x:,.0f}")
-        panel.xaxis.set_minor_formatter("")
     for panel in axes.flat[len(all_curves) :]:
         panel.set_axis_off()
     axes.flat[0].legend(fontsize=8, loc="lower right")

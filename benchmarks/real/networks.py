@@ -36,7 +36,7 @@ Run = Callable[[Any], torch.Tensor]
 Judge = Callable[[Run], dict[str, float]]
 
 BATCH = 32
-MOST_TESTS = 3  # batches of 1,000 images
+MOST_TESTS = 3000  # images
 HERE = Path(__file__).parent
 
 
@@ -59,6 +59,7 @@ class Real:
         module: the network with its tensors; None of an ONNX graph.
         code: how the command line is told the network.
         last: names of tensors whose output channels are the last dimension, not the first.
+        graph_bytes: of the graph in our files, of an ONNX model.
     """
 
     name: str
@@ -67,10 +68,11 @@ class Real:
     runner: Callable[[State], Run]
     judge: Judge
     samples: Callable[[], list[Any]]
-    losses: tuple[float, float, float]
+    losses: tuple[float, ...]
     module: nn.Module | None = None
     code: str = ""
     last: frozenset[str] = frozenset()
+    graph_bytes: int = 0
 
     def measure(self, state: State) -> dict[str, float]:
         """The metrics of the network with the tensors of `state`."""
@@ -120,14 +122,14 @@ def _torch(
         module.load_state_dict(dict(found), strict=False)
         return _run(module)
 
-    barely, small, moderate = losses
-    return Real(name, file, state, runner, judge, samples, (barely, small, moderate), module, code)
+    return Real(name, file, state, runner, judge, samples, losses, module, code)
 
 
 def _onnx(name: str, graph: Any, file: Path, judge: Judge, samples: Callable[[], list[Any]], *losses: float) -> Real:
-    barely, small, moderate = losses
-    last = frozenset(graph.last)
-    return Real(name, file, graph.state, graph.runner, judge, samples, (barely, small, moderate), last=last)
+    from deepcompress.graphs.model import open_model
+
+    last, size = frozenset(graph.last), len(open_model(str(file)).graph)
+    return Real(name, file, graph.state, graph.runner, judge, samples, losses, last=last, graph_bytes=size)
 
 
 def _batches(x: torch.Tensor, size: int = BATCH) -> list[torch.Tensor]:
@@ -293,10 +295,10 @@ def _own(file: str) -> Callable[[str, Path], Real]:
         source = load_checkpoint(path)
         assert source.network
         data = load_data(source.data or "", normalize="data")  # the checkpoints are older than files that say so
-        tests = list(data.test_loader())[:MOST_TESTS]
+        labels = data.y_test[:MOST_TESTS]
 
         def judge(run: Run) -> dict[str, float]:
-            return {"accuracy %": _percent(torch.cat([run(x).argmax(1) == y for x, y in tests]))}
+            return {"accuracy %": _percent(_over(run, _batches(data.x_test[:MOST_TESTS])).argmax(1) == labels)}
 
         module = networks.build_known(source.network)
         return _torch(name, path, module, source.network, judge, lambda: _batches(data.x_train[:256]), 0.1, 0.5, 2.0)

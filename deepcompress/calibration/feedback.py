@@ -19,6 +19,7 @@ PRICE = 0.1155  # of a bit, in squared steps: where rate and distortion of a fin
 DAMPING = 0.05  # of the mean of H's diagonal, added to it
 PASSES = 2
 _BLOCK = 64
+_AT_ONCE = 1 << 20  # numbers that are looked at together, for the memory that it takes
 _UNSEEN = 0.02  # what a number that did not occur counts as
 
 
@@ -59,9 +60,16 @@ class Curvature:
         return float(self.worth.double().log().mean().exp())
 
 
+def _parts(numbers: torch.Tensor) -> list[torch.Tensor]:
+    flat = numbers.view(-1)
+    return [flat[start : start + _AT_ONCE] for start in range(0, len(flat), _AT_ONCE)]
+
+
 def code_lengths(integers: torch.Tensor, reach: int) -> torch.Tensor:
     """Bits of each whole number from -reach to reach in an ideal code for `integers`."""
-    counts = torch.bincount((integers.long() + reach).reshape(-1), minlength=2 * reach + 1).float() + _UNSEEN
+    counts = torch.full((2 * reach + 1,), _UNSEEN)
+    for part in _parts(integers):
+        counts += torch.bincount(part.long() + reach, minlength=2 * reach + 1)
     return -(counts / counts.sum()).log2()
 
 
@@ -73,15 +81,16 @@ def rounded(
     All groups have one code. `levels` (groups) are what an error costs on average where the steps were chosen. Without
     curvatures, errors of all inputs cost alike and nothing is fed back.
     """
-    scaled = weight.float() / steps[..., None]
-    reach = min(int(scaled.abs().max()) + 2, most)
+    scaled = (weight.float() / steps[..., None]).contiguous()
+    reach = min(int(max(scaled.max(), -scaled.min())) + 2, most)
     if curvatures:
         scaled = torch.stack([each.ordered(part) for part, each in zip(scaled, curvatures, strict=True)])
     found = scaled.round().clamp(-reach, reach)
     for _ in range(PASSES):
         bits = code_lengths(found, reach)
         if not curvatures:
-            found = _cheapest(scaled, PRICE, bits, reach)
+            for part, exact in zip(_parts(found), _parts(scaled), strict=True):
+                part.copy_(_cheapest(exact, PRICE, bits, reach))
             continue
         each_group = zip(scaled, curvatures, levels.tolist(), strict=True)
         found = torch.stack([_pass(part, each, PRICE * level, bits, reach) for part, each, level in each_group])

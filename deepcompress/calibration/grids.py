@@ -2,7 +2,8 @@
 
 Where a row's error costs g d per squared weight (d the geometric mean of what errors of its inputs cost), a uniform
 grid of step s costs s^2 g d / 12, and halving s costs a bit. So at one price l of a bit everywhere, the steps that cost
-least are s^2 = 12 l / (2 ln 2 g d): rows that the output hardly feels are coarse, down to zero.
+least are s^2 = 12 l / (2 ln 2 g d): rows that the output hardly feels are coarse, down to zero. In files, tensors of
+another type than float32 have one step for all rows, for which the mean of g d is best.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 
 from deepcompress.calibration.feedback import Curvature, rounded
 from deepcompress.calibration.statistics import Lookups, Moments, Slopes, Statistics
-from deepcompress.quantize.rows import LARGEST, RowGrid, row_sizes, storable
+from deepcompress.quantize.rows import LARGEST, LARGEST_SHARED, RowGrid, row_sizes, storable
 
 _QUIETEST_ROW = 1e-3  # of the mean of g: no row is taken to matter less
 
@@ -25,7 +26,7 @@ class Calibrated:
     """Weights of a network and what samples told of them, ready to be rounded at any price.
 
     Attributes:
-        weights: by name.
+        weights: by name, in the types that the file has them in.
         statistics: of the parameters of a copy of the network.
         ids: of these parameters, by the names of the weights.
     """
@@ -64,7 +65,7 @@ class Calibrated:
         if not isinstance(found, Moments):
             return None
         assert found.first is not None
-        error = (grid.values() - self.weights[name].detach().float().cpu()).reshape(
+        error = (grid.values().float() - self.weights[name].detach().float().cpu()).reshape(
             found.groups, -1, found.first.shape[1]
         )
         return (error @ (found.first / found.positions).cpu()[:, :, None]).reshape(-1)
@@ -90,7 +91,7 @@ class Calibrated:
         return (found.often() * float(found.gradient.mean()) / samples).cpu()
 
     def _products(self, name: str, found: Moments, price: float) -> RowGrid:
-        weight = self.weights[name].detach().float().cpu()
+        weight = self.weights[name].detach().cpu()
         assert found.gradient is not None
         curvatures = self._curvature(name, found)
         groups, parts, rows = found.groups, len(curvatures) // found.groups, len(weight) // found.groups
@@ -99,23 +100,29 @@ class Calibrated:
         steps = _steps(weight, felt * levels.repeat_interleave(rows), price)
         apart = weight.reshape(groups, rows, parts, -1).transpose(1, 2).flatten(0, 1)
         each = steps.reshape(groups, 1, rows).expand(-1, parts, -1).flatten(0, 1)
-        numbers = rounded(apart, each, curvatures, levels.repeat_interleave(parts), LARGEST)
+        numbers = rounded(apart, each, curvatures, levels.repeat_interleave(parts), _largest(weight))
         integers = numbers.reshape(groups, parts, rows, -1).transpose(1, 2).reshape(weight.shape)
-        return RowGrid(integers.to(torch.int32), steps)
+        return RowGrid(integers.to(torch.int32), steps, weight.dtype)
 
     def _alone(self, name: str, felt: torch.Tensor, price: float) -> RowGrid:
         """No error is made good by other weights."""
-        weight = self.weights[name].detach().float().cpu()
+        weight = self.weights[name].detach().cpu()
         steps = _steps(weight, _none_silent(felt), price)
-        numbers = rounded(weight.reshape(1, len(weight), -1), steps[None], (), torch.ones(1), LARGEST)
-        return RowGrid(numbers.reshape(weight.shape).to(torch.int32), steps)
+        numbers = rounded(weight.reshape(1, len(weight), -1), steps[None], (), torch.ones(1), _largest(weight))
+        return RowGrid(numbers.reshape(weight.shape).to(torch.int32), steps, weight.dtype)
 
 
 def _none_silent(felt: torch.Tensor) -> torch.Tensor:
     return felt.clamp_min(max(float(felt.mean()) * _QUIETEST_ROW, 1e-30))
 
 
+def _largest(weight: torch.Tensor) -> int:
+    return LARGEST if weight.dtype is torch.float32 else LARGEST_SHARED
+
+
 def _steps(weight: torch.Tensor, cost: torch.Tensor, price: float) -> torch.Tensor:
     """Steps of rows whose errors `cost` so much per squared weight; none is coarser than it takes to empty the row."""
+    if weight.dtype is not torch.float32:
+        cost = cost.mean().expand_as(cost)
     steps = (12 * price / (2 * math.log(2) * cost)).sqrt()
     return storable(weight, torch.minimum(steps, 16 * row_sizes(weight)))

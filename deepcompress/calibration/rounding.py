@@ -17,6 +17,7 @@ from deepcompress.calibration.trial import Trial, coarsest
 from deepcompress.layers import live_tensors, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import count_samples
+from deepcompress.networks.precision import stored_of
 from deepcompress.quantize.rows import RowGrid, by_size, coarseness, entropy
 from deepcompress.training.progress import Progress
 
@@ -70,7 +71,8 @@ class Rounder:
         for parameter in twin.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         tensors, own = live_tensors(model, tensors_of(model)), live_tensors(twin, tensors_of(twin))
-        self.weights = {name: tensors[name].detach() for name in names}
+        self._stored = stored_of(model)
+        self.weights = {name: self._stored.cast(name, tensors[name].detach()) for name in names}
         statistics = collect(twin, self._learned, watch)
         self._calibrated = Calibrated(self.weights, statistics, {name: id(own[name]) for name in self.weights})
         self._biases = _biases(model, tensors)
@@ -90,7 +92,7 @@ class Rounder:
             change = self._calibrated.bias_change(name, grid)
             if change is not None and name in self._biases:
                 own, bias = self._biases[name]
-                corrected[own] = bias.detach() - change.to(bias)
+                corrected[own] = self._stored.cast(own, bias.detach() - change.to(bias))
         return Rounded({**self._by_size(step, self.weights.keys() - grids), **grids}, corrected)
 
     def measured(self, step: float) -> Rounded:
@@ -132,7 +134,8 @@ class Rounder:
 
     def tuned(self, rounded: Rounded) -> Rounded:
         """As taught by the dense network's outputs, where that brings it nearer to them (see `teaching`)."""
-        return Rounded(*taught(self._model, rounded.grids, rounded.corrected, self._learned, self._trial, self._watch))
+        grids, vectors = taught(self._model, rounded.grids, rounded.corrected, self._learned, self._trial, self._watch)
+        return Rounded(grids, {name: self._stored.cast(name, value) for name, value in vectors.items()})
 
     def _within(
         self, allowed: float, loss_of: Callable[[Rounded], float], make: Callable[[float], Rounded], start: float
@@ -148,16 +151,15 @@ class Rounder:
     def _coarsest(
         self, allowed: float, loss_of: Callable[[Rounded], float], make: Callable[[float], Rounded], start: float
     ) -> Rounded:
-        made: dict[float, Rounded] = {}
+        def tried(step: float) -> tuple[float, Rounded]:
+            made = make(step)
+            return loss_of(made), made
 
-        def loss_at(step: float) -> float:
-            made[step] = make(step)
-            return loss_of(made[step])
-
-        return made[coarsest(allowed, loss_at, start)]
+        return coarsest(allowed, tried, start)
 
     def _plain(self, step: float) -> Rounded:
-        return Rounded(self._by_size(step, self.weights), {name: bias.detach() for name, bias in self._biases.values()})
+        biases = {name: self._stored.cast(name, bias.detach()) for name, bias in self._biases.values()}
+        return Rounded(self._by_size(step, self.weights), biases)
 
     def _by_size(self, step: float, names: Iterable[str]) -> dict[str, RowGrid]:
         """As without samples."""

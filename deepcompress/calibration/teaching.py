@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,11 @@ class _Tuned:
         whole = self.latent.round().clamp(-self.most, self.most)
         sign = torch.where(self.latent < 0, -1.0, 1.0)
         return torch.where(whole == 0, sign, whole) * self.alive
+
+    def value(self, grid: RowGrid | None) -> torch.Tensor:
+        """What the file has of it, where its numbers are those of `grid`."""
+        value = (self.numbers() * self.unit).detach()
+        return value if grid is None else value.to(grid.dtype)
 
     @torch.no_grad()
     def show(self) -> None:
@@ -93,7 +98,7 @@ def taught(
     for speed in _SPEEDS:
         tuned = _tuned(student, network, grids, corrected)
         for epoch in _epochs(student, tuned, pairs, speed, watch):
-            error = trial.error({name: each.numbers() * each.unit for name, each in tuned.items()})
+            error = trial.error({name: each.value(grids.get(name)) for name, each in tuned.items()})
             if error < best:
                 best, found = error, {name: each.numbers().clone() for name, each in tuned.items()}
             if epoch >= _PATIENCE and error > _WORSE * before:
@@ -104,7 +109,7 @@ def taught(
         watch.message("teaching did not bring the outputs nearer to those of the dense network: it is left out")
         return dict(grids), dict(corrected)
     watch.message(f"taught: the output changes by {100 * best:.2g} % of its variance, and not by {100 * before:.2g} %")
-    whole = {name: RowGrid(found[name].reshape(grid.integers.shape).to("cpu", torch.int32), grid.steps)
+    whole = {name: replace(grid, integers=found[name].reshape(grid.integers.shape).to("cpu", torch.int32))
              for name, grid in grids.items()}  # fmt: skip
     vectors = {name: (found[name] * each.unit).reshape(each.tensor.shape)
                for name, each in tuned.items() if each.alive is None}  # fmt: skip

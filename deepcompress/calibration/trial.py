@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from deepcompress.layers import live_tensors, tensors_of
 FINEST, COARSEST = 2.0**-12, 2.0**4  # steps
 TRIES = 7
 CLOSE = 0.75  # an error that is this part of what is allowed, or more, is near enough
+
+Made = TypeVar("Made")
 
 
 class Trial:
@@ -59,23 +61,30 @@ class Trial:
         return changed / (samples * self._power) if math.isfinite(changed) else math.inf
 
 
-def coarsest(allowed: float, loss_of: Callable[[float], float], start: float) -> float:
-    """The coarsest step found whose loss is at most `allowed`; the one of the least loss where there is no such.
+def coarsest(allowed: float, loss_of: Callable[[float], tuple[float, Made]], start: float) -> Made:
+    """What comes of the coarsest step found whose loss is at most `allowed`; of the least loss where there is no such.
+
+    Only the best so far is kept, as each may be as large as the network.
 
     Args:
         allowed: most loss, in any unit.
-        loss_of: the loss at a step, as a rule larger for larger steps, by their square.
+        loss_of: the loss at a step, as a rule larger for larger steps, by their square; and what comes of it.
         start: the step to look at first.
     """
     losses: dict[float, float] = {}
+    best: tuple[tuple[bool, float], Made] | None = None
     step = start
-    while len(losses) < TRIES and step not in losses:
-        losses[step] = loss_of(step)
+    while best is None or (len(losses) < TRIES and step not in losses):
+        losses[step], made = loss_of(step)
+        good = losses[step] <= allowed
+        rank = (good, step if good else -losses[step])
+        if best is None or rank > best[0]:
+            best = rank, made
+        del made
         if CLOSE * allowed <= losses[step] <= allowed:
             break
         step = _next(losses, allowed)
-    good = [each for each, loss in losses.items() if loss <= allowed]
-    return max(good) if good else min(losses, key=losses.__getitem__)
+    return best[1]
 
 
 def _next(losses: Mapping[float, float], allowed: float) -> float:

@@ -102,10 +102,7 @@ class Stream:
         """A layer as whole numbers times steps."""
         weight = self._pruned(name)
         dtype = self.content.dtypes[name]
-        given = self.given.grids.get(name)
-        if given is not None and dtype is not torch.float32 and bool((given.steps != given.steps[0]).any()):
-            given = None  # in such a type, a file has one step for all of a tensor
-        found = given or by_size(weight.to(dtype), self._step * self._coarser[name])
+        found = self.given.grids.get(name) or by_size(weight.to(dtype), self._step * self._coarser[name])
         rounded = found.values().to(dtype)
         self.errors[name] = relative_error(self.state[name], rounded)
         self.kept[name] = int(torch.count_nonzero(found.integers)) / weight.numel()

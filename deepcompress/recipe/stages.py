@@ -156,7 +156,7 @@ class Sharing:
         note="With uniform, a codebook is one number in the file.",
     )  # fmt: skip
     step: float = setting(
-        0.04, Number(1e-4, 100), "Distance between the values of a row, in units of the typical size of its weights. "
+        0.055, Number(1e-4, 100), "Distance between the values of a row, in units of the typical size of its weights. "
         "Twice the distance saves one bit for each weight.", metavar="S",
         note="Larger layers have coarser steps. With samples to calibrate on, the square of the step is how much the "
         "output may change, as a part of its variance. A target_size replaces it.", when=When("quantizer", ("rows",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from deepcompress.calibration.statistics import Lookups, Statistics, parts_of
 from deepcompress.calibration.trial import Trial
 from deepcompress.errors import DataError, NetworkError, RecipeError
 from deepcompress.networks.copies import copied
+from deepcompress.networks.precision import remember
 from deepcompress.recipe import Recipe
 from deepcompress.training.progress import Progress
 
@@ -201,6 +203,25 @@ def test_a_network_keeps_its_output_in_fewer_bytes(network, samples, tmp_path):
     assert (tmp_path / "a.dc").read_bytes() == (tmp_path / "c.dc").read_bytes()
     assert again.errors.keys() == {name for name, value in network.state_dict().items() if value.ndim > 1}
     assert "forward" not in vars(network.rnn)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_keep_what_samples_held_out_say(dtype, network, samples, tmp_path):
+    """Their tensors have one step, and are rounded to their type: that is what is measured, and what the file has."""
+    given, watch = copied(network).to(dtype).state_dict(), Listener()
+    dense = copied(network)
+    dense.load_state_dict(given)
+    remember(dense, given)
+    dc.compress(dense, None, None, replace(PLAIN, step=0.1), tmp_path / "m.dc", calibrate=samples, watch=watch)
+    found = dc.load_state_dict(tmp_path / "m.dc")
+    assert {name: value.dtype for name, value in found.items()} == dict.fromkeys(given, dtype)
+    said = [line for line in watch.lines if line.startswith("the output for samples held out changes by")]
+    learned, kept = parted(samples)
+    power = collect(copied(dense).eval(), learned).power
+    trial = Trial(dense, copied(dense), kept, power)
+    error = trial.error({name: value.float() for name, value in found.items()})
+    assert said == [f"the output for samples held out changes by {100 * error:.2g} % of its variance"]
+    assert 0.3 * 0.1**2 < error <= 0.1**2
 
 
 def test_a_size_is_kept_and_used_with_samples(network, samples, tmp_path):

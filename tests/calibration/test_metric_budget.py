@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_the_coarsest_step_is_found_in_a_few_tries(allowed, start):
 
     def loss_of(step):
         tried.append(step)
-        return step**2.6
+        return step**2.6, step
 
     found = coarsest(allowed, loss_of, start)
     assert len(tried) <= TRIES
@@ -76,8 +77,20 @@ def test_the_coarsest_step_is_found_in_a_few_tries(allowed, start):
 
 
 def test_where_nothing_is_allowed_the_least_loss_is_taken():
-    assert coarsest(1.0, lambda step: math.inf if step > 1 else 2 + step, 4.0) < 1
-    assert coarsest(1.0, lambda step: 0.0, 0.1) == COARSEST
+    assert coarsest(1.0, lambda step: (math.inf if step > 1 else 2 + step, step), 4.0) < 1
+    assert coarsest(1.0, lambda step: (0.0, step), 0.1) == COARSEST
+
+
+def test_one_try_is_kept_at_a_time():
+    made = weakref.WeakSet()
+
+    def tried(step):
+        assert len(made) <= 1
+        made.add(found := torch.tensor(step))
+        return step, found
+
+    assert float(coarsest(2.0, tried, 0.01)) > 1
+    assert len(made) == 0
 
 
 def test_points_of_a_metric_of_the_network_are_kept(folder, monkeypatch):

@@ -16,7 +16,17 @@ from deepcompress.compression.plan import plan
 from deepcompress.compression.sizing import COARSEST, FINEST, step_for
 from deepcompress.compression.tensors_only import RUINED, compress_state
 from deepcompress.errors import RecipeError
-from deepcompress.quantize.rows import LARGEST, coarseness, entropy, nearest, row_sizes, storable, typical_sizes
+from deepcompress.quantize.rows import (
+    LARGEST,
+    RowGrid,
+    coarseness,
+    entropy,
+    evened,
+    nearest,
+    row_sizes,
+    storable,
+    typical_sizes,
+)
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.progress import Progress
 
@@ -148,13 +158,40 @@ def test_loud_inputs_that_small_weights_meet_are_kept(tmp_path):
     loudness = torch.logspace(-1.5, 1.5, 40)
     weight = torch.randn(64, 40) / loudness
     inputs = torch.randn(256, 40) * loudness
-    compress_state({"weight": weight}, PLAIN, tmp_path / "m.dc")
+    compress_state({"weight": weight}, replace(PLAIN, step=0.04), tmp_path / "m.dc")
     rounded = dc.load_state_dict(tmp_path / "m.dc")["weight"]
     eight_bits = weight.abs().amax(1, keepdim=True) / 127
     naive = (weight / eight_bits).round() * eight_bits
     outputs = inputs @ weight.T
     errors = [float((inputs @ each.T - outputs).norm() / outputs.norm()) for each in (rounded, naive)]
     assert errors[0] < 0.3 * errors[1]
+
+
+def test_errors_add_up_to_nothing_in_kernels_and_rows():
+    torch.manual_seed(0)
+    for shape in ((50, 80), (12, 10, 3, 3), (6, 1, 5), (4, 1)):
+        weight = torch.randn(shape)
+        weight[0] = 0.1
+        near = nearest(weight, torch.full((shape[0],), 0.75))
+        even = evened(weight, near)
+        errors = even.integers - weight / 0.75
+        assert errors.flatten(1).sum(1).abs().max() <= 0.5 + 1e-4
+        assert errors.abs().max() <= (1.5 if weight.ndim > 2 else 1.0)
+        assert even.integers.abs().max() <= near.integers.abs().max()
+        assert even.steps is near.steps
+    kernels = (evened(torch.full((1, 3, 8), 0.2), RowGrid(torch.ones(1, 3, 8).int(), torch.ones(1))).integers).sum(2)
+    assert kernels.tolist() == [[2, 2, 1]]  # 1.6 each, 4.8 together
+
+
+def test_inputs_that_are_not_around_zero_keep_their_outputs(tmp_path):
+    """Behind a ReLU, errors of the nearest numbers would add up."""
+    torch.manual_seed(0)
+    weight, inputs = torch.randn(64, 200), torch.randn(256, 200).relu()
+    compress_state({"weight": weight}, replace(PLAIN, step=0.5), tmp_path / "m.dc")
+    found = dc.load_state_dict(tmp_path / "m.dc")["weight"]
+    plain = nearest(weight, storable(weight, 0.5 * typical_sizes(weight))).values()
+    errors = [float((inputs @ (each - weight).T).square().mean()) for each in (found, plain)]
+    assert errors[0] < 0.75 * errors[1]
 
 
 def test_rows_of_a_tensor():
