@@ -47,7 +47,7 @@ ORDER = [
 
 # Folders, from the bottom up: the same rule inside of each.
 INSIDE = {
-    "recipe": ["kinds", "setting", "rules", "stages", "ways", "effects", "conflicts", "smallest", "tables"],
+    "recipe": ["kinds", "setting", "rules", "method", "stages", "ways", "effects", "conflicts", "smallest", "tables"],
     "checkpoint": [
         "stored",
         "found",
@@ -277,7 +277,7 @@ INSIDE = {
         "programs",
         "stable",
     ],
-    "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "steps", "vectors", "latent", "sticky"],
+    "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "steps", "vectors", "latent", "sticky", "lc"],
     "report": [
         "console",
         "names",

@@ -19,6 +19,7 @@ from deepcompress.quantize.latent import train_shared
 from deepcompress.quantize.sharing import Codebook, finish, share
 from deepcompress.quantize.sticky import StickyHooks
 from deepcompress.recipe import Recipe
+from deepcompress.recipe.conflicts import check_stages
 from deepcompress.updates.differences import ordered, unordered
 from deepcompress.updates.update import diff
 
@@ -41,6 +42,7 @@ def check_base(recipe: Recipe, base: str | Path | None, update_size: int | None,
     if base is None:
         return
     decides = "base says what is pruned and which values are shared"
+    check_stages(recipe, decides)
     if others or recipe.low_rank is not None or recipe.target_size is not None or recipe.max_drop is not None:
         raise RecipeError(f"{decides}: leave out masks, start, low_rank, target_size and max_drop")
     if update_size is not None and update_size < 1:

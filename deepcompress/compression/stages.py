@@ -24,6 +24,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
 from deepcompress.prune.stage import prune, prune_and_retrain, prune_to_bits, retrain_under, without_dead
 from deepcompress.quantize.latent import FittingHooks, train_shared
+from deepcompress.quantize.lc import learn_and_compress
 from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
 from deepcompress.recipe import Circular, Gap, Rewind
 from deepcompress.recipe.conflicts import check_masks
@@ -121,6 +122,21 @@ class ByFraction:
 
     def settle(self, size: Callable[[], int]) -> None:
         """Nothing is left to say."""
+
+
+class ByMethod(ByFraction):
+    """The way of a method that prunes and shares at once, while it trains."""
+
+    def prune(self) -> None:
+        """All of the method; `share` is left to tune what it found."""
+        found = learn_and_compress(self.job.run, self.job.layers)
+        self.masks, self.codebooks = found.masks, found.codebooks
+
+    def share(self) -> None:
+        """Tuning of the shared values."""
+        run = self.job.run
+        tune(run, self.masks, self.codebooks)
+        finish(self.codebooks, run.weights, run.recipe)
 
 
 def prune_by_recipe(job: Job, masks: Masks) -> tuple[Masks, list[str]]:

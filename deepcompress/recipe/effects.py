@@ -62,6 +62,10 @@ def _has_time(values: Values) -> bool:
     return bool(values["retrain"]) and (bool(values["epochs"]) or local)
 
 
+def _by_stages(values: Values) -> bool:
+    return bool(values["method"] == "stages")
+
+
 def _cuts_in_steps(values: Values) -> bool:
     return bool(values["schedule"] != "one-shot")
 
@@ -87,9 +91,20 @@ _LOSS = ("label_smoothing", "distill", "temperature", "batch_size", "shift", "fl
 _LOOP = ("penalty", "penalty_weight", "lr_schedule", "precision")
 _WHICH = ("scope", "distribution", "criterion", "score_samples")
 _WHEN = ("schedule", "iterations", "prune_step", "gap", "reload")
+_BY_STAGES = ("criterion", "score_samples", *_WHEN, "rewind", "regrow")
 
 #: In the order in which they are told; the first that is not met is.
 NEEDS = (
+    Need(
+        (*_BY_STAGES, "weighting", "rate"),
+        _by_stages,
+        "is for pruning and sharing stage after stage, and the method is another",
+    ),
+    Need(
+        ("distribution",),
+        lambda values: _by_stages(values) or values["scope"] == "layer" or values["quality"] is not None,
+        "spreads pruning over the layers, and the method has one threshold for all unless scope is 'layer'",
+    ),
     Need(
         (*_RATES, "finetune_lr", *_LOSS, *_LOOP, "reload"),
         lambda values: bool(values["retrain"]),

@@ -1,0 +1,32 @@
+"""The settings of methods that go another way than stage after stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from deepcompress.recipe.kinds import Choice, Number
+from deepcompress.recipe.setting import When, setting
+
+METHODS = ("stages", "lc")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How pruning, sharing and training go together."""
+
+    heading: ClassVar[str] = "Method"
+
+    method: str = setting(
+        "stages", Choice(METHODS), "stages: prune and retrain, then share and tune. lc: train and compress in turn, "
+        "until the trained weights are the compressed ones.",
+        note="lc: Carreira-Perpiñán and Idelbayev 2017 and 2018. See quantize.lc.",
+    )  # fmt: skip
+    lc_mu: float | None = setting(
+        None, Number(0, above=True), "How strongly the first epoch pulls weights to their compressed values.",
+        metavar="MU", unset="what takes off 14 % of the distance in that epoch", when=When("method", ("lc",)),
+    )  # fmt: skip
+    lc_growth: float | None = setting(
+        None, Number(1), "Factor by which that grows with each epoch.", metavar="FACTOR",
+        unset="what makes it 100 times as large in the end", when=When("method", ("lc",)),
+    )  # fmt: skip
