@@ -42,7 +42,7 @@ fractions = st.floats(0, 1, exclude_max=True)
 widths = st.integers(1, MAX_BITS) | st.just("none")
 rules = st.builds(LayerRule, names, prune=st.none() | fractions, bits=st.none() | widths, group=st.none() | names)
 #: Choices that some of the other settings exclude; "random" is an init as well, and tried with it below.
-EXCLUSIVE = ("lc", "circular", "gap", "set", "deepr", "dsr", "start", "random", "rows")
+EXCLUSIVE = ("lc", "latent", "circular", "gap", "set", "deepr", "dsr", "start", "random", "rows")
 settings = st.builds(
     dict,
     prune=fractions,

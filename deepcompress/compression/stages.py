@@ -26,6 +26,7 @@ from deepcompress.prune.stage import prune, prune_and_retrain, prune_to_bits, re
 from deepcompress.quantize.latent import FittingHooks, train_shared
 from deepcompress.quantize.lc import learn_and_compress
 from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
+from deepcompress.quantize.straight_through import train_straight_through
 from deepcompress.recipe import Circular, Gap, Rewind
 from deepcompress.recipe.conflicts import check_masks
 from deepcompress.training.loop import count_batches
@@ -124,13 +125,19 @@ class ByFraction:
         """Nothing is left to say."""
 
 
+#: Methods that prune and share at once, by the recipe's names for them.
+METHODS: dict[str, Callable[[Run, Sequence[Layer]], tuple[Masks, list[Codebook]]]] = {
+    "lc": learn_and_compress,
+    "latent": train_straight_through,
+}
+
+
 class ByMethod(ByFraction):
     """The way of a method that prunes and shares at once, while it trains."""
 
     def prune(self) -> None:
         """All of the method; `share` is left to tune what it found."""
-        found = learn_and_compress(self.job.run, self.job.layers)
-        self.masks, self.codebooks = found.masks, found.codebooks
+        self.masks, self.codebooks = METHODS[self.job.run.recipe.method](self.job.run, self.job.layers)
 
     def share(self) -> None:
         """Tuning of the shared values."""

@@ -113,10 +113,10 @@ class LcHooks(Hooks):
             group["lr"] = min(group["lr"], 1 / self.mu)
 
 
-def learn_and_compress(run: Run, layers: Sequence[Layer]) -> Compressed:
-    """LC for `recipe.epochs` learning steps of an epoch each, in place: the weights end compressed.
+def learn_and_compress(run: Run, layers: Sequence[Layer]) -> tuple[Masks, list[Codebook]]:
+    """LC for `recipe.epochs` learning steps of an epoch each, in place; what is kept, and the shared values.
 
-    There must be training data. The last step is one of compression, so what is returned needs no more training.
+    There must be training data. The last step is one of compression: the weights end compressed.
     """
     assert run.batches is not None
     hooks = LcHooks(run.weights, layers, run.recipe, count_batches(run.batches))
@@ -125,4 +125,4 @@ def learn_and_compress(run: Run, layers: Sequence[Layer]) -> Compressed:
     with torch.no_grad():
         for name, weight in run.weights.items():
             weight.copy_(found.weights[name])
-    return found
+    return found.masks, found.codebooks

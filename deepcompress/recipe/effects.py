@@ -102,8 +102,8 @@ NEEDS = (
     ),
     Need(
         ("distribution",),
-        lambda values: _by_stages(values) or values["scope"] == "layer" or values["quality"] is not None,
-        "spreads pruning over the layers, and the method has one threshold for all unless scope is 'layer'",
+        lambda values: values["method"] != "lc" or values["scope"] == "layer" or values["quality"] is not None,
+        "spreads pruning over the layers, and method 'lc' has one threshold for all unless scope is 'layer'",
     ),
     Need(
         (*_RATES, "finetune_lr", *_LOSS, *_LOOP, "reload"),

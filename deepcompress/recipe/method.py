@@ -8,7 +8,7 @@ from typing import ClassVar
 from deepcompress.recipe.kinds import Choice, Number
 from deepcompress.recipe.setting import When, setting
 
-METHODS = ("stages", "lc")
+METHODS = ("stages", "lc", "latent")
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,10 @@ class Method:
 
     method: str = setting(
         "stages", Choice(METHODS), "stages: prune and retrain, then share and tune. lc: train and compress in turn, "
-        "until the trained weights are the compressed ones.",
-        note="lc: Carreira-Perpiñán and Idelbayev 2017 and 2018. See quantize.lc.",
+        "until the trained weights are the compressed ones. latent: train weights behind the few values that the "
+        "network computes with; binary with --levels 2 --prune 0, ternary with --levels 2.",
+        note="lc: Carreira-Perpiñán and Idelbayev 2017 and 2018. latent: Courbariaux, Bengio and David 2015, and Zhu "
+        "et al. 2017. See quantize.lc and quantize.straight_through.",
     )  # fmt: skip
     lc_mu: float | None = setting(
         None, Number(0, above=True), "How strongly the first epoch pulls weights to their compressed values.",

@@ -14,7 +14,6 @@ from deepcompress.prune.masks import Masks
 from deepcompress.quantize.lc import LcHooks
 from deepcompress.reading.loader import load_state_dict
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.training.progress import Progress
 
 
 def hooks_of(values, recipe, steps=10):
@@ -115,21 +114,6 @@ def test_a_layer_with_a_rule_of_its_own(tmp_path, flat_train):
     assert int((found["fc1.weight"] != 0).sum()) == found["fc1.weight"].numel() // 2
     assert len(found["fc2.weight"].unique()) <= 3
     assert int((found["fc3.weight"] == 0).sum()) == 0
-
-
-def test_an_interrupted_run_ends_with_the_same_file(tmp_path, flat_train):
-    class Interrupt(Progress):
-        def epoch(self, result):
-            if result.epoch == 2:
-                raise KeyboardInterrupt
-
-    torch.manual_seed(0)
-    network, recipe = Mlp(), Recipe(method="lc", prune=0.5, levels=3, epochs=4, finetune_epochs=1)
-    compress(network, flat_train, None, recipe, tmp_path / "whole.dc")
-    with pytest.raises(KeyboardInterrupt):
-        compress(network, flat_train, None, recipe, tmp_path / "m.dc", resume=tmp_path / "r", watch=Interrupt())
-    compress(network, flat_train, None, recipe, tmp_path / "m.dc", resume=tmp_path / "r")
-    assert (tmp_path / "m.dc").read_bytes() == (tmp_path / "whole.dc").read_bytes()
 
 
 @pytest.mark.parametrize(
