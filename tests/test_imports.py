@@ -270,6 +270,7 @@ INSIDE = {
         "steps",
         "guard",
         "lottery",
+        "variational",
         "circular",
         "gap",
         "sparse",

@@ -244,10 +244,22 @@ def _check_method(recipe: Recipe) -> None:
     for other in ("target_size", "max_drop"):
         if getattr(recipe, other) is not None:
             raise RecipeError(f"{method} compresses to prune and bits, and {other} sets another end: choose one")
+    if recipe.method == "variational":
+        _check_variational(recipe)
     if recipe.penalty not in ("l2", "none"):
         raise RecipeError(f"penalty {recipe.penalty!r} is for method 'stages', and {method} knows l2 and none")
     if not recipe.prunes and recipe.quality is None and not shares({**vars(recipe), "layer": recipe.layers}):
         raise RecipeError(f"{method} prunes or shares, and neither is asked for: set prune, bits or levels")
+
+
+def _check_variational(recipe: Recipe) -> None:
+    if recipe.optimizer != "adam":
+        raise RecipeError(
+            "method 'variational' learns how noisy weights are, and their gradients are too small for optimizer 'sgd': "
+            "set optimizer to adam, and lr to 0.001 or so"
+        )
+    if recipe.quality is not None or not recipe.prunes:
+        raise RecipeError("method 'variational' removes a fraction of the weights, the noisiest: set prune")
 
 
 def _check_rows(recipe: Recipe) -> None:

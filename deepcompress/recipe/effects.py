@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deepcompress.recipe.method import PRUNING_ONLY
 from deepcompress.recipe.rules import LayerRule
 from deepcompress.recipe.setting import Setting, settings_in
 from deepcompress.recipe.stages import BY_WEIGHTS, LOCAL, STAGES, WATCHING
@@ -62,10 +63,6 @@ def _has_time(values: Values) -> bool:
     return bool(values["retrain"]) and (bool(values["epochs"]) or local)
 
 
-def _by_stages(values: Values) -> bool:
-    return bool(values["method"] == "stages")
-
-
 def _cuts_in_steps(values: Values) -> bool:
     return bool(values["schedule"] != "one-shot")
 
@@ -96,14 +93,26 @@ _BY_STAGES = ("criterion", "score_samples", *_WHEN, "rewind", "regrow")
 #: In the order in which they are told; the first that is not met is.
 NEEDS = (
     Need(
-        (*_BY_STAGES, "weighting", "rate"),
-        _by_stages,
+        _BY_STAGES,
+        lambda values: bool(values["method"] == "stages"),
         "is for pruning and sharing stage after stage, and the method is another",
     ),
     Need(
+        ("weighting", "rate"),
+        lambda values: values["method"] in ("stages", *PRUNING_ONLY),
+        "is for values that are shared after pruning, and the method shares them while it prunes",
+    ),
+    Need(
+        ("penalty", "penalty_weight"),
+        lambda values: values["method"] != "variational",
+        "is for other methods: 'variational' has a prior on the weights instead",
+    ),
+    Need(
         ("distribution",),
-        lambda values: values["method"] != "lc" or values["scope"] == "layer" or values["quality"] is not None,
-        "spreads pruning over the layers, and method 'lc' has one threshold for all unless scope is 'layer'",
+        lambda values: values["method"] not in ("lc", "variational")
+        or values["scope"] == "layer"
+        or values["quality"] is not None,
+        "spreads pruning over the layers, and the method has one threshold for all unless scope is 'layer'",
     ),
     Need(
         (*_RATES, "finetune_lr", *_LOSS, *_LOOP, "reload"),

@@ -56,6 +56,7 @@ RECIPES = {
     "rewind": {**FLAT, "rewind": "random", "epochs": 2},
     "lc": {**TRAINED, "method": "lc"},
     "latent": {**TRAINED, "method": "latent"},
+    "variational": {**TRAINED, "method": "variational", "optimizer": "adam", "lr": 0.01},
     "gradients": {**FLAT, "criterion": "taylor2"},
     "grid and fisher": {**FLAT, "quantizer": "uniform", "weighting": "fisher", "rate": 0.02},
 }
