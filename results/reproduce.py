@@ -69,12 +69,6 @@ FROM_THE_START = (
 METHODS = (
     ("lenet-300-100", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", (0,)),
     ("lenet-300-100", "lc-levels2", "--method lc --prune 0 --levels 2 --epochs 25 --lr-schedule constant", (0,)),
-    (
-        "lenet-300-100",
-        "variational-0.985",
-        "--method variational --optimizer adam --lr 0.003 --prune 0.985 --bits none --epochs 30",
-        (0,),
-    ),
 )
 #: Lottery tickets: network, what the weights go back to, sparsity, seeds.
 LOTTERY = tuple(("lenet-300-100", kind, 0.95, (0,)) for kind in ("start", "random"))
