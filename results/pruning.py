@@ -105,6 +105,18 @@ def methods_table(network: str) -> str:
     return table(("settings", "test error, %", "seeds", "largest file, bytes", "published"), rows)
 
 
+def second_table(network: str) -> str:
+    """Criteria that correct the weights that stay, in one cut, beside magnitude."""
+    found = load(f"pruners/{network}-second-order")
+    rows = []
+    for facts in found["criteria"]:
+        errors = [
+            row["test_error"] for row in found["rows"] if row["criterion"] == facts["criterion"] and not row["failure"]
+        ]
+        rows.append((f"`{facts['criterion']}`", spread(errors), each(errors)))
+    return table(("criterion", "test error, %", "seeds"), rows)
+
+
 def each(errors: list[float]) -> str:
     """Every seed."""
     return " ".join(f"{error:.2f}" for error in errors)
@@ -114,7 +126,7 @@ def readme() -> str:
     """The text of README.md."""
     text = (PRUNERS / "README.in.md").read_text(encoding="utf-8")
     makers = {"RETRAINED": retrained_table, "BARE": bare_table, "UNITS": units_table, "START": start_table}
-    makers["METHODS"] = methods_table
+    makers |= {"METHODS": methods_table, "SECOND": second_table}
     for mark, make in makers.items():
         for network in NETWORKS:
             if (place := f"<!-- {mark} {network} -->") in text:

@@ -65,10 +65,27 @@ FROM_THE_START = (
     *(("lenet-300-100", method, 0.95, SEEDS) for method in ("grasp", "random", *DYNAMIC)),
     *(("lenet-300-100", method, 0.98, SEEDS) for method in ("snip", "grasp")),
 )
-#: Methods that prune while they train: network, name, what `compress` is told, seeds.
+#: Second order with a correction of the weights that stay, beside magnitude, in one cut without retraining.
+SECOND_ORDER = {
+    "lenet5-second-order": f"{CONV} --criteria magnitude,obs,mlprune --prune 0.98 --epochs 0 --seed 0,1,2 "
+    "--score-samples 256",
+}
+#: What prunes in a way of its own: network, name, what `compress` is told, seeds.
 METHODS = (
     ("lenet-300-100", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", (0,)),
     ("lenet-300-100", "lc-levels2", "--method lc --prune 0 --levels 2 --epochs 25 --lr-schedule constant", (0,)),
+    (
+        "lenet-300-100",
+        "variational-0.985",
+        "--method variational --optimizer adam --lr 0.003 --prune 0.985 --bits none --epochs 30",
+        (0,),
+    ),
+    (
+        "lenet5",
+        "mlprune-0.98",
+        "--criterion mlprune --scope layer --prune 0.98 --bits none --epochs 0 --finetune-epochs 0 --score-samples 256",
+        (0,),
+    ),
 )
 #: Lottery tickets: network, what the weights go back to, sparsity, seeds.
 LOTTERY = tuple(("lenet-300-100", kind, 0.95, (0,)) for kind in ("start", "random"))
@@ -200,6 +217,9 @@ def pruners() -> dict[str, list[str]]:
             command = f"train {network} --data mnist --prune {sparsity} {how} {settings}"
             commands[name] = f"{command} -o build/pruners-{name}.pt"
     found = {f"pruners/{name}": [command] for name, command in commands.items()}
+    found |= {
+        f"pruners/{name}": [f"compare {command} -o build/pruners-{name}"] for name, command in SECOND_ORDER.items()
+    }
     for network, name, settings, seeds in METHODS:
         for seed in seeds:
             command = f"compress models/{network}.pt {settings} --seed {seed}"
