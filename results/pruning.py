@@ -9,7 +9,7 @@ import statistics
 from typing import Any
 
 from report import PUBLISHED, load, table
-from reproduce import DYNAMIC, FROM_THE_START, LOTTERY, RESULTS, UNITS
+from reproduce import DYNAMIC, FROM_THE_START, LOTTERY, METHODS, RESULTS, UNITS
 
 PRUNERS = RESULTS / "pruners"
 NETWORKS = {"lenet-300-100": ("LeNet-300-100", (0.95, 0.98)), "lenet5": ("LeNet-5", (0.98,))}
@@ -93,6 +93,30 @@ def start_table(network: str) -> str:
     return table(("method", "removed", "test error, %", "seeds", "published"), rows)
 
 
+def methods_table(network: str) -> str:
+    """Methods that prune, or share, while they train."""
+    rows = []
+    for of, name, settings, seeds in METHODS:
+        if of == network:
+            found = [load(f"pruners/{of}-{name}-seed{seed}") for seed in seeds]
+            errors = [100 - run["accuracy_after"] for run in found]
+            size = f"{max(run['file_bytes'] for run in found):,}"
+            rows.append((f"`{settings}`", spread(errors), each(errors), size, published(of, name, 0)))
+    return table(("settings", "test error, %", "seeds", "largest file, bytes", "published"), rows)
+
+
+def second_table(network: str) -> str:
+    """Criteria that correct the weights that stay, in one cut, beside magnitude."""
+    found = load(f"pruners/{network}-second-order")
+    rows = []
+    for facts in found["criteria"]:
+        errors = [
+            row["test_error"] for row in found["rows"] if row["criterion"] == facts["criterion"] and not row["failure"]
+        ]
+        rows.append((f"`{facts['criterion']}`", spread(errors), each(errors)))
+    return table(("criterion", "test error, %", "seeds"), rows)
+
+
 def each(errors: list[float]) -> str:
     """Every seed."""
     return " ".join(f"{error:.2f}" for error in errors)
@@ -102,6 +126,7 @@ def readme() -> str:
     """The text of README.md."""
     text = (PRUNERS / "README.in.md").read_text(encoding="utf-8")
     makers = {"RETRAINED": retrained_table, "BARE": bare_table, "UNITS": units_table, "START": start_table}
+    makers |= {"METHODS": methods_table, "SECOND": second_table}
     for mark, make in makers.items():
         for network in NETWORKS:
             if (place := f"<!-- {mark} {network} -->") in text:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduce import ABLATIONS, OPTIONS, PAPER_RECIPES, RESULTS, SEEDS, SIZES, entries, pruners, studies
+from reproduce import ABLATIONS, FEW_VALUES, OPTIONS, PAPER_RECIPES, RESULTS, SEEDS, SIZES, entries, pruners, studies
 
 from deepcompress import recode
 from deepcompress.container.breakdown import Breakdown, LayerBreakdown, inspect
@@ -240,6 +240,7 @@ def readme() -> str:
         "DEFAULTS": lambda: plain_table(("lenet-300-100-mnist", "lenet5-mnist", "lenet5-digits")),
         "TABLE2": lambda: layers("lenet-300-100-han2016", "lenet-300-100"),
         "TABLE3": lambda: layers("lenet5-han2016", "lenet5"),
+        "FEW": lambda: plain_table(f"{recipe}-seed0" for recipe in FEW_VALUES),
         "RESNET": lambda: plain_table(name for name in entries() if name.startswith("resnet20")),
         "SIZES": sizes_table,
         "ABLATION": ablation_table,

@@ -43,6 +43,8 @@ SIZES = {
     "lenet5-2kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 2000", (0, 1)),
     "lenet5-1.5kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 1500", (0,)),
 }
+#: Two values in each layer, and two and zero: recipe, checkpoint.
+FEW_VALUES = {"lenet-300-100-binary": MLP, "lenet-300-100-ternary": MLP}
 #: What each part of the way to a size is worth: the recipe with one thing changed.
 ABLATIONS = {
     "whole": "",
@@ -62,6 +64,28 @@ FROM_THE_START = (
     ("lenet5", "snip", 0.98, SEEDS),
     *(("lenet-300-100", method, 0.95, SEEDS) for method in ("grasp", "random", *DYNAMIC)),
     *(("lenet-300-100", method, 0.98, SEEDS) for method in ("snip", "grasp")),
+)
+#: Second order with a correction of the weights that stay, beside magnitude, in one cut without retraining.
+SECOND_ORDER = {
+    "lenet5-second-order": f"{CONV} --criteria magnitude,obs,mlprune --prune 0.98 --epochs 0 --seed 0,1,2 "
+    "--score-samples 256",
+}
+#: What prunes in a way of its own: network, name, what `compress` is told, seeds.
+METHODS = (
+    ("lenet-300-100", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", (0,)),
+    ("lenet-300-100", "lc-levels2", "--method lc --prune 0 --levels 2 --epochs 25 --lr-schedule constant", (0,)),
+    (
+        "lenet-300-100",
+        "variational-0.985",
+        "--method variational --optimizer adam --lr 0.003 --prune 0.985 --bits none --epochs 30",
+        (0,),
+    ),
+    (
+        "lenet5",
+        "mlprune-0.98",
+        "--criterion mlprune --scope layer --prune 0.98 --bits none --epochs 0 --finetune-epochs 0 --score-samples 256",
+        (0,),
+    ),
 )
 #: Lottery tickets: network, what the weights go back to, sparsity, seeds.
 LOTTERY = tuple(("lenet-300-100", kind, 0.95, (0,)) for kind in ("start", "random"))
@@ -113,6 +137,8 @@ def entries() -> dict[str, list[str]]:
     for recipe, checkpoint in PAPER_RECIPES.items():
         for seed in SEEDS:
             commands[f"{recipe}-seed{seed}"] = f"compress {checkpoint} --recipe recipes/{recipe}.toml --seed {seed}"
+    for recipe, checkpoint in FEW_VALUES.items():
+        commands[f"{recipe}-seed0"] = f"compress {checkpoint} --recipe recipes/{recipe}.toml --seed 0"
     for name, (checkpoint, settings, seeds) in SIZES.items():
         for seed in seeds:
             commands[f"{name}-seed{seed}"] = f"compress {checkpoint} {settings} --seed {seed}"
@@ -191,6 +217,13 @@ def pruners() -> dict[str, list[str]]:
             command = f"train {network} --data mnist --prune {sparsity} {how} {settings}"
             commands[name] = f"{command} -o build/pruners-{name}.pt"
     found = {f"pruners/{name}": [command] for name, command in commands.items()}
+    found |= {
+        f"pruners/{name}": [f"compare {command} -o build/pruners-{name}"] for name, command in SECOND_ORDER.items()
+    }
+    for network, name, settings, seeds in METHODS:
+        for seed in seeds:
+            command = f"compress models/{network}.pt {settings} --seed {seed}"
+            found[f"pruners/{network}-{name}-seed{seed}"] = [f"{command} -o build/pruners-{network}-{name}-{seed}.dc"]
     for network, kind, sparsity, seeds in LOTTERY:
         for seed in seeds:
             found[f"pruners/{network}-lottery-{kind}-{sparsity}-seed{seed}"] = lottery(network, kind, sparsity, seed)

@@ -47,7 +47,7 @@ ORDER = [
 
 # Folders, from the bottom up: the same rule inside of each.
 INSIDE = {
-    "recipe": ["kinds", "setting", "rules", "stages", "ways", "effects", "conflicts", "smallest", "tables"],
+    "recipe": ["kinds", "setting", "rules", "method", "stages", "ways", "effects", "conflicts", "smallest", "tables"],
     "checkpoint": [
         "stored",
         "found",
@@ -279,6 +279,7 @@ INSIDE = {
         "steps",
         "guard",
         "lottery",
+        "variational",
         "circular",
         "gap",
         "sparse",
@@ -286,7 +287,20 @@ INSIDE = {
         "programs",
         "stable",
     ],
-    "quantize": ["kmeans", "rate", "grid", "rows", "choice", "sharing", "steps", "vectors", "latent", "sticky"],
+    "quantize": [
+        "kmeans",
+        "rate",
+        "grid",
+        "rows",
+        "choice",
+        "sharing",
+        "steps",
+        "vectors",
+        "latent",
+        "sticky",
+        "lc",
+        "straight_through",
+    ],
     "report": [
         "console",
         "names",

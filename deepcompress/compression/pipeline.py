@@ -18,7 +18,7 @@ from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.rates import suited
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.revision import Revision
-from deepcompress.compression.stages import ByFraction, BySize, Job, Route
+from deepcompress.compression.stages import ByFraction, ByMethod, BySize, Job, Route
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.compression.writing import (
     Delivery,
@@ -395,6 +395,8 @@ def _from_base(order: _Order, job: Job, delivery: Delivery, given: nn.Module, ta
 def _route(job: Job, masks: Masks | None, delivery: Delivery) -> Route:
     """The way through stages 1 and 2; on from a file whose masks are sparse enough, by just those."""
     recipe, weights = job.run.recipe, job.run.weights
+    if masks is None and recipe.method != "stages":
+        return ByMethod(job)
     if masks is None and job.former and recipe.regrow == "none" and not asks_for_more(weights, recipe):
         masks = Masks.nonzero(weights)
     if masks is None and isinstance(recipe.amount, Size):

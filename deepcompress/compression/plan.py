@@ -148,6 +148,7 @@ def _of_network(model: nn.Module, recipe: Recipe, going_on: bool) -> Plan:
     # Without data: one cut, and by magnitudes.
     bare = replace(
         recipe,
+        method=Recipe.method,
         criterion=Recipe.criterion,
         max_drop=None,
         target_size=None if recipe.quantizer == "rows" else recipe.target_size,

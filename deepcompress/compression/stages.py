@@ -23,8 +23,11 @@ from deepcompress.prune.maskfile import fitted
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
 from deepcompress.prune.stage import prune, prune_and_retrain, prune_to_bits, retrain_under, without_dead
+from deepcompress.prune.variational import prune_variational
 from deepcompress.quantize.latent import FittingHooks, train_shared
+from deepcompress.quantize.lc import learn_and_compress
 from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
+from deepcompress.quantize.straight_through import train_straight_through
 from deepcompress.recipe import Circular, Gap, Rewind
 from deepcompress.recipe.conflicts import check_masks
 from deepcompress.training.loop import count_batches
@@ -121,6 +124,31 @@ class ByFraction:
 
     def settle(self, size: Callable[[], int]) -> None:
         """Nothing is left to say."""
+
+
+#: Methods that prune and train in their own way, by the recipe's names for them; most share values as well.
+METHODS: dict[str, Callable[[Run, Sequence[Layer]], tuple[Masks, list[Codebook]]]] = {
+    "lc": learn_and_compress,
+    "latent": train_straight_through,
+    "variational": lambda run, layers: (prune_variational(run), []),
+}
+
+
+class ByMethod(ByFraction):
+    """The way of a method that prunes while it trains, and mostly shares as well."""
+
+    def prune(self) -> None:
+        """All of the method; `share` is left to tune what it found."""
+        self.masks, self.codebooks = METHODS[self.job.run.recipe.method](self.job.run, self.job.layers)
+
+    def share(self) -> None:
+        """Tuning of the shared values, or all of stage 2 where the method shares none."""
+        run = self.job.run
+        if not self.codebooks:
+            super().share()
+            return
+        tune(run, self.masks, self.codebooks)
+        finish(self.codebooks, run.weights, run.recipe)
 
 
 def prune_by_recipe(job: Job, masks: Masks) -> tuple[Masks, list[str]]:

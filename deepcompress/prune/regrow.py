@@ -48,7 +48,8 @@ class SparseEvolution(Regrowth):
 
     Of the positive weights of a layer the fraction `regrow_fraction` (zeta, 0.3 in the paper) nearest to zero goes,
     and of the negative ones as well. A place that just became free may be drawn again. Mocanu et al. 2018, algorithm 1;
-    there a new weight is drawn at random, here it begins at zero, and takes its first value from its gradient.
+    there a new weight is drawn at random. Here, as in the authors' Keras code with masks, it begins at zero, and takes
+    its first value from its gradient.
     """
 
     changing = ()

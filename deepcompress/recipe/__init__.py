@@ -29,6 +29,7 @@ from deepcompress.recipe.kinds import (
     Whole,
     check_number,
 )  # fmt: skip
+from deepcompress.recipe.method import Method
 from deepcompress.recipe.rules import LayerRule, Rules, pattern_hint
 from deepcompress.recipe.smallest import SMALLEST, going_on, on_top, with_smallest
 from deepcompress.recipe.stages import CRITERIA, STAGES, File, HowSmall, Pruning, Retraining, Sharing
@@ -59,7 +60,7 @@ CHOICES = {name: known.kind.names for name, known in SETTINGS.items() if isinsta
 
 
 @dataclass(frozen=True)
-class Recipe(Retraining, File, Sharing, Pruning, HowSmall):
+class Recipe(Retraining, File, Sharing, Pruning, Method, HowSmall):
     """All settings of one compression. Defaults are chosen so that ``Recipe(prune=0.92, bits=5)`` is enough.
 
     It is the settings of all stages (`recipe.stages`), and what takes one stage's can be given a recipe. Settings that
@@ -246,7 +247,7 @@ class Recipe(Retraining, File, Sharing, Pruning, HowSmall):
 __all__ = [
     "CHOICES", "CRITERIA", "DEFAULTS", "LARGEST", "MAX_BITS", "MAX_LEVELS", "SETTINGS", "SMALLEST", "STAGES",
     "TASKS", "Amount", "Bits", "Bytes", "Choice", "Circular", "DeepR", "Drop", "Dsr", "File", "Fraction", "Gap",
-    "HowSmall", "Kind", "LayerRule", "Name", "Number", "Pruning", "Quality", "Recipe", "Regrowth", "Retraining",
-    "Rewind", "Set", "Sharing", "Size", "Steps", "Surgery", "Switch", "Way", "Whole", "check_number",
+    "HowSmall", "Kind", "LayerRule", "Method", "Name", "Number", "Pruning", "Quality", "Recipe", "Regrowth",
+    "Retraining", "Rewind", "Set", "Sharing", "Size", "Steps", "Surgery", "Switch", "Way", "Whole", "check_number",
     "check_one_of", "chosen", "going_on", "on_top", "pattern_hint", "read_toml", "with_smallest",
 ]  # fmt: skip

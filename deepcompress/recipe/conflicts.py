@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deepcompress.errors import RecipeError
-from deepcompress.recipe.effects import Values, in_rules, unused
+from deepcompress.recipe.effects import Values, in_rules, shares, unused
 from deepcompress.recipe.rules import BITS_OR_LEVELS
 from deepcompress.recipe.setting import settings_in
 from deepcompress.recipe.stages import STAGES, WATCHING
@@ -104,7 +104,9 @@ def check_together(recipe: Recipe) -> None:
     Raises:
         RecipeError: naming them.
     """
-    for check in (_check_rows, _check_size, _check_watching, _check_reload, _check_rewind, _check_regrowth):
+    for check in (
+        _check_method, _check_rows, _check_size, _check_watching, _check_reload, _check_rewind, _check_regrowth,
+    ):  # fmt: skip
         check(recipe)
 
 
@@ -150,11 +152,18 @@ def check_sharing(recipe: Recipe) -> None:
 
 def check_masks(recipe: Recipe) -> None:
     """Refuse what masks that are given decide already (`RecipeError`)."""
+    check_stages(recipe, "masks say what is pruned")
     for setting in ("target_size", "max_drop", "quality"):
         if getattr(recipe, setting) is not None:
             raise RecipeError(f"masks say what is pruned, and so does {setting}: give one of them")
     if recipe.regrow != "none":
         raise RecipeError(f"masks say what is pruned, and regrow {recipe.regrow!r} would change it: choose one")
+
+
+def check_stages(recipe: Recipe, what: str) -> None:
+    """Refuse a method that prunes and shares in its own way; `what` is in the way of it (`RecipeError`)."""
+    if recipe.method != "stages":
+        raise RecipeError(f"method {recipe.method!r} prunes and shares in its own way, and {what}: leave method out")
 
 
 def check_data(recipe: Recipe, trained: bool, measured: bool, calibrated: bool = False) -> None:
@@ -194,6 +203,7 @@ def check_tensors_only(recipe: Recipe) -> None:
         )
     if recipe.weighting != "none":
         raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
+    check_stages(recipe, "nothing is trained where there are only tensors")
     for name in ("rewind", "regrow"):
         if getattr(recipe, name) != "none":
             raise RecipeError(f"{name} {getattr(recipe, name)!r} happens while training, and nothing is trained here")
@@ -211,6 +221,7 @@ def check_graph(recipe: Recipe) -> None:
 
 def check_own_loop(recipe: Recipe) -> None:
     """Refuse what needs a training loop of deepcompress's own, or none at all (`RecipeError`)."""
+    check_stages(recipe, "only compress() has a training loop for that")
     if recipe.quantizer == "rows":
         raise RecipeError(
             "quantizer 'rows' rounds a network as it was trained, and nothing is left to tune: use compress(), or set "
@@ -227,6 +238,34 @@ def check_own_loop(recipe: Recipe) -> None:
         raise RecipeError(
             "reload, rewind, and regrow other than surgery, need a training loop of their own: use compress()"
         )
+
+
+def _check_method(recipe: Recipe) -> None:
+    """Methods that prune, share and train at once."""
+    if recipe.method == "stages":
+        return
+    method = f"method {recipe.method!r}"
+    if not recipe.retrain or not recipe.epochs:
+        raise RecipeError(f"{method} compresses while it trains: set epochs, and not retrain=False")
+    for other in ("target_size", "max_drop"):
+        if getattr(recipe, other) is not None:
+            raise RecipeError(f"{method} compresses to prune and bits, and {other} sets another end: choose one")
+    if recipe.method == "variational":
+        _check_variational(recipe)
+    if recipe.penalty not in ("l2", "none"):
+        raise RecipeError(f"penalty {recipe.penalty!r} is for method 'stages', and {method} knows l2 and none")
+    if not recipe.prunes and recipe.quality is None and not shares({**vars(recipe), "layer": recipe.layers}):
+        raise RecipeError(f"{method} prunes or shares, and neither is asked for: set prune, bits or levels")
+
+
+def _check_variational(recipe: Recipe) -> None:
+    if recipe.optimizer != "adam":
+        raise RecipeError(
+            "method 'variational' learns how noisy weights are, and their gradients are too small for optimizer 'sgd': "
+            "set optimizer to adam, and lr to 0.001 or so"
+        )
+    if recipe.quality is not None or not recipe.prunes:
+        raise RecipeError("method 'variational' removes a fraction of the weights, the noisiest: set prune")
 
 
 def _check_rows(recipe: Recipe) -> None:

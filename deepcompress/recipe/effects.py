@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deepcompress.recipe.method import PRUNING_ONLY, Method
 from deepcompress.recipe.rules import LayerRule
 from deepcompress.recipe.setting import Setting, settings_in
 from deepcompress.recipe.stages import BY_WEIGHTS, LOCAL, STAGES, WATCHING, Pruning
@@ -87,9 +88,32 @@ _LOSS = ("label_smoothing", "distill", "temperature", "batch_size", "shift", "fl
 _LOOP = ("penalty", "penalty_weight", "lr_schedule", "precision", "clip_norm", "freeze_bn")
 _WHICH = ("scope", "distribution", "criterion", "score_samples")
 _WHEN = ("schedule", "iterations", "prune_step", "gap", "reload")
+_BY_STAGES = ("criterion", "score_samples", *_WHEN, "rewind", "regrow")
 
 #: In the order in which they are told; the first that is not met is.
 NEEDS = (
+    Need(
+        _BY_STAGES,
+        lambda values: bool(values["method"] == "stages"),
+        "is for pruning and sharing stage after stage, and the method is another",
+    ),
+    Need(
+        ("weighting", "rate"),
+        lambda values: values["method"] in ("stages", *PRUNING_ONLY),
+        "is for values that are shared after pruning, and the method shares them while it prunes",
+    ),
+    Need(
+        ("penalty", "penalty_weight"),
+        lambda values: values["method"] != "variational",
+        "is for other methods: 'variational' has a prior on the weights instead",
+    ),
+    Need(
+        ("distribution",),
+        lambda values: values["method"] not in ("lc", "variational")
+        or values["scope"] == "layer"
+        or values["quality"] is not None,
+        "spreads pruning over the layers, and the method has one threshold for all unless scope is 'layer'",
+    ),
     Need(
         (*_RATES, "finetune_lr", *_LOSS, *_LOOP, "reload"),
         lambda values: bool(values["retrain"]),
@@ -179,7 +203,7 @@ _BEFORE_SHARING = "is for retraining before weights share values, and those of a
 #: Settings that have no effect where the new file is a small update of another (its base), and why.
 BESIDE_BASE: dict[str, str] = {
     **dict.fromkeys(
-        (*settings_in(Pruning), "prune", "low_rank", "target_size", "bits", "conv_bits", "levels", "step", "layer",
+        (*settings_in(Pruning), *settings_in(Method), "prune", "low_rank", "target_size", "bits", "conv_bits", "levels", "step", "layer",
          *_SHARING), _OF_BASE,
     ),
     "max_drop": "limits what pruning may lose, and update_drop what an update may",

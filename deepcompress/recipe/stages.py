@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from deepcompress.recipe.kinds import FRACTION, MAX_BITS, MAX_LEVELS, Bits, Bytes, Choice, Name, Number, Switch, Whole
+from deepcompress.recipe.method import Method
 from deepcompress.recipe.setting import When, setting
 
 #: The criteria there are, so that help and usage errors can name them at once. One that is registered in
@@ -285,6 +286,6 @@ class Retraining:
 
 
 #: In the order of the pipeline, and of the command's help.
-STAGES: tuple[type[HowSmall | Pruning | Sharing | File | Retraining], ...] = (
-    HowSmall, Pruning, Sharing, File, Retraining,
+STAGES: tuple[type[HowSmall | Method | Pruning | Sharing | File | Retraining], ...] = (
+    HowSmall, Method, Pruning, Sharing, File, Retraining,
 )  # fmt: skip

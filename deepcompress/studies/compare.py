@@ -27,6 +27,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
 from deepcompress.prune.stage import prune_by, retrain_under
 from deepcompress.recipe import LayerRule, Recipe, pattern_hint, stages
+from deepcompress.recipe.conflicts import check_stages
 from deepcompress.studies.points import ForPoint, pareto
 from deepcompress.studies.sensitivity import ascending
 from deepcompress.training.data import DataSet
@@ -144,6 +145,7 @@ def compare(
         CheckpointError: the network has no weights to prune, or NaN among them.
     """
     recipe = recipe or Recipe()
+    check_stages(recipe, "criteria are compared in stages")
     if recipe.quality is not None or recipe.target_size is not None:
         raise RecipeError(
             "criteria are compared at fractions of the weights, and quality and target_size set other ends"

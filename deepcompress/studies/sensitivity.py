@@ -19,6 +19,7 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
 from deepcompress.recipe import LayerRule, Recipe
+from deepcompress.recipe.conflicts import check_stages
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
 from deepcompress.training.evaluation import evaluate
@@ -82,6 +83,7 @@ def sensitivity(
         DeepCompressError: retraining diverges.
     """
     recipe, watch = recipe or Recipe(), watch or Progress()
+    check_stages(recipe, "layers are pruned here one at a time")
     if not recipe.retrain:
         recipe = replace(recipe, retrain=True, epochs=0)
     steps, model = ascending(sparsities), plain(model)

@@ -17,6 +17,7 @@ from deepcompress.recipe import DEFAULTS, Recipe
 #: A value of each setting that is not its default, and makes another file where it is read.
 OTHER = {
     "prune": 0.8, "bits": 2, "conv_bits": 4, "levels": 6, "target_size": 900, "max_drop": 1.0, "low_rank": 0.7,
+    "method": "lc", "lc_mu": 0.5, "lc_growth": 2.0, "kl_weight": 0.1,
     "scope": "global", "distribution": "uniform", "quality": 1.0, "criterion": "taylor1", "score_samples": 33,
     "schedule": "linear", "iterations": 3, "prune_step": 0.5, "gap": 3.0, "reload": True, "rewind": "random",
     "regrow": "surgery", "regrow_fraction": 0.5, "regrow_every": 1, "deepr_alpha": 0.1, "deepr_temperature": 0.1,
@@ -35,7 +36,7 @@ LOOP = {"optimizer", "lr", "warmup", "penalty", "penalty_weight", "lr_schedule",
 WHICH = {"scope", "distribution", "criterion", "score_samples", "schedule", "iterations", "reload", "rewind", "regrow"}
 SHARING = {"quantizer", "init", "weighting", "rate", "codebook_dtype"}
 BESIDE = {"prune_step", "gap", "regrow_fraction", "regrow_every", "deepr_alpha", "deepr_temperature"} | {
-    "score_samples", "temperature", "step", "quality",
+    "score_samples", "temperature", "step", "quality", "lc_mu", "lc_growth", "kl_weight",
 }  # fmt: skip
 
 #: Settings of a run, and which others are refused beside them: two ways to say one thing, and what is not read.
@@ -44,19 +45,19 @@ RUNS = {
     "quality": ({"quality": 1.0, "distribution": "std"}, BESIDE - {"quality"} | {"prune", "target_size"}),
     "size": (
         {"target_size": 1000, "bits": 3},
-        BESIDE | WHICH - {"schedule", "regrow"} | {"prune", "levels", "max_drop"},
+        BESIDE | WHICH - {"schedule", "regrow"} | {"prune", "levels", "max_drop", "method"},
     ),
     "drop": (
-        {"prune": 0.6, "bits": 3, "max_drop": 1.0}, BESIDE | {"levels", "target_size", "rewind", "regrow"},
+        {"prune": 0.6, "bits": 3, "max_drop": 1.0}, BESIDE | {"levels", "target_size", "rewind", "regrow", "method"},
     ),
     "circular": (
         {"prune": 0.6, "schedule": "circular", "max_drop": 1.0},
-        BESIDE - {"prune_step"} | {"target_size", "scope", "distribution", "iterations", "reload", "rewind"},
+        BESIDE - {"prune_step"} | {"target_size", "scope", "distribution", "iterations", "reload", "rewind", "method"},
     ),
     "no epochs": (
         {"prune": 0.6, "bits": 3, "epochs": 0, "finetune_epochs": 0},
         BESIDE | LOOP - {"epochs", "finetune_epochs"} | {"levels", "target_size", "schedule", "iterations", "reload",
-                                                         "rewind", "regrow"},
+                                                         "rewind", "regrow", "method"},
     ),
     "nothing pruned": ({"prune": 0.0, "bits": 3}, BESIDE | WHICH - {"rewind"} | {"levels", "target_size", "max_drop"}),
     "nothing shared": (
@@ -65,15 +66,26 @@ RUNS = {
     ),
     "untrained": (
         {"prune": 0.6, "bits": 3, "retrain": False},
-        BESIDE | LOOP | {"levels", "target_size", "schedule", "iterations", "reload", "rewind", "regrow", "weighting"},
+        BESIDE | LOOP | {"levels", "target_size", "schedule", "iterations", "reload", "rewind", "regrow", "weighting",
+                         "method"},
     ),
     "rows": (
         {"retrain": False},
-        BESIDE - {"step"} | LOOP | WHICH | {"weighting", "coder", "index_bits", "batch_norm"},
+        BESIDE - {"step"} | LOOP | WHICH | {"weighting", "coder", "index_bits", "batch_norm", "method"},
     ),
     "rows to a size": (
         {"retrain": False, "target_size": 900},
-        BESIDE | LOOP | WHICH | {"prune", "max_drop", "weighting", "coder", "index_bits", "batch_norm"},
+        BESIDE | LOOP | WHICH | {"prune", "max_drop", "weighting", "coder", "index_bits", "batch_norm", "method"},
+    ),
+    "lc": (
+        {"method": "lc", "prune": 0.6, "bits": 3},
+        BESIDE - {"lc_mu", "lc_growth"} | WHICH - {"scope"} | {"levels", "target_size", "max_drop", "weighting", "rate",
+                                                               "penalty", "retrain"},
+    ),
+    "variational": (
+        {"method": "variational", "optimizer": "adam", "prune": 0.6, "bits": 3},
+        BESIDE - {"kl_weight"} | WHICH - {"scope"} | {"levels", "target_size", "max_drop", "penalty", "penalty_weight",
+                                                      "retrain"},
     ),
 }  # fmt: skip
 

@@ -54,6 +54,9 @@ RECIPES = {
     "circular": {**TRAINED, "schedule": "circular", "max_drop": 1.0, "prune_step": 0.5, "epochs": 5},
     "reload": {**FLAT, "reload": True},
     "rewind": {**FLAT, "rewind": "random", "epochs": 2},
+    "lc": {**TRAINED, "method": "lc"},
+    "latent": {**TRAINED, "method": "latent"},
+    "variational": {**TRAINED, "method": "variational", "optimizer": "adam", "lr": 0.01},
     "gradients": {**FLAT, "criterion": "taylor2"},
     "grid and fisher": {**FLAT, "quantizer": "uniform", "weighting": "fisher", "rate": 0.02},
 }
