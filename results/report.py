@@ -242,6 +242,7 @@ def readme() -> str:
         "TABLE3": lambda: layers("lenet5-han2016", "lenet5"),
         "RESNET": lambda: plain_table(name for name in entries() if name.startswith("resnet20")),
         "SIZES": sizes_table,
+        "SPOTTER": lambda: plain_table(name for name in entries() if name.startswith("ds-cnn")),
         "ABLATION": ablation_table,
         "CODERS": coder_table,
         "OPTIONS": options_table,
