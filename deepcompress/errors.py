@@ -5,7 +5,9 @@
     ├── CheckpointError   a .pt or .safetensors file, or a tensor in it, cannot be used
     ├── NetworkError      a network is unknown, ambiguous, or does not fit the tensors
     ├── DataError         a data set is missing or malformed
+    ├── TaskError         a loss or a metric of the user's own fails, or gives no number
     ├── PruneError        a pruning request cannot be carried out
+    ├── DivergedError     the loss of training is no longer finite
     ├── FormatError       a .dc file is damaged, hostile, or from a newer version
     ├── UpdateError       an update cannot be made of these files, or does not fit the file that it is applied to
     ├── ResumeError       what an interrupted run has left cannot be gone on from
@@ -35,8 +37,16 @@ class DataError(DeepCompressError):
     """A data set is not there, or is not what it should be."""
 
 
+class TaskError(DeepCompressError):
+    """A loss or a metric fails, or gives nothing that can be used."""
+
+
 class PruneError(DeepCompressError):
     """Pruning as asked for would destroy the network."""
+
+
+class DivergedError(DeepCompressError):
+    """Training has come to a loss that is not finite."""
 
 
 class FormatError(DeepCompressError):

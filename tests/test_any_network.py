@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import deepcompress as dc
 from deepcompress.compression.tensors_only import compress_state
-from deepcompress.errors import CheckpointError, DataError, NetworkError, RecipeError
+from deepcompress.errors import CheckpointError, DataError, NetworkError, RecipeError, TaskError
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.progress import Progress
 
@@ -218,13 +218,13 @@ def test_what_is_wrong_with_a_task_is_said_before_any_work(tmp_path):
     def run(recipe=RECIPE, batches=data, **task):
         dc.compress(model, batches, None, recipe, tmp_path / "m.dc", **task)
 
-    with pytest.raises(RecipeError, match=r"the loss gives a Tensor of shape \(32, 8, 5\); it must give one number"):
+    with pytest.raises(TaskError, match=r"the loss gives a Tensor of shape \(32, 8, 5\); it must give one number"):
         run(loss=lambda output, target: output)
-    with pytest.raises(RecipeError, match=r"the loss gives a float"):
+    with pytest.raises(TaskError, match=r"the loss gives a float"):
         run(loss=lambda output, target: 0.5)
-    with pytest.raises(RecipeError, match=r"the loss fails with RuntimeError"):
+    with pytest.raises(TaskError, match=r"the loss fails with RuntimeError"):
         run(loss=F.cross_entropy)
-    with pytest.raises(RecipeError, match=r"the metric gives a str"):
+    with pytest.raises(TaskError, match=r"the metric gives a str"):
         run(loss=token_loss, metric=lambda output, target: "good")
     with pytest.raises(RecipeError, match="label_smoothing is for classification"):
         run(replace(RECIPE, label_smoothing=0.1), loss=token_loss)

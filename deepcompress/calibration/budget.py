@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcompress.errors import DeepCompressError, RecipeError, first_line
+from deepcompress.errors import DeepCompressError, TaskError, first_line
 from deepcompress.networks.inputs import Batches, place_of
-from deepcompress.training.evaluation import Evaluation, evaluate
+from deepcompress.training.evaluation import Evaluation, check_measured, evaluate
 from deepcompress.training.tasks import Task, own_task
 
 #: Of a network, in evaluation: a number.
@@ -40,7 +40,8 @@ class Budget:
         def measure(found: nn.Module) -> Evaluation:
             return evaluate(found, batches, task)
 
-        return cls(task, measure, measure(network))
+        found = cls(task, measure, measure(network))
+        return found.checked() if task.is_own else found
 
     @classmethod
     def by(cls, judge: Judge, network: nn.Module) -> Budget:
@@ -48,7 +49,7 @@ class Budget:
         has an attribute ``higher_is_better`` that says otherwise.
 
         Raises:
-            RecipeError: it fails, gives no number, or NaN or infinity for the network as it is.
+            TaskError: it fails, gives no number, or NaN or infinity for the network as it is.
         """
         task = own_task(None, judge)
 
@@ -61,12 +62,9 @@ class Budget:
         """This budget, found to tell something.
 
         Raises:
-            RecipeError: the metric is no number for the network as it was given.
+            TaskError: the metric is no number for the network as it was given.
         """
-        if not math.isfinite(self.before.value):
-            raise RecipeError(
-                f"the metric {self.task.metric} is {self.before.value} for the network as it is: it tells nothing then"
-            )
+        check_measured(self.before.value, self.task)
         return self
 
     def lost(self, network: nn.Module) -> float:
@@ -83,8 +81,8 @@ def _number(judge: Judge, network: nn.Module) -> float:
     except DeepCompressError:
         raise
     except Exception as error:  # it is the user's code
-        raise RecipeError(
-            f"the metric fails with {type(error).__name__}: {first_line(error)}{place_of(error)}; without --data it is "
+        raise TaskError(
+            f"the metric fails with {first_line(error, kind=True)}{place_of(error)}; without --data it is "
             "called with the network, and must return a number"
         ) from error
     finally:

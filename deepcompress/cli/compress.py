@@ -21,6 +21,7 @@ from deepcompress.cli.options import (
     rewind_option,
     task_options,
     teach_option,
+    teacher_only_option,
     trust_option,
 )
 from deepcompress.cli.order import Order
@@ -72,6 +73,7 @@ NOT_MEASURED = "The accuracy was not measured. Give {} to measure it, or run dee
 @network_option
 @data_options()
 @task_options
+@teacher_only_option
 @budget_options
 @recipe_options()
 @mask_options

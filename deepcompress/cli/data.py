@@ -13,7 +13,7 @@ from deepcompress import usercode
 from deepcompress.cli.building import build_model
 from deepcompress.cli.common import is_packed
 from deepcompress.cli.naming import data_name, needed_network
-from deepcompress.errors import RecipeError
+from deepcompress.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     import torch
@@ -35,11 +35,12 @@ class Asked:
     loss: str | None = None
     metric: str | None = None
     normalize: str | None = None
+    teacher_only: bool = False
 
     @classmethod
     def taken_from(cls, settings: dict[str, Any]) -> Asked:
-        """Those options, which are no longer among `settings` then."""
-        return cls(**{field.name: settings.pop(field.name) for field in fields(cls)})
+        """Those options, which are no longer among `settings` then; what a command does not have is as by default."""
+        return cls(**{field.name: settings.pop(field.name, field.default) for field in fields(cls)})
 
     def samples(self, source: Checkpoint, file: str, model: nn.Module | None = None) -> DataSet:
         """The data that a person named, or else the file, fed as the network takes it."""
@@ -47,23 +48,39 @@ class Asked:
         from deepcompress.training.data import load_data
 
         takes = None if model is None else partial(takes_input, model)
-        return load_data(
-            data_name(self.data, source.data, file, is_packed(file)),
-            self.data_dir,
-            self.normalize or said(source),
-            takes,
-        )
+        name, normalize = data_name(self.data, source.data, file, is_packed(file)), self.normalize or said(source)
+        if self.teacher_only:
+            from deepcompress.training.inputs_only import has_no_targets, load_inputs
+
+            is_code = usercode.names_code(name)  # which a file may not name
+            if has_no_targets(name) and (self.data is not None or not is_code):
+                return load_inputs(name, normalize, takes)
+        return load_data(name, self.data_dir, normalize, takes)
 
     def settled(self, model: nn.Module, samples: DataSet, test_only: bool = False) -> DataSet:
         """The data with its task, found to suit the network."""
         from deepcompress.training.check import settle
+        from deepcompress.training.taught import taught_by
 
         loss, metric = (function_of(spec, f"--{name}") for name, spec in (("loss", self.loss), ("metric", self.metric)))
+        if self.teacher_only:
+            samples, loss, metric = taught_by(model, samples, self._kind(model, samples), loss, metric), None, None
         batches = list(samples.test_loader()) if test_only else samples.all_batches()
-        task = settle(model, [batches], self.task, loss, metric)
+        task = settle(model, [batches], samples.task if self.teacher_only else self.task, loss, metric)
         if self.loss or self.metric:  # points of a study are known by it
             task = replace(task, name=" ".join(filter(None, (self.task, self.loss, self.metric))))
         return replace(samples, task=task)
+
+    def _kind(self, model: nn.Module, samples: DataSet) -> str | None:
+        """The task, as a person named it, or as labels that are there show it; None without either."""
+        from deepcompress.training.check import settle
+
+        if self.task is not None or self.loss is not None or not samples.has_targets:
+            return self.task
+        try:
+            return settle(model, [samples.test_loader()]).name
+        except DataError:  # labels of something else
+            return None
 
 
 def said(source: Checkpoint) -> str | None:

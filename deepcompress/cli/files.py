@@ -88,6 +88,9 @@ def _inspect_update(file: str, as_json: bool) -> None:
 @strict_option
 @data_options()
 @task_options
+@click.option("--teacher", type=click.Path(), metavar="CKPT",
+              help="Measure how much the network still does what the network of CKPT does, such as the dense one. Then "
+              "--data may have inputs alone, as with compress --teacher-only.")  # fmt: skip
 @trust_option
 @max_bytes_option
 @common
@@ -95,6 +98,7 @@ def eval_command(
     file: str,
     network: str | None,
     no_strict: bool,
+    teacher: str | None,
     trust_pickle: bool,
     key: str | None,
     max_bytes: int | None,
@@ -111,8 +115,10 @@ def eval_command(
     from deepcompress.training.evaluation import evaluate
     from deepcompress.training.loop import pick_device
 
-    asked = Asked.taken_from(settings)
+    asked = replace(Asked.taken_from(settings), teacher_only=teacher is not None)
     if network is None and runs_as_onnx(file):
+        if teacher is not None:
+            raise click.UsageError(f"--teacher is for networks of torch, and {file} is an ONNX model: leave it out")
         source, model = network_of(file, max_bytes)
         target = next(model.parameters()).device
     else:
@@ -120,7 +126,10 @@ def eval_command(
         target = pick_device(asked.device)
         name = needed_network(network, source, file, "rebuilt")
         model = build_model(source, name, file, not no_strict, quiet).to(target)
-    samples = asked.settled(model, asked.samples(source, file, model).to(target), test_only=True)
+    judge = model
+    if teacher is not None:
+        judge = build_model(load_any(teacher, trust_pickle, max_bytes, None), name, teacher, quiet=quiet).to(target)
+    samples = asked.settled(judge, asked.samples(source, file, model).to(target), test_only=True)
     task = samples.task
     found = evaluate(model, samples.test_loader(), task)
     tell(samples, quiet)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepcompress.errors import DataError, DeepCompressError, NetworkError
+from deepcompress.errors import DataError, DeepCompressError, FormatError, NetworkError
 from deepcompress.usercode import names_code
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ def needed_network(given: str | None, source: Checkpoint, file: str, purpose: st
     if given:
         return given
     found, complaint = _from_file(source, file)
+    if found is None and _is_onnx_inside(file):
+        raise NetworkError(
+            f"{file} holds an ONNX model, and only a network of torch can be {purpose}: name one with these tensors "
+            "(--network file.py:factory), or take the model itself (export -o model.onnx gives it back)"
+        )
     if found is None:
         raise NetworkError(
             f"{complaint or f'{file}: its tensors fit no known network'}, so it cannot be {purpose}: "
@@ -56,6 +61,18 @@ def needed_network(given: str | None, source: Checkpoint, file: str, purpose: st
     if complaint:
         note(complaint)
     return found
+
+
+def _is_onnx_inside(file: str) -> bool:
+    """Whether a file is a .dc file with the graph of an ONNX model."""
+    from deepcompress.container.graph import has_graph
+    from deepcompress.container.reader import ModelFile
+
+    try:
+        with ModelFile(file) as opened:
+            return has_graph(opened.header.extensions)
+    except FormatError:
+        return False
 
 
 def _from_file(source: Checkpoint, file: str) -> tuple[str | None, str]:

@@ -24,6 +24,7 @@ _TORCH_ONLY = {
     "network": "--network", "resume": "--resume", "masks_file": "--masks", "save_masks": "--save-masks",
     "save_scores": "--save-scores", "rewind": "--rewind", "key": "--key", "max_drop": "--max-drop",
     "task": "--task", "loss": "--loss", "teach": "--teach", "base": "--base", "update_size": "--update-size",
+    "teacher_only": "--teacher-only",
 }  # fmt: skip
 
 

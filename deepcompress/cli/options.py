@@ -134,6 +134,13 @@ teach_option = click.option(
     help="With --calibrate: tune the rounded weights, the biases and the gains of norms for a short time by the "
     "outputs of the network as it was. The file is smaller at an equal loss, or its loss is less.",
 )  # fmt: skip
+teacher_only_option = click.option(
+    "--teacher-only", is_flag=True, default=None,
+    help="Train without labels: the targets are the outputs of the dense network (--distill 1). --data may have inputs "
+    "alone: a .npz file with one array x, or with one for each argument of the network by name; a folder of such "
+    "files; or file.py:function, which gives batches of inputs. What is measured is the agreement with the dense "
+    "network, if --task names a task with classes, and else how far outputs are from its outputs.",
+)  # fmt: skip
 base_options = options(
     click.option(
         "--base", metavar="OLD.dc",

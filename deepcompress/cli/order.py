@@ -74,6 +74,8 @@ class Order:
         calibrating = Calibrating(given.pop("calibrate"), given.pop("teach"))
         if calibrating or runs_as_onnx(given["checkpoint"]):
             settings["retrain"] = False
+        if given["teacher_only"]:
+            _as_taught(settings, bool(calibrating))
         if settings["rewind"] not in (None, "random"):
             settings["rewind"] = "start"
         start = given["checkpoint"] if is_packed(given["checkpoint"]) else None
@@ -116,6 +118,8 @@ class Order:
             raise click.UsageError(
                 "--trials and --keep-trials are for the search only: give --max-drop without --prune"
             )
+        if self.asked.teacher_only and self.recipe.label_smoothing:
+            raise click.UsageError("--label-smoothing is for labels, and --teacher-only trains without: leave it out")
         if self.resume and self.files.save_scores is not None:
             raise click.UsageError("--save-scores needs a run that computes all scores itself: leave out --resume")
         unused = ("task", "loss", "normalize") if self.judged else ("task", "loss", "metric", "normalize")
@@ -171,6 +175,18 @@ class Order:
         from deepcompress.checkpoint import load_checkpoint
 
         return load_checkpoint(self.rewind, self.trust_pickle, self.key).state
+
+
+def _as_taught(settings: dict[str, Any], calibrated: bool) -> None:
+    """The settings of a training without labels (`UsageError`)."""
+    if settings["distill"] not in (None, 1):
+        raise click.UsageError("--teacher-only is --distill 1, without labels: leave --distill out")
+    if calibrated or settings["retrain"] is False:
+        raise click.UsageError(
+            "--teacher-only is for retraining: leave out --no-retrain and --calibrate (with --calibrate, --teach tunes "
+            "by the outputs of the dense network)"
+        )
+    settings["distill"] = 1.0
 
 
 def _refuse_beside_base(settings: Mapping[str, Any], layers: Sequence[str], recipe_file: str | None) -> None:

@@ -18,7 +18,7 @@ SECTIONS = {
     "Input and output": (
         "output", "force", "resume", "network", "key", "data", "data_dir", "device", "recipe_file", "trust_pickle",
     ),
-    "Task and inputs": ("task", "loss", "metric", "normalize"),
+    "Task and inputs": ("task", "loss", "metric", "normalize", "teacher_only"),
     **{heading: (*names, *MORE.get(heading, ())) for heading, names in HEADINGS.items()},
     "Other": (),
 }  # fmt: skip

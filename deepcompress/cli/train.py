@@ -76,9 +76,11 @@ class TrainingSections(Sections):
               help="Weight of the L2 penalty.")  # fmt: skip
 @setting_option("lr_schedule", default="cosine", help="How the learning rate decreases.  [default: cosine]")
 @setting_option("warmup")
-@click.option("--clip-norm", type=click.FloatRange(min=0), metavar="NORM",
-              help="Largest norm of the gradient. A longer gradient is scaled down to it; 0: no limit.  "
-              f"[default: 0, with --prune {LONGEST:g}]")  # fmt: skip
+@setting_option(
+    "clip_norm",
+    help="Largest norm of the gradient. A longer gradient is scaled down to it; 0: no limit.  "
+    f"[default: 0, with --prune {LONGEST:g}]",
+)
 @click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True,
               metavar="E", help="Probability that is spread over all classes instead of the label.")  # fmt: skip
 @setting_option("shift")

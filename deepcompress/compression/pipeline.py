@@ -15,6 +15,7 @@ from deepcompress.calibration.rounding import Rounded, Rounder
 from deepcompress.compression.from_base import FromBase, check_base
 from deepcompress.compression.from_file import asks_for_more, renamed, restore, still_shared
 from deepcompress.compression.lowrank import factorize
+from deepcompress.compression.rates import suited
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.stages import ByFraction, BySize, Job, Route
 from deepcompress.compression.tensors_only import compress_state
@@ -280,6 +281,7 @@ def _compress(order: _Order) -> Result:
         return _rounded(order, work, state, task)
     objective = objective_of(recipe, dense, task)
     seed_everything(recipe.seed)
+    recipe = suited(Run(work, weights, order.batches, recipe, watch=watch, objective=objective))
     current = dense
     stages = Stages(
         dense,

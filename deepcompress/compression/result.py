@@ -132,8 +132,8 @@ class Result:
 
 
 def _with_facts(stage: StageResult, found: Evaluation) -> StageResult:
-    loss = found.loss if math.isfinite(found.loss) else None
-    return replace(stage, accuracy=found.accuracy, loss=loss, metric=found.value)
+    loss, value = (each if math.isfinite(each) else None for each in (found.loss, found.value))
+    return replace(stage, accuracy=found.accuracy, loss=loss, metric=value)
 
 
 def kept_line(kept: dict[str, float], sparsity: float) -> str:

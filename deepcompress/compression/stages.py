@@ -183,7 +183,7 @@ class BySize:
             codebooks, run.weights, masks, self._curvature, self._room(), self._layer_bytes, self._without_dead, steps
         )
         if run.batches is not None:
-            train_shared(run, hooks)
+            train_shared(run, hooks, lambda: hooks.fit_into(hooks.target))
         finish(hooks.codebooks, run.weights, run.recipe)
         self.masks, self.codebooks, self._hooks = hooks.masks, hooks.codebooks, hooks
 
@@ -221,9 +221,15 @@ class BySize:
 
     def _without_dead(self, masks: Masks) -> Masks:
         try:
-            return without_dead(masks, self._links)
+            return without_dead(masks, self._links, worth=self._worth())
         except PruneError as error:
             raise RecipeError(f"target_size is {self.target} bytes, too few for this network: {error}") from None
+
+    def _worth(self) -> dict[str, torch.Tensor]:
+        """What the weights are worth within their layers; negative where they are pruned."""
+        weights = {name: weight.detach().float() for name, weight in self.job.run.weights.items()}
+        scale = Curvature.of_scale(weights).mean
+        return {name: (weight.square() * scale[name]).where(weight != 0, -1.0) for name, weight in weights.items()}
 
     def _layer_bytes(self, codebooks: Sequence[Codebook]) -> int:
         """Bytes of the layers' sections if they were coded now."""

@@ -45,7 +45,7 @@ from deepcompress.reading.arrays import check_tensor, dense_bytes
 from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
-from deepcompress.training.evaluation import Evaluation
+from deepcompress.training.evaluation import Evaluation, check_measured
 from deepcompress.training.journal import clock
 from deepcompress.training.tasks import CLASSIFICATION, Task
 
@@ -150,7 +150,11 @@ class Stages:
         self._since = clock()
 
     def finish(self, stage: str, size: int) -> None:
-        """`stage` has ended, where the file would have `size` bytes."""
+        """`stage` has ended, where the file would have `size` bytes.
+
+        Raises:
+            TaskError: a metric of the user's own is no number for the dense network.
+        """
         found = self.measured()
         now = clock()
         seconds, self._since = round(now - self._since, 3), now
@@ -158,8 +162,10 @@ class Stages:
         if found is None:
             self.results.append(StageResult(stage, size, ratio, None, seconds))
             return
-        loss = found.loss if math.isfinite(found.loss) else None
-        self.results.append(StageResult(stage, size, ratio, found.accuracy, seconds, loss, found.value))
+        if not self.results and self.task.is_own:
+            check_measured(found.value, self.task)
+        loss, value = (each if math.isfinite(each) else None for each in (found.loss, found.value))
+        self.results.append(StageResult(stage, size, ratio, found.accuracy, seconds, loss, value))
 
 
 def contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:

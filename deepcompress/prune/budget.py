@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from deepcompress.errors import DivergedError
 from deepcompress.prune.costs import VALUE_BITS, keeping_bits, total_bits
 from deepcompress.prune.hooks import MaskHooks
 from deepcompress.prune.masks import Masks
@@ -26,6 +27,7 @@ Refine = Callable[[Masks], Masks]
 CUTS = 80
 LOOK_EVERY = 10  # batches
 FIRST_VALUE_BITS = 8.0
+FLOOR = 0.1  # of the density of the whole network, which each layer keeps
 
 _STEPS = 16  # of bisection
 _RANGE = 80.0  # natural logarithms between the least and the greatest saliency that are told apart
@@ -43,17 +45,23 @@ def cut_to_bits(
     """The masks that keep the most loss within `bits`; a weight that `masks` dropped stays dropped.
 
     The saliency of a weight is ``curvature * w^2 / 2`` (Optimal Brain Damage, LeCun, Denker and Solla 1990, equation 5,
-    with one curvature for each layer). One threshold of saliency per bit cuts through all layers; every layer keeps
-    its most salient weight.
+    with one curvature for each layer). One threshold of saliency per bit cuts through all layers. Of weights that
+    matter together, such as the taps of a long filter, each matters little by itself: so every layer keeps its most
+    salient weight, and `FLOOR` of the density that the network has.
 
     Args:
         weights: pruned so far.
         masks: the masks until now, by which the costs are judged.
-        curvature: for each layer, the second derivative of the loss by a weight, on average; any common unit.
+        curvature: for each layer, the second derivative of the loss by a weight, on average; any common unit. Where
+            none is known (there was no gradient yet), it is guessed (`Curvature.of_scale`).
         bits: to stay within.
         value_bits: bits of a weight's value, for all layers or each.
         regrow: whether weights that `masks` dropped may come back.
+
+    Raises:
+        DivergedError: training has come to weights that are not finite.
     """
+    curvature = curvature if any(curvature.values()) else Curvature.of_scale(weights).mean
     price = dict.fromkeys(masks.keep, value_bits) if isinstance(value_bits, float) else value_bits
     worth = {}
     for name, mask in masks.keep.items():
@@ -62,9 +70,13 @@ def cut_to_bits(
         if not regrow:
             worth[name].masked_fill_(~mask, -1.0)
     floors = {name: float(layer.max()) for name, layer in worth.items()}
+    for name in worth:
+        if not bool(torch.isfinite(weights[name]).all()):
+            raise DivergedError(f"{name}: its weights are no longer finite; lower the learning rate")
 
     def above(threshold: float) -> Masks:
-        return Masks({name: layer >= max(min(threshold, floors[name]), 0.0) for name, layer in worth.items()})
+        kept = Masks({name: layer >= max(min(threshold, floors[name]), 0.0) for name, layer in worth.items()})
+        return with_floors(kept, worth)
 
     kept = above(0.0)
     if total_bits(kept, price) <= bits or not max(floors.values()):
@@ -79,6 +91,20 @@ def cut_to_bits(
         else:
             high, kept = middle, candidate
     return kept
+
+
+def with_floors(masks: Masks, worth: Weights) -> Masks:
+    """`masks` in which no layer has less than `FLOOR` of the density of all: it keeps its best weights.
+
+    Weights that are worth less than 0 stay away.
+    """
+    density, keep = FLOOR * (1 - masks.sparsity), dict(masks.keep)
+    for name, mask in masks.keep.items():
+        least = min(math.ceil(density * mask.numel()), int((worth[name] >= 0).sum()))
+        if masks.kept(name) < least:
+            flat = worth[name].reshape(-1)
+            keep[name] = worth[name] >= flat.kthvalue(len(flat) - least + 1).values
+    return Masks(keep)
 
 
 class Curvature:

@@ -12,6 +12,7 @@ from torch import nn
 from deepcompress.prune.budget import BudgetHooks, Curvature, Refine
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
 from deepcompress.prune.hooks import MaskHooks
+from deepcompress.prune.lifelines import with_paths
 from deepcompress.prune.masks import Masks, check_alive, cut
 from deepcompress.prune.neurons import Connection, connections, remove_dead
 from deepcompress.prune.regrow import RegrowingHooks
@@ -183,7 +184,10 @@ def masks_by(
         for name in decision.floored:
             watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
         keep = {name: mask & evidence.masks.keep[name] for name, mask in decision.masks.keep.items()}
-        masks = without_dead(Masks({**keep, **(held or {})}), links, watch)
+        worth = {
+            name: score.abs().masked_fill(~evidence.masks.keep[name], -1) for name, score in verdict.scores.items()
+        }
+        masks = without_dead(Masks({**keep, **(held or {})}), links, watch, worth=worth)
     else:
         found = cut_units(
             verdict.scores, evidence.groups, evidence.masks, evidence.recipe, step, criterion.scope, held or {}
@@ -196,15 +200,26 @@ def masks_by(
 
 
 def without_dead(
-    masks: Masks, links: list[Connection], watch: Progress | None = None, empty: Collection[str] = ()
+    masks: Masks,
+    links: list[Connection],
+    watch: Progress | None = None,
+    empty: Collection[str] = (),
+    worth: Mapping[str, torch.Tensor] | None = None,
 ) -> Masks:
     """Without the connections of dead neurons.
+
+    Where that would empty layers, a path through them stays, by what weights are `worth` (see `lifelines.with_paths`).
 
     Raises:
         PruneError: nothing is left of a layer that is none of `empty`.
     """
-    masks, lost = remove_dead(masks, links)
-    if lost and watch is not None:
+    given, watch = masks, watch or Progress()
+    masks, lost = remove_dead(given, links)
+    cut_off = [name for name in masks.keep if name not in empty and not masks.kept(name) and given.kept(name)]
+    if cut_off and worth is not None:
+        masks, lost = remove_dead(with_paths(given, cut_off, worth, links), links)
+        watch.message(f"{', '.join(cut_off)} would have been cut off: one path of weights through them stays")
+    if lost:
         watch.message(f"{lost} connections of neurons without input or output were removed")
     check_alive(masks, empty)
     return masks

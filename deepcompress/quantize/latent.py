@@ -20,6 +20,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook, Grid, Member, scatter
 from deepcompress.training.loop import Hooks
 from deepcompress.training.retraining import Run, retrain
+from deepcompress.training.rollback import undone_if_worse
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -179,8 +180,11 @@ class FittingHooks(LatentHooks):
         return True
 
 
-def train_shared(run: Run, hooks: LatentHooks) -> list[Codebook]:
-    """Trained quantization with `hooks` for `recipe.finetune_epochs`, in place; returns the codebooks as they end."""
+def train_shared(run: Run, hooks: LatentHooks, fitted: Callable[[], object] = lambda: None) -> list[Codebook]:
+    """Trained quantization with `hooks` for `recipe.finetune_epochs`, in place; returns the codebooks as they end.
+
+    Where that makes the network worse on validation data than it was, once that is `fitted`, it is undone.
+    """
     recipe = run.recipe
     if recipe.finetune_epochs:
         groups: list[dict[str, Any]] = [
@@ -188,5 +192,7 @@ def train_shared(run: Run, hooks: LatentHooks) -> list[Codebook]:
             {"params": [book.parameter for book in hooks.codebooks]},
         ]
         optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)
-        retrain(run, optimizer, recipe.finetune_epochs, "quantize", hooks)
+        undone_if_worse(
+            run, hooks, "quantize", lambda: retrain(run, optimizer, recipe.finetune_epochs, "quantize", hooks), fitted
+        )
     return hooks.codebooks

@@ -19,6 +19,7 @@ from deepcompress.quantize.rate import Part
 from deepcompress.recipe import Recipe
 from deepcompress.training.loop import Hooks
 from deepcompress.training.retraining import Run, retrain
+from deepcompress.training.rollback import undone_if_worse
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Weights = Mapping[str, torch.Tensor]
@@ -279,7 +280,10 @@ def finish(codebooks: Sequence[Codebook], weights: Weights, recipe: Recipe) -> N
 
 
 def tune(run: Run, masks: Masks, codebooks: list[Codebook]) -> None:
-    """Fine-tune the centroids, and all parameters that are not shared, with the assignments fixed, in place."""
+    """Fine-tune the centroids, and all parameters that are not shared, with the assignments fixed, in place.
+
+    Where that makes the network worse on validation data, it is undone (`training.rollback`).
+    """
     recipe = run.recipe
     if recipe.finetune_epochs == 0 or not codebooks:
         return
@@ -292,4 +296,5 @@ def tune(run: Run, masks: Masks, codebooks: list[Codebook]) -> None:
         {"params": free, "weight_decay": decay},
     ]
     optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)
-    retrain(run, optimizer, recipe.finetune_epochs, "quantize", TuningHooks(codebooks, run.weights, masks, decay))
+    hooks = TuningHooks(codebooks, run.weights, masks, decay)
+    undone_if_worse(run, hooks, "quantize", lambda: retrain(run, optimizer, recipe.finetune_epochs, "quantize", hooks))

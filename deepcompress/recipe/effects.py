@@ -84,7 +84,7 @@ _ROWS = (
 _SHARING = ("quantizer", "init", "weighting", "rate", "codebook_dtype")
 _RATES = ("optimizer", "lr", "warmup")
 _LOSS = ("label_smoothing", "distill", "temperature", "batch_size", "shift", "flip")
-_LOOP = ("penalty", "penalty_weight", "lr_schedule", "precision")
+_LOOP = ("penalty", "penalty_weight", "lr_schedule", "precision", "clip_norm", "freeze_bn")
 _WHICH = ("scope", "distribution", "criterion", "score_samples")
 _WHEN = ("schedule", "iterations", "prune_step", "gap", "reload")
 

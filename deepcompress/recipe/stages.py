@@ -236,6 +236,15 @@ class Retraining:
         None, Number(), "Number of epochs in which the learning rate rises at the start.", metavar="EPOCHS",
         unset="a 50th of the run for cosine, else 0",
     )  # fmt: skip
+    clip_norm: float | None = setting(
+        None, Number(), "Largest norm of the gradient. A longer gradient is scaled down to it; 0: no limit.",
+        metavar="NORM", unset="no limit", note="The Euclidean norm over all that is trained, in each step.",
+    )  # fmt: skip
+    freeze_bn: bool = setting(
+        False, Switch(), "Keep the running statistics of all batch norms as they are, in training too.",
+        note="A batch norm that you froze (momentum 0, eval mode, or no gradient for scale and shift) always keeps "
+        "its statistics.",
+    )  # fmt: skip
     batch_size: int = setting(128, Whole(1), "Number of samples in a training batch.", metavar="N")
     penalty: str = setting(
         "l2", Choice(("l2", "l1", "rate", "hyperbolic", "exponential", "none")), "Penalty on the surviving weights "

@@ -43,7 +43,7 @@ from deepcompress.studies.points import (
 )
 from deepcompress.studies.trials import Found, Trial, line, reason
 from deepcompress.training.data import DataSet
-from deepcompress.training.evaluation import Evaluation, evaluate
+from deepcompress.training.evaluation import Evaluation, check_measured, evaluate
 from deepcompress.training.journal import discard
 from deepcompress.training.progress import Progress
 
@@ -88,6 +88,7 @@ def search(
     Raises:
         RecipeError: settings contradict the search or do not fit the network.
         CheckpointError: there are NaN among its weights.
+        TaskError: the metric of the network is no number.
         PruneError: nothing passed, not even without pruning.
     """
     folder, watch, model = Path(folder), watch or Progress(), plain(model)
@@ -95,6 +96,7 @@ def search(
     check_writable(folder / "trial.dc")
     origin = origin_of(model, data, network, threads)
     dense = evaluate(model, data.val_loader(), data.task)
+    check_measured(dense.value, data.task)
     found = Found(folder, Rule.of(dense, max_drop, data.task, parts_of(model, data)))
     watch.message(f"a size passes with {found.rule}")
 

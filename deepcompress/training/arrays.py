@@ -112,7 +112,10 @@ def read_npz(path: Path) -> dict[str, Array]:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             missing = [key for key in KEYS if key not in arrays]
             if missing:
-                raise DataError(f"{path} has no array {missing[0]!r}; it must hold {', '.join(KEYS)}")
+                raise DataError(
+                    f"{path} has no array {missing[0]!r}; it must hold {', '.join(KEYS)} (inputs alone are enough with "
+                    "compress --teacher-only)"
+                )
             found = {key: arrays[key] for key in KEYS}
     except DataError:
         raise

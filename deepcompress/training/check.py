@@ -11,6 +11,7 @@ from torch import nn
 from deepcompress.errors import DataError, NetworkError, RecipeError
 from deepcompress.networks.inputs import Batches, count_samples, in_float32, predict, to_device
 from deepcompress.training.batches import first_batch, pair_of
+from deepcompress.training.evaluation import check_measured
 from deepcompress.training.outputs import main_of
 from deepcompress.training.tasks import CLASSIFICATION, Loss, Metric, Task, check_shapes, detect, find, own_task
 
@@ -34,7 +35,8 @@ def settle(
     Raises:
         DataError: a loader has no batches, or they are of no task, or not of this one.
         NetworkError: the network cannot take the inputs.
-        RecipeError: there is no such task; or the loss or the metric fails, or gives no number.
+        RecipeError: there is no such task.
+        TaskError: the loss or the metric fails, or gives no number.
     """
     chosen = find(task) if isinstance(task, str) else task
     if chosen is not None and loss is not None:
@@ -49,7 +51,9 @@ def settle(
         in_memory = isinstance(loader, (list, tuple))
         check_labels(asked, output, [pair_of(batch)[1] for batch in loader] if in_memory else [target])
         asked.loss(output, target)
-        asked.tally(output, target)
+        sums = asked.tally(output, target)
+        if metric is not None:
+            check_measured(asked.result(sums).value, asked)
     if chosen is None and loss is None:
         chosen = CLASSIFICATION
     return own_task(loss, metric, chosen)

@@ -43,6 +43,7 @@ class DataSet:
         normalize: how inputs were normalized (`container.normalize`); empty for a known data set that is as ever.
         inputs: how inputs were made of what the user's data holds, for people.
         task: what it is for.
+        has_targets: whether somebody has said what the targets are; without, they are all 0.
     """
 
     name: str
@@ -57,10 +58,11 @@ class DataSet:
     normalize: str = ""
     inputs: str = ""
     task: Task = CLASSIFICATION
+    has_targets: bool = True
 
     def to(self, device: torch.device) -> DataSet:
         """The same data on `device`."""
-        changes: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        changes: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if hasattr(v, "to")}
         return replace(self, **changes)
 
     def train_loader(
@@ -165,7 +167,7 @@ def load_data(
     Raises:
         DataError: the name is unknown, the data is neither on disk nor to be downloaded, or it is malformed.
     """
-    how = None if normalize is None else _parsed(normalize)
+    how = None if normalize is None else parsed(normalize)
     if name in DATA_SETS:
         data = DATA_SETS[name](data_dir(folder))
         return normalized(data, how or Normalization("data"), named=how is not None and how.word != "data")
@@ -177,7 +179,8 @@ def load_data(
     raise DataError(f"unknown data set {name!r}; known: {known}, or a folder that is there, or FILE.npz")
 
 
-def _parsed(normalize: str) -> Normalization:
+def parsed(normalize: str) -> Normalization:
+    """What ``--normalize`` says (`DataError`)."""
     try:
         return Normalization.parse(normalize)
     except ValueError as error:
@@ -241,7 +244,7 @@ def _npz(path: Path, takes: Takes | None) -> DataSet:
         (form.apply(arrays[f"x_{part}"]), targets_of(f"{path}: y_{part}", arrays[f"y_{part}"]))
         for part in ("train", "test")
     ]
-    name, held_out = _own_name(path.stem), max(1, len(parts[0][0]) // 10)
+    name, held_out = own_name(path.stem), max(1, len(parts[0][0]) // 10)
     return replace(_assemble(name, parts[0], parts[1], held_out), inputs=str(form))
 
 
@@ -252,12 +255,12 @@ def _folder(path: Path, takes: Takes | None) -> DataSet:
     train = parts["train"]
     if len(train[1]) < 3:
         raise DataError(f"{path} has {len(train[1])} images to train on; it must have 3 or more")
-    name = _own_name(Path(os.path.abspath(path)).name)  # noqa: PTH100 (resolve would follow a link)
+    name = own_name(Path(os.path.abspath(path)).name)  # noqa: PTH100 (resolve would follow a link)
     data = _assemble(name, train, parts["test"], parts.get("val", max(1, len(train[1]) // 10)))
     return replace(data, inputs=str(form))
 
 
-def _own_name(name: str) -> str:
+def own_name(name: str) -> str:
     """What a user's own data is called: never like a known data set, and with nothing that a file may not hold."""
     printable = "".join(character if is_printable(character) else "?" for character in name)
     return f"./{printable}" if printable in DATA_SETS else printable

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from deepcompress.errors import DataError
+from deepcompress.errors import DataError, TaskError
 from deepcompress.networks.inputs import Batches, count_samples, in_float32, predict, to_device
 from deepcompress.training import distributed
 from deepcompress.training.objective import Objective, task_of
+from deepcompress.training.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,13 @@ def evaluate(model: nn.Module, batches: Batches, objective: Objective | None = N
         raise DataError("there are no samples to evaluate on")
     found = task.result(sums)
     return distributed.as_first(Evaluation(found.accuracy, found.error, found.loss, samples, found.value))
+
+
+def check_measured(value: float, task: Task) -> None:
+    """Refuse a metric of the network as it was given that is NaN or infinite: nothing can be compared with it.
+
+    Raises:
+        TaskError: naming the metric.
+    """
+    if not math.isfinite(value):
+        raise TaskError(f"the metric {task.metric} is {value} for the network as it is: it tells nothing then")

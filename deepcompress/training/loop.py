@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deepcompress.errors import DataError, DeepCompressError, NetworkError, first_line
+from deepcompress.errors import DataError, DeepCompressError, DivergedError, NetworkError, first_line
 from deepcompress.networks.batchnorm import let_train
 from deepcompress.networks.inputs import Batches, in_float32, place_of, predict, to_device
 from deepcompress.training import distributed
@@ -147,7 +147,7 @@ def fit(
 
     Raises:
         DataError: `batches` is empty, or an iterator.
-        DeepCompressError: the loss is no longer finite.
+        DivergedError: the loss is no longer finite.
         ResumeError, OutputError: the journal cannot be read, or written.
     """
     hooks, progress = hooks or Hooks(), progress or Progress()
@@ -251,7 +251,7 @@ def _mean(losses: list[torch.Tensor], stage: str, epoch: int, lone: int) -> floa
         raise DataError(f"{stage}: the training data has no batches")
     mean = float(torch.stack(losses).mean())
     if not math.isfinite(mean):
-        raise DeepCompressError(f"{stage}: the loss is {mean} in epoch {epoch + 1}; lower the learning rate")
+        raise DivergedError(f"{stage}: the loss is {mean} in epoch {epoch + 1}; lower the learning rate")
     return mean
 
 

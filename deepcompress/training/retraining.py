@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from deepcompress.networks.batchnorm import freeze_norms
 from deepcompress.networks.inputs import Batches
 from deepcompress.recipe import Recipe
 from deepcompress.training.loop import Hooks, fit
@@ -39,11 +40,13 @@ class Run:
 
 
 def retrain(run: Run, optimizer: torch.optim.Optimizer, epochs: int, stage: str, hooks: Hooks) -> None:
-    """`fit` with the recipe's learning rate schedule and precision; what is raised as there.
+    """`fit` with the recipe's learning rate schedule, precision and longest gradient; what is raised as there.
 
     Its warm-up is for the stage ``prune``: centroids are tuned for a few epochs, at rates of their own.
     """
     assert run.batches is not None
+    if run.recipe.freeze_bn:
+        freeze_norms(run.model, every=True)
     fit(
         run.model,
         run.batches,
@@ -56,5 +59,6 @@ def retrain(run: Run, optimizer: torch.optim.Optimizer, epochs: int, stage: str,
         lr_schedule=run.recipe.lr_schedule,
         warmup=run.recipe.warmup if stage == "prune" else None,
         precision=run.recipe.precision,
+        clip_norm=run.recipe.clip_norm,
         progress=run.watch,
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from deepcompress.errors import DataError, RecipeError, first_line
+from deepcompress.errors import DataError, RecipeError, TaskError, first_line
 from deepcompress.networks.inputs import count_samples, place_of
 from deepcompress.training import measures
 from deepcompress.training.measures import IGNORED, VOID, Figures, sums_of
@@ -45,6 +45,7 @@ class Task:
         class_axis: of an output, along which classes lie, if it tells classes apart.
         taught: how far outputs are from those of a teacher, where there are no classes.
         ignored: labels that do not count, unless they are classes of the network.
+        is_own: whether the metric is a function of the user's.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Task:
     class_axis: int | None = None
     ignored: tuple[int, ...] = (IGNORED,)
     taught: Loss = measures.square_loss
+    is_own: bool = False
 
     def __call__(self, output: Any, x: Any, y: Any) -> torch.Tensor:
         """The loss of a batch, with that of auxiliary outputs, which some networks have in training only."""
@@ -151,10 +153,11 @@ def own_task(loss: Loss | None, metric: Metric | None, base: Task | None = None)
 
     better = metric is not None and _more_is_better(metric)
     name = "Loss" if metric is None else str(getattr(metric, "__name__", type(metric).__name__))
-    made = Task("own", name, minimized, tally, result, better)
+    made = Task("own", name, minimized, tally, result, better, is_own=metric is not None)
     if base is None or loss is not None:
         return made
-    return replace(made, fits=base.fits, shapes=base.shapes, class_axis=base.class_axis, ignored=base.ignored)
+    kept = {name: getattr(base, name) for name in ("fits", "shapes", "class_axis", "ignored", "taught")}
+    return replace(made, **kept)
 
 
 def _more_is_better(metric: Metric) -> bool:
@@ -170,14 +173,13 @@ def _checked(what: str, function: Any) -> Callable[[Any, Any], Any]:
             found = function(output, target)
         except Exception as error:  # it is the user's code
             reason = f"{first_line(error, kind=True)}{place_of(error)}"
-            raise RecipeError(f"the {what} fails with {reason}") from error
+            raise TaskError(f"the {what} fails with {reason}") from error
         if isinstance(found, torch.Tensor) and found.numel() == 1:
             return found.reshape(())
         if what == "loss" or not isinstance(found, (int, float)):
             shape = f" of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else ""
-            raise RecipeError(
-                f"the {what} gives a {type(found).__name__}{shape}; it must give one number for the batch"
-            )
+            wanted = "a tensor with one number" if isinstance(found, (int, float)) else "one number"
+            raise TaskError(f"the {what} gives a {type(found).__name__}{shape}; it must give {wanted} for the batch")
         return found
 
     return call

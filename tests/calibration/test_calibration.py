@@ -279,3 +279,22 @@ def test_samples_of_files(tmp_path):
     }.items():  # fmt: skip
         with pytest.raises(DataError, match=message):
             load_samples(f"{tmp_path}/{name}")
+
+
+def test_a_folder_says_which_file_is_wrong(tmp_path):
+    good, bad = np.ones((20, 3), np.float32), np.ones((20, 3), np.float32)
+    bad[7, 1] = np.nan
+    np.savez(tmp_path / "a.npz", good)
+    np.savez(tmp_path / "b.npz", x=bad)
+    with pytest.raises(DataError, match=r"b.npz: x: there is NaN or infinity in sample 7 \(from 0\)"):
+        load_samples(str(tmp_path))
+    np.savez(tmp_path / "b.npz", x=bad.astype(np.float64) * 0 + 1e300)  # beyond float32
+    with pytest.raises(DataError, match=r"b.npz: x: there is NaN or infinity in sample 0"):
+        load_samples(str(tmp_path))
+    content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "b.npz").write_bytes(content[:200] + bytes(50) + content[250:])
+    with pytest.raises(DataError, match=r"b.npz: it is no .npz file"):
+        load_samples(str(tmp_path))
+    np.save(tmp_path / "b.npz.npy", good.astype(">f8"))
+    (tmp_path / "b.npz").unlink()
+    assert torch.cat(load_samples(str(tmp_path))).tolist() == np.ones((40, 3)).tolist()

@@ -159,7 +159,7 @@ def test_a_loss_and_a_metric_of_your_own(work):
         (["--loss", "own.py:number"], "own.py defines no function named 'number'", 2),
         (["--metric", "gone.py:f"], "--metric gone.py:f: the file gone.py does not exist", 2),
         (["--metric", "accuracy"], "--metric accuracy: write FILE.py:FUNCTION", 2),
-        (["--loss", "own.py:broken"], "the loss fails with ZeroDivisionError: by zero (own.py:13)", 2),
+        (["--loss", "own.py:broken"], "the loss fails with ZeroDivisionError: by zero (own.py:13)", 1),
         (["--task", "detection"], "'--task'", 2),
         (["--task", "regression", "--loss", "own.py:loss"], "task and loss are two ways", 2),
         (["--task", "segmentation"], "task segmentation takes outputs (N, C, ...) and labels (N, ...)", 1),

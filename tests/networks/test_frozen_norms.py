@@ -76,3 +76,13 @@ def test_the_network_that_was_given_is_left_alone(batches, tmp_path):
     stored = dc.load_state_dict(tmp_path / "m.dc")
     assert torch.equal(stored["1.running_mean"], net[1].running_mean)
     assert not torch.equal(stored["4.running_mean"], net[4].running_mean)
+
+
+def test_freeze_bn_keeps_the_statistics_of_all(batches, tmp_path):
+    net, recipe = network(), dc.Recipe(prune=0.5, bits=4, epochs=1, finetune_epochs=1, freeze_bn=True)
+    dc.compress(net, batches, batches, recipe, tmp_path / "m.dc")
+    stored = dc.load_state_dict(tmp_path / "m.dc")
+    for at in (1, 4):
+        assert torch.equal(stored[f"{at}.running_mean"], net[at].running_mean)
+        assert torch.equal(stored[f"{at}.running_var"], net[at].running_var)
+        assert not torch.equal(stored[f"{at}.weight"], net[at].weight)

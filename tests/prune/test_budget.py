@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import Mlp
 
-from deepcompress.prune.budget import BudgetHooks, Curvature, cut_to_bits
+from deepcompress.errors import DivergedError
+from deepcompress.prune.budget import FLOOR, BudgetHooks, Curvature, cut_to_bits
 from deepcompress.prune.costs import keeping_bits, total_bits
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.penalty import Penalty
@@ -41,6 +42,31 @@ def test_more_bits_never_keep_fewer_weights():
     weights = layers()
     kept = [cut_to_bits(weights, Masks.full(weights), ALIKE, bits).sparsity for bits in (50, 200, 500, 1000, 1500)]
     assert kept == sorted(kept, reverse=True)
+
+
+@pytest.mark.parametrize("bits", [300, 1500, 4000])
+def test_no_layer_is_the_first_to_go_as_a_whole(bits):
+    """Weights of one layer seem to matter next to nothing, as the taps of a long filter do, one by one."""
+    weights = layers()
+    for name in weights:
+        found = cut_to_bits(weights, Masks.full(weights), {**ALIKE, name: 1e-12}, bits)
+        assert total_bits(found) <= bits
+        assert found.density(name) >= 0.9 * FLOOR * (1 - found.sparsity)  # the floor is of the density before it
+
+
+def test_without_any_gradient_the_sizes_of_weights_decide():
+    weights = layers()
+    found = cut_to_bits(weights, Masks.full(weights), dict.fromkeys(weights, 0.0), 1000)
+    guessed = cut_to_bits(weights, Masks.full(weights), Curvature.of_scale(weights).mean, 1000)
+    assert found.sparsity > 0.5
+    assert all(torch.equal(found.keep[name], guessed.keep[name]) for name in weights)
+
+
+def test_weights_that_are_no_longer_numbers_say_so():
+    weights = layers()
+    weights["b"][3, 2] = float("nan")
+    with pytest.raises(DivergedError, match="b: its weights are no longer finite"):
+        cut_to_bits(weights, Masks.full(weights), ALIKE, 1000)
 
 
 def test_of_weights_that_cost_the_same_the_largest_stay():

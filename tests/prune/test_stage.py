@@ -10,7 +10,6 @@ import torch
 from samples import Mlp, evidence_of
 from torch import nn
 
-from deepcompress.errors import PruneError
 from deepcompress.prune import stage
 from deepcompress.prune.dropout import preceded_dropouts, rescaled_dropout
 from deepcompress.prune.masks import Masks
@@ -118,7 +117,7 @@ def test_the_floor_is_reported():
     assert watch.messages == ["tiny would have been emptied: it keeps its one most salient weight"]
 
 
-def test_dead_neurons_are_reported_and_an_emptied_layer_is_refused():
+def test_dead_neurons_are_reported_and_a_path_through_needed_layers_stays():
     net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     weights = weights_of(net)
     with torch.no_grad():
@@ -129,11 +128,16 @@ def test_dead_neurons_are_reported_and_an_emptied_layer_is_refused():
     hooks.before_epoch(0)
     assert watch.messages == ["1 connections of neurons without input or output were removed"]
     assert weights["1.weight"].tolist() == [[9, 0], [9, 0]]
-    with torch.no_grad():  # the one path is cut: neuron 0 lost its outputs, neuron 1 its inputs
+    with torch.no_grad():  # neuron 0 would lose its outputs, neuron 1 its inputs
         weights["0.weight"].copy_(torch.tensor([[9.0, 9.0], [0.1, 0.1]]))
-        weights["1.weight"].copy_(torch.tensor([[0.1, 9.0], [0.1, 9.0]]))
-    with pytest.raises(PruneError, match=r"layer 0.weight would lose its last weight"):
-        PruningHooks(evidence_of(weights, Recipe(prune=0.5, distribution="std", epochs=1), net), watch).before_epoch(0)
+        weights["1.weight"].copy_(torch.tensor([[0.1, 9.0], [0.2, 9.0]]))
+    PruningHooks(evidence_of(weights, Recipe(prune=0.5, distribution="std", epochs=1), net), watch).before_epoch(0)
+    assert watch.messages[1:] == [
+        "0.weight, 1.weight would have been cut off: one path of weights through them stays",
+        "2 connections of neurons without input or output were removed",
+    ]
+    assert (weights["0.weight"] != 0).tolist() == [[True, True], [False, False]]
+    assert (weights["1.weight"] != 0).tolist() == [[False, False], [True, False]]
 
 
 def test_l1_adds_the_sign_to_the_gradient():

@@ -51,7 +51,7 @@ def objectives(monkeypatch):
 def test_the_teacher_is_the_network_as_it_came(dense, flat_train, objectives, tmp_path):
     dense.train()
     before = copy.deepcopy(dense.state_dict())
-    compress(dense, flat_train, None, Recipe(**QUICK, distill=0.5, temperature=3.0), tmp_path / "m.dc")
+    compress(dense, flat_train, None, Recipe(**QUICK, lr=0.02, distill=0.5, temperature=3.0), tmp_path / "m.dc")
     (made,) = objectives
     teacher = made.teacher
     assert (made.distill, made.temperature) == (0.5, 3.0)
@@ -79,7 +79,7 @@ def test_the_teacher_is_asked_in_both_stages_and_in_evaluation_mode_only(dense, 
 
     model = Asked()
     model.load_state_dict(dense.state_dict())
-    compress(model, flat_train, None, Recipe(**QUICK, distill=0.5), tmp_path / "m.dc")
+    compress(model, flat_train, None, Recipe(**QUICK, lr=0.02, distill=0.5), tmp_path / "m.dc")
     assert asked == [(False, model.fc1.weight.count_nonzero().item())] * (
         3 * len(flat_train) + 1
     )  # and once to see what it gives
@@ -110,16 +110,17 @@ def test_both_stages_train_as_the_recipe_says(dense, flat_train, monkeypatch, tm
         fit(*arguments, **how)
 
     monkeypatch.setattr(retraining, "fit", spy)
-    recipe = Recipe(**QUICK, lr_schedule="step", precision="bfloat16", label_smoothing=0.1)
+    recipe = Recipe(**QUICK, lr=0.02, lr_schedule="step", precision="bfloat16", label_smoothing=0.1, clip_norm=0.5)
     compress(dense, flat_train, None, recipe, tmp_path / "m.dc")
     assert [call["stage"] for call in calls] == ["prune", "quantize"]
-    assert all((call["lr_schedule"], call["precision"]) == ("step", "bfloat16") for call in calls)
+    told = [(call["lr_schedule"], call["precision"], call["clip_norm"]) for call in calls]
+    assert told == [("step", "bfloat16", 0.5)] * 2
     assert all(call["objective"] == Classification(0.1, None, 0.0, 4.0) for call in calls)
 
 
 OPTIONS = [
     {"label_smoothing": 0.2}, {"distill": 0.5}, {"distill": 0.5, "temperature": 1.0}, {"lr_schedule": "step"},
-    {"lr_schedule": "constant"}, {"precision": "bfloat16"},
+    {"lr_schedule": "constant"}, {"precision": "bfloat16"}, {"clip_norm": 0.1},
 ]  # fmt: skip
 
 
@@ -183,19 +184,19 @@ def options_of(settings):
 
 SETTINGS = {
     "label_smoothing": 0.1, "distill": 0.25, "temperature": 2.0, "lr_schedule": "step", "precision": "bfloat16",
-    "index_bits": 4, "batch_norm": "fold",
+    "index_bits": 4, "batch_norm": "fold", "clip_norm": 1.5,
 }  # fmt: skip
 
 
 def test_options_reach_the_recipe(small, npz):
     command = ["compress", "dense.pt", "--network", small, "--data", npz, *QUICK_OPTIONS]
-    found = from_json(*command, *options_of(SETTINGS), "--flip")["recipe"]
+    found = from_json(*command, *options_of(SETTINGS), "--flip", "--freeze-bn")["recipe"]
     assert {key: found[key] for key in SETTINGS} == SETTINGS
-    assert found["flip"] is True
+    assert found["flip"] is found["freeze_bn"] is True
     assert from_json(*command, "--no-flip")["recipe"]["flip"] is False
     plain = from_json(*command)["recipe"]
-    assert not {"flip", "index_bits"} & plain.keys()
-    assert all(plain[key] == getattr(Recipe(), key) for key in SETTINGS if key != "index_bits")
+    assert not {"flip", "index_bits", "clip_norm"} & plain.keys()
+    assert all(plain[key] == getattr(Recipe(), key) for key in SETTINGS.keys() - {"index_bits", "clip_norm"})
 
 
 def test_options_reach_the_loaders(small, npz, monkeypatch):
@@ -243,6 +244,7 @@ def test_recipes_that_are_refused(small, here, line, reason):
         ("distill", ["nan", "1.1", "-1"]),
         ("temperature", ["0", "-1", "nan", "inf", "1e30"]),
         ("index-bits", ["0", "13", "2.5"]),
+        ("clip-norm", ["nan", "-1"]),
         ("lr-schedule", ["linear"]),
         ("precision", ["float16"]),
         ("batch-norm", ["drop"]),

@@ -1,0 +1,92 @@
+"""A stage of tuning that leaves the network worse than it was is undone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from deepcompress.errors import DivergedError
+from deepcompress.training.evaluation import Evaluation, evaluate
+from deepcompress.training.loop import Hooks
+from deepcompress.training.objective import task_of
+from deepcompress.training.retraining import Run
+from deepcompress.training.snapshot import (
+    fill_tensors,
+    promises,
+    put_back,
+    put_back_chance,
+    take,
+    take_chance,
+    tensors_of,
+)
+from deepcompress.training.tasks import Task
+
+
+def undone_if_worse(
+    run: Run, hooks: Hooks, stage: str, train: Callable[[], None], fitted: Callable[[], object] = lambda: None
+) -> None:
+    """Train in place, and go back to the state before where validation says that it was better.
+
+    Args:
+        run: the network, and what it is measured on; without validation data only a loss that is no longer finite is
+            undone.
+        hooks: those of the training. If they do not promise what changes (`Hooks.changing`), nothing is undone.
+        stage: what messages call it.
+        train: trains.
+        fitted: what has to be done with the state before so that it can be compared, such as to fit it into a size.
+
+    Raises:
+        DivergedError: the loss is no longer finite, and `hooks` promise nothing.
+    """
+    if not promises(hooks):
+        train()
+        return
+    before, first = _taken(run, hooks), _measured(run)
+    try:
+        train()
+    except DivergedError as error:
+        _go_back(run, hooks, before)
+        fitted()
+        run.watch.message(f"{error}: rolled back to the network before")
+        return
+    last, task = _measured(run), task_of(run.objective)
+    if first is None or last is None or not is_worse(last, first, task):
+        return
+    trained = _taken(run, hooks)
+    _go_back(run, hooks, before)
+    fitted()
+    again = _measured(run)
+    if again is None or not is_worse(last, again, task):
+        _go_back(run, hooks, trained)
+        return
+    run.watch.message(
+        f"{stage}: the validation loss went from {again.loss:.4g} to {last.loss:.4g}, which is worse: rolled back"
+    )
+
+
+def is_worse(now: Evaluation, before: Evaluation, task: Task) -> bool:
+    """Whether the loss is higher, or not finite, and the metric no better."""
+    return not now.loss <= before.loss and not task.cost(now.value) < task.cost(before.value)
+
+
+def _measured(run: Run) -> Evaluation | None:
+    """On validation data, if there is any; the random numbers to come are those that would have come without it."""
+    if run.val_batches is None:
+        return None
+    device = next(run.model.parameters()).device
+    chance = take_chance(device, run.val_batches)
+    found = evaluate(run.model, run.val_batches, run.objective)
+    put_back_chance(chance, device, run.val_batches)
+    return found
+
+
+def _taken(run: Run, hooks: Hooks) -> Any:
+    model = {name: value.detach() for name, value in tensors_of(run.model).items()}
+    return copy.deepcopy({"model": model, "hooks": take(hooks)})
+
+
+def _go_back(run: Run, hooks: Hooks, state: Any) -> None:
+    fill_tensors(run.model, state["model"])
+    put_back(hooks, state["hooks"], next(run.model.parameters()).device)
+    hooks.restored()
