@@ -27,8 +27,8 @@ def data_options(default: str | None = None) -> Callable[[Command], Command]:
     named = default or "what the file names"
     return options(
         click.option("--data", default=default, metavar="NAME|DIR|FILE.npz",
-                     help="digits, mnist, fashion-mnist, cifar10; a folder with one folder of images for each class; "
-                     f"or a .npz file with x_train, y_train, x_test, y_test.  [default: {named}]"),
+                     help="digits, mnist, fashion-mnist, cifar10, fsdd; a folder with one folder of images for each "
+                     f"class; or a .npz file with x_train, y_train, x_test, y_test.  [default: {named}]"),
         click.option("--data-dir", type=click.Path(), envvar="DEEPCOMPRESS_DATA", show_envvar=True,
                      help="Folder that holds the named data sets in torchvision's layout."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True,

@@ -20,10 +20,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from deepcompress import usercode
 from deepcompress.errors import NetworkError
 from deepcompress.networks import zoo
+from deepcompress.networks.dscnn import DSCNN
 from deepcompress.networks.lenet import LeNet5, LeNet300100
 from deepcompress.networks.resnet import ResNet20
 
 REGISTRY: dict[str, Callable[[], nn.Module]] = {
+    "ds-cnn": DSCNN,
     "lenet-300-100": LeNet300100,
     "lenet5": LeNet5,
     "resnet20": ResNet20,

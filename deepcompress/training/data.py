@@ -21,6 +21,7 @@ from deepcompress.container.normalize import MAX_CHANNELS, Normalization
 from deepcompress.errors import DataError, first_line
 from deepcompress.training.arrays import Takes, form_of, forms_of, read_npz, targets_of
 from deepcompress.training.folders import SPLIT_SEED, read_folder
+from deepcompress.training.speech import read_fsdd
 from deepcompress.training.tasks import CLASSIFICATION, Task
 
 Samples = tuple[torch.Tensor, torch.Tensor]  # x as float32 (n, ...), y (n,)
@@ -230,6 +231,12 @@ def _fetch(maker: Any, folder: Path, train: bool) -> Samples:
     return forms_of(images)[0].apply(images), torch.as_tensor(source.targets)
 
 
+def _fsdd(folder: Path) -> DataSet:
+    """Spoken digits as spectrograms of 32 bands by 50 frames: 2,400 / 300 / 300 recordings of six speakers."""
+    parts = read_fsdd(folder)
+    return _assemble("fsdd", parts["train"], parts["test"], len(parts["train"][0]) // 9, shift=2)
+
+
 def _npz(path: Path, takes: Takes | None) -> DataSet:
     arrays = read_npz(path)
     form = form_of(arrays["x_train"], takes)
@@ -310,4 +317,5 @@ DATA_SETS: dict[str, Callable[[Path], DataSet]] = {
     "mnist": _from_torchvision("mnist", "MNIST", shift=1),
     "fashion-mnist": _from_torchvision("fashion-mnist", "FashionMNIST", shift=1),
     "cifar10": _from_torchvision("cifar10", "CIFAR10", shift=4, flip=True),
+    "fsdd": _fsdd,
 }

@@ -16,7 +16,7 @@ def shapes(model):
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("lenet-300-100", 266_610), ("lenet5", 431_080)])
+@pytest.mark.parametrize(("name", "parameters"), [("ds-cnn", 23_050), ("lenet-300-100", 266_610), ("lenet5", 431_080)])
 def test_parameters_and_shapes(name, parameters):
     model = build(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
