@@ -231,6 +231,7 @@ INSIDE = {
         "journal",
         "distributed",
         "evaluation",
+        "layout",
         "loop",
         "retraining",
         "dense",
