@@ -239,6 +239,7 @@ INSIDE = {
         "journal",
         "distributed",
         "evaluation",
+        "layout",
         "check",
         "loop",
         "retraining",

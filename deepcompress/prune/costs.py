@@ -47,7 +47,7 @@ def mask_bits(mask: torch.Tensor) -> float:
     """Bits that the positions of a layer's weights take, by `survival`."""
     p = survival(mask)
     kept = mask.reshape(p.shape)
-    return -float(torch.where(kept, torch.log2(p), torch.log2(1 - p)).sum(dtype=torch.float64))
+    return -float(torch.where(kept, p, 1 - p).log2_().sum(dtype=torch.float64))
 
 
 def total_bits(masks: Masks, value_bits: Mapping[str, float] | float = VALUE_BITS) -> float:

@@ -45,7 +45,7 @@ class Masks:
 
     def kept(self, name: str) -> int:
         """Surviving weights of a layer."""
-        return int(self.keep[name].sum())
+        return int(self.keep[name].count_nonzero())
 
     def density(self, name: str) -> float:
         """Surviving fraction of a layer."""

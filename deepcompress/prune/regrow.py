@@ -149,7 +149,7 @@ class Reparameterization(Regrowth):
         size = weight.abs().masked_fill(~keep, -1.0)
         above = keep & (size >= self.threshold)
         if not bool(above.any()):
-            above.view(-1)[size.flatten().argmax()] = bool(keep.any())
+            above[torch.unravel_index(size.argmax(), size.shape)] = bool(keep.any())
         return above
 
     def _adapt(self, found: int, wanted: float) -> None:

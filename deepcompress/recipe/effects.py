@@ -203,8 +203,8 @@ _BEFORE_SHARING = "is for retraining before weights share values, and those of a
 #: Settings that have no effect where the new file is a small update of another (its base), and why.
 BESIDE_BASE: dict[str, str] = {
     **dict.fromkeys(
-        (*settings_in(Pruning), *settings_in(Method), "prune", "low_rank", "target_size", "bits", "conv_bits", "levels", "step", "layer",
-         *_SHARING), _OF_BASE,
+        (*settings_in(Pruning), *settings_in(Method), "prune", "low_rank", "target_size", "bits", "conv_bits", "levels",
+         "step", "layer", *_SHARING), _OF_BASE,
     ),
     "max_drop": "limits what pruning may lose, and update_drop what an update may",
     **dict.fromkeys(_RATES, _BEFORE_SHARING),

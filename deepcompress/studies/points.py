@@ -6,10 +6,11 @@ a point is there whole or not at all, and the same study continues from there.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,16 @@ from deepcompress.files import write_atomic
 from deepcompress.layers import compressible, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.reading.loader import fill_from
-from deepcompress.recipe import Recipe
+from deepcompress.recipe import File, Recipe, Sharing, Size
 from deepcompress.training.data import DataSet
 from deepcompress.training.evaluation import evaluate
-from deepcompress.training.journal import discard, fingerprint
+from deepcompress.training.journal import discard, fingerprint, sharing
 from deepcompress.training.progress import Progress
 from deepcompress.training.tasks import CLASSIFICATION
 
 PARTS = 20  # of the validation samples, on which files are compared one by one
+#: Settings of what comes after pruning.
+_LATER = {"bits", "conv_bits", "levels", *(setting.name for stage in (Sharing, File) for setting in fields(stage))}
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,11 @@ class Outcome:
     """What became of a point. If it failed, `failure` says why, and there are no numbers.
 
     `file_bytes` is the size of the file, `ratio` that of dense fp32 over it, and `source_ratio` that of the tensors as
-    they were given; `kept` the fraction of the prunable
-    weights that pruning left. `val_value` and `test_value` are those of the task's `metric`, of the network reloaded
-    from the file; so are `val_error` and `test_error`, in percent, of tasks that have them, and `val_loss`, the mean.
-    `val_parts` is `val_value` on each of `PARTS` parts of the samples.
-    `seconds` is how long it took, and `stages` how far things stood after each (on validation data).
+    they were given; `kept` the fraction of the prunable weights that pruning left. `val_value` and `test_value` are
+    those of the task's `metric`, of the network reloaded from the file; so are `val_error` and `test_error`, in
+    percent, of tasks that have them, and `val_loss`, the mean. `val_parts` is `val_value` on each of `PARTS` parts of
+    the samples. `seconds` is how long it took, with the pruning that it may have in common with other points, and
+    `stages` how far things stood after each (on validation data).
     """
 
     name: str
@@ -133,6 +136,19 @@ def parts_of(model: nn.Module, data: DataSet) -> list[float]:
     return [evaluate(model, [batch], data.task).value for batch in data.val_loader(size)]
 
 
+def pruning_of(point: Point, origin: Origin) -> str:
+    """A name for the pruning of a point, which is the same for all that prune alike.
+
+    It is empty where nothing is to be gained, because nothing is retrained, or where a size says what is pruned.
+    """
+    recipe = point.recipe
+    if isinstance(recipe.amount, Size) or not recipe.retrain or not recipe.epochs:
+        return ""
+    settings = {name: value for name, value in recipe.as_dict().items() if name not in _LATER}
+    text = json.dumps([settings, asdict(origin)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def stored(point: Point, folder: Path, origin: Origin) -> Outcome | None:
     """The outcome of a point that is in `folder` already, whole, and made of the same with the same settings."""
     try:
@@ -160,10 +176,12 @@ def run_point(
     origin: Origin,
     watch: Progress | None = None,
     test: bool = True,
+    pruned: Path | None = None,
 ) -> Outcome:
     """Compress `model`, which is not changed, to ``folder/NAME.dc``, and write what came of it to ``folder/NAME.json``.
 
-    Without `test`, the test data is left alone.
+    Without `test`, the test data is left alone. `pruned` is a folder for the pruning that other points have in common
+    with this one (`training.journal.sharing`); it is made here, and left.
 
     Raises:
         DeepCompressError: as `pipeline.compress`; then there is no ``NAME.json``.
@@ -176,15 +194,20 @@ def run_point(
     def attempt() -> Result:
         train = data.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
         network, journal = origin.network, journal_of(path)
-        return compress(
-            model, train, val, recipe, path, network=network, data=data.name, watch=watch, resume=journal,
-            task=data.task, normalize=data.normalize,
-        )  # fmt: skip
+        if pruned is not None:
+            pruned.mkdir(exist_ok=True)
+        with sharing(pruned):
+            return compress(
+                model, train, val, recipe, path, network=network, data=data.name, watch=watch, resume=journal,
+                task=data.task, normalize=data.normalize,
+            )  # fmt: skip
 
     try:
         result = attempt()
     except ResumeError:  # damaged, or of the point as it was with other settings
-        discard(journal_of(path))
+        for state in (journal_of(path), pruned):
+            if state is not None:
+                discard(state)
         result = attempt()
     back = reloaded(model, path)
     task = data.task

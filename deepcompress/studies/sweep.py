@@ -4,15 +4,18 @@ Each point is a real file, as `pipeline.compress` makes it. The front is that of
 the metric of another task); the test error is written down beside it and decides nothing.
 
 Points that the folder has already (`points.stored`) are not computed again, so a sweep that was stopped continues.
+Points that differ only in what comes after pruning are pruned and retrained once. Their files are the same as if each
+had been made alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import signal
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -26,8 +29,19 @@ from deepcompress.errors import DeepCompressError, RecipeError, first_line
 from deepcompress.layers import buffers_of, check_finite, check_rules, compressible, tensors_of
 from deepcompress.networks.parametrized import plain
 from deepcompress.recipe import SETTINGS, Recipe
-from deepcompress.studies.points import ForPoint, Origin, Outcome, Point, origin_of, run_point, stored, torch_threads
+from deepcompress.studies.points import (
+    ForPoint,
+    Origin,
+    Outcome,
+    Point,
+    origin_of,
+    pruning_of,
+    run_point,
+    stored,
+    torch_threads,
+)
 from deepcompress.training.data import DataSet
+from deepcompress.training.journal import discard
 from deepcompress.training.progress import Progress
 from deepcompress.training.tasks import Task
 
@@ -35,6 +49,16 @@ from deepcompress.training.tasks import Task
 #: functools.partial of one.
 Make = Callable[[], tuple[nn.Module, DataSet]]
 Outcomes = Generator[Outcome, None, None]
+
+_PRUNED = "pruned-{}.resume"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A point to compute, and the folder for the pruning that it has in common with others, if it has."""
+
+    point: Point
+    pruned: Path | None
 
 
 def grid(recipe: Recipe, axes: Mapping[str, Sequence[Any]]) -> list[Point]:
@@ -103,7 +127,7 @@ def sweep(
         raise RecipeError("more than one job needs `make`, which gives each process the network and the data")
     origin = origin_of(model, data, network, threads)
     found = {point.name: outcome for point in points if (outcome := stored(point, folder, origin)) is not None}
-    todo = [point for point in points if point.name not in found]
+    todo = [work for work in _all_work(points, folder, origin) if work.point.name not in found]
     if found:
         watch.message(f"{len(found)} of {len(points)} points are there already")
     if jobs > 1 and make is not None:
@@ -114,7 +138,28 @@ def sweep(
         for outcome in work:
             found[outcome.name] = outcome
             watch.message(f"{len(found)}/{len(points)}  {_line(outcome, data.task)}")
+            _tidy(todo, found)
+    for left in folder.glob(_PRUNED.format("*")):  # by a sweep that was stopped
+        discard(left)
     return [found[point.name] for point in points]
+
+
+def _all_work(points: Sequence[Point], folder: Path, origin: Origin) -> list[Work]:
+    """The points with a folder for each pruning that several of them have in common."""
+    names = [pruning_of(point, origin) for point in points]
+    several = {name for name, count in Counter(names).items() if name and count > 1}
+    return [
+        Work(point, folder / _PRUNED.format(name) if name in several else None)
+        for point, name in zip(points, names, strict=True)
+    ]
+
+
+def _tidy(todo: Iterable[Work], found: Mapping[str, Outcome]) -> None:
+    """Remove the prunings that no point needs any more."""
+    needed = {work.pruned for work in todo if work.point.name not in found}
+    for work in todo:
+        if work.pruned is not None and work.pruned not in needed:
+            discard(work.pruned)
 
 
 def _line(outcome: Outcome, task: Task) -> str:
@@ -127,13 +172,13 @@ def _line(outcome: Outcome, task: Task) -> str:
 
 
 def _attempt(
-    point: Point, model: nn.Module, data: DataSet, folder: Path, origin: Origin, watch: Progress | None = None
+    work: Work, model: nn.Module, data: DataSet, folder: Path, origin: Origin, watch: Progress | None = None
 ) -> Outcome:
     """As `run_point`, but with an outcome in any case."""
     try:
-        return run_point(point, model, data, folder, origin, watch)
+        return run_point(work.point, model, data, folder, origin, watch, pruned=work.pruned)
     except (DeepCompressError, RuntimeError, MemoryError, OSError) as error:  # torch's word for too little memory too
-        return _failed(point, first_line(error))
+        return _failed(work.point, first_line(error))
 
 
 def _failed(point: Point, reason: str) -> Outcome:
@@ -144,25 +189,25 @@ def _failed(point: Point, reason: str) -> Outcome:
 
 
 def _one_by_one(
-    todo: Iterable[Point], model: nn.Module, data: DataSet, folder: Path, origin: Origin, watch: Progress
+    todo: Iterable[Work], model: nn.Module, data: DataSet, folder: Path, origin: Origin, watch: Progress
 ) -> Outcomes:
-    for point in todo:
+    for work in todo:
         with torch_threads(origin.threads):
-            outcome = _attempt(point, model, data, folder, origin, ForPoint(point.name, watch))
+            outcome = _attempt(work, model, data, folder, origin, ForPoint(work.point.name, watch))
         yield outcome
 
 
 # In processes --------------------------------------------------------------------------------------------------
 
 
-def _side_by_side(todo: Iterable[Point], make: Make, folder: Path, origin: Origin, jobs: int) -> Outcomes:
+def _side_by_side(todo: Iterable[Work], make: Make, folder: Path, origin: Origin, jobs: int) -> Outcomes:
     """Outcomes as they come. Each process has a line to this one, on which it gets its points one by one.
 
     A pool of the standard library would wait for ever for a process that the system ended for its memory, or give up
     the others; and its processes would outlive this one.
     """
-    waiting = deque(todo)
-    busy: dict[Connection, tuple[SpawnProcess, Point]] = {}
+    waiting = list(todo)
+    busy: dict[Connection, tuple[SpawnProcess, Work]] = {}
     processes: list[SpawnProcess] = []
 
     def start() -> tuple[Connection, SpawnProcess]:
@@ -174,10 +219,11 @@ def _side_by_side(todo: Iterable[Point], make: Make, folder: Path, origin: Origi
         return here, process
 
     def give(line: Connection, process: SpawnProcess) -> None:
-        point = waiting.popleft()
-        busy[line] = process, point
+        work = _next(waiting, [work for _, work in busy.values()])
+        waiting.remove(work)
+        busy[line] = process, work
         with suppress(OSError):  # it has just died: that is found out where its answer is waited for
-            line.send(point)
+            line.send(work)
 
     try:
         for _ in range(min(jobs, len(waiting))):
@@ -185,13 +231,15 @@ def _side_by_side(todo: Iterable[Point], make: Make, folder: Path, origin: Origi
         while busy:
             for line in wait(list(busy)):
                 assert isinstance(line, Connection)
-                process, point = busy.pop(line)
+                process, work = busy.pop(line)
                 try:
                     yield line.recv()
                 except (EOFError, OSError):
                     line.close()
                     process.join()
-                    yield _failed(point, f"its process ended with code {process.exitcode}; was there enough memory?")
+                    yield _failed(
+                        work.point, f"its process ended with code {process.exitcode}; was there enough memory?"
+                    )
                     line, process = start() if waiting else (line, process)
                 if waiting:
                     give(line, process)
@@ -199,6 +247,12 @@ def _side_by_side(todo: Iterable[Point], make: Make, folder: Path, origin: Origi
         for process in processes:
             process.terminate()
             process.join()
+
+
+def _next(waiting: Sequence[Work], busy: Sequence[Work]) -> Work:
+    """The first that shares its pruning with none that is being worked on: that pruning may not be there yet."""
+    taken = {work.pruned for work in busy} - {None}
+    return next((work for work in waiting if work.pruned not in taken), waiting[0])
 
 
 def _serve(line: Connection, make: Make, folder: Path, origin: Origin) -> None:

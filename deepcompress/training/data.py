@@ -126,14 +126,16 @@ class TensorLoader:
     def _shifted(self, x: torch.Tensor) -> torch.Tensor:
         if not self.shift:
             return x
-        n, _, height, width = x.shape
-        s = self.shift
+        n, channels, height, width = x.shape
+        s, device = self.shift, x.device
         padded = F.pad(x, (s, s, s, s), mode="replicate")
-        move = torch.randint(0, 2 * s + 1, (2, n, 1), generator=self.generator).to(x.device)
-        rows = (move[0] + torch.arange(height, device=x.device))[:, :, None]
-        columns = (move[1] + torch.arange(width, device=x.device))[:, None, :]
-        picked = padded[torch.arange(n, device=x.device)[:, None, None], :, rows, columns]
-        return picked.permute(0, 3, 1, 2)
+        move = torch.randint(0, 2 * s + 1, (2, n, 1, 1, 1), generator=self.generator).to(device)
+        images, planes = torch.arange(n, device=device)[:, None, None, None], torch.arange(channels, device=device)
+        rows, columns = (
+            move[0] + torch.arange(height, device=device)[:, None],
+            move[1] + torch.arange(width, device=device),
+        )
+        return padded[images, planes[:, None, None], rows, columns]
 
     def _flipped(self, x: torch.Tensor) -> torch.Tensor:
         if not self.flip:

@@ -32,7 +32,9 @@ from deepcompress.networks.inputs import Batches, tensors_in
 from deepcompress.training.snapshot import Plain, generators, tensors_of
 
 _RUN = "run.json"
+_LAST = "quantize"  # the stage that runs with the same pruning do not have in common
 _active: ContextVar[Journal | None] = ContextVar("journal", default=None)
+_common: ContextVar[Path | None] = ContextVar("common", default=None)
 
 
 class Journal:
@@ -65,7 +67,10 @@ class Journal:
     def next_phase(self, stage: str, epochs: int) -> Phase:
         """The phase that begins now."""
         self._phases += 1
-        return Phase(self, self.folder / f"phase-{self._phases:03d}.pt", stage, epochs)
+        name, common = f"phase-{self._phases:03d}.pt", _common.get()
+        return Phase(
+            self, self.folder / name, stage, epochs, None if common is None or stage == _LAST else common / name
+        )
 
     def remove(self) -> None:
         """The run is over, or can never end: nobody will go on from it."""
@@ -76,10 +81,10 @@ class Journal:
 
 
 class Phase:
-    """One training, whose state is in one file."""
+    """One training, whose state is in one file; its end also in the file `common`, if other runs train the same."""
 
-    def __init__(self, journal: Journal, path: Path, stage: str, epochs: int) -> None:
-        self.journal, self.path, self.stage, self.epochs = journal, path, stage, epochs
+    def __init__(self, journal: Journal, path: Path, stage: str, epochs: int, common: Path | None = None) -> None:
+        self.journal, self.path, self.stage, self.epochs, self.common = journal, path, stage, epochs, common
         self._since = time.perf_counter()
 
     def load(self) -> tuple[int, Plain] | None:
@@ -88,13 +93,14 @@ class Phase:
         Raises:
             ResumeError: the file is damaged, or of another training.
         """
-        if not self.path.exists():
+        path = next((path for path in (self.path, self.common) if path is not None and path.exists()), None)
+        if path is None:
             return None
-        found = _read(self.path)
+        found = _read(path)
         if (found.get("stage"), found.get("epochs")) != (self.stage, self.epochs):
             raise ResumeError(
-                f"{self.path} belongs to {found.get('stage')!r} with {found.get('epochs')} epochs, but {self.stage!r} "
-                f"with {self.epochs} comes here: code has changed since; remove {self.path.parent} to start over"
+                f"{path} belongs to {found.get('stage')!r} with {found.get('epochs')} epochs, but {self.stage!r} "
+                f"with {self.epochs} comes here: code has changed since; remove {path.parent} to start over"
             )
         self._since -= found["seconds"]
         self.journal.restored_seconds += found["seconds"]
@@ -113,6 +119,8 @@ class Phase:
             raise OutputError(
                 f"{error}. The epochs before this one are kept in {self.path.parent}: solve this, and use --resume"
             ) from None
+        if self.common is not None and done == self.epochs:
+            write_atomic(self.common, self.path.read_bytes())
 
 
 def is_interrupted(folder: str | Path) -> bool:
@@ -156,6 +164,20 @@ def recording(journal: Journal | None) -> Iterator[None]:
         _active.reset(token)
         if journal is not None and (over or not is_interrupted(journal.folder)):
             journal.remove()
+
+
+@contextmanager
+def sharing(folder: Path | None) -> Iterator[None]:
+    """Runs in this context have their pruning in common: what one has trained for it is read by the others.
+
+    They must have everything in common but the settings of what comes after pruning. `folder` keeps the states, and it
+    is for the caller to make and to `discard`; with None nothing is shared. Only runs with a journal take part.
+    """
+    token = _common.set(folder)
+    try:
+        yield
+    finally:
+        _common.reset(token)
 
 
 def begin_phase(stage: str, epochs: int) -> Phase | None:

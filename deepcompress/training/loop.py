@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from deepcompress.networks.inputs import Batches, in_float32, place_of, predict,
 from deepcompress.training import distributed
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.journal import Phase, begin_phase
+from deepcompress.training.layout import laid_out
 from deepcompress.training.objective import Objective, cross_entropy, task_of
 from deepcompress.training.progress import EpochResult, Progress
 from deepcompress.training.snapshot import Training, promises
@@ -159,11 +160,14 @@ def fit(
     phase = begin_phase(stage, epochs) if epochs else None
     training = Training(model, optimizer, hooks, (batches, val_batches))
 
+    def backpropagated(network: nn.Module, x: Any, y: Any) -> torch.Tensor:
+        return _backpropagated(network, to_device(x, device), to_device(y, device), objective, precision, stage)
+
     def step(x: Any, y: Any, done: float) -> torch.Tensor:
         factor = rate_factor(lr_schedule, done, epochs, warmup)
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * factor
-        loss = _backpropagated(model, to_device(x, device), to_device(y, device), objective, precision, stage)
+        loss = backpropagated(model, x, y)
         hooks.after_backward()
         if clip_norm:
             moved = (parameter for group in optimizer.param_groups for parameter in group["params"])
@@ -172,7 +176,7 @@ def fit(
         hooks.after_step()
         return distributed.add_up(loss)
 
-    with _laid_out_for(precision, model):
+    with laid_out(model, precision, getattr(objective, "teacher", None)) as check_layout:
         for epoch in range(_epochs_done(phase, training, progress), epochs):
             note = hooks.before_epoch(epoch)
             distributed.synchronize(training)
@@ -180,6 +184,7 @@ def fit(
             losses, lone = [], 0
             for at, (x, y) in enumerate(batches):
                 done = epoch + min((at + 0.5) / steps, 1.0)
+                check_layout(partial(backpropagated, x=x, y=y))
                 try:
                     losses.append(step(x, y, done))
                 except NetworkError as error:
@@ -253,23 +258,6 @@ def _mean(losses: list[torch.Tensor], stage: str, epoch: int, lone: int) -> floa
     if not math.isfinite(mean):
         raise DivergedError(f"{stage}: the loss is {mean} in epoch {epoch + 1}; lower the learning rate")
     return mean
-
-
-@contextmanager
-def _laid_out_for(precision: str, model: nn.Module) -> Iterator[None]:
-    """Keeps the weights of 2-D convolutions channels last meanwhile, where that is faster: in bfloat16.
-
-    Afterwards each parameter has its own memory again, with the new values.
-    """
-    found = [weight for weight in model.parameters() if weight.ndim == 4 and precision == "bfloat16"]
-    before = [weight.data for weight in found]
-    for weight in found:
-        weight.data = weight.data.to(memory_format=torch.channels_last)
-    try:
-        yield
-    finally:
-        for weight, own in zip(found, before, strict=True):
-            weight.data = own.copy_(weight.data)
 
 
 def count_batches(batches: Batches) -> int:

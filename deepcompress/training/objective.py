@@ -117,8 +117,6 @@ def objective_of(recipe: Recipe, dense: nn.Module, task: Task = CLASSIFICATION) 
             f"label_smoothing is for classification, and the task is {task.name}: make it part of your own loss"
         )
     teacher = copied(dense).eval().requires_grad_(False) if recipe.distill else None
-    if teacher is not None and recipe.precision == "bfloat16":
-        teacher.to(memory_format=torch.channels_last)
     if not classifies:
         return task if teacher is None else Taught(task, teacher, recipe.distill, recipe.temperature)
     return Classification(recipe.label_smoothing, teacher, recipe.distill, recipe.temperature, task)

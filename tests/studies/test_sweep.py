@@ -26,6 +26,7 @@ from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.report import studytables
 from deepcompress.studies import sweep
+from deepcompress.training import loop
 from deepcompress.training.data import DataSet
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.progress import Progress
@@ -211,11 +212,77 @@ def test_an_interruption_leaves_whole_points(mlp, data, points, tmp_path, monkey
     Counter(monkeypatch, fatal=3)
     with pytest.raises(KeyboardInterrupt):
         sweep.sweep(mlp, data, points, tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}  # what was the third point is gone, what was the fourth stays
+    # What was the third point is gone, what was the fourth stays, and so does the pruning that they have in common.
+    names = {path.name for path in tmp_path.iterdir() if path.suffix != ".resume"}
     assert names == {f"{points[index].name}.{ending}" for index in (0, 1, 3) for ending in ("dc", "json")}
+    assert len(list(tmp_path.glob("pruned-*.resume"))) == 1
     calls = Counter(monkeypatch)
     sweep.sweep(mlp, data, points, tmp_path)
     assert calls.files == [point.name for point in points[2:]]
+    assert not list(tmp_path.glob("*.resume"))
+
+
+#: Settings that have no effect on pruning.
+LATER = {
+    "bits": 4, "init": "density", "weighting": "fisher", "rate": 0.05, "codebook_dtype": "float16", "small_bits": 4,
+    "finetune_epochs": 2, "finetune_lr": 0.01, "coder": "ans", "index_bits": 6, "batch_norm": "fold",
+}  # fmt: skip
+
+
+def trained_stages(monkeypatch):
+    """The stages of the trainings that really happen, in their order: one for each epoch."""
+    stages, real = [], loop._mean
+
+    def mean(losses, stage, *rest):
+        stages.append(stage)
+        return real(losses, stage, *rest)
+
+    monkeypatch.setattr(loop, "_mean", mean)
+    return stages
+
+
+def test_points_that_prune_alike_are_pruned_once(mlp, data, tmp_path, monkeypatch):
+    """And each file is what it would be alone, byte for byte."""
+    recipes = {"plain": FAST, "uniform": replace(FAST, quantizer="uniform"), "other": replace(FAST, **LATER)}
+    points = [made.Point(name, recipe) for name, recipe in recipes.items()]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for folder in (alone, together):
+        folder.mkdir()
+    for point in points:
+        sweep.sweep(mlp, data, [point], alone)
+    stages = trained_stages(monkeypatch)
+    sweep.sweep(mlp, data, points, together)
+    assert (stages.count("prune"), stages.count("quantize")) == (1, 4)
+    assert {path.name for path in together.iterdir()} == {path.name for path in alone.iterdir()}
+    for name in recipes:
+        assert (together / f"{name}.dc").read_bytes() == (alone / f"{name}.dc").read_bytes()
+
+
+def test_points_that_prune_otherwise_share_nothing(mlp, data):
+    origin = made.origin_of(mlp, data, "", 1)
+    others = [replace(FAST, **change) for change in ({"prune": 0.5}, {"seed": 1}, {"lr": 0.1}, {"epochs": 2})]
+    names = [made.pruning_of(made.Point("a", recipe), origin) for recipe in (FAST, *others)]
+    names += [
+        made.pruning_of(made.Point("a", FAST), replace(origin, **{what: "other"})) for what in ("weights", "samples")
+    ]
+    assert len(set(names)) == 7
+    idle = [replace(FAST, target_size=2000), replace(FAST, epochs=0), Recipe(retrain=False, prune=0.5, bits=3)]
+    assert {made.pruning_of(made.Point("a", recipe), origin) for recipe in idle} == {""}
+
+
+def test_a_damaged_pruning_is_made_again(mlp, data, tmp_path, monkeypatch):
+    points = sweep.grid(FAST, {"bits": [2, 3]})
+    expected = sweep.sweep(mlp, data, points, tmp_path)
+    (tmp_path / f"{points[1].name}.json").unlink()
+    origin = made.origin_of(mlp, data, "", 1)
+    folder = tmp_path / f"pruned-{made.pruning_of(points[0], origin)}.resume"
+    folder.mkdir()
+    (folder / "phase-001.pt").write_bytes(b"damaged")
+    stages = trained_stages(monkeypatch)
+    found = sweep.sweep(mlp, data, points, tmp_path)
+    assert [outcome.file_bytes for outcome in found] == [outcome.file_bytes for outcome in expected]
+    assert stages.count("prune") == FAST.epochs
+    assert not folder.exists()
 
 
 def test_a_file_without_its_facts_is_no_point(mlp, data, tmp_path, monkeypatch, calls):

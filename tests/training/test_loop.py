@@ -411,26 +411,6 @@ def test_the_default_progress_ignores_everything(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_bfloat16_lays_convolutions_out_anew_and_gives_their_memory_back():
-    model = conv_net()
-    before = {name: (value.data_ptr(), value.stride()) for name, value in model.named_parameters()}
-    state = dict(model.state_dict())
-    seen = []
-
-    class Look(Hooks):
-        def after_step(self):
-            seen.append(model[0].weight.is_contiguous(memory_format=torch.channels_last))
-
-    data = [(torch.randn(8, 1, 8, 8), torch.randint(0, CLASSES, (8,)))]
-    old = state["3.weight"].clone()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    fit(model, data, optimizer, 1, stage="train", hooks=Look(), precision="bfloat16")
-    assert seen == [True]
-    assert {name: (value.data_ptr(), value.stride()) for name, value in model.named_parameters()} == before
-    assert not torch.equal(state["3.weight"], old)  # who holds the memory sees what was learned
-    assert torch.equal(state["3.weight"], model[3].weight)
-
-
 @pytest.mark.parametrize(("limit", "length"), [(None, 5.0), (0.0, 5.0), (10.0, 5.0), (0.5, 0.5)])
 def test_a_long_gradient_is_scaled_down(limit, length):
     """The gradient of what the optimizer moves is (3, 4); others do not count, however long."""
