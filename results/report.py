@@ -243,7 +243,6 @@ def readme() -> str:
         "FEW": lambda: plain_table(f"{recipe}-seed0" for recipe in FEW_VALUES),
         "RESNET": lambda: plain_table(name for name in entries() if name.startswith("resnet20")),
         "SIZES": sizes_table,
-        "SPOTTER": lambda: plain_table(name for name in entries() if name.startswith("ds-cnn")),
         "ABLATION": ablation_table,
         "CODERS": coder_table,
         "OPTIONS": options_table,

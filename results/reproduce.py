@@ -28,7 +28,7 @@ SPARSITIES = "0.5,0.7,0.8,0.9,0.95,0.97,0.98,0.99"
 BITS = "1,2,3,4,5,6,7,8"
 INITS = "--init linear,density,random"
 MLP, CONV, RESNET = "models/lenet-300-100.pt", "models/lenet5.pt", "models/resnet20.pt"
-LONG, DIGITS, SPOTTER = "models/lenet5-long.pt", "models/lenet5-digits.pt", "models/ds-cnn.pt"
+LONG, DIGITS = "models/lenet5-long.pt", "models/lenet5-digits.pt"
 #: Three seeds each.
 PAPER_RECIPES = {
     "lenet-300-100-han2016": MLP,
@@ -42,7 +42,6 @@ SIZES = {
     "lenet5-3kb": (LONG, "--recipe recipes/lenet5-tiny.toml", (0,)),
     "lenet5-2kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 2000", (0, 1)),
     "lenet5-1.5kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 1500", (0,)),
-    "ds-cnn-3kb": (SPOTTER, "--recipe recipes/ds-cnn-tiny.toml", SEEDS),
 }
 #: Two values in each layer, and two and zero: recipe, checkpoint.
 FEW_VALUES = {"lenet-300-100-binary": MLP, "lenet-300-100-ternary": MLP}
