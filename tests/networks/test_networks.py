@@ -131,7 +131,7 @@ def test_torchvision():
 @pytest.mark.parametrize("name", ["lenet", "", "LeNet5", "os:system", "file.txt"])
 def test_unknown_names_list_the_known_ones(name):
     for function in (build, build_known):
-        with pytest.raises(NetworkError, match=r"unknown network .*known: lenet-300-100, lenet5"):
+        with pytest.raises(NetworkError, match=r"unknown network .*known: ds-cnn, lenet-300-100, lenet5"):
             function(name)
 
 

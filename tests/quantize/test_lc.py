@@ -137,6 +137,9 @@ def test_what_does_not_go_with_it(settings, reason):
 def test_masks_and_bases_say_what_is_pruned_already(tmp_path, flat_train):
     network = Mlp()
     weights = {name: value for name, value in network.named_parameters() if value.ndim > 1}
-    for more in ({"masks": Masks.full(weights)}, {"base": tmp_path / "old.dc"}):
-        with pytest.raises(RecipeError, match=r"method 'lc'.* leave method out"):
-            compress(network, flat_train, None, Recipe(method="lc"), tmp_path / "m.dc", **more)
+    with pytest.raises(RecipeError, match=r"method 'lc'.* leave method out"):
+        compress(network, flat_train, None, Recipe(method="lc"), tmp_path / "m.dc", masks=Masks.full(weights))
+    old = tmp_path / "old.dc"
+    compress(network, None, None, Recipe(retrain=False, prune=0.5, bits=2), old)
+    with pytest.raises(RecipeError, match=r"method is decided by the base.* leave out method, or base"):
+        compress(network, flat_train, None, Recipe(method="lc"), tmp_path / "m.dc", base=old)

@@ -32,7 +32,7 @@ from deepcompress.training.evaluation import evaluate
 from deepcompress.training.progress import Progress
 
 QUICK = ["--epochs", "1", "--iterations", "1", "--finetune-epochs", "1", "--batch-size", "64"]
-FAST = Recipe(prune=0.6, bits=3, epochs=1, iterations=1, finetune_epochs=1, batch_size=64)
+FAST = Recipe(prune=0.6, bits=3, epochs=1, iterations=1, lr=0.02, finetune_epochs=1, batch_size=64)
 
 
 @pytest.fixture(autouse=True)
