@@ -46,12 +46,15 @@ def multiples_of(values: Array, step: float, below: int, above: int, zero: bool 
 def sides(values: Array, step: float, k: int, limit: float) -> tuple[int, int]:
     """How far the grid goes below and above zero: as far as the values do, with at most `k` multiples in all.
 
-    Too many are cut on both sides in proportion. No multiple exceeds `limit`.
+    Too many are cut on both sides in proportion; a single one is on the side of the largest value. No multiple exceeds
+    `limit`.
     """
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     most = max(np.floor(limit / step), 1)
     below = int(min(max(np.rint(-low / step), low < 0), most))
     above = int(min(max(np.rint(high / step), high > 0), most))
+    if below + above > k == 1:
+        return (1, 0) if -low > high else (0, 1)
     if below + above > k:
         share = round(k * below / (below + above))
         below = int(np.clip(share, min(below, 1, k - 1), k - min(above, 1)))

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deepcompress.quantize.grid import short
@@ -17,6 +17,7 @@ values = st.floats(-100, 100, width=32).filter(lambda value: value == 0 or abs(v
 
 
 @settings(max_examples=30)
+@example([0.5, -8.0], 1)  # the one value goes to the side of the largest
 @given(st.lists(values, min_size=1, max_size=50), st.sampled_from([1, 2, 3, 8]))
 def test_any_vector(elements, bits):
     vector = torch.tensor(elements)
