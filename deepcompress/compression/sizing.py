@@ -11,7 +11,8 @@ from deepcompress.training.progress import Progress
 FINEST, COARSEST = 2.0**-10, 2.0**4  # in root mean squares of the weights
 TRIES = 8
 CLOSE = 0.01  # a file that is this part below its size is near enough
-_SLOPE = -0.7  # of log2(bytes) by log2(step), where nothing better is known
+_SLOPE = -0.7  # of log2(bytes) by log2(step), where one step is known
+_FLATTEST = -0.05  # what is taken for a slope: where all is overhead, steps go far
 
 
 def step_for(target: int, size_of: Callable[[float], int], start: float, watch: Progress) -> float:
@@ -51,7 +52,7 @@ def step_for(target: int, size_of: Callable[[float], int], start: float, watch: 
 
 
 def _next(sizes: dict[float, int], target: int) -> float:
-    """Where a line through the two nearest points meets a size just below `target`; between them, if there are two."""
+    """Where a line through the two nearest points meets a size just below `target`: between them, if `target` is."""
     above = max((step for step in sizes if sizes[step] > target), default=None)
     below = min((step for step in sizes if sizes[step] <= target), default=None)
     goal = math.log2(target * (1 - CLOSE / 3))
@@ -59,8 +60,10 @@ def _next(sizes: dict[float, int], target: int) -> float:
         high, low = math.log2(sizes[above]), math.log2(sizes[below])
         part = min(max((high - goal) / max(high - low, 1e-9), 0.02), 0.98)
         return float(above ** (1 - part) * below**part)
-    known = above if above is not None else below
-    assert known is not None
-    guess = known * 2 ** ((goal - math.log2(sizes[known])) / _SLOPE)
+    nearest, *others = sorted(sizes, reverse=below is None)
+    slope = _SLOPE
+    if others:
+        slope = min(math.log2(sizes[nearest] / sizes[others[0]]) / math.log2(nearest / others[0]), _FLATTEST)
+    guess = nearest * 2 ** ((goal - math.log2(sizes[nearest])) / slope)
     guess = guess * 1.1 if above is not None else guess / 1.1
     return min(max(guess, FINEST), COARSEST)
