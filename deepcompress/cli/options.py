@@ -146,8 +146,7 @@ base_options = options(
         "--base", metavar="OLD.dc",
         help="Make a file that is a small update of OLD.dc (see diff): shared values stay, and weights keep theirs, or "
         "stay pruned, where that still serves. Settings that you do not give are those of OLD.dc. With data, its "
-        "weights are fine-tuned with CKPT as the teacher (the defaults are then --finetune-epochs 16, --finetune-lr "
-        "0.02, --distill 0.5 and --temperature 2), and validation data says how few weights have to change.",
+        "weights are fine-tuned with CKPT as the teacher, and validation data says how few have to change.",
     ),
     click.option(
         "--update-size", type=Size(), metavar="SIZE",
