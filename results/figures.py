@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pruning import NETWORKS, PRUNERS
 from report import PUBLISHED, errors, load
-from reproduce import CONV, FEWER_BITS, MLP, RESULTS, ROOT, entries
+from reproduce import CONV, FEWER_BITS, MLP, PAPER_RECIPES, RESULTS, ROOT, SIZES, entries
 
 from deepcompress.checkpoint import load_checkpoint
 from deepcompress.container.breakdown import inspect
@@ -161,8 +161,8 @@ def draw_resnet() -> None:
 
 
 def draw_fronts() -> None:
-    """Size against error on MNIST, with what is published."""
-    recipes = dict.fromkeys(name.rpartition("-seed")[0] for name in entries() if "-seed" in name)
+    """Size against error on MNIST of what is made to be small, with what is published."""
+    recipes = (*PAPER_RECIPES, *SIZES)
     for record in PUBLISHED["records"]:
         network = record["network"]
         means = [mean_of_seeds(recipe) for recipe in recipes if recipe.startswith(network)]
