@@ -11,7 +11,7 @@ import torch
 from deepcompress import usercode
 from deepcompress.container.normalize import Normalization
 from deepcompress.errors import DataError
-from deepcompress.networks.inputs import count_samples, each_tensor, tensors_in
+from deepcompress.networks.inputs import count_samples, each_tensor, tensors_in, to_device
 from deepcompress.training.arrays import Takes, check_inputs, form_of
 from deepcompress.training.data import DataSet, normalized, own_name, parsed
 from deepcompress.training.folders import SPLIT_SEED
@@ -46,7 +46,7 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """The same on `device`."""
-        return Rows(each_tensor(self.value, lambda tensor: tensor.to(device)))
+        return Rows(to_device(self.value, device))
 
 
 def has_no_targets(name: str) -> bool:
