@@ -288,13 +288,15 @@ def normalized(data: DataSet, how: Normalization, named: bool = True) -> DataSet
         named: whether the data set says so.
 
     Raises:
-        DataError: inputs are whole numbers, or have other channels.
+        DataError: inputs are whole numbers, or have no or other channels.
     """
     x = data.x_train
     if how.word == "none":
         return replace(data, normalize="none" if named else "")
     if not x.is_floating_point():
         raise DataError(f"{data.name}: its inputs stay whole numbers, which are not normalized: leave --normalize out")
+    if x.ndim < 2:
+        raise DataError(f"{data.name}: a sample is one number, and has no channels: leave --normalize out")
     shape = (1, -1, *[1] * (x.ndim - 2))
     if how.word == "data":
         axes = [axis for axis in range(x.ndim) if axis != 1]

@@ -78,10 +78,10 @@ def load_inputs(name: str, normalize: str | None = None, takes: Takes | None = N
     if main is None:
         train = _joined(inputs_of(arrays, path, _WHAT, MOST) if arrays else read_inputs(name, _WHAT, MOST), name)
     else:
-        form = form_of(arrays[main], takes)
         given = ["x_train", "x_test"] if main == "x_train" and "x_test" in arrays else [main]
         for key in given:
             check_inputs(f"{name}: {key}", arrays[key])
+        form = form_of(arrays[main], takes)
         train, *others = (form.apply(arrays[key]) for key in given)
         test, inputs = (others[0] if others else None), str(form)
     data = _parted(own_name(Path(name.partition(".py:")[0]).stem), train, test, inputs)
