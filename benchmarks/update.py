@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn import functional
 
 import deepcompress as dc
+from deepcompress.training.data import data_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 OLD = ROOT / "results" / "lenet5-han2016-seed0.dc"
@@ -156,16 +157,11 @@ def turned(folder: Path, degrees: float = 15.0) -> Path:
 
     parts: dict[str, torch.Tensor] = {}
     for part, count in (("train", 4_000), ("test", 10_000)):
-        data = MNIST(str(dc_data()), train=part == "train", download=True)
+        data = MNIST(str(data_dir()), train=part == "train", download=True)
         images = rotate(data.data[:count, None].float() / 255, degrees)
         parts |= {f"x_{part}": images.numpy(), f"y_{part}": data.targets[:count].numpy()}
     np.savez(folder / "turned.npz", **parts)
     return folder / "turned.npz"
-
-
-def dc_data() -> Path:
-    """Where MNIST lies, or is put."""
-    return Path(os.environ.get("DEEPCOMPRESS_DATA", tempfile.gettempdir()))
 
 
 def accuracy(file: Path, data: Path) -> str:

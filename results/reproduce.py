@@ -216,14 +216,13 @@ def pruners() -> dict[str, list[str]]:
             settings = f"{START[network]} --clip-norm 0 --seed {seed}"
             command = f"train {network} --data mnist --prune {sparsity} {how} {settings}"
             commands[name] = f"{command} -o build/pruners-{name}.pt"
-    found = {f"pruners/{name}": [command] for name, command in commands.items()}
-    found |= {
-        f"pruners/{name}": [f"compare {command} -o build/pruners-{name}"] for name, command in SECOND_ORDER.items()
-    }
+    for name, settings in SECOND_ORDER.items():
+        commands[name] = f"compare {settings} -o build/pruners-{name}"
     for network, name, settings, seeds in METHODS:
         for seed in seeds:
             command = f"compress models/{network}.pt {settings} --seed {seed}"
-            found[f"pruners/{network}-{name}-seed{seed}"] = [f"{command} -o build/pruners-{network}-{name}-{seed}.dc"]
+            commands[f"{network}-{name}-seed{seed}"] = f"{command} -o build/pruners-{network}-{name}-{seed}.dc"
+    found = {f"pruners/{name}": [command] for name, command in commands.items()}
     for network, kind, sparsity, seeds in LOTTERY:
         for seed in seeds:
             found[f"pruners/{network}-lottery-{kind}-{sparsity}-seed{seed}"] = lottery(network, kind, sparsity, seed)

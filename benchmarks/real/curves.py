@@ -23,7 +23,7 @@ class Point:
         way, setting: how.
         size: bytes.
         metrics: of the network that came out again; the first decides.
-        seconds: of the processor, to store it. Of ours that is the whole command, imports included.
+        seconds: of the processor, to store it. Of our default that is the whole command, imports included.
         megabytes: peak memory (10^6 bytes) of the command; None where it had no process of its own.
     """
 

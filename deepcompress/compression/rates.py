@@ -27,7 +27,7 @@ from deepcompress.training.journal import recording
 from deepcompress.training.loop import count_batches
 from deepcompress.training.objective import task_of
 from deepcompress.training.retraining import Run, retrain
-from deepcompress.training.snapshot import put_back_chance, take_chance
+from deepcompress.training.snapshot import chance_kept
 from deepcompress.training.tasks import CLASSIFICATION
 
 FACTORS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
@@ -45,13 +45,8 @@ def suited(run: Run) -> Recipe:
     free = _free(run.recipe)
     if run.batches is None or not free or _is_known(run):
         return run.recipe
-    device = next(run.model.parameters()).device
-    chance = take_chance(device, run.batches)
-    try:
-        with recording(None):
-            factor = _largest(run)
-    finally:
-        put_back_chance(chance, device, run.batches)
+    with chance_kept(next(run.model.parameters()).device, run.batches), recording(None):
+        factor = _largest(run)
     if factor == 1:
         return run.recipe
     rates = {name: getattr(run.recipe, name) * factor for name in free}

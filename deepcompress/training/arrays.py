@@ -80,8 +80,10 @@ def check_inputs(where: str, array: Array) -> None:
     """Refuse what is no inputs.
 
     Raises:
-        DataError: it has no numbers, no dimension beside that of samples, or NaN.
+        DataError: it has no numbers, no dimension of samples, or NaN.
     """
+    if not array.ndim:
+        raise DataError(f"{where} is a single value; its first dimension must be that of samples")
     if array.dtype.kind not in "fiub":
         raise DataError(f"{where} is {array.dtype}; inputs are numbers: floats, whole numbers or bytes")
     with np.errstate(over="ignore"):

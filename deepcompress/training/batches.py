@@ -10,7 +10,7 @@ import torch
 
 from deepcompress.errors import DataError
 from deepcompress.networks.inputs import Batches
-from deepcompress.training.snapshot import put_back_chance, take_chance
+from deepcompress.training.snapshot import chance_kept
 
 #: Under which of these names a batch that is a dictionary holds its target.
 TARGETS = ("labels", "label", "targets", "target", "y")
@@ -80,10 +80,8 @@ def first_batch(batches: Iterable[Any], what: str = "data") -> Any:
     Raises:
         DataError: there are no batches.
     """
-    here = torch.device("cpu")
-    before = take_chance(here, batches)
-    first = next(iter(batches), None)
-    put_back_chance(before, here, batches)
+    with chance_kept(torch.device("cpu"), batches):
+        first = next(iter(batches), None)
     if first is None:
         raise DataError(f"the {what} has no batches")
     return first

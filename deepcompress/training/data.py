@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from deepcompress.container.entries import is_printable
 from deepcompress.container.normalize import MAX_CHANNELS, Normalization
 from deepcompress.errors import DataError, first_line
+from deepcompress.networks.inputs import to_device
 from deepcompress.training.arrays import Takes, form_of, forms_of, read_npz, targets_of
 from deepcompress.training.folders import SPLIT_SEED, read_folder
 from deepcompress.training.speech import read_fsdd
@@ -62,8 +63,7 @@ class DataSet:
 
     def to(self, device: torch.device) -> DataSet:
         """The same data on `device`."""
-        changes: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if hasattr(v, "to")}
-        return replace(self, **changes)
+        return replace(self, **{name: to_device(value, device) for name, value in vars(self).items()})
 
     def train_loader(
         self, batch_size: int, seed: int, shift: int | None = None, flip: bool | None = None
@@ -288,13 +288,15 @@ def normalized(data: DataSet, how: Normalization, named: bool = True) -> DataSet
         named: whether the data set says so.
 
     Raises:
-        DataError: inputs are whole numbers, or have other channels.
+        DataError: inputs are whole numbers, or have no or other channels.
     """
     x = data.x_train
     if how.word == "none":
         return replace(data, normalize="none" if named else "")
     if not x.is_floating_point():
         raise DataError(f"{data.name}: its inputs stay whole numbers, which are not normalized: leave --normalize out")
+    if x.ndim < 2:
+        raise DataError(f"{data.name}: a sample is one number, and has no channels: leave --normalize out")
     shape = (1, -1, *[1] * (x.ndim - 2))
     if how.word == "data":
         axes = [axis for axis in range(x.ndim) if axis != 1]

@@ -11,11 +11,11 @@ import torch
 from deepcompress import usercode
 from deepcompress.container.normalize import Normalization
 from deepcompress.errors import DataError
-from deepcompress.networks.inputs import count_samples, each_tensor, tensors_in
+from deepcompress.networks.inputs import count_samples, each_tensor, tensors_in, to_device
 from deepcompress.training.arrays import Takes, check_inputs, form_of
 from deepcompress.training.data import DataSet, normalized, own_name, parsed
 from deepcompress.training.folders import SPLIT_SEED
-from deepcompress.training.unlabeled import array_files, check_finite, read_arrays, read_inputs
+from deepcompress.training.unlabeled import array_files, check_finite, inputs_of, read_arrays, read_inputs
 
 FEWEST, MOST = 8, 100_000  # samples
 SHARE = 10  # one sample of so many is for validation, and one for testing
@@ -46,7 +46,7 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """The same on `device`."""
-        return Rows(each_tensor(self.value, lambda tensor: tensor.to(device)))
+        return Rows(to_device(self.value, device))
 
 
 def has_no_targets(name: str) -> bool:
@@ -76,12 +76,12 @@ def load_inputs(name: str, normalize: str | None = None, takes: Takes | None = N
     main = next((key for key in ("x_train", "x") if key in arrays), next(iter(arrays)) if len(arrays) == 1 else None)
     test: Any = None
     if main is None:
-        train = _joined(read_inputs(name, _WHAT, MOST), name)
+        train = _joined(inputs_of(arrays, path, _WHAT, MOST) if arrays else read_inputs(name, _WHAT, MOST), name)
     else:
-        form = form_of(arrays[main], takes)
         given = ["x_train", "x_test"] if main == "x_train" and "x_test" in arrays else [main]
         for key in given:
             check_inputs(f"{name}: {key}", arrays[key])
+        form = form_of(arrays[main], takes)
         train, *others = (form.apply(arrays[key]) for key in given)
         test, inputs = (others[0] if others else None), str(form)
     data = _parted(own_name(Path(name.partition(".py:")[0]).stem), train, test, inputs)

@@ -10,7 +10,7 @@ from torch import nn
 
 from deepcompress.errors import DeepCompressError
 from deepcompress.networks.copies import copied
-from deepcompress.training.snapshot import put_back_chance, take_chance
+from deepcompress.training.snapshot import chance_kept
 
 #: Channels up to which float32 convolutions are faster with channels last on a CPU, by up to 1.6 times with pooling.
 #: Wider ones are up to 15 % slower.
@@ -69,14 +69,11 @@ def _are_narrow(weights: list[nn.Parameter]) -> bool:
 
 def _works(model: nn.Module, step: Step) -> bool:
     """Whether a step on a copy of `model` works, as it is laid out now. Chance is set back."""
-    device = next(model.parameters()).device
-    chance = take_chance(device)
-    try:
-        twin = copied(model)
-        twin.train(model.training)
-        step(twin)
-    except DeepCompressError:
-        return False
-    finally:
-        put_back_chance(chance, device)
+    with chance_kept(next(model.parameters()).device):
+        try:
+            twin = copied(model)
+            twin.train(model.training)
+            step(twin)
+        except DeepCompressError:
+            return False
     return True

@@ -11,15 +11,7 @@ from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.loop import Hooks
 from deepcompress.training.objective import task_of
 from deepcompress.training.retraining import Run
-from deepcompress.training.snapshot import (
-    fill_tensors,
-    promises,
-    put_back,
-    put_back_chance,
-    take,
-    take_chance,
-    tensors_of,
-)
+from deepcompress.training.snapshot import chance_kept, promises, put_back_learned, take, tensors_of
 from deepcompress.training.tasks import Task
 
 
@@ -46,7 +38,7 @@ def undone_if_worse(
     try:
         train()
     except DivergedError as error:
-        _go_back(run, hooks, before)
+        put_back_learned(run.model, hooks, before)
         fitted()
         run.watch.message(f"{error}: rolled back to the network before")
         return
@@ -54,11 +46,11 @@ def undone_if_worse(
     if first is None or last is None or not is_worse(last, first, task):
         return
     trained = _taken(run, hooks)
-    _go_back(run, hooks, before)
+    put_back_learned(run.model, hooks, before)
     fitted()
     again = _measured(run)
     if again is None or not is_worse(last, again, task):
-        _go_back(run, hooks, trained)
+        put_back_learned(run.model, hooks, trained)
         return
     run.watch.message(
         f"{stage}: the validation loss went from {again.loss:.4g} to {last.loss:.4g}, which is worse: rolled back"
@@ -74,19 +66,10 @@ def _measured(run: Run) -> Evaluation | None:
     """On validation data, if there is any; the random numbers to come are those that would have come without it."""
     if run.val_batches is None:
         return None
-    device = next(run.model.parameters()).device
-    chance = take_chance(device, run.val_batches)
-    found = evaluate(run.model, run.val_batches, run.objective)
-    put_back_chance(chance, device, run.val_batches)
-    return found
+    with chance_kept(next(run.model.parameters()).device, run.val_batches):
+        return evaluate(run.model, run.val_batches, run.objective)
 
 
 def _taken(run: Run, hooks: Hooks) -> Any:
     model = {name: value.detach() for name, value in tensors_of(run.model).items()}
     return copy.deepcopy({"model": model, "hooks": take(hooks)})
-
-
-def _go_back(run: Run, hooks: Hooks, state: Any) -> None:
-    fill_tensors(run.model, state["model"])
-    put_back(hooks, state["hooks"], next(run.model.parameters()).device)
-    hooks.restored()

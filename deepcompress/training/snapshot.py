@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -132,12 +133,17 @@ class Training:
 
     def put_back(self, saved: Plain) -> None:
         """As it was when `saved` was taken."""
-        fill_tensors(self.model, saved["model"])
-        put_back(self.hooks, saved["hooks"], self.device)
-        self.hooks.restored()
+        put_back_learned(self.model, self.hooks, saved)
         if saved["optimizer"] is not None:
             self.optimizer.load_state_dict(saved["optimizer"])
         put_back_chance(saved["chance"], self.device, *self.loaders)
+
+
+def put_back_learned(model: nn.Module, hooks: Any, saved: Plain) -> None:
+    """The tensors of a network (``model``) and its ``hooks`` as they were, and the hooks are told."""
+    fill_tensors(model, saved["model"])
+    put_back(hooks, saved["hooks"], next(model.parameters()).device)
+    hooks.restored()
 
 
 # The network --------------------------------------------------------------------------------------------------
@@ -191,6 +197,16 @@ def put_back_chance(saved: Plain, device: torch.device, *holders: object) -> Non
         torch.mps.set_rng_state(saved["device"])
     for generator, state in zip(generators(holders), saved["own"], strict=True):
         generator.set_state(state)
+
+
+@contextmanager
+def chance_kept(device: torch.device, *holders: object) -> Iterator[None]:
+    """Set all generators back afterwards (see `take_chance`): what is drawn meanwhile has no effect on what comes."""
+    saved = take_chance(device, *holders)
+    try:
+        yield
+    finally:
+        put_back_chance(saved, device, *holders)
 
 
 def generators(holders: tuple[object, ...]) -> Iterator[torch.Generator]:

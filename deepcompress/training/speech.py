@@ -100,9 +100,9 @@ def _recordings(folder: Path) -> Iterator[Recording]:
 
 def _from_npz(path: Path) -> Iterator[Recording]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             audio, offsets, digits, takes = (stored[key] for key in ("audio", "offsets", "digit", "take"))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # numpy and zipfile raise anything on damaged bytes
         raise DataError(f"fsdd: {path} cannot be read: {error}") from None
     if audio.dtype != np.int16 or not len(offsets) - 1 == len(digits) == len(takes):
         raise DataError(f"fsdd: {path} must hold int16 audio, and one digit and one take for each pair of offsets")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -53,7 +52,8 @@ def _outputs(model: nn.Module, x: Any) -> torch.Tensor:
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     try:
-        found = [main_of(in_float32(predict(model, to_device(part, device)))) for part in _parts(x)]
+        parts = (x[start : start + BATCH] for start in range(0, len(x), BATCH))
+        found = [main_of(in_float32(predict(model, to_device(part, device)))) for part in parts]
     finally:
         model.train(was_training)
     samples = len(x)
@@ -64,14 +64,6 @@ def _outputs(model: nn.Module, x: Any) -> torch.Tensor:
     if not all(bool(torch.isfinite(part).all()) for part in found):
         raise DataError("the network gives NaN or infinity for some of the inputs, so it cannot teach by them")
     return torch.cat(found)
-
-
-def _parts(x: Any) -> Iterator[Any]:
-    if isinstance(x, torch.Tensor):
-        yield from x.split(BATCH)  # type: ignore[no-untyped-call]
-        return
-    for start in range(0, len(x), BATCH):
-        yield x[start : start + BATCH]
 
 
 Targets = dict[str, torch.Tensor]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,15 @@ def read_inputs(name: str, what: str, most: int) -> list[Any]:
     if usercode.names_code(name):
         return _from_code(name, what, most)
     path = Path(name)
-    if not path.is_dir():
-        return _some(_from_file(path, what), what, most)
-    files = array_files(path)
+    files = array_files(path) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{what} {name}: the folder has no .npz or .npy files")
-    return _some((part for file in files for part in _from_file(file, what)), what, most)
+    return _some((part for file in files for part in _batches(read_arrays(file, what), file, what)), what, most)
+
+
+def inputs_of(arrays: Mapping[str, Array], path: Path, what: str, most: int) -> list[Any]:
+    """As `read_inputs`, of the `arrays` that were read of a file."""
+    return _some(_batches(arrays, path, what), what, most)
 
 
 def array_files(folder: Path) -> list[Path]:
@@ -112,8 +115,7 @@ def _input(batch: Any, what: str) -> Any:
     )
 
 
-def _from_file(path: Path, what: str) -> Iterator[Any]:
-    arrays = read_arrays(path, what)
+def _batches(arrays: Mapping[str, Array], path: Path, what: str) -> Iterator[Any]:
     if len(arrays) > 1 and "x_train" in arrays:  # a data set with targets
         arrays = {"x": arrays["x_train"]}
     lengths = {len(array) if array.ndim else 0 for array in arrays.values()}

@@ -257,6 +257,21 @@ def test_parts_are_those_that_a_file_names(tmp_path):
     assert load_inputs(str(tmp_path / "b.npz"), "1,2").x_val.mean() != whole.x_val.mean()
 
 
+@pytest.mark.parametrize(
+    ("x", "line"),
+    [
+        (np.float32(3), "x is a single value; its first dimension must be that of samples"),
+        (np.array([[["a", "b"]]] * 20), "x is <U1; inputs are numbers"),
+        (np.ones((20, 2, 2)) * np.nan, "x holds NaN"),
+        (np.arange(20.0), "a sample is one number, and has no channels: leave --normalize out"),
+    ],
+)
+def test_an_array_that_is_no_inputs_is_refused_before_the_network_is_asked(tmp_path, x, line):
+    np.savez(tmp_path / "x.npz", x=x)
+    with pytest.raises(DataError, match=line):
+        load_inputs(str(tmp_path / "x.npz"), "1,2", takes=lambda found: found.ndim == 4)
+
+
 def test_the_targets_of_digits_are_replaced():
     data = load_data("digits")
     torch.manual_seed(0)

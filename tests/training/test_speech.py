@@ -107,9 +107,11 @@ def test_a_packed_file_of_another_form_is_refused(packed, change):
     np.savez(path, **arrays | change)
     with pytest.raises(DataError, match=r"fsdd.npz must hold int16 audio, and one digit and one take for each pair"):
         read_fsdd(packed)
-    path.write_bytes(b"no zip")
-    with pytest.raises(DataError, match=r"fsdd.npz cannot be read"):
-        read_fsdd(packed)
+    whole = path.read_bytes()
+    for damaged in (b"no zip", whole[: len(whole) // 2], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"fsdd.npz cannot be read"):
+            read_fsdd(packed)
 
 
 def test_parts_and_folders_that_are_missing(waves, tmp_path):
