@@ -20,7 +20,8 @@ from deepcompress.quantize.sticky import StickyHooks
 from deepcompress.reading.loader import fill_from
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.retraining import retrain
-from deepcompress.training.snapshot import fill_tensors, tensors_of
+from deepcompress.training.rollback import go_back, taken
+from deepcompress.training.snapshot import tensors_of
 from deepcompress.updates.differences import ordered, unordered
 from deepcompress.updates.update import diff
 
@@ -197,14 +198,12 @@ class Revision:
                 network = copied(self.run.model)
                 fill_from(network, new, 2 * sum(value.nbytes for value in tensors_of(network).values()))
                 found = evaluate(network, self.run.val_batches, self.run.objective)
-        model = {name: value.detach().clone() for name, value in tensors_of(self.run.model).items()}
-        state = (model, self.hooks.symbols, self.hooks.latents, self.is_fixed)
-        return Level(size, self.hooks.changed, found, state)
+        return Level(size, self.hooks.changed, found, (taken(self.run, self.hooks), self.is_fixed))
 
     def go_back(self, level: Level) -> None:
         """Be again as at a former level."""
-        model, self.hooks.symbols, self.hooks.latents, self.is_fixed = level.state
-        fill_tensors(self.run.model, model)
+        state, self.is_fixed = level.state
+        go_back(self.run, self.hooks, state)
 
     @property
     def _small_elements(self) -> int:

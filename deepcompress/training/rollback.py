@@ -42,23 +42,23 @@ def undone_if_worse(
     if not promises(hooks):
         train()
         return
-    before, first = _taken(run, hooks), _measured(run)
+    before, first = taken(run, hooks), _measured(run)
     try:
         train()
     except DivergedError as error:
-        _go_back(run, hooks, before)
+        go_back(run, hooks, before)
         fitted()
         run.watch.message(f"{error}: rolled back to the network before")
         return
     last, task = _measured(run), task_of(run.objective)
     if first is None or last is None or not is_worse(last, first, task):
         return
-    trained = _taken(run, hooks)
-    _go_back(run, hooks, before)
+    trained = taken(run, hooks)
+    go_back(run, hooks, before)
     fitted()
     again = _measured(run)
     if again is None or not is_worse(last, again, task):
-        _go_back(run, hooks, trained)
+        go_back(run, hooks, trained)
         return
     run.watch.message(
         f"{stage}: the validation loss went from {again.loss:.4g} to {last.loss:.4g}, which is worse: rolled back"
@@ -81,12 +81,14 @@ def _measured(run: Run) -> Evaluation | None:
     return found
 
 
-def _taken(run: Run, hooks: Hooks) -> Any:
+def taken(run: Run, hooks: Hooks) -> Any:
+    """A copy of what training changes in the network and in `hooks`, for `go_back`."""
     model = {name: value.detach() for name, value in tensors_of(run.model).items()}
     return copy.deepcopy({"model": model, "hooks": take(hooks)})
 
 
-def _go_back(run: Run, hooks: Hooks, state: Any) -> None:
+def go_back(run: Run, hooks: Hooks, state: Any) -> None:
+    """Be again as when `state` was `taken`."""
     fill_tensors(run.model, state["model"])
     put_back(hooks, state["hooks"], next(run.model.parameters()).device)
     hooks.restored()
