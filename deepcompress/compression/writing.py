@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,14 +164,10 @@ class Stages:
         found = self.measured()
         now = clock()
         seconds, self._since = round(now - self._since, 3), now
-        ratio = self.dense / size
-        if found is None:
-            self.results.append(StageResult(stage, size, ratio, None, seconds))
-            return
-        if not self.results and self.task.is_own:
+        if found is not None and not self.results and self.task.is_own:
             check_measured(found.value, self.task)
-        loss, value = (each if math.isfinite(each) else None for each in (found.loss, found.value))
-        self.results.append(StageResult(stage, size, ratio, found.accuracy, seconds, loss, value))
+        result = StageResult(stage, size, self.dense / size, None, seconds)
+        self.results.append(result if found is None else result.measured(found))
 
 
 def contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:
