@@ -77,20 +77,22 @@ class Delivery:
 
     def drafted(self, codebooks: Sequence[Codebook], former: Sequence[Codebook] = ()) -> bytes:
         """The file as it would be if this were the end, with all that is left to do done to a copy of the network."""
-        twin = copied(self.model)
-        state = contiguous_state(twin)
-        vectors = finish_small(twin, state, self.recipe, former)
-        return replace(self, model=twin, state=state).packed([*codebooks, *vectors])
+        done, vectors = self._finished(former)
+        return done.packed([*codebooks, *vectors])
 
     def fixed_bytes(self) -> int:
         """Bytes of the file if the layers took none."""
-        bare = copied(self.model)
-        state = contiguous_state(bare)
-        layers = compressible(state, self.recipe, buffers_of(bare))
-        vectors = finish_small(bare, state, self.recipe)
-        for layer in layers:
-            state[layer.name].zero_()
-        return len(replace(self, model=bare, state=state, layers=layers).packed(vectors))
+        bare, vectors = self._finished()
+        for layer in bare.layers:
+            bare.state[layer.name].zero_()
+        return len(bare.packed(vectors))
+
+    def _finished(self, former: Sequence[Codebook] = ()) -> tuple[Delivery, list[Codebook]]:
+        """A delivery of a copy of the network, of which all but the layers is finished, and the vectors' codebooks."""
+        twin = copied(self.model)
+        state = contiguous_state(twin)
+        vectors = finish_small(twin, state, self.recipe, former)
+        return replace(self, model=twin, state=state), vectors
 
     def write(
         self, path: Path, codebooks: Sequence[Codebook], masks: Masks, stages: Stages, held: Sequence[str] = ()
