@@ -6,11 +6,13 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from deepcompress.errors import DivergedError
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.loop import Hooks
 from deepcompress.training.objective import task_of
-from deepcompress.training.retraining import Run
+from deepcompress.training.retraining import Run, retrain
 from deepcompress.training.snapshot import (
     fill_tensors,
     promises,
@@ -21,6 +23,19 @@ from deepcompress.training.snapshot import (
     tensors_of,
 )
 from deepcompress.training.tasks import Task
+
+
+def fine_tune(
+    run: Run, hooks: Hooks, groups: list[dict[str, Any]], fitted: Callable[[], object] = lambda: None
+) -> None:
+    """Train `groups` of parameters for `recipe.finetune_epochs`, in place, unless that is `undone_if_worse`."""
+    recipe = run.recipe
+    optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)
+
+    def train() -> None:
+        retrain(run, optimizer, recipe.finetune_epochs, "quantize", hooks)
+
+    undone_if_worse(run, hooks, "quantize", train, fitted)
 
 
 def undone_if_worse(
