@@ -44,14 +44,8 @@ from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict, names_in
 from deepcompress.recipe import Fraction, Recipe, Size
-from deepcompress.recipe.conflicts import (
-    check_data,
-    check_drop,
-    check_rounding,
-    check_sharing,
-    check_spread,
-    for_samples,
-)
+from deepcompress.recipe.conflicts import for_samples
+from deepcompress.recipe.uses import check_data, check_drop, check_rounding, check_sharing, check_spread
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle

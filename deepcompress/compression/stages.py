@@ -29,7 +29,7 @@ from deepcompress.quantize.lc import learn_and_compress
 from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
 from deepcompress.quantize.straight_through import train_straight_through
 from deepcompress.recipe import Circular, Gap, Rewind
-from deepcompress.recipe.conflicts import check_masks
+from deepcompress.recipe.uses import check_masks
 from deepcompress.training.loop import count_batches
 from deepcompress.training.retraining import Run
 
