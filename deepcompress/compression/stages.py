@@ -249,7 +249,7 @@ class BySize:
 
     def _without_dead(self, masks: Masks) -> Masks:
         try:
-            return without_dead(masks, self._links, worth=self._worth())
+            return without_dead(masks, self._links, worth=self._worth)
         except PruneError as error:
             raise RecipeError(f"target_size is {self.target} bytes, too few for this network: {error}") from None
 
