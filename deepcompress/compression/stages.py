@@ -118,6 +118,11 @@ class ByFraction:
         self.codebooks = self.job.shared(run.weights)
         if run.recipe.rate:
             self.masks = still_kept(self.masks, self.codebooks, run.weights)
+        self._tune()
+
+    def _tune(self) -> None:
+        """Tune the shared values, if there is data, and round them as the file has them."""
+        run = self.job.run
         if run.batches is not None:
             tune(run, self.masks, self.codebooks)
         finish(self.codebooks, run.weights, run.recipe)
@@ -143,12 +148,10 @@ class ByMethod(ByFraction):
 
     def share(self) -> None:
         """Tuning of the shared values, or all of stage 2 where the method shares none."""
-        run = self.job.run
-        if not self.codebooks:
+        if self.codebooks:
+            self._tune()
+        else:
             super().share()
-            return
-        tune(run, self.masks, self.codebooks)
-        finish(self.codebooks, run.weights, run.recipe)
 
 
 def prune_by_recipe(job: Job, masks: Masks) -> tuple[Masks, list[str]]:
