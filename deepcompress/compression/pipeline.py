@@ -28,6 +28,7 @@ from deepcompress.compression.writing import (
     finish_small,
     kept_of,
     layers_of,
+    read_back,
     refresh,
 )
 from deepcompress.files import check_writable
@@ -342,7 +343,7 @@ def _rounded(order: _Order, work: nn.Module, state: dict[str, torch.Tensor], tas
     )
     if budget is None:
         return result
-    fill_from(work, order.path, 2 * sum(value.nbytes for value in state.values()))
+    read_back(work, order.path, state)
     return result.measured(budget.before, budget.measure(work), budget.task)
 
 

@@ -13,11 +13,11 @@ import torch
 
 from deepcompress.compression.from_file import still_shared
 from deepcompress.compression.stages import Job
+from deepcompress.compression.writing import read_back
 from deepcompress.networks.copies import copied
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook, finish, share
 from deepcompress.quantize.sticky import StickyHooks
-from deepcompress.reading.loader import fill_from
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.retraining import retrain
 from deepcompress.training.rollback import go_back, taken
@@ -196,7 +196,7 @@ class Revision:
             size, found = self.bytes_to(new), None
             if self.run.val_batches is not None:
                 network = copied(self.run.model)
-                fill_from(network, new, 2 * sum(value.nbytes for value in tensors_of(network).values()))
+                read_back(network, new, tensors_of(network))
                 found = evaluate(network, self.run.val_batches, self.run.objective)
         return Level(size, self.hooks.changed, found, (taken(self.run, self.hooks), self.is_fixed))
 

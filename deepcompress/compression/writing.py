@@ -110,8 +110,7 @@ class Delivery:
         for name, value in tensors_of(self.model, keep_vars=True).items():
             if name in self.state and value.shape != self.state[name].shape:  # a buffer for other samples
                 value.data = self.state[name].detach().clone()
-        most = 2 * sum(value.nbytes for value in self.state.values())  # float64 in the file is float32 here
-        fill_from(self.model, path, most)
+        read_back(self.model, path, self.state)
         breakdown = inspect(path)
         stages.finish("encode", breakdown.file_bytes)
         return Result.of(
@@ -124,6 +123,11 @@ class Delivery:
             unit=stages.task.unit,
             source_bytes=stages.source,
         )
+
+
+def read_back(network: nn.Module, path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a network the tensors of a file that was just made of `state`."""
+    fill_from(network, path, 2 * sum(value.nbytes for value in state.values()))  # float64 may be float32 in `state`
 
 
 def extensions_of(model: nn.Module) -> tuple[Extension, ...]:
