@@ -66,7 +66,7 @@ class Level:
         bytes: of the update.
         changed: weights that have another value than in the base.
         found: what validation data said of the network, reloaded from the file; None where there is none.
-        state: the network, and its weights behind the shared values, to go back to.
+        state: the network, and its weights behind the shared values, to go back to; None if that was given up.
     """
 
     bytes: int
