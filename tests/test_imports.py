@@ -47,7 +47,19 @@ ORDER = [
 
 # Folders, from the bottom up: the same rule inside of each.
 INSIDE = {
-    "recipe": ["kinds", "setting", "rules", "method", "stages", "ways", "effects", "conflicts", "smallest", "tables"],
+    "recipe": [
+        "kinds",
+        "setting",
+        "rules",
+        "method",
+        "stages",
+        "ways",
+        "effects",
+        "conflicts",
+        "uses",
+        "smallest",
+        "tables",
+    ],
     "checkpoint": [
         "stored",
         "found",

@@ -17,8 +17,8 @@ from deepcompress.cli.masking import MaskFiles
 from deepcompress.cli.onnx import is_onnx, refuse_options, runs_as_onnx
 from deepcompress.cli.settings import build_budgeted, flag_of
 from deepcompress.recipe import SETTINGS, Recipe, chosen, read_toml
-from deepcompress.recipe.conflicts import check_graph
 from deepcompress.recipe.effects import BESIDE_BASE
+from deepcompress.recipe.uses import check_graph
 
 if TYPE_CHECKING:
     import torch

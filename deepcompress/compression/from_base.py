@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,7 @@ class FromBase:
 
     def _add_level(self) -> Level:
         level = self.revision.level()
-        self.levels.append(level)
+        self.levels.append(replace(level, state=None))  # states that nothing goes back to need not stay in memory
         if level.found is not None and self.budget is not None:
             shown = self.budget.task.says(level.found.value)
             self.job.run.watch.message(

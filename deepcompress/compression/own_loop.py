@@ -27,7 +27,7 @@ from deepcompress.quantize.sharing import Codebook, TuningHooks, finish, still_k
 from deepcompress.quantize.steps import TuningSteps
 from deepcompress.reading.loader import fill_from, names_in
 from deepcompress.recipe import Recipe
-from deepcompress.recipe.conflicts import check_own_loop
+from deepcompress.recipe.uses import check_own_loop
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
 from deepcompress.training.progress import Progress

@@ -28,6 +28,7 @@ from deepcompress.compression.writing import (
     finish_small,
     kept_of,
     layers_of,
+    read_back,
     refresh,
 )
 from deepcompress.files import check_writable
@@ -44,14 +45,8 @@ from deepcompress.prune.masks import Masks
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict, names_in
 from deepcompress.recipe import Fraction, Recipe, Size
-from deepcompress.recipe.conflicts import (
-    check_data,
-    check_drop,
-    check_rounding,
-    check_sharing,
-    check_spread,
-    for_samples,
-)
+from deepcompress.recipe.conflicts import for_samples
+from deepcompress.recipe.uses import check_data, check_drop, check_rounding, check_sharing, check_spread
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
@@ -348,7 +343,7 @@ def _rounded(order: _Order, work: nn.Module, state: dict[str, torch.Tensor], tas
     )
     if budget is None:
         return result
-    fill_from(work, order.path, 2 * sum(value.nbytes for value in state.values()))
+    read_back(work, order.path, state)
     return result.measured(budget.before, budget.measure(work), budget.task)
 
 

@@ -18,15 +18,14 @@ from deepcompress.layers import live_tensors, tensors_of
 from deepcompress.networks.batchnorm import let_train
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import Batches, count_samples, in_float32, predict, to_device
-from deepcompress.prune.hooks import MaskHooks
 from deepcompress.prune.masks import Masks, keep_mask
-from deepcompress.prune.stage import make_optimizer
+from deepcompress.prune.stage import retrain_under
 from deepcompress.recipe import SMALLEST, Recipe
 from deepcompress.training import distributed
 from deepcompress.training.journal import recording
 from deepcompress.training.loop import count_batches
 from deepcompress.training.objective import task_of
-from deepcompress.training.retraining import Run, retrain
+from deepcompress.training.retraining import Run
 from deepcompress.training.snapshot import chance_kept
 from deepcompress.training.tasks import CLASSIFICATION
 
@@ -43,7 +42,7 @@ def suited(run: Run) -> Recipe:
     is left as it is, and so are the random numbers to come.
     """
     free = _free(run.recipe)
-    if run.batches is None or not free or _is_known(run):
+    if run.batches is None or not run.recipe.retrain or not free or _is_known(run):
         return run.recipe
     with chance_kept(next(run.model.parameters()).device, run.batches), recording(None):
         factor = _largest(run)
@@ -97,8 +96,7 @@ def _largest(run: Run) -> float:
 @torch.no_grad()
 def _damage(model: nn.Module, run: Run) -> Masks:
     """Prune each layer in place by the sizes of its weights: what is trained on is damaged, too."""
-    tensors, part = live_tensors(model, tensors_of(model)), max(run.recipe.prune, DAMAGE)
-    weights = {name: tensors[name] for name in run.weights}
+    weights, part = _weights(model, run), max(run.recipe.prune, DAMAGE)
     masks = Masks(
         {name: keep_mask(weight.detach().abs(), int(part * (weight.numel() - 1))) for name, weight in weights.items()}
     )
@@ -109,20 +107,19 @@ def _damage(model: nn.Module, run: Run) -> Masks:
 def _tried(pruned: nn.Module, run: Run, some: Batches, masks: Masks, factor: float, epochs: int) -> float:
     """The loss of a copy after a trial; infinite where it is no longer a number."""
     twin = copied(pruned)
-    tensors = live_tensors(twin, tensors_of(twin))
-    weights = {name: tensors[name] for name in run.weights}
     rate = (run.recipe.lr if run.recipe.epochs else run.recipe.finetune_lr) * factor
-    recipe = run.recipe.changed(
-        epochs=max(run.recipe.epochs, 1), lr=rate, lr_schedule="constant", warmup=None, regrow="none"
-    )
-    hooks = MaskHooks(twin, weights, recipe)
-    hooks.take(masks)
-    trial = Run(twin, weights, some, recipe, objective=run.objective)
+    recipe = run.recipe.changed(epochs=epochs, lr=rate, lr_schedule="constant", warmup=None, regrow="none")
     try:
-        retrain(trial, make_optimizer(twin, recipe), epochs, "prune", hooks)
+        retrain_under(Run(twin, _weights(twin, run), some, recipe, objective=run.objective), masks)
     except DivergedError:
         return math.inf
     return _loss(twin, run, some)
+
+
+def _weights(model: nn.Module, run: Run) -> dict[str, torch.Tensor]:
+    """Those of a copy of the network."""
+    tensors = live_tensors(model, tensors_of(model))
+    return {name: tensors[name] for name in run.weights}
 
 
 def _loss(model: nn.Module, run: Run, some: Batches) -> float:

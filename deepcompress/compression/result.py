@@ -29,6 +29,11 @@ class StageResult:
     loss: float | None = None
     metric: float | None = None
 
+    def measured(self, found: Evaluation) -> StageResult:
+        """With what was measured then; what is not finite is None."""
+        loss, value = (each if math.isfinite(each) else None for each in (found.loss, found.value))
+        return replace(self, accuracy=found.accuracy, loss=loss, metric=value)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -115,7 +120,7 @@ class Result:
 
     def measured(self, before: Evaluation, after: Evaluation, task: Task) -> Result:
         """With what was measured of the dense network and of the file's, in the first and the last stage."""
-        first, last = _with_facts(self.stages[0], before), _with_facts(self.stages[-1], after)
+        first, last = self.stages[0].measured(before), self.stages[-1].measured(after)
         return replace(
             self,
             stages=[first, *self.stages[1:-1], last],
@@ -132,11 +137,6 @@ class Result:
         for stage in plain["stages"]:
             stage["source_ratio"] = None if self.source_bytes is None else self.source_bytes / stage["bytes"]
         return {**plain, "source_ratio": self.source_ratio, "value": self.metric_after}
-
-
-def _with_facts(stage: StageResult, found: Evaluation) -> StageResult:
-    loss, value = (each if math.isfinite(each) else None for each in (found.loss, found.value))
-    return replace(stage, accuracy=found.accuracy, loss=loss, metric=value)
 
 
 def kept_line(kept: dict[str, float], sparsity: float) -> str:

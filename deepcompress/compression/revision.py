@@ -13,14 +13,16 @@ import torch
 
 from deepcompress.compression.from_file import still_shared
 from deepcompress.compression.stages import Job
+from deepcompress.compression.writing import read_back
 from deepcompress.networks.copies import copied
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook, finish, share
 from deepcompress.quantize.sticky import StickyHooks
-from deepcompress.reading.loader import fill_from
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.retraining import retrain
-from deepcompress.training.snapshot import fill_tensors, tensors_of
+from deepcompress.training.rollback import taken
+from deepcompress.training.snapshot import put_back_learned
+from deepcompress.training.snapshot import tensors_of
 from deepcompress.updates.differences import ordered, unordered
 from deepcompress.updates.update import diff
 
@@ -65,7 +67,7 @@ class Level:
         bytes: of the update.
         changed: weights that have another value than in the base.
         found: what validation data said of the network, reloaded from the file; None where there is none.
-        state: the network, and its weights behind the shared values, to go back to.
+        state: the network, and its weights behind the shared values, to go back to; None if that was given up.
     """
 
     bytes: int
@@ -195,16 +197,14 @@ class Revision:
             size, found = self.bytes_to(new), None
             if self.run.val_batches is not None:
                 network = copied(self.run.model)
-                fill_from(network, new, 2 * sum(value.nbytes for value in tensors_of(network).values()))
+                read_back(network, new, tensors_of(network))
                 found = evaluate(network, self.run.val_batches, self.run.objective)
-        model = {name: value.detach().clone() for name, value in tensors_of(self.run.model).items()}
-        state = (model, self.hooks.symbols, self.hooks.latents, self.is_fixed)
-        return Level(size, self.hooks.changed, found, state)
+        return Level(size, self.hooks.changed, found, (taken(self.run, self.hooks), self.is_fixed))
 
     def go_back(self, level: Level) -> None:
         """Be again as at a former level."""
-        model, self.hooks.symbols, self.hooks.latents, self.is_fixed = level.state
-        fill_tensors(self.run.model, model)
+        state, self.is_fixed = level.state
+        put_back_learned(self.run.model, self.hooks, state)
 
     @property
     def _small_elements(self) -> int:

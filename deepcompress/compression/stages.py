@@ -29,7 +29,7 @@ from deepcompress.quantize.lc import learn_and_compress
 from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
 from deepcompress.quantize.straight_through import train_straight_through
 from deepcompress.recipe import Circular, Gap, Rewind
-from deepcompress.recipe.conflicts import check_masks
+from deepcompress.recipe.uses import check_masks
 from deepcompress.training.loop import count_batches
 from deepcompress.training.retraining import Run
 
@@ -118,6 +118,11 @@ class ByFraction:
         self.codebooks = self.job.shared(run.weights)
         if run.recipe.rate:
             self.masks = still_kept(self.masks, self.codebooks, run.weights)
+        self._tune()
+
+    def _tune(self) -> None:
+        """Tune the shared values, if there is data, and round them as the file has them."""
+        run = self.job.run
         if run.batches is not None:
             tune(run, self.masks, self.codebooks)
         finish(self.codebooks, run.weights, run.recipe)
@@ -143,12 +148,10 @@ class ByMethod(ByFraction):
 
     def share(self) -> None:
         """Tuning of the shared values, or all of stage 2 where the method shares none."""
-        run = self.job.run
-        if not self.codebooks:
+        if self.codebooks:
+            self._tune()
+        else:
             super().share()
-            return
-        tune(run, self.masks, self.codebooks)
-        finish(self.codebooks, run.weights, run.recipe)
 
 
 def prune_by_recipe(job: Job, masks: Masks) -> tuple[Masks, list[str]]:
@@ -249,7 +252,7 @@ class BySize:
 
     def _without_dead(self, masks: Masks) -> Masks:
         try:
-            return without_dead(masks, self._links, worth=self._worth())
+            return without_dead(masks, self._links, worth=self._worth)
         except PruneError as error:
             raise RecipeError(f"target_size is {self.target} bytes, too few for this network: {error}") from None
 

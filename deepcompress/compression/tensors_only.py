@@ -29,7 +29,7 @@ from deepcompress.files import check_writable
 from deepcompress.layers import scales_line
 from deepcompress.prune.masks import share_out
 from deepcompress.recipe import Recipe
-from deepcompress.recipe.conflicts import check_tensors_only
+from deepcompress.recipe.uses import check_tensors_only
 from deepcompress.training.progress import Progress
 
 _UNTUNED = 0.97  # of a target_size: the rest is for what tuning adds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,20 +77,22 @@ class Delivery:
 
     def drafted(self, codebooks: Sequence[Codebook], former: Sequence[Codebook] = ()) -> bytes:
         """The file as it would be if this were the end, with all that is left to do done to a copy of the network."""
-        twin = copied(self.model)
-        state = contiguous_state(twin)
-        vectors = finish_small(twin, state, self.recipe, former)
-        return replace(self, model=twin, state=state).packed([*codebooks, *vectors])
+        done, vectors = self._finished(former)
+        return done.packed([*codebooks, *vectors])
 
     def fixed_bytes(self) -> int:
         """Bytes of the file if the layers took none."""
-        bare = copied(self.model)
-        state = contiguous_state(bare)
-        layers = compressible(state, self.recipe, buffers_of(bare))
-        vectors = finish_small(bare, state, self.recipe)
-        for layer in layers:
-            state[layer.name].zero_()
-        return len(replace(self, model=bare, state=state, layers=layers).packed(vectors))
+        bare, vectors = self._finished()
+        for layer in bare.layers:
+            bare.state[layer.name].zero_()
+        return len(bare.packed(vectors))
+
+    def _finished(self, former: Sequence[Codebook] = ()) -> tuple[Delivery, list[Codebook]]:
+        """A delivery of a copy of the network, of which all but the layers is finished, and the vectors' codebooks."""
+        twin = copied(self.model)
+        state = contiguous_state(twin)
+        vectors = finish_small(twin, state, self.recipe, former)
+        return replace(self, model=twin, state=state), vectors
 
     def write(
         self, path: Path, codebooks: Sequence[Codebook], masks: Masks, stages: Stages, held: Sequence[str] = ()
@@ -109,8 +110,7 @@ class Delivery:
         for name, value in tensors_of(self.model, keep_vars=True).items():
             if name in self.state and value.shape != self.state[name].shape:  # a buffer for other samples
                 value.data = self.state[name].detach().clone()
-        most = 2 * sum(value.nbytes for value in self.state.values())  # float64 in the file is float32 here
-        fill_from(self.model, path, most)
+        read_back(self.model, path, self.state)
         breakdown = inspect(path)
         stages.finish("encode", breakdown.file_bytes)
         return Result.of(
@@ -123,6 +123,11 @@ class Delivery:
             unit=stages.task.unit,
             source_bytes=stages.source,
         )
+
+
+def read_back(network: nn.Module, path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a network the tensors of a file that was just made of `state`."""
+    fill_from(network, path, 2 * sum(value.nbytes for value in state.values()))  # float64 may be float32 in `state`
 
 
 def extensions_of(model: nn.Module) -> tuple[Extension, ...]:
@@ -165,14 +170,10 @@ class Stages:
         found = self.measured()
         now = clock()
         seconds, self._since = round(now - self._since, 3), now
-        ratio = self.dense / size
-        if found is None:
-            self.results.append(StageResult(stage, size, ratio, None, seconds))
-            return
-        if not self.results and self.task.is_own:
+        if found is not None and not self.results and self.task.is_own:
             check_measured(found.value, self.task)
-        loss, value = (each if math.isfinite(each) else None for each in (found.loss, found.value))
-        self.results.append(StageResult(stage, size, ratio, found.accuracy, seconds, loss, value))
+        result = StageResult(stage, size, self.dense / size, None, seconds)
+        self.results.append(result if found is None else result.measured(found))
 
 
 def contiguous_state(work: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from deepcompress.compression.tensors_only import compress_state
 from deepcompress.graphs.model import OnnxModel
 from deepcompress.graphs.roles import weights_of
 from deepcompress.recipe import Recipe
-from deepcompress.recipe.conflicts import check_graph
+from deepcompress.recipe.uses import check_graph
 from deepcompress.training.progress import Progress
 
 _SAID = 3  # names in a sentence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -184,10 +184,7 @@ def masks_by(
         for name in decision.floored:
             watch.message(f"{name} would have been emptied: it keeps its one most salient weight")
         keep = {name: mask & evidence.masks.keep[name] for name, mask in decision.masks.keep.items()}
-        worth = {
-            name: score.abs().masked_fill(~evidence.masks.keep[name], -1) for name, score in verdict.scores.items()
-        }
-        masks = without_dead(Masks({**keep, **(held or {})}), links, watch, worth=worth)
+        masks = without_dead(Masks({**keep, **(held or {})}), links, watch, worth=lambda: _worth(verdict, evidence))
     else:
         found = cut_units(
             verdict.scores, evidence.groups, evidence.masks, evidence.recipe, step, criterion.scope, held or {}
@@ -199,16 +196,22 @@ def masks_by(
     return masks
 
 
+def _worth(verdict: Verdict, evidence: Evidence) -> dict[str, torch.Tensor]:
+    """What the criterion says that weights are worth; negative where they are pruned."""
+    return {name: score.abs().masked_fill(~evidence.masks.keep[name], -1) for name, score in verdict.scores.items()}
+
+
 def without_dead(
     masks: Masks,
     links: list[Connection],
     watch: Progress | None = None,
     empty: Collection[str] = (),
-    worth: Mapping[str, torch.Tensor] | None = None,
+    worth: Callable[[], Mapping[str, torch.Tensor]] | None = None,
 ) -> Masks:
     """Without the connections of dead neurons.
 
-    Where that would empty layers, a path through them stays, by what weights are `worth` (see `lifelines.with_paths`).
+    Where that would empty layers, a path through them stays, by what `worth` says that weights are worth (see
+    `lifelines.with_paths`). Only then is it asked.
 
     Raises:
         PruneError: nothing is left of a layer that is none of `empty`.
@@ -217,7 +220,7 @@ def without_dead(
     masks, lost = remove_dead(given, links)
     cut_off = [name for name in masks.keep if name not in empty and not masks.kept(name) and given.kept(name)]
     if cut_off and worth is not None:
-        masks, lost = remove_dead(with_paths(given, cut_off, worth, links), links)
+        masks, lost = remove_dead(with_paths(given, cut_off, worth(), links), links)
         watch.message(f"{', '.join(cut_off)} would have been cut off: one path of weights through them stays")
     if lost:
         watch.message(f"{lost} connections of neurons without input or output were removed")

@@ -53,13 +53,13 @@ def sides(values: Array, step: float, k: int, limit: float) -> tuple[int, int]:
     most = max(np.floor(limit / step), 1)
     below = int(min(max(np.rint(-low / step), low < 0), most))
     above = int(min(max(np.rint(high / step), high > 0), most))
-    if below + above > k == 1:
+    if below + above <= k:
+        return below, above
+    if k == 1:
         return (1, 0) if -low > high else (0, 1)
-    if below + above > k:
-        share = round(k * below / (below + above))
-        below = int(np.clip(share, min(below, 1, k - 1), k - min(above, 1)))
-        above = k - below
-    return below, above
+    share = round(k * below / (below + above))
+    below = int(np.clip(share, min(below, 1), k - min(above, 1)))
+    return below, k - below
 
 
 def fit_step(

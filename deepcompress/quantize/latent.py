@@ -19,8 +19,8 @@ from deepcompress.prune.costs import total_bits
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook, Grid, Member, scatter
 from deepcompress.training.loop import Hooks
-from deepcompress.training.retraining import Run, retrain
-from deepcompress.training.rollback import undone_if_worse
+from deepcompress.training.retraining import Run
+from deepcompress.training.rollback import fine_tune
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -183,7 +183,7 @@ class FittingHooks(LatentHooks):
 def train_shared(run: Run, hooks: LatentHooks, fitted: Callable[[], object] = lambda: None) -> list[Codebook]:
     """Trained quantization with `hooks` for `recipe.finetune_epochs`, in place; returns the codebooks as they end.
 
-    Where that makes the network worse on validation data than it was, once that is `fitted`, it is undone.
+    It is undone where it harms, once the network before is `fitted`: see `rollback.fine_tune`.
     """
     recipe = run.recipe
     if recipe.finetune_epochs:
@@ -191,8 +191,5 @@ def train_shared(run: Run, hooks: LatentHooks, fitted: Callable[[], object] = la
             {"params": list(run.model.parameters()), "weight_decay": recipe.weight_decay},
             {"params": [book.parameter for book in hooks.codebooks]},
         ]
-        optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)
-        undone_if_worse(
-            run, hooks, "quantize", lambda: retrain(run, optimizer, recipe.finetune_epochs, "quantize", hooks), fitted
-        )
+        fine_tune(run, hooks, groups, fitted)
     return hooks.codebooks

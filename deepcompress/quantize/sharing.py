@@ -18,8 +18,8 @@ from deepcompress.quantize.kmeans import assign
 from deepcompress.quantize.rate import Part
 from deepcompress.recipe import Recipe
 from deepcompress.training.loop import Hooks
-from deepcompress.training.retraining import Run, retrain
-from deepcompress.training.rollback import undone_if_worse
+from deepcompress.training.retraining import Run
+from deepcompress.training.rollback import fine_tune
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Weights = Mapping[str, torch.Tensor]
@@ -282,7 +282,7 @@ def finish(codebooks: Sequence[Codebook], weights: Weights, recipe: Recipe) -> N
 def tune(run: Run, masks: Masks, codebooks: list[Codebook]) -> None:
     """Fine-tune the centroids, and all parameters that are not shared, with the assignments fixed, in place.
 
-    Where that makes the network worse on validation data, it is undone (`training.rollback`).
+    It is undone where it harms: see `rollback.fine_tune`.
     """
     recipe = run.recipe
     if recipe.finetune_epochs == 0 or not codebooks:
@@ -295,6 +295,4 @@ def tune(run: Run, masks: Masks, codebooks: list[Codebook]) -> None:
         {"params": [codebook.parameter for codebook in codebooks]},
         {"params": free, "weight_decay": decay},
     ]
-    optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)
-    hooks = TuningHooks(codebooks, run.weights, masks, decay)
-    undone_if_worse(run, hooks, "quantize", lambda: retrain(run, optimizer, recipe.finetune_epochs, "quantize", hooks))
+    fine_tune(run, TuningHooks(codebooks, run.weights, masks, decay), groups)

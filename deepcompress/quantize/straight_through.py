@@ -37,7 +37,7 @@ class StraightThroughHooks(LatentHooks):
         """`weights` as they are before sharing: those are the first latent weights."""
         self.dense = {name: weight.detach().clone() for name, weight in weights.items()}
         self.losses = losses
-        super().__init__(codebooks, weights, self._largest())
+        super().__init__(codebooks, weights, largest(self.dense, losses))
         self._choose()
 
     def after_backward(self) -> None:
@@ -53,12 +53,9 @@ class StraightThroughHooks(LatentHooks):
         self.dense = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self._choose()
 
-    def _largest(self) -> Masks:
-        return Masks({name: keep_mask(latent, self.losses[name]) for name, latent in self.dense.items()})
-
     @torch.no_grad()
     def _choose(self) -> None:
-        self.masks = self._largest()
+        self.masks = largest(self.dense, self.losses)
         self.masks.apply(self.weights)
         self.latents = []
         for at, book in enumerate(self.codebooks):
@@ -72,6 +69,11 @@ class StraightThroughHooks(LatentHooks):
         self._assign()
 
 
+def largest(weights: Weights, losses: Mapping[str, int]) -> Masks:
+    """Masks that take from each layer so many weights, the smallest."""
+    return Masks({name: keep_mask(weight, losses[name]) for name, weight in weights.items()})
+
+
 def train_straight_through(run: Run, layers: Sequence[Layer]) -> tuple[Masks, list[Codebook]]:
     """Train `run.model` for `recipe.epochs` with shared values, in place; what is kept in the end, and the values.
 
@@ -83,7 +85,7 @@ def train_straight_through(run: Run, layers: Sequence[Layer]) -> tuple[Masks, li
     recipe, weights = run.recipe, run.weights
     losses, _ = share_out({name: profile(weight) for name, weight in weights.items()}, recipe)
     shared = {name: weight.detach().clone() for name, weight in weights.items()}
-    Masks({name: keep_mask(weight, losses[name]) for name, weight in shared.items()}).apply(shared)
+    largest(shared, losses).apply(shared)
     hooks = StraightThroughHooks(share(shared, list(layers), recipe), weights, losses)
     optimizer = make_optimizer(run.model, recipe)
     values: dict[str, Any] = {"params": [book.parameter for book in hooks.codebooks], "weight_decay": 0.0}

@@ -1,7 +1,8 @@
 """Every setting of the pipeline in one frozen object, to and from TOML.
 
-`stages` has the settings, each written once; `ways` the alternatives as types, `conflicts` what excludes what, `rules`
-the settings of single layers. Command line, TOML and documents follow from the fields.
+`stages` has the settings, each written once; `ways` the alternatives as types, `conflicts` what excludes what, `uses`
+what does not go with a use, `rules` the settings of single layers. Command line, TOML and documents follow from the
+fields.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
 from deepcompress.prune.stage import prune_by, retrain_under
 from deepcompress.recipe import LayerRule, Recipe, pattern_hint, stages
-from deepcompress.recipe.conflicts import check_stages
+from deepcompress.recipe.uses import check_stages
 from deepcompress.studies.points import ForPoint, pareto
 from deepcompress.studies.sensitivity import ascending
 from deepcompress.training.data import DataSet

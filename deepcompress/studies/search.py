@@ -26,7 +26,7 @@ from deepcompress.networks.parametrized import plain
 from deepcompress.networks.precision import given_bytes
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.recipe import Recipe, check_number
-from deepcompress.recipe.conflicts import check_sizes
+from deepcompress.recipe.uses import check_sizes
 from deepcompress.studies.budget import Rule
 from deepcompress.studies.points import (
     ForPoint,

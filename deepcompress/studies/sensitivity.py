@@ -19,7 +19,7 @@ from deepcompress.prune.criteria.base import Evidence
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune, prune_and_retrain
 from deepcompress.recipe import LayerRule, Recipe
-from deepcompress.recipe.conflicts import check_stages
+from deepcompress.recipe.uses import check_stages
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
 from deepcompress.training.evaluation import evaluate

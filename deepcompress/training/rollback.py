@@ -6,13 +6,28 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from deepcompress.errors import DivergedError
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.loop import Hooks
 from deepcompress.training.objective import task_of
-from deepcompress.training.retraining import Run
+from deepcompress.training.retraining import Run, retrain
 from deepcompress.training.snapshot import chance_kept, promises, put_back_learned, take, tensors_of
 from deepcompress.training.tasks import Task
+
+
+def fine_tune(
+    run: Run, hooks: Hooks, groups: list[dict[str, Any]], fitted: Callable[[], object] = lambda: None
+) -> None:
+    """Train `groups` of parameters for `recipe.finetune_epochs`, in place, unless that is `undone_if_worse`."""
+    recipe = run.recipe
+    optimizer = torch.optim.SGD(groups, lr=recipe.finetune_lr, momentum=0.9, nesterov=True)
+
+    def train() -> None:
+        retrain(run, optimizer, recipe.finetune_epochs, "quantize", hooks)
+
+    undone_if_worse(run, hooks, "quantize", train, fitted)
 
 
 def undone_if_worse(
@@ -34,7 +49,7 @@ def undone_if_worse(
     if not promises(hooks):
         train()
         return
-    before, first = _taken(run, hooks), _measured(run)
+    before, first = taken(run, hooks), _measured(run)
     try:
         train()
     except DivergedError as error:
@@ -45,7 +60,7 @@ def undone_if_worse(
     last, task = _measured(run), task_of(run.objective)
     if first is None or last is None or not is_worse(last, first, task):
         return
-    trained = _taken(run, hooks)
+    trained = taken(run, hooks)
     put_back_learned(run.model, hooks, before)
     fitted()
     again = _measured(run)
@@ -70,6 +85,7 @@ def _measured(run: Run) -> Evaluation | None:
         return evaluate(run.model, run.val_batches, run.objective)
 
 
-def _taken(run: Run, hooks: Hooks) -> Any:
+def taken(run: Run, hooks: Hooks) -> Any:
+    """A copy of what training changes in the network and in `hooks`, for `put_back_learned`."""
     model = {name: value.detach() for name, value in tensors_of(run.model).items()}
     return copy.deepcopy({"model": model, "hooks": take(hooks)})

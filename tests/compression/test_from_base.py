@@ -101,6 +101,9 @@ def test_validation_data_says_how_few_weights_change(files, second, tmp_path):
     assert result.update["bytes"] == update_of(old, based, tmp_path) == min(kept)
     assert result.loss_after <= (1 + TOLERANCE) * lowest
     assert min(kept) < update_of(old, whole, tmp_path)
+    assert result.update["changed"] == sum(int((then != now).sum()) for then, now in values_in(old, based))
+    density = {name: float((value != 0).float().mean()) for name, value in values_of(based).items()}
+    assert result.kept == pytest.approx(density)
 
 
 def test_the_update_is_the_smallest_that_loses_no_more_points(files, second, tmp_path):
