@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import needs_node
+from ccompiler import READER, build, needs_cc
 
 from deepcompress.coding.bits import varint
 from deepcompress.compression.tensors_only import compress_state
@@ -24,7 +26,8 @@ from deepcompress.updates.container import UpdateFile
 from deepcompress.updates.update import diff, patch
 
 ROOT = Path(__file__).parents[2]
-SUITE, C, JS = ROOT / "conformance", ROOT / "readers" / "c", ROOT / "readers" / "js"
+SUITE, JS = ROOT / "conformance", ROOT / "readers" / "js"
+APPLY = ("update.c", "apply.c")
 GOLDEN = ROOT / "tests" / "golden" / "updates"
 sys.path[:0] = [str(SUITE)]
 generator, run_updates = importlib.import_module("updates"), importlib.import_module("run_updates")
@@ -33,18 +36,7 @@ INVALID = SUITE / "updates" / "invalid"
 SECTIONS = json.loads((INVALID / "sections.json").read_text(encoding="utf-8"))
 NEITHER = "it does not give the file that it names"  # all that is wrong is the file that comes out
 
-CC = shutil.which("cc")
-SWITCHES = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 SANITIZERS = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-needs_cc = pytest.mark.skipif(CC is None, reason="there is no C compiler")
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
-
-
-def build(folder, name, *switches, sources=(C / "update.c", C / "apply.c")):
-    assert CC is not None
-    program = folder / name
-    subprocess.run([CC, *SWITCHES, *switches, "-I", C, "-o", program, *sources], check=True)
-    return program
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +44,9 @@ def programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("update")
     small = ["-DDC_SMALL=1", "-DDC_TEXTS=1"]
     return {
-        "all": build(folder, "all", *SANITIZERS),
-        "small": build(folder, "small", *small),
-        "huffman": build(folder, "huffman", *small, "-DDC_ADAPTIVE=0", "-DDC_RANS=0"),
+        "all": build(folder, "all", *SANITIZERS, sources=APPLY),
+        "small": build(folder, "small", *small, sources=APPLY),
+        "huffman": build(folder, "huffman", *small, "-DDC_ADAPTIVE=0", "-DDC_RANS=0", sources=APPLY),
     }
 
 
@@ -237,7 +229,7 @@ def test_memory_is_what_the_documentation_says(programs, tmp_path):
     )
     assert (tmp_path / "made").read_bytes() == new.read_bytes()
     used = int(re.search(r"with (\d+) bytes of memory", done.stderr)[1])
-    (said,) = re.findall(r"LeNet-300-100.*\| ([\d,]+) bytes \|", (C / "README.md").read_text(encoding="utf-8"))
+    (said,) = re.findall(r"LeNet-300-100.*\| ([\d,]+) bytes \|", (READER / "README.md").read_text(encoding="utf-8"))
     assert used <= int(said.replace(",", "")) < 140_000
 
 
@@ -337,7 +329,7 @@ int main(int count, char **paths) {{
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory):
     folder = tmp_path_factory.mktemp("harness")
-    (folder / "harness.c").write_text(HARNESS.format(source=C / "fuzz_update.c"))
+    (folder / "harness.c").write_text(HARNESS.format(source=READER / "fuzz_update.c"))
     return build(folder, "harness", *SANITIZERS, sources=(folder / "harness.c",))
 
 
