@@ -32,12 +32,12 @@ class Answer:
 Decoder = Callable[[Path], Answer]
 
 
-def by_command(command: Sequence[str], timeout: float) -> Decoder:
-    """A decoder that is a program, called with the path of a file behind its own arguments."""
+def by_command(command: Sequence[str], timeout: float) -> Callable[..., Answer]:
+    """What a program answers that is called with paths of files behind its own arguments: a decoder, with one path."""
 
-    def decode(path: Path) -> Answer:
+    def decode(*paths: Path) -> Answer:
         try:
-            done = subprocess.run([*command, str(path)], capture_output=True, check=False, timeout=timeout)
+            done = subprocess.run([*command, *map(str, paths)], capture_output=True, check=False, timeout=timeout)
         except subprocess.TimeoutExpired:
             return Answer(-1, "", f"no answer within {timeout:g} seconds")
         return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
@@ -159,9 +159,9 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["(nothing on stderr)"])[-1][:300]
 
 
-def cases(folder: Path, pattern: str = "") -> list[Path]:
+def cases(folder: Path, pattern: str = "", ending: str = ".dc") -> list[Path]:
     """The files of a suite whose names contain `pattern`, valid ones first."""
-    found = [*sorted((folder / "valid").glob("*.dc")), *sorted((folder / "invalid").glob("*.dc"))]
+    found = [path for group in ("valid", "invalid") for path in sorted((folder / group).glob(f"*{ending}"))]
     return [path for path in found if pattern in path.stem]
 
 
@@ -170,6 +170,14 @@ def run(paths: Sequence[Path], decode: Decoder, jobs: int = 1, sections: bool = 
     with ThreadPoolExecutor(jobs) as pool:
         answers = pool.map(lambda path: complaint(path, decode, sections), paths)
         return {path: found for path, found in zip(paths, answers, strict=True) if found}
+
+
+def report(wrong: dict[Path, str], count: int, what: str) -> int:
+    """Print the complaints of so many files; the exit code: 0 if there are no complaints, else 1."""
+    for path, found in wrong.items():
+        print(f"{path.parent.name}/{path.name}: {found}")
+    print(f"{count - len(wrong)} of {count} {what} as they should be")
+    return 1 if wrong else 0
 
 
 def main() -> int:
@@ -200,10 +208,7 @@ def main() -> int:
             wrong = run(paths, decode, arguments.jobs, arguments.sections)
     except OSError as error:
         parser.error(f"{error.filename or arguments.command[0]}: {error.strerror}")
-    for path, found in wrong.items():
-        print(f"{path.parent.name}/{path.name}: {found}")
-    print(f"{len(paths) - len(wrong)} of {len(paths)} files as they should be")
-    return 1 if wrong else 0
+    return report(wrong, len(paths), "files")
 
 
 if __name__ == "__main__":

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from run import Answer, by_command, cases, report
+
 HERE = Path(__file__).resolve().parent / "updates"
-Apply = Callable[[Path, Path, Path], tuple[int, str]]
+Apply = Callable[[Path, Path, Path], Answer]  # of old file, update, and the path of the new file
 
 
-def by_command(command: Sequence[str], timeout: float = 60) -> Apply:
-    """A program that is called with old file, update, and the path of the new file; its exit code, and its stderr."""
-
-    def apply(old: Path, update: Path, new: Path) -> tuple[int, str]:
-        paths = [str(path) for path in (old, update, new)]
-        done = subprocess.run([*command, *paths], capture_output=True, check=False, timeout=timeout)
-        return done.returncode, done.stderr.decode(errors="replace")
-
-    return apply
-
-
-def updates(folder: Path = HERE, pattern: str = "") -> list[Path]:
+def updates(pattern: str = "") -> list[Path]:
     """The updates whose names contain `pattern`, valid ones first."""
-    found = [*sorted((folder / "valid").glob("*.dcp")), *sorted((folder / "invalid").glob("*.dcp"))]
-    return [path for path in found if pattern in path.stem]
+    return cases(HERE, pattern, ".dcp")
 
 
 def complaint(path: Path, apply: Apply) -> str:
@@ -38,42 +27,40 @@ def complaint(path: Path, apply: Apply) -> str:
     before = old.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder) / "new.dc"
-        code, error = apply(old, path, new)
+        answer = apply(old, path, new)
+        said = answer.err.strip()
         if old.read_bytes() != before:
             return "the old file is not what it was"
         left = [each.name for each in Path(folder).iterdir()]
         if is_valid:
-            if code != 0 or left != ["new.dc"]:
-                return (
-                    f"it is valid, but the exit code is {code}, and there are the files {left}: {error.strip()[-300:]}"
-                )
+            if answer.code != 0 or left != ["new.dc"]:
+                return f"it is valid, but the exit code is {answer.code}, and there are the files {left}: {said[-300:]}"
             digest = hashlib.sha256(new.read_bytes()).digest()[:16]
             return "" if digest == path.read_bytes()[12:28] else "the new file is another than the update names"
-    if code != 1 or left:
-        return f"it must be refused with exit code 1 and no file, not {code} and {left}: {error.strip()[-300:]}"
-    return "" if len(error.strip().splitlines()) == 1 else f"a refusal is one line on stderr: {error.strip()[-300:]}"
+    if answer.code != 1 or left:
+        return f"it must be refused with exit code 1 and no file, not {answer.code} and {left}: {said[-300:]}"
+    return "" if len(said.splitlines()) == 1 else f"a refusal is one line on stderr: {said[-300:]}"
 
 
-def run(paths: Sequence[Path], apply: Apply) -> dict[str, str]:
+def run(paths: Sequence[Path], apply: Apply) -> dict[Path, str]:
     """The complaints of the updates of which there is one."""
-    found = {f"{path.parent.name}/{path.name}": complaint(path, apply) for path in paths}
-    return {name: text for name, text in found.items() if text}
+    return {path: found for path in paths if (found := complaint(path, apply))}
 
 
 def main() -> int:
-    """The command line; 0 if all is as it should be, 1 if not."""
+    """The command line; 0 if all is as it should be, 1 if not, 2 for a wrong call."""
     parser = argparse.ArgumentParser(description=__doc__, usage="%(prog)s [options] -- COMMAND...")
     parser.add_argument("-k", "--match", default="", help="Use only updates whose names contain this text.")
     parser.add_argument("command", nargs="+", help="It is called with OLD.dc UPDATE.dcp NEW.dc.")
     arguments = parser.parse_args()
-    paths = updates(pattern=arguments.match)
+    paths = updates(arguments.match)
     if not paths:
         parser.error(f"{HERE} has no such updates")
-    wrong = run(paths, by_command(arguments.command))
-    for name, text in wrong.items():
-        print(f"{name}: {text}")
-    print(f"{len(paths) - len(wrong)} of {len(paths)} updates as they should be")
-    return 1 if wrong else 0
+    try:
+        wrong = run(paths, by_command(arguments.command, timeout=60))
+    except OSError as error:
+        parser.error(f"{error.filename or arguments.command[0]}: {error.strerror}")
+    return report(wrong, len(paths), "updates")
 
 
 if __name__ == "__main__":

@@ -220,7 +220,7 @@ def update(old: bytes, new: bytes) -> bytes:
         with ModelFile(paths[0]) as before, ModelFile(paths[1]) as after:
             facts = telling.make(before, after, payload)
         write_head(out, hashlib.sha256(old).digest(), hashlib.sha256(new).digest(), Kind.TENSORS)
-        write_facts(out, facts)
+        write_facts(out, facts, payload.tell())
     return out.getvalue() + payload.getvalue()
 
 

@@ -10,25 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from ccompiler import READER, build, needs_cc
 
 import deepcompress as dc
 
 ROOT = Path(__file__).parent.parent
-SUITE, READER, EXAMPLE = ROOT / "conformance", ROOT / "readers" / "c", ROOT / "examples" / "microcontroller"
+SUITE, EXAMPLE = ROOT / "conformance", ROOT / "examples" / "microcontroller"
 sys.path.insert(0, str(SUITE))
 run = importlib.import_module("run")
-CC = shutil.which("cc")
-SWITCHES = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic"]
-
-needs_cc = pytest.mark.skipif(CC is None, reason="there is no C compiler")
-
-
-def build(folder, name, *switches, main="cli.c"):
-    assert CC is not None
-    program = folder / name
-    sources = [READER / "deepcompress.c", READER / main]
-    subprocess.run([CC, *SWITCHES, *switches, "-o", program, *sources], check=True)
-    return program
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +84,8 @@ def test_it_prints_one_tensor(readers):
 @needs_cc
 def test_both_ways_of_reading_agree_on_every_file(tmp_path):
     (tmp_path / "both.c").write_text(BOTH.format(source=READER / "fuzz.c"))
-    sources = [READER / "deepcompress.c", tmp_path / "both.c"]
-    subprocess.run([CC, *SWITCHES, "-I", READER, "-o", tmp_path / "both", *sources], check=True)
-    subprocess.run([tmp_path / "both", *SUITE.glob("*valid/*.dc")], check=True)
+    both = build(tmp_path, "both", sources=("deepcompress.c", tmp_path / "both.c"))
+    subprocess.run([both, *SUITE.glob("*valid/*.dc")], check=True)
 
 
 BOTH = """
@@ -140,10 +128,8 @@ int main(void) {{
 @pytest.mark.parametrize("small", [0, 1])
 def test_the_tables_of_the_model_have_the_checksums_of_the_specification(tmp_path, small):
     (tmp_path / "tables.c").write_text(TABLES.format(source=READER / "deepcompress.c"))
-    subprocess.run(
-        [CC, "-w", f"-DDC_SMALL={small}", "-I", READER, "-o", tmp_path / "t", tmp_path / "tables.c"], check=True
-    )
-    out = subprocess.run([tmp_path / "t"], capture_output=True, text=True, check=True).stdout
+    program = build(tmp_path, "tables", "-w", f"-DDC_SMALL={small}", sources=(tmp_path / "tables.c",))
+    out = subprocess.run([program], capture_output=True, text=True, check=True).stdout
     numbers = [int(number) for number in out.split()]
     squash = b"".join(number.to_bytes(2, "little") for number in numbers[:5761])
     stretch = b"".join(number.to_bytes(2, "little", signed=True) for number in numbers[5761:])

@@ -158,7 +158,7 @@ class _Builder:
         else:
             old = np.frombuffer(before.raw, dtype=book_type(before))
             reader = Reader(self.update.take(book.bytes, "codebook"), "codebook")
-            raw = self._tools.differences(old.itemsize).decode(reader, old, book.shift).tobytes()
+            raw = self._tools.coders.of(old.itemsize).decode(reader, old, book.shift).tobytes()
             reader.end()
         if info.dtype is not before.dtype and book.op is not BookOp.TOLD:
             raise FormatError("its codebook is that of another dtype")
@@ -169,7 +169,7 @@ class _Builder:
         width = min(info.itemsize, max(WIDTHS))
         if not sections.is_exact(info) or old.itemsize != width or old.nbytes != info.nbytes:
             raise FormatError(f"it cannot be told by the elements of {base.name}")
-        coder = self._tools.differences(width)
+        coder = self._tools.coders.of(width)
         reader = Reader(self.update.take(record.bytes, "differences"), "differences")
         before = coder.changed
         new = coder.decode(reader, old, record.shift)

@@ -18,7 +18,7 @@ from deepcompress.container.entries import MAX_HEADER, MAX_LABEL, Entry, Extensi
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import FormatError
 from deepcompress.updates.content import Content
-from deepcompress.updates.differences import WIDTHS, Coders, Differences
+from deepcompress.updates.differences import WIDTHS, Coders
 from deepcompress.updates.records import Book, BookOp
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -27,19 +27,16 @@ LABELS, HEADER = 1, 2  # flags: labels are told, and so are the bytes of the hea
 
 
 class Tools:
-    """What coding and decoding a file's tensors have in common: they learn the same, in the same order."""
+    """What coding and decoding a file's tensors have in common.
+
+    Attributes:
+        coders: of differences; they learn the same both ways, in the same order.
+    """
 
     def __init__(self, old: ModelFile) -> None:
+        """Tools for tensors that are told by those of an old file."""
         self._old = old
-        self._coders = Coders(sum(entry.info.nbytes for entry in old.header.entries if not entry.info.is_shared))
-
-    def differences(self, width: int) -> Differences:
-        """The coder of elements of this width."""
-        return self._coders.of(width)
-
-    def keep(self, coder: Differences) -> None:
-        """Go on with what this coder has learned."""
-        self._coders.keep(coder)
+        self.coders = Coders(sum(entry.info.nbytes for entry in old.header.entries if not entry.info.is_shared))
 
     def elements(self, entry: Entry) -> Array:
         """The elements of an old tensor, unsigned and flat, of 8 bytes at most."""

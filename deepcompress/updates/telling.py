@@ -126,11 +126,11 @@ class _Maker:
                 continue
             if _gives(partial(sections.exact_section, made, values), EncodedTensor(entry.info, section)):
                 shift = shift_of(new, old)
-                coder = self._tools.differences(new.itemsize).copy()
+                coder = self._tools.coders.of(new.itemsize).copy()
                 payload = coder.encode(new, old, shift)
                 if len(payload) >= len(section):
                     return None
-                self._tools.keep(coder)
+                self._tools.coders.keep(coder)
                 changed = (int(np.count_nonzero(new != old)),)
                 number = self._old.number(base.name)
                 record = Record(Op.EXACT, entry.name, number, 1, info, changed=changed, shift=shift, bytes=len(payload))
@@ -158,11 +158,11 @@ def _book(before: Content, after: Content, info: TensorInfo, tools: Tools) -> tu
         return told
     elements, others = (np.frombuffer(raw, dtype=book_type(after)) for raw in (after.raw, before.raw))
     shift = shift_of(elements, others)
-    coder = tools.differences(elements.itemsize).copy()
+    coder = tools.coders.of(elements.itemsize).copy()
     payload = coder.encode(elements, others, shift)
     if len(payload) >= len(after.raw):
         return told
-    tools.keep(coder)
+    tools.coders.keep(coder)
     return Book(BookOp.MOVED, shift=shift, bytes=len(payload)), payload
 
 

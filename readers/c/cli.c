@@ -2,6 +2,7 @@
    deepcompress-read MODEL.dc NAME: the elements of one tensor, one on a line. */
 
 #include "deepcompress.h"
+#include "sha256.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -9,49 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void sha256_block(uint32_t state[8], const uint8_t block[64]) {
-  static const uint32_t k[64] = {
-      0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01,
-      0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc,
-      0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147,
-      0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-      0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08,
-      0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208,
-      0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
-  uint32_t w[64], s[8], one, two;
+static void hash_bytes(const uint8_t *data, size_t count, char hex[2 * SHA256_BYTES + 1]) {
+  uint8_t digest[SHA256_BYTES];
+  sha256 hash;
   int i;
-#define TURN(x, n) ((x) >> (n) | (x) << (32 - (n)))
-  for (i = 0; i < 16; i++) {
-    w[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 | (uint32_t)block[4 * i + 2] << 8 | block[4 * i + 3];
-  }
-  for (; i < 64; i++) {
-    w[i] = w[i - 16] + (TURN(w[i - 15], 7) ^ TURN(w[i - 15], 18) ^ w[i - 15] >> 3) + w[i - 7] +
-           (TURN(w[i - 2], 17) ^ TURN(w[i - 2], 19) ^ w[i - 2] >> 10);
-  }
-  memcpy(s, state, sizeof s);
-  for (i = 0; i < 64; i++) {
-    one = s[7] + (TURN(s[4], 6) ^ TURN(s[4], 11) ^ TURN(s[4], 25)) + ((s[4] & s[5]) ^ (~s[4] & s[6])) + k[i] + w[i];
-    two = (TURN(s[0], 2) ^ TURN(s[0], 13) ^ TURN(s[0], 22)) + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
-    memmove(s + 1, s, 7 * sizeof *s);
-    s[4] += one;
-    s[0] = one + two;
-  }
-#undef TURN
-  for (i = 0; i < 8; i++) state[i] += s[i];
-}
-
-/* FIPS 180-4. */
-static void sha256(const uint8_t *data, size_t count, char hex[65]) {
-  uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-  uint8_t tail[128] = {0};
-  uint64_t bits = (uint64_t)count * 8;
-  size_t rest = count % 64, blocks = rest < 56 ? 1 : 2, i;
-  for (i = 0; i + 64 <= count; i += 64) sha256_block(state, data + i);
-  if (rest) memcpy(tail, data + i, rest);
-  tail[rest] = 0x80;
-  for (i = 0; i < 8; i++) tail[blocks * 64 - 1 - i] = (uint8_t)(bits >> (8 * i));
-  for (i = 0; i < blocks; i++) sha256_block(state, tail + 64 * i);
-  for (i = 0; i < 8; i++) snprintf(hex + 8 * i, 9, "%08x", (unsigned)state[i]);
+  sha256_begin(&hash);
+  sha256_add(&hash, data, count);
+  sha256_end(&hash, digest);
+  for (i = 0; i < SHA256_BYTES; i++) snprintf(hex + 2 * i, 3, "%02x", digest[i]);
 }
 
 static void *give(size_t count) {
@@ -113,11 +79,11 @@ static void print_tensors(const char *path, const dc_file *file) {
   size_t number, k;
   dc_tensor tensor;
   uint8_t *values;
-  char hex[65];
+  char hex[2 * SHA256_BYTES + 1];
   for (number = 0; number < file->count; number++) {
     dc_describe(file, number, &tensor);
     values = decode(path, file, number, &tensor);
-    sha256(values, tensor.count * tensor.size, hex);
+    hash_bytes(values, tensor.count * tensor.size, hex);
     free(values);
     fputs(number ? ", {" : "{", stdout);
     print_text("name", tensor.name, tensor.name_bytes);

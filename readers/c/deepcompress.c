@@ -953,7 +953,8 @@ static size_t stored_block(deflate_bits *from, uint8_t *out, size_t at, size_t c
   return at + length;
 }
 
-/* Inflates exactly `count` bytes, which may refer to others, as if those had come before them: so that there are fewer steps than that, or bytes of input. */
+/* Inflates exactly `count` bytes, so that there are fewer steps than that, or bytes of input. They may refer to the bytes
+   `before`, as if those had come before them. */
 static void inflate_after(input *in, const uint8_t *before, size_t before_bytes, uint8_t *out, size_t count) {
   deflate_code literals, distances;
   deflate_bits from = {NULL, 0, 0};
@@ -1192,11 +1193,14 @@ static int compare_values(const void *context, uint32_t a, uint32_t b) {
   return memcmp(book->entries + a * book->size, book->entries + b * book->size, book->size);
 }
 #else
+INLINED uint64_t load(const uint8_t *at, unsigned width) {
+  uint64_t value = 0;
+  while (width--) value = value << 8 | at[width];
+  return value;
+}
+
 static uint64_t bits_of(const codebook *book, uint32_t number) {
-  uint64_t bits = 0;
-  unsigned k;
-  for (k = book->size; k-- > 0;) bits = bits << 8 | book->entries[(size_t)number * book->size + k];
-  return bits;
+  return load(book->entries + (size_t)number * book->size, book->size);
 }
 
 /* The order of section 11: entries with the sign bit first, in falling magnitude, then the others in rising magnitude. */
@@ -2069,6 +2073,16 @@ static struct trail *trails_for(arena *from, size_t count, input *in) {
 
 #endif
 
+/* Memory for what `fill_tables` fills. */
+static void take_tables(struct dc_model *model, arena *from, input *in) {
+  model->squash = take(from, SQUASHED * sizeof *model->squash, in);
+#if DC_SMALL
+  model->least = take(from, LARGEST * sizeof *model->least, in);
+#else
+  model->stretch = take(from, STRETCHED * sizeof *model->stretch, in);
+#endif
+}
+
 static void set_matrix(const dc_tensor *tensor, struct dc_model *model) {
   size_t k;
   model->row_count = tensor->rank < 2 ? 1 : tensor->shape[0];
@@ -2123,12 +2137,7 @@ static void start_model(dc_cursor *cursor, arena *from, input *in) {
   model->seen = take(from, tensor->weights ? seen : 0, in);
   model->entries = take(from, entry_slots, in);
   model->tables = take(from, TABLES * sizeof(struct slot), in);
-  model->squash = take(from, SQUASHED * sizeof *model->squash, in);
-#if DC_SMALL
-  model->least = take(from, LARGEST * sizeof *model->least, in);
-#else
-  model->stretch = take(from, STRETCHED * sizeof *model->stretch, in);
-#endif
+  take_tables(model, from, in);
   if (in->status || from->counting) return;
   if (tensor->weights) memset(model->seen, 0, seen);
   memset(model->entries, 0, entry_slots);

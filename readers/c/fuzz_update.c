@@ -26,7 +26,7 @@ static dc_status fuzz_apply(const uint8_t *old, size_t old_bytes, uint8_t *bytes
   fuzz_blocks blocks = {0, 0};
   void *memory = malloc(memory_bytes);
   sha256 hash;
-  uint8_t digest[NEW_NAME];
+  uint8_t digest[SHA256_BYTES];
   dc_status status;
   if (count >= HEAD) {
     sha256_begin(&hash);

@@ -7,6 +7,7 @@
 #include "update.h"
 
 #include "deepcompress.c"
+#include "sha256.h"
 
 extern void *memmove(void *, const void *, size_t);
 
@@ -18,74 +19,6 @@ enum { KEPT_NAME = 8, NEW_NAME = 16, HEAD = 29, WINDOW = 32768 };
 enum { SAME_TENSORS, RENAMED, STORED, SHARED_WEIGHTS, EXACT };       /* section 3 */
 enum { BOOK_SAME, BOOK_TOLD, BOOK_MOVED, BOOK_OF_OWNER };            /* section 4 */
 enum { LABELS = 1, TOLD_HEADER = 2, CHANGES_BLOCK = 1 << 16, CHUNK = 512 };
-
-/* ---- SHA-256 (FIPS 180-4) ---- */
-
-typedef struct {
-  uint32_t state[8];
-  uint8_t block[64];
-  uint64_t count;
-} sha256;
-
-static uint32_t turned(uint32_t x, unsigned n) { return x >> n | x << (32 - n); }
-
-static void sha256_block(uint32_t state[8], const uint8_t *block) {
-  static const uint32_t k[64] = {
-      0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01,
-      0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc,
-      0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147,
-      0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-      0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08,
-      0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208,
-      0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
-  uint32_t w[16], s[8], one, two;
-  unsigned i, j;
-  memcpy(s, state, sizeof s);
-  for (i = 0; i < 64; i++) {
-    if (i < 16) {
-      w[i] = be32(block + 4 * i);
-    } else {
-      one = w[(i + 1) & 15];
-      two = w[(i + 14) & 15];
-      w[i & 15] += (turned(one, 7) ^ turned(one, 18) ^ one >> 3) + w[(i + 9) & 15] + (turned(two, 17) ^ turned(two, 19) ^ two >> 10);
-    }
-    one = s[7] + (turned(s[4], 6) ^ turned(s[4], 11) ^ turned(s[4], 25)) + ((s[4] & s[5]) ^ (~s[4] & s[6])) + k[i] + w[i & 15];
-    two = (turned(s[0], 2) ^ turned(s[0], 13) ^ turned(s[0], 22)) + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
-    for (j = 7; j > 0; j--) s[j] = s[j - 1];
-    s[4] += one;
-    s[0] = one + two;
-  }
-  for (i = 0; i < 8; i++) state[i] += s[i];
-}
-
-static void sha256_begin(sha256 *hash) {
-  static const uint32_t first[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                                    0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-  memcpy(hash->state, first, sizeof first);
-  hash->count = 0;
-}
-
-static void sha256_add(sha256 *hash, const uint8_t *data, size_t count) {
-  for (; count; count--) {
-    hash->block[hash->count++ & 63] = *data++;
-    if (!(hash->count & 63)) sha256_block(hash->state, hash->block);
-  }
-}
-
-/* Ends the hash, of which `digest` gets the first 16 bytes. */
-static void sha256_end(sha256 *hash, uint8_t digest[NEW_NAME]) {
-  static const uint8_t one = 0x80, zero = 0;
-  uint64_t bits = hash->count * 8;
-  uint8_t byte;
-  int i;
-  sha256_add(hash, &one, 1);
-  while ((hash->count & 63) != 56) sha256_add(hash, &zero, 1);
-  for (i = 56; i >= 0; i -= 8) {
-    byte = (uint8_t)(bits >> i);
-    sha256_add(hash, &byte, 1);
-  }
-  for (i = 0; i < NEW_NAME; i++) digest[i] = (uint8_t)(hash->state[i / 4] >> (24 - i % 4 * 8));
-}
 
 /* ---- The job ---- */
 
@@ -127,6 +60,11 @@ typedef struct {
 static void refuse(job *job, int code, int section) {
   job->in.section = section;
   fail(&job->in, code);
+}
+
+/* Goes on with what is wrong elsewhere, if something is. */
+static void pass_on(job *job, dc_status status) {
+  if (status) refuse(job, dc_code(status), dc_section(status));
 }
 
 static void damaged(job *job, int section) { refuse(job, DC_INVALID, DC_OF_UPDATE | section); }
@@ -254,21 +192,27 @@ static void refer_to_made(job *job, const dc_tensor *tensor) {
   if (!fits) damaged(job, 3);
 }
 
-/* A layout, in the words of a header of version 3; 0 if none is told, or none is asked for. */
-static int read_layout(job *job, dc_tensor *to) {
-  size_t length = at_most(&job->in, 1024);
-  input in = {NULL, NULL, DC_OK, 0};
+/* What a file is whose header has the words of version 3. */
+static dc_file newest_format(void) {
   dc_file format;
   memset(&format, 0, sizeof format);
   format.version = 3;
   format.size = SIZE_MAX / 8;
+  return format;
+}
+
+/* A layout, in the words of a header of version 3; 0 if none is told, or none is asked for. */
+static int read_layout(job *job, dc_tensor *to) {
+  size_t length = at_most(&job->in, 1024);
+  input in = {NULL, NULL, DC_OK, 0};
+  const dc_file format = newest_format();
   in.at = bytes(&job->in, length);
   if (!length || job->in.status || !job->made) return 0;
   in.end = in.at + length;
   memset(to, 0, sizeof *to);
   tensor_fields(&format, &in, to);
   if (!in.status && left(&in)) invalid(&in);
-  if (in.status) refuse(job, dc_code(in.status), dc_section(in.status));
+  pass_on(job, in.status);
   refer_to_made(job, to);
   return 1;
 }
@@ -280,11 +224,8 @@ static void stored_tensor(const dc_file *file, size_t number, dc_tensor *to) {
 }
 
 static void read_book(job *job, dc_record *record) {
-  dc_file format;
+  const dc_file format = newest_format();
   input *in = &job->in;
-  memset(&format, 0, sizeof format);
-  format.version = 3;
-  format.size = SIZE_MAX / 8;
   record->way = byte(in);
   if (record->way > BOOK_OF_OWNER) invalid(in);
   if (record->way == BOOK_TOLD) {
@@ -368,12 +309,6 @@ static int decide_by(struct dc_model *model, struct slot *slot, struct slot *par
   learn(slot, bit, LEARN_LIMIT);
   slot->value += (uint32_t)up;
   return bit;
-}
-
-static uint64_t load(const uint8_t *at, unsigned width) {
-  uint64_t value = 0;
-  while (width--) value = value << 8 | at[width];
-  return value;
 }
 
 static void store(uint8_t *at, uint64_t value, unsigned width) {
@@ -492,7 +427,7 @@ static size_t differ(job *job, uint8_t *elements, size_t count, unsigned width, 
     if (block.status) in.status = block.status;
   }
   if (!in.status && left(&in)) invalid(&in);
-  if (in.status) refuse(job, dc_code(in.status), dc_section(in.status));
+  pass_on(job, in.status);
   return changed;
 }
 
@@ -594,7 +529,7 @@ static int read_weights(job *job, size_t number, const uint16_t *become, weights
     found++;
   }
   to->count = found;
-  if (cursor.status) refuse(job, dc_code(cursor.status), dc_section(cursor.status));
+  pass_on(job, cursor.status);
   return rising;
 }
 
@@ -633,19 +568,8 @@ static size_t at_most_mask(size_t count) { return count < 65536 ? count : 65536;
 /* The model with its tables alone. */
 static struct dc_model *tables_alone(job *job) {
   struct dc_model *model = zeros(job, sizeof *model);
-  uint16_t *squashed = take(&job->memory, SQUASHED * sizeof *squashed, &job->in);
-#if DC_SMALL
-  uint16_t *stretched = take(&job->memory, LARGEST * sizeof *stretched, &job->in);
-#else
-  int16_t *stretched = take(&job->memory, STRETCHED * sizeof *stretched, &job->in);
-#endif
+  if (model) take_tables(model, &job->memory, &job->in);
   if (job->in.status) return NULL;
-  model->squash = squashed;
-#if DC_SMALL
-  model->least = stretched;
-#else
-  model->stretch = stretched;
-#endif
   fill_tables(model);
   return model;
 }
@@ -828,7 +752,7 @@ static void change(job *job, const dc_tensor *tensor, weights *of, size_t entrie
   }
   if (in.status || !(changed[BACK] || changed[FELL] || changed[MOVED])) {
     if (left(&in)) invalid(&in);
-    if (in.status) refuse(job, dc_code(in.status), dc_section(in.status));
+    pass_on(job, in.status);
     return;
   }
   now = *of;
@@ -846,7 +770,7 @@ static void change(job *job, const dc_tensor *tensor, weights *of, size_t entrie
     end_decisions(state.model, &in);
   }
   if (!in.status && (left(&in) || now.count != now.size)) invalid(&in);
-  if (in.status) refuse(job, dc_code(in.status), dc_section(in.status));
+  pass_on(job, in.status);
   job->memory.used = mark;
   of->symbols = now.symbols;
   of->count = now.count;
@@ -1194,23 +1118,21 @@ static uint32_t wanted_at(struct recorder *recorder, size_t position) {
 }
 
 static void end_block(struct recorder *recorder) {
-  if (recorder->ends) recorder->ends[recorder->blocks++] = recorder->number;
+  recorder->ends[recorder->blocks++] = recorder->number;
 }
 
 /* Codes the tensor from its beginning, up to decision `to`; says how much memory the model took. */
 static size_t play(job *job, const dc_tensor *tensor, const uint8_t *sorted, struct recorder *recorder) {
   const size_t mark = job->memory.used;
+  input nothing = {NULL, NULL, DC_OK, 11};
   size_t used;
   dc_cursor cursor;
   memset(&cursor, 0, sizeof cursor);
   cursor.tensor = *tensor;
   cursor.codebook = sorted;
   recorder->number = recorder->blocks = 0;
-  {
-    input nothing = {NULL, NULL, DC_OK, 11};
-    start_model(&cursor, &job->memory, &nothing);
-    if (nothing.status) refuse(job, dc_code(nothing.status), dc_section(nothing.status));
-  }
+  start_model(&cursor, &job->memory, &nothing);
+  pass_on(job, nothing.status);
   used = job->memory.used;
   if (!job->in.status && tensor->count) {
     cursor.model->recorder = recorder;
@@ -1263,7 +1185,6 @@ static void emit_adaptive(job *job, dc_tensor *tensor, weights *of, const uint8_
   used = play(job, tensor, sorted, &recorder);
   total = recorder.number;
   k = recorder.blocks;
-  recorder.ends[k] = total;
   floor = job->memory.memory + ((used + 7) & ~(size_t)7);
   out = job->memory.memory + job->memory.size;
   recorder.decisions = (uint32_t *)(void *)floor;
@@ -1278,12 +1199,7 @@ static void emit_adaptive(job *job, dc_tensor *tensor, weights *of, const uint8_
       room = ((size_t)(out - floor) - 16) / 6; /* 4 bytes for each decision, and 2 at most for what it becomes */
       recorder.to = end;
       recorder.from = end - start > room ? end - room : start;
-      {
-        size_t *ends = recorder.ends;
-        recorder.ends = NULL;
-        play(job, tensor, sorted, &recorder);
-        recorder.ends = ends;
-      }
+      play(job, tensor, sorted, &recorder);
       out = give(recorder.decisions, end - recorder.from, &state, out);
       length = used + 8 + 4 * (end - recorder.from) + job->memory.size - (size_t)(out - job->memory.memory);
       if (job->memory.most < length) job->memory.most = length;
@@ -1321,15 +1237,44 @@ static const uint8_t *with_room(job *job, const dc_tensor *book) {
   return out;
 }
 
+/* The codebook of a new tensor, whose fields the tensor gets if it stores it. */
+static void find_book(job *job, dc_record *record, const dc_tensor *owner, dc_tensor *book) {
+  dc_tensor *tensor = &record->tensor;
+  uint8_t *moved;
+  size_t size;
+  if (record->way == BOOK_OF_OWNER) {
+    if (tensor->form != SHARED) damaged(job, 4);
+    if (!job->in.status) *book = job->made[tensor->owner];
+    return;
+  }
+  *book = *owner;
+  if (record->way == BOOK_TOLD) {
+    *book = record->book;
+    book->section = payload(job, record->book_bytes);
+    if (record->book_bytes != book->section_bytes) damaged(job, 4);
+  } else if (record->way == BOOK_MOVED) {
+    size = owner->form == 1 ? 2 : owner->size;
+    moved = keep(job, owner->entries * size);
+    if (owner->form > 1) damaged(job, 4);
+    if (job->in.status) return;
+    memcpy(moved, owner->section, owner->entries * size);
+    differ(job, moved, owner->entries, (unsigned)size, record->book_shift, payload(job, record->book_bytes), record->book_bytes);
+    book->section = moved;
+  }
+  if (record->way != BOOK_TOLD && tensor->dtype != owner->dtype) damaged(job, 4);
+  tensor->form = book->form;
+  tensor->entries = book->entries;
+  tensor->lowest = book->lowest;
+  tensor->highest = book->highest;
+  tensor->owner = job->count;
+}
+
 /* A tensor told by the symbols of an old one. */
 static void make_shared(job *job, dc_record *record) {
   dc_tensor *tensor = &record->tensor, from, owner, book;
   ordered_book old, now;
   uint16_t *become;
-  uint8_t *moved;
   weights found;
-  size_t size;
-  const uint8_t *sorted = NULL;
   stored_tensor(&job->old, record->base, &from);
   owner = from;
   if (from.form == SHARED) fill(&job->old, from.owner, &owner);
@@ -1341,32 +1286,7 @@ static void make_shared(job *job, dc_record *record) {
   }
   if (job->in.status) return;
   check_section(&job->old, &owner, &job->in);
-  book = owner;
-  if (record->way == BOOK_TOLD) {
-    book = record->book;
-    book.section = payload(job, record->book_bytes);
-    if (record->book_bytes != book.section_bytes) damaged(job, 4);
-  } else if (record->way == BOOK_MOVED) {
-    size = owner.form == 1 ? 2 : owner.size;
-    moved = keep(job, owner.entries * size);
-    if (owner.form > 1) damaged(job, 4);
-    if (job->in.status) return;
-    memcpy(moved, owner.section, owner.entries * size);
-    differ(job, moved, owner.entries, (unsigned)size, record->book_shift, payload(job, record->book_bytes), record->book_bytes);
-    book.section = moved;
-  } else if (record->way == BOOK_OF_OWNER) {
-    if (tensor->form != SHARED) damaged(job, 4);
-    if (job->in.status) return;
-    book = job->made[tensor->owner];
-  }
-  if (record->way != BOOK_OF_OWNER) {
-    if (record->way != BOOK_TOLD && tensor->dtype != owner.dtype) damaged(job, 4);
-    tensor->form = book.form;
-    tensor->entries = book.entries;
-    tensor->lowest = book.lowest;
-    tensor->highest = book.highest;
-    tensor->owner = job->count;
-  }
+  find_book(job, record, &owner, &book);
   if (job->in.status) return;
   tensor->section = book.section;
   book.section_bytes = book_bytes(&book);
@@ -1384,11 +1304,9 @@ static void make_shared(job *job, dc_record *record) {
     emit_coded(job, tensor, &found, now.order, NULL);
 #if DC_ADAPTIVE
   } else {
-    sorted = codebook_of(&book, &job->memory, &job->in, 1);
-    emit_adaptive(job, tensor, &found, sorted);
+    emit_adaptive(job, tensor, &found, codebook_of(&book, &job->memory, &job->in, 1));
 #endif
   }
-  (void)sorted;
 }
 
 /* ---- Tensors told by their elements ---- */
@@ -1402,7 +1320,7 @@ static uint8_t *old_elements(job *job, size_t number, const dc_tensor *from) {
   dc_begin(&cursor, &job->old, number, rest.memory, rest.size);
   note_used(job, cursor.memory_used);
   while (dc_next(&cursor)) memcpy(out + cursor.position * from->size, cursor.value, from->size);
-  if (cursor.status) refuse(job, dc_code(cursor.status), dc_section(cursor.status));
+  pass_on(job, cursor.status);
   return out;
 }
 
@@ -1920,7 +1838,7 @@ static const uint8_t *read_facts(job *job, size_t *header_bytes) {
   packed = payloads;
   job->in.status = payloads.status;
   job->in.at = bytes(&payloads, stored ? stored : length);
-  if (payloads.status) return refuse(job, dc_code(payloads.status), dc_section(payloads.status)), NULL;
+  if (payloads.status) return pass_on(job, payloads.status), NULL;
   job->first_payload = job->payloads = payloads.at;
   job->in.end = payloads.at;
   if (stored) {
@@ -1966,12 +1884,10 @@ static const uint8_t *read_facts(job *job, size_t *header_bytes) {
 static void open_old(job *job) {
   size_t needed;
   void *memory;
-  dc_status status = dc_open_memory(job->update->old, job->update->old_bytes, &needed);
-  if (status) refuse(job, dc_code(status), dc_section(status));
+  pass_on(job, dc_open_memory(job->update->old, job->update->old_bytes, &needed));
   memory = job->in.status ? NULL : take(&job->memory, needed, &job->in);
   if (!memory) return;
-  status = dc_open(&job->old, job->update->old, job->update->old_bytes, job->limit, memory, needed);
-  if (status) refuse(job, dc_code(status), dc_section(status));
+  pass_on(job, dc_open(&job->old, job->update->old, job->update->old_bytes, job->limit, memory, needed));
 }
 
 /* The new file of kind 1. */
@@ -2008,7 +1924,7 @@ static void build(job *job) {
 /* Whether the update is for this old file. */
 static dc_status check_old(const dc_update *update) {
   const uint8_t *bytes = update->update;
-  uint8_t digest[NEW_NAME];
+  uint8_t digest[SHA256_BYTES];
   sha256 hash;
   if (update->update_bytes < HEAD || (le32(bytes) & 0xffffff) != 0x504489) return STATUS(DC_INVALID, DC_OF_UPDATE | 1);
   if (bytes[3] != 1) return STATUS(DC_UNSUPPORTED, DC_OF_UPDATE | 1);
@@ -2030,7 +1946,7 @@ static size_t limit_of(const dc_update *update) {
 
 dc_status dc_apply(dc_update *update, void *memory, size_t memory_bytes) {
   const uint8_t *bytes = update->update;
-  uint8_t digest[NEW_NAME];
+  uint8_t digest[SHA256_BYTES];
   job job;
   dc_status status = check_old(update);
   if (status) return status;

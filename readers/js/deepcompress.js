@@ -617,7 +617,10 @@ const makeTables = () => {
   stretch ??= Int16Array.from(range(65536, (p) => clamp(Math.round(256 * Math.log(p / (65536 - p))), -LIMIT, LIMIT)));
   const squashed = (i) => clamp(Math.round(65536 / (1 + Math.exp((LIMIT - i) / 256))), 1, 65535);
   squash ??= words(range(2 * LIMIT + 1, squashed), 2);
+  return [stretch, squash];
 };
+
+const bitLength = (number) => (number < 2 ** 31 ? 32 - Math.clz32(number) : floor(Math.log2(number)) + 1);
 
 /**
  * For each element 0 or the number of its entry of the sorted codebook, from 1. The functions inside are the decoder
@@ -729,7 +732,7 @@ const adaptive = (stream, size, count, k, negative, [rows, columns, planeSize, l
     look(3, place & 65535);
     look(4, near | is(1, 1, 4) | is(-1, 1, 8) | is(2, 0, 16) | is(0, 2, 32));
     look(5, before | (near << 2));
-    look(6, gap < 2 ** 31 ? 32 - Math.clz32(gap) : floor(Math.log2(gap)) + 1);
+    look(6, bitLength(gap));
     s[9] = mean ?? s[1];
     look(7, (11 * level(0, 128, 5) + level(1, 128, 5)) * 5 + level(9, 192, 2));
     return presence.decide(given?.[index]);
@@ -1239,7 +1242,6 @@ export function open(source, { maxBytes } = {}) {
 
 /** For update.js alone. */
 export const inside = {
-  adaptive, bytesOf, check, clamp, crc32, DICTIONARY, DISTANCES, elements, fixedLengths, floor, inflate, LENGTHS, makeTables,
-  matrixOf, newCursor, parse, parseTensor, printable, range, readBook, repeated, sorted, words, wordsOf,
-  tables: () => [stretch, squash],
+  adaptive, bitLength, bytesOf, clamp, crc32, DICTIONARY, DISTANCES, endBits, fixedLengths, floor, inflate, LENGTHS, LIMIT,
+  makeTables, matrixOf, newCursor, parse, parseTensor, printable, range, readBook, repeated, sorted, words, wordsOf,
 };

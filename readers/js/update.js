@@ -9,8 +9,8 @@
  */
 import { inside } from "./deepcompress.js";
 
-const { adaptive, bytesOf, clamp, crc32, DICTIONARY, DISTANCES, elements, fixedLengths, floor, inflate, LENGTHS } = inside;
-const { makeTables, matrixOf, newCursor, parse, parseTensor, printable, range, readBook, repeated } = inside;
+const { adaptive, bitLength, bytesOf, clamp, crc32, DICTIONARY, DISTANCES, endBits, fixedLengths, floor, inflate } = inside;
+const { LENGTHS, LIMIT, makeTables, matrixOf, newCursor, parse, parseTensor, printable, range, readBook, repeated } = inside;
 const { sorted, words, wordsOf } = inside;
 
 /** What is wrong with an update, or with the file that it is given. `section` is that of update-format.md. */
@@ -174,16 +174,15 @@ const build = (bytes, facts, payloads, most) => {
     if (crc) newCursor(crc, 3).crc(section);
     return section;
   };
-  const claim = (tensor) => {
-    total += tensor.dense;
-    must(total <= most, 8, `the new file's tensors take more than maxBytes = ${most}`);
-  };
+  const mustHold = ({ dense }) =>
+    must(total + dense <= most, 8, `the new file's tensors take more than maxBytes = ${most}`);
   const add = (info, text, section) => {
     must(!names.has(text), 3, `there are two tensors ${text}`);
     must(!(info.number >= made.length), 3, `tensor ${text} refers to one that does not come before it`);
     names.add(text);
     made.push({ ...info, name: text, section, crc: null });
-    claim(info);
+    mustHold(info);
+    total += info.dense;
   };
   const readName = () => {
     const start = name.subarray(0, facts.varint(name.length));
@@ -235,7 +234,7 @@ const build = (bytes, facts, payloads, most) => {
     if (op === 1) add(base, text, sectionOf(base));
     else {
       const info = readLayout(text) ?? stored(base);
-      must(total + info.dense <= most, 8, `the new file's tensors take more than maxBytes = ${most}`);
+      mustHold(info);
       const [now, section] = (op === 3 ? sharedTensor : exactTensor)(info, base, tools);
       add(now, text, section);
     }
@@ -431,8 +430,6 @@ const newDecoder = (bytes, section) => {
   };
 };
 
-const LIMIT = 2880;
-
 /** Slots of an adaptive probability v and a count; that of a slot without a value is 0. */
 const newSlots = (size) => {
   const v = new Int32Array(size);
@@ -449,8 +446,6 @@ const newSlots = (size) => {
   };
 };
 
-const bitLength = (number) => (number < 2 ** 31 ? 32 - Math.clz32(number) : floor(Math.log2(number)) + 1);
-
 /** Makes of expected symbols, in their place, the new ones. */
 const decodeChanges = (cursor, symbols, [rows, columns, plane, line], k, changed) => {
   const size = symbols.length;
@@ -459,8 +454,7 @@ const decodeChanges = (cursor, symbols, [rows, columns, plane, line], k, changed
   must(back <= size - weights && fell + moved <= weights, 5);
   if (!(back || fell || moved)) return;
   must((!back || k) && (!moved || k > 1), 5);
-  makeTables();
-  const [stretch, squash] = inside.tables();
+  const [stretch, squash] = makeTables();
   const left = [...changed];
   const rest = [size - weights, weights, weights];
 
@@ -622,7 +616,6 @@ const decodeBlock = (cursor, elements, w, shift, memory) => {
     } else memory.lately -= memory.lately >> 5;
   });
 
-  const depth = Math.log2(bits);
   const magnitude = (context) => {
     if (!decide(CHANGED + 2304 + context, MORE)) return 0n;
     let node = 1;
@@ -637,7 +630,6 @@ const decodeBlock = (cursor, elements, w, shift, memory) => {
     for (; left; left--, at++) value = 2n * value + BigInt(((raw[at >> 3] ?? 0) >> (~at & 7)) & 1);
     return value;
   };
-  must(2 ** depth === bits, 6);
   for (const i of places) {
     const context = contextOf(elements[i]);
     const negative = decide(CHANGED + 2048 + context, NEGATIVE);
@@ -648,8 +640,7 @@ const decodeBlock = (cursor, elements, w, shift, memory) => {
     elements[i] = w > 4 ? found : Number(found);
   }
   decoder.end();
-  const tail = 8 * raw.length - at;
-  must(tail >= 0 && tail < 8 && !((raw.at(-1) ?? 0) & (2 ** tail - 1)), 6);
+  endBits(raw, at, OF_UPDATE + 6);
   return places.length;
 };
 
@@ -737,13 +728,18 @@ const writeSymbols = (symbols, alphabet, huffman = true) => {
   return { coder: 2, table: none, payload: out.bytes() };
 };
 
-const writeWords = (symbols, lengths, lanes) => {
+/** The words of a canonical code. */
+const codeWords = (lengths) => {
   const code = [];
   let word = 0;
-  for (let length = 1; length < 16; length++) {
+  for (let length = 1; length < 16; length++, word *= 2) {
     lengths.forEach((each, symbol) => each === length && (code[symbol] = word++));
-    word *= 2;
   }
+  return code;
+};
+
+const writeWords = (symbols, lengths, lanes) => {
+  const code = codeWords(lengths);
   const writers = range(lanes, () => newBitWriter());
   symbols.forEach((symbol, i) => writers[i % lanes].put(code[symbol], lengths[symbol]));
   const payloads = writers.map((writer) => writer.bytes());
@@ -847,10 +843,7 @@ const packHeader = (labels, tensors, version, checked) => {
   const magic = [137, 68, 67, version];
   const withCrc = (bytes) => (checked ? join([bytes, crcOf(bytes)]) : bytes);
   const body = bodyWith(version > 1);
-  if (version === 1) {
-    const plain = bodyWith(false);
-    return withCrc(join([magic, varint(plain.length), plain]));
-  }
+  if (version === 1) return withCrc(join([magic, varint(body.length), body]));
   const packed = body.length <= 4096 ? deflate(body) : body;
   const length = varint(body.length);
   if (packed.length + length.length < body.length) {
@@ -918,11 +911,7 @@ const deflate = (body) => {
   }
   const out = newBitWriter(true);
   const [symbols] = fixedLengths();
-  const code = [];
-  let word = 0;
-  for (let length = 7; length < 10; length++, word *= 2) {
-    symbols.forEach((each, symbol) => each === length && (code[symbol] = word++));
-  }
+  const code = codeWords(symbols);
   const extra = (value, [base, count]) => range(count, (i) => out.put(((value - base) >> i) & 1, 1));
   const symbol = (each) => out.put(code[each], symbols[each]);
   out.put(1, 1);

@@ -23,7 +23,7 @@ _PRIOR = 0.1  # how often a kind counts that has not come
 _AXIS_BITS = 32  # what the classes of an axis take beside one for each of its rows
 
 
-def magnitudes(integers: Array, matrix: Matrix, gaps: bool) -> list[Array]:
+def _magnitudes(integers: Array, matrix: Matrix, gaps: bool) -> list[Array]:
     """The sums of magnitudes (with `gaps` the numbers of weights) of each row, plane and place, int64."""
     shaped = integers.reshape(matrix.axes)
     by_row, by_column = [], np.zeros(matrix.axes[1:], dtype=np.int64)
@@ -36,7 +36,7 @@ def magnitudes(integers: Array, matrix: Matrix, gaps: bool) -> list[Array]:
 
 def classes_of(integers: Array, matrix: Matrix, gaps: bool) -> tuple[int, Axes]:
     """The base, and the classes of rows, planes and places: how far the mean of each is from that of all."""
-    sums = magnitudes(integers, matrix, gaps)
+    sums = _magnitudes(integers, matrix, gaps)
     mean = max(int(sums[0].sum()), 1) / len(integers)
     square = mean if gaps else _mean_square(integers)
     base = round(model.PER_OCTAVE * np.log2(16 * mean))

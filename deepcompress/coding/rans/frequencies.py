@@ -18,19 +18,6 @@ STEPS = 4  # levels of an octave
 TOP = 4 * BITS + 1  # the level of the most frequent token of a table
 
 
-def levels_of(counts: Array) -> Array:
-    """The levels (uint8) of tokens that occur `counts` times, both of shape (tables, tokens).
-
-    A table without counts says that the first token always comes.
-    """
-    shares = counts / np.maximum(counts.max(axis=1, keepdims=True), 1)
-    with np.errstate(divide="ignore"):
-        found = np.rint(STEPS * np.log2(shares)) + TOP
-    levels: Array = np.where(counts > 0, np.maximum(found, 1), 0).astype(np.uint8)
-    levels[counts.max(axis=1) == 0, 0] = TOP
-    return levels
-
-
 def of_levels(levels: Array) -> Array:
     """The frequencies, int64 of shape (tables, tokens); those of a table sum to `TOTAL`.
 
