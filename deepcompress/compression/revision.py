@@ -21,8 +21,7 @@ from deepcompress.quantize.sticky import StickyHooks
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.retraining import retrain
 from deepcompress.training.rollback import taken
-from deepcompress.training.snapshot import put_back_learned
-from deepcompress.training.snapshot import tensors_of
+from deepcompress.training.snapshot import put_back_learned, tensors_of
 from deepcompress.updates.differences import ordered, unordered
 from deepcompress.updates.update import diff
 
