@@ -3,6 +3,7 @@
 
 #include "update.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -84,9 +85,12 @@ static int write_new(const char *update_path, const char *path, dc_update *updat
 
 int main(int argc, char **argv) {
   dc_update update;
+  unsigned long memory = 0;
+  char none = 0, *end = &none;
   uint8_t *old = NULL, *bytes = NULL;
   int good = 0;
-  if (argc < 4 || argc > 5) {
+  if (argc == 5 && isdigit((unsigned char)*argv[4])) memory = strtoul(argv[4], &end, 10);
+  if (argc < 4 || argc > 5 || (argc == 5 && !memory) || *end) {
     fputs("Usage: deepcompress-apply OLD.dc UPDATE.dcp NEW.dc [MEMORY]\n", stderr);
     return 2;
   }
@@ -97,7 +101,7 @@ int main(int argc, char **argv) {
   if (old) bytes = load_file(argv[2], &update.update_bytes);
   update.old = old;
   update.update = bytes;
-  if (bytes) good = write_new(argv[2], argv[3], &update, argc == 5 ? strtoul(argv[4], NULL, 10) : 0);
+  if (bytes) good = write_new(argv[2], argv[3], &update, memory);
   free(bytes);
   free(old);
   return !good;

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /** Writes the file that an update makes of an old one: OLD.dc UPDATE.dcp NEW.dc. NEW.dc is written whole, or not at all. */
-import { readFileSync, renameSync, writeFileSync } from "node:fs";
+import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { patch } from "./update.js";
 
 const [old, update, out, ...more] = process.argv.slice(2);
@@ -10,9 +10,15 @@ if (out === undefined || more.length) {
 }
 try {
   const made = patch(readFileSync(old), readFileSync(update));
-  writeFileSync(`${out}.part`, made);
-  renameSync(`${out}.part`, out);
+  try {
+    writeFileSync(`${out}.part`, made);
+    renameSync(`${out}.part`, out);
+  } catch (error) {
+    rmSync(`${out}.part`, { force: true });
+    throw error;
+  }
 } catch (error) {
-  console.error(`Error: ${update}: ${error.message}`.replace(/\s+/g, " "));
+  const about = error.code ? "" : `${update}: `; // what the system says names its file
+  console.error(`Error: ${about}${error.message}`.replace(/\s+/g, " "));
   process.exitCode = 1;
 }
