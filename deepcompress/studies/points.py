@@ -139,10 +139,11 @@ def parts_of(model: nn.Module, data: DataSet) -> list[float]:
 def pruning_of(point: Point, origin: Origin) -> str:
     """A name for the pruning of a point, which is the same for all that prune alike.
 
-    It is empty where nothing is to be gained, because nothing is retrained, or where a size says what is pruned.
+    It is empty where nothing is to be gained, because nothing is retrained, or where what comes later has a part in it:
+    a size says what is pruned, or a method shares values while it prunes.
     """
     recipe = point.recipe
-    if isinstance(recipe.amount, Size) or not recipe.retrain or not recipe.epochs:
+    if recipe.method != "stages" or isinstance(recipe.amount, Size) or not recipe.retrain or not recipe.epochs:
         return ""
     settings = {name: value for name, value in recipe.as_dict().items() if name not in _LATER}
     text = json.dumps([settings, asdict(origin)], sort_keys=True)

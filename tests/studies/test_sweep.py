@@ -607,3 +607,10 @@ def test_help_has_the_options_of_compress():
     for option in ("--prune F,…", "--bits B,…", "--conv-bits B,…", "[linear|random|density],…", "--seed N,…", "--lr"):
         assert option in text
     assert "test data decides nothing" in text
+
+
+def test_a_method_shares_its_pruning_with_no_other_point(mlp, data):
+    """It prunes by the values that it shares."""
+    origin = made.origin_of(mlp, data, "", 1)
+    for method in ("lc", "latent"):
+        assert made.pruning_of(made.Point("a", replace(FAST, method=method)), origin) == ""
