@@ -93,8 +93,8 @@ def _recordings(folder: Path) -> Iterator[Recording]:
         if (place / "recordings").is_dir():
             return _from_waves(place / "recordings")
     raise DataError(
-        f"fsdd is not in {folder}: clone https://github.com/Jakobovski/free-spoken-digit-dataset into it, or point "
-        "--data-dir or DEEPCOMPRESS_DATA at a folder that holds it"
+        f"fsdd is not in {folder}: clone https://github.com/Jakobovski/free-spoken-digit-dataset into it (it may be "
+        "fsdd/fsdd.npz or fsdd/recordings, too), or point --data-dir or DEEPCOMPRESS_DATA at a folder that holds it"
     )
 
 
@@ -104,10 +104,20 @@ def _from_npz(path: Path) -> Iterator[Recording]:
             audio, offsets, digits, takes = (stored[key] for key in ("audio", "offsets", "digit", "take"))
     except Exception as error:  # numpy and zipfile raise anything on damaged bytes
         raise DataError(f"fsdd: {path} cannot be read: {error}") from None
-    if audio.dtype != np.int16 or not len(offsets) - 1 == len(digits) == len(takes):
+    if audio.dtype != np.int16 or not _belong_together(audio, offsets, digits, takes):
         raise DataError(f"fsdd: {path} must hold int16 audio, and one digit and one take for each pair of offsets")
     for number, (digit, take) in enumerate(zip(digits, takes, strict=True)):
         yield audio[offsets[number] : offsets[number + 1]], int(digit), int(take)
+
+
+def _belong_together(audio: Array, offsets: Array, digits: Array, takes: Array) -> bool:
+    """Whether offsets rise and stay in the audio, and there is a whole digit and take between each two of them."""
+    flat = all(array.ndim == 1 for array in (audio, offsets, digits, takes))
+    whole = all(array.dtype.kind in "iu" for array in (offsets, digits, takes))
+    if not flat or not whole or not len(offsets) - 1 == len(digits) == len(takes):
+        return False
+    places = offsets.astype(np.int64)
+    return bool((np.diff(places) > 0).all() and places[0] >= 0 and places[-1] <= len(audio) and (digits < 10).all())
 
 
 def _from_waves(folder: Path) -> Iterator[Recording]:
@@ -123,7 +133,7 @@ def _wave(path: Path) -> Array:
             form = (stored.getnchannels(), stored.getsampwidth(), stored.getframerate())
             audio = stored.readframes(stored.getnframes())
     except (OSError, EOFError, wave.Error) as error:
-        raise DataError(f"fsdd: {path} cannot be read: {error}") from None
+        raise DataError(f"fsdd: {path} cannot be read: {error or 'it ends early'}") from None
     if form != (1, 2, RATE):
         raise DataError(
             f"fsdd: {path} has {form[0]} channels of {form[1]} bytes at {form[2]} Hz; it must have 1 of 2 at {RATE} Hz"

@@ -99,7 +99,20 @@ def test_recordings_of_another_form_are_named(waves, tmp_path):
         read_fsdd(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"audio": np.zeros(10, np.float32)}, {"digit": np.zeros(3, np.uint8)}])
+OTHERS = {
+    "floats": {"audio": np.zeros(10, np.float32)},
+    "few digits": {"digit": np.zeros(3, np.uint8)},
+    "no whole digits": {"digit": np.zeros(40, np.float32)},
+    "no digits": {"digit": np.full(40, 10)},
+    "two channels": {"audio": np.zeros((200_000, 2), np.int16)},
+    "falling": {"offsets": np.arange(41)[::-1].copy()},
+    "empty recordings": {"offsets": np.zeros(41, np.int64)},
+    "beyond the end": {"offsets": np.arange(41) * 10**6},
+    "one take": {"take": np.uint8(3)},
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
 def test_a_packed_file_of_another_form_is_refused(packed, change):
     path = packed / "fsdd" / "fsdd.npz"
     with np.load(path) as stored:
