@@ -46,7 +46,7 @@ from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict, names_in
 from deepcompress.recipe import Fraction, Recipe, Size
 from deepcompress.recipe.conflicts import for_samples
-from deepcompress.recipe.uses import check_data, check_drop, check_rounding, check_sharing, check_spread
+from deepcompress.recipe.uses import check_data, check_drop, check_rounding, check_sharing, check_spread, check_stages
 from deepcompress.training import distributed
 from deepcompress.training.batches import as_pairs
 from deepcompress.training.check import settle
@@ -150,6 +150,8 @@ def compress(
     if recipe.quantizer == "rows" and not (masks is None and start is None):  # they say what is pruned and shared
         check_rounding(recipe)
         recipe = replace(recipe, quantizer="kmeans")
+    if start is not None:
+        check_stages(recipe, "the .dc file to go on from says what is pruned and shared")
     if distributed.is_first():
         check_writable(path)
     order = _Order(
@@ -237,6 +239,7 @@ class _Order:
             fill_from(work, self.start)
         if self.base is not None:
             given = copied(work)
+            layers_of(given, contiguous_state(given), self.recipe)  # for its checks: NaN would be no teacher
             fill_from(work, self.base)
             return given, work
         if self.recipe.low_rank is None:

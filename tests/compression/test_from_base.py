@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 
@@ -16,7 +17,7 @@ from deepcompress.cli import main
 from deepcompress.compression.from_base import PATIENCE, TOLERANCE, TRAINING, recipe_beside
 from deepcompress.compression.from_file import settings_of
 from deepcompress.compression.revision import frozen, near
-from deepcompress.errors import RecipeError
+from deepcompress.errors import CheckpointError, RecipeError
 from deepcompress.networks import LeNet300100
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook, Member
@@ -82,6 +83,18 @@ def test_shared_values_stay_and_few_weights_change(files, second, tmp_path):
     assert result.update["levels"] == []  # nothing says which is good enough
     dc.patch(old, tmp_path / "u.dcp", tmp_path / "p.dc")
     assert (tmp_path / "p.dc").read_bytes() == new.read_bytes()
+
+
+def test_weights_that_are_no_numbers_are_named(files, second, tmp_path):
+    model, old = files
+    broken = copy.deepcopy(model)
+    name, weight = next((name, value) for name, value in broken.named_parameters() if value.ndim > 1)
+    with torch.no_grad():
+        weight.view(-1)[1] = torch.nan
+    for train in (None, second):
+        recipe = settings(old) if train else Recipe.from_dict(settings_of(old) | {"retrain": False})
+        with pytest.raises(CheckpointError, match=rf"{name}.*1 of {weight.numel()} .*NaN"):
+            dc.compress(broken, train, None, recipe, tmp_path / "new.dc", base=old)
 
 
 def test_validation_data_says_how_few_weights_change(files, second, tmp_path):

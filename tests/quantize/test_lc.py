@@ -141,5 +141,7 @@ def test_masks_and_bases_say_what_is_pruned_already(tmp_path, flat_train):
         compress(network, flat_train, None, Recipe(method="lc"), tmp_path / "m.dc", masks=Masks.full(weights))
     old = tmp_path / "old.dc"
     compress(network, None, None, Recipe(retrain=False, prune=0.5, bits=2), old)
+    with pytest.raises(RecipeError, match=r"method 'lc'.* the .dc file to go on from .* leave method out"):
+        compress(network, flat_train, None, Recipe(method="lc"), tmp_path / "m.dc", start=old)
     with pytest.raises(RecipeError, match=r"method is decided by the base.* leave out method, or base"):
         compress(network, flat_train, None, Recipe(method="lc"), tmp_path / "m.dc", base=old)
