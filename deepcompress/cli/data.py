@@ -113,7 +113,8 @@ def tell(samples: DataSet, quiet: bool) -> None:
     if samples.task.name != CLASSIFICATION.name:
         parts.append(f"task {samples.task.name}, of which {samples.task.metric} is measured")
     if parts and not quiet:
-        click.echo(f"{samples.name}: inputs {'; '.join(parts)}", err=True)
+        inputs = "inputs " if samples.inputs or samples.normalize else ""
+        click.echo(f"{samples.name}: {inputs}{'; '.join(parts)}", err=True)
 
 
 def facts_of(samples: DataSet) -> dict[str, str]:

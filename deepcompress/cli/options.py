@@ -56,7 +56,7 @@ task_options = options(
 
 network_option = click.option(
     "--network", metavar="NAME",
-    help="lenet5, lenet-300-100, resnet20, torchvision:resnet18, or your own file.py:function. It may have "
+    help="lenet5, lenet-300-100, resnet20, ds-cnn, torchvision:resnet18, or your own file.py:function. It may have "
     "arguments: 'net.py:make(classes=10)'.",
 )  # fmt: skip
 strict_option = click.option(

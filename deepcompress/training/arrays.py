@@ -116,7 +116,7 @@ def read_npz(path: Path) -> dict[str, Array]:
             if missing:
                 raise DataError(
                     f"{path} has no array {missing[0]!r}; it must hold {', '.join(KEYS)} (inputs alone are enough with "
-                    "compress --teacher-only)"
+                    "compress --teacher-only, and with eval --teacher)"
                 )
             found = {key: arrays[key] for key in KEYS}
     except DataError:

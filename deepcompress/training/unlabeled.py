@@ -121,7 +121,11 @@ def _batches(arrays: Mapping[str, Array], path: Path, what: str) -> Iterator[Any
     lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
     numbers = all(array.dtype.kind in "fiub" for array in arrays.values())
     if len(lengths) != 1 or not min(lengths) or not numbers:
-        raise DataError(f"{what} {path}: it needs arrays of numbers that have the samples in their first dimension")
+        found = ", ".join(f"{key} {array.dtype} {array.shape}" for key, array in arrays.items())
+        raise DataError(
+            f"{what} {path}: it needs arrays of numbers that have the samples in their first dimension, as many in "
+            f"each; it holds {found or 'none'}"
+        )
     tensors = {key: _tensor(array) for key, array in arrays.items()}
     for key, value in tensors.items():
         check_finite(f"{what} {path}: {key}", value)
