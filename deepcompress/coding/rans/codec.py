@@ -7,7 +7,7 @@ share them, and a decoder needs no more memory than one of them beside the tenso
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -46,6 +46,32 @@ def encode(integers: Array, shape: tuple[int, ...], gaps: bool) -> tuple[bytes, 
     return (_encode_gaps if gaps else _encode_dense)(integers, shape)
 
 
+def encode_by(packed: memoryview, integers: Array, shape: tuple[int, ...], most: int) -> bytes:
+    """The streams of a tensor by a model that is given: there is one way to write them (docs/format.md, section 19).
+
+    Args:
+        packed: the model's bytes.
+        integers, shape: as in `encode`.
+        most: bytes that the streams may have.
+
+    Raises:
+        FormatError: there is no such model, it has no token for one of the integers, or the streams are longer.
+    """
+    matrix = matrix_of(shape)
+    found = _unpacked(packed, matrix)
+    if _STATE_BYTES * found.cut.lanes * -(-matrix.rows // found.cut.rows) > most:
+        raise FormatError(f"the states of all streams of a rANS model take more than {most} bytes")
+    counts, write = _counted(found, integers, matrix)
+    has = np.zeros(counts.shape, dtype=bool)
+    has[:, : found.levels.shape[1]] = frequencies.of_levels(found.levels)[found.contexts] > 0
+    if counts[~has].any():
+        raise FormatError("a rANS model has no token for a number that it should code")
+    streams = write(found)
+    if len(streams) > most:
+        raise FormatError(f"streams of {len(streams)} bytes; at most {most} are allowed")
+    return streams
+
+
 def decode(
     packed: memoryview,
     payload: memoryview,
@@ -67,9 +93,7 @@ def decode(
         FormatError: this is not what `encode` makes of any such tensor.
     """
     matrix = matrix_of(shape)
-    reader = Reader(packed, "rANS model")
-    found = model.unpack(reader, matrix)
-    reader.end()
+    found = _unpacked(packed, matrix)
     decoder = _Decoder(found, matrix)
     parts = _parts(payload, streams_of(matrix, found.cut))
 
@@ -78,6 +102,13 @@ def decode(
             take(start * matrix.columns, decoder.decode(part, start, end))
 
     threads.run(work, threads.split(len(parts), 1 if decoder.loops is plain else workers, 1))
+
+
+def _unpacked(packed: memoryview, matrix: Matrix) -> Model:
+    reader = Reader(packed, "rANS model")
+    found = model.unpack(reader, matrix)
+    reader.end()
+    return found
 
 
 def _parts(payload: memoryview, rows: list[tuple[int, int]]) -> list[tuple[tuple[int, int], memoryview]]:
@@ -145,31 +176,7 @@ def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes
     base, axes = classing.refined(integers, matrix, base, axes)
     near, own = fitting.neighbours(integers, shape, matrix, base, axes)
     cut = fitting.cut_of(integers, matrix, near)
-    draft = Model(cut, False, base, axes, near, own, contexts=_BLANK, levels=_BLANK)
-    found = []
-    counts = np.zeros((model.context_count(False, len(near)), tokens.TOKENS), dtype=np.int64)
-    loops = _loops(matrix)
-    by_row, by_column = model.row_classes(draft, matrix), model.column_classes(axes, matrix)
-    expect = _expectation(draft)
-    spans = streams_of(matrix, cut)
-    for start, stop in spans:
-        tile = tile_of(stop - start, matrix.columns, cut)
-        values = integers[start * matrix.columns : stop * matrix.columns]
-        contexts = np.empty(len(values), dtype=np.uint8)
-        classes = Classes(by_row[start:stop], by_column)
-        loops.find_contexts(values, _numbers(tile), classes, expect, tokens.classes(), contexts, counts)
-        found.append(contexts)
-    full = _with_tables(draft, counts)
-    coder = _coding(full)
-    streams = []
-    for (start, stop), contexts in zip(spans, found, strict=True):
-        tile = tile_of(stop - start, matrix.columns, cut)
-        values = integers[start * matrix.columns : stop * matrix.columns]
-        states = np.full(cut.lanes, LOW, dtype=np.int64)
-        words = np.empty(2 * len(values) + 1, dtype=np.uint16)
-        at = loops.encode_dense(values, contexts, _numbers(tile), coder, states, words)
-        streams.append(_stream(states, words[at:]))
-    return model.pack(full), _joined(streams)
+    return _fitted(Model(cut, False, base, axes, near, own, contexts=_BLANK, levels=_BLANK), integers, matrix)
 
 
 def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
@@ -177,31 +184,72 @@ def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]
     base, axes = classing.classes_of(integers, matrix, gaps=True)
     base, axes = classing.refined(integers, matrix, base, axes)
     cut = cut_for(matrix, True, 2 * np.count_nonzero(integers) / len(integers))
-    draft = Model(cut, True, base, axes, (), 0, contexts=_BLANK, levels=_BLANK)
-    counts = np.zeros((model.context_count(True, 0), tokens.TOKENS), dtype=np.int64)
-    loops = _loops(matrix)
-    by_row, by_column = model.row_classes(draft, matrix), model.column_classes(axes, matrix)
-    order = model.column_order(by_column)
-    found = []
-    for start, stop in streams_of(matrix, cut):
-        tile = tile_of(stop - start, matrix.columns, cut)
+    return _fitted(Model(cut, True, base, axes, (), 0, contexts=_BLANK, levels=_BLANK), integers, matrix)
+
+
+def _fitted(draft: Model, integers: Array, matrix: Matrix) -> tuple[bytes, bytes]:
+    """The model with the tables that fit, and the streams."""
+    counts, write = _counted(draft, integers, matrix)
+    full = _with_tables(draft, counts)
+    return model.pack(full), write(full)
+
+
+def _counted(draft: Model, integers: Array, matrix: Matrix) -> tuple[Array, Callable[[Model], bytes]]:
+    """How often each token occurs in each context, int64, and what writes the streams when there are tables."""
+    return (_counted_gaps if draft.gaps else _counted_dense)(draft, integers, matrix)
+
+
+def _tiles(draft: Model, integers: Array, matrix: Matrix) -> Iterator[tuple[Tile, Array, Classes]]:
+    """Of each stream: its lanes, its integers, and the classes of its rows and columns."""
+    by_row, by_column = model.row_classes(draft, matrix), model.column_classes(draft.axes, matrix)
+    for start, stop in streams_of(matrix, draft.cut):
         values = integers[start * matrix.columns : stop * matrix.columns]
-        room = np.count_nonzero(values) + len(values) // tokens.LARGEST + cut.lanes
-        events, ends = np.empty(room, dtype=np.int64), np.zeros(cut.lanes, dtype=np.int64)
-        classes = Classes(by_row[start:stop], by_column)
-        loops.find_events(values, _numbers(tile), cut.lanes, classes, order, events, ends)
+        yield tile_of(stop - start, matrix.columns, draft.cut), values, Classes(by_row[start:stop], by_column)
+
+
+def _counted_dense(draft: Model, integers: Array, matrix: Matrix) -> tuple[Array, Callable[[Model], bytes]]:
+    counts = np.zeros((model.context_count(False, len(draft.neighbours)), tokens.TOKENS), dtype=np.int64)
+    loops, expect, found = _loops(matrix), _expectation(draft), []
+    for tile, values, classes in _tiles(draft, integers, matrix):
+        contexts = np.empty(len(values), dtype=np.uint8)
+        loops.find_contexts(values, _numbers(tile), classes, expect, tokens.classes(), contexts, counts)
+        found.append((tile, values, contexts))
+
+    def write(full: Model) -> bytes:
+        coder, streams = _coding(full), []
+        for tile, values, contexts in found:
+            states = np.full(tile.cut.lanes, LOW, dtype=np.int64)
+            words = np.empty(2 * len(values) + 1, dtype=np.uint16)
+            at = loops.encode_dense(values, contexts, _numbers(tile), coder, states, words)
+            streams.append(_stream(states, words[at:]))
+        return _joined(streams)
+
+    return counts, write
+
+
+def _counted_gaps(draft: Model, integers: Array, matrix: Matrix) -> tuple[Array, Callable[[Model], bytes]]:
+    counts = np.zeros((model.context_count(True, 0), tokens.TOKENS), dtype=np.int64)
+    loops, found = _loops(matrix), []
+    order = model.column_order(model.column_classes(draft.axes, matrix))
+    lanes_of_all = draft.cut.lanes
+    for tile, values, classes in _tiles(draft, integers, matrix):
+        room = np.count_nonzero(values) + len(values) // tokens.LARGEST + lanes_of_all
+        events, ends = np.empty(room, dtype=np.int64), np.zeros(lanes_of_all, dtype=np.int64)
+        loops.find_events(values, _numbers(tile), lanes_of_all, classes, order, events, ends)
         events = events[: ends[-1]]
         _count_events(events, counts)
         found.append((events, ends))
-    full = _with_tables(draft, counts)
-    coder = _coding(full)
-    streams = []
-    for events, ends in found:
-        states = np.full(cut.lanes, LOW, dtype=np.int64)
-        words = np.empty(4 * len(events) + 1, dtype=np.uint16)
-        at = loops.encode_gaps(events, ends, coder, states, words)
-        streams.append(_stream(states, words[at:]))
-    return model.pack(full), _joined(streams)
+
+    def write(full: Model) -> bytes:
+        coder, streams = _coding(full), []
+        for events, ends in found:
+            states = np.full(lanes_of_all, LOW, dtype=np.int64)
+            words = np.empty(4 * len(events) + 1, dtype=np.uint16)
+            at = loops.encode_gaps(events, ends, coder, states, words)
+            streams.append(_stream(states, words[at:]))
+        return _joined(streams)
+
+    return counts, write
 
 
 def _count_events(events: Array, counts: Array) -> None:
