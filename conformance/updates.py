@@ -218,8 +218,8 @@ def update(old: bytes, new: bytes) -> bytes:
             path.write_bytes(content)
         payload, out = io.BytesIO(), io.BytesIO()
         with ModelFile(paths[0]) as before, ModelFile(paths[1]) as after:
-            facts = telling.make(before, after, payload)
-        write_head(out, hashlib.sha256(old).digest(), hashlib.sha256(new).digest(), Kind.TENSORS)
+            facts, version = telling.make(before, after, payload)
+        write_head(out, hashlib.sha256(old).digest(), hashlib.sha256(new).digest(), Kind.TENSORS, version)
         write_facts(out, facts, payload.tell())
     return out.getvalue() + payload.getvalue()
 

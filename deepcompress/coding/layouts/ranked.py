@@ -6,7 +6,7 @@ docs/format.md has both in section 17, and the coder in sections 18 and 19.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -206,9 +206,14 @@ class Multiples(Ranked, Counted):
 
 def encode(tensor: TensorType, given: Sorted) -> EncodedTensor:
     """A tensor with a codebook, as ranks."""
-    ranks = given.symbols - np.int16(given.negative) - (given.symbols <= given.negative)
-    ranks[given.symbols == 0] = 0
-    return encode_ranks(ranks, tensor, given.codebook, given.head)
+    return encode_ranks(ranks_of(given.symbols, given.negative), tensor, given.codebook, given.head)
+
+
+def ranks_of(symbols: Array, negative: int) -> Array:
+    """Ranks (int16) of symbols (int16: 0 for zero, else the place of a value plus 1), of which so many are negative."""
+    ranks: Array = symbols - np.int16(negative) - (symbols <= negative)
+    ranks[symbols == 0] = 0
+    return ranks
 
 
 def encode_ranks(
@@ -248,6 +253,19 @@ def encode_scaled(integers: Array, scale: np.float32, exponents: Array) -> Encod
     numbers = Numbers(len(packed), len(payload))
     layout = Multiples(RowScales(low, high, len(head)), int(np.count_nonzero(integers)), numbers)
     return EncodedTensor(TensorInfo(integers.shape, DType.FLOAT32, layout), head + packed + payload)
+
+
+def encode_by(tensor: TensorInfo, numbers: Array, head: bytes, model: bytes) -> EncodedTensor:
+    """Numbers (flat, int16) by the model of these bytes, in the layout of `tensor`; `head` is its codebook or scales.
+
+    Raises:
+        FormatError: the model cannot code them, or not in so few bytes as a section may have.
+    """
+    layout = tensor.layout
+    assert isinstance(layout, (Ranks, Multiples))
+    payload = codec.encode_by(memoryview(model), numbers, tensor.shape, tensor.nbytes - len(head) - len(model))
+    layout = replace(layout, nonzeros=int(np.count_nonzero(numbers)), numbers=Numbers(len(model), len(payload)))
+    return EncodedTensor(replace(tensor, layout=layout), head + model + payload)
 
 
 def smallest(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
