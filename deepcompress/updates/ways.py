@@ -170,7 +170,10 @@ def _multiples(pair: Pair, layout: Multiples, tools: Tools) -> Told | None:
     book, told = _scales(pair, layout, tools)
     steps = steps_of(info, pair.section[: layout.scales.length])
     new, old = steps.symbols(pair.new.read(pair.entry.name)[0]), steps.symbols(tools.floats(pair.base))
-    record, payload = _numbers(pair, new, old, steps.entries, with_scales(pair.stored.info, layout.scales))
+    made = pair.stored.info
+    if isinstance(made.layout, Multiples):
+        made = with_scales(made, layout.scales)
+    record, payload = _numbers(pair, new, old, steps.entries, made)
     return replace(record, book=book), told + payload
 
 
