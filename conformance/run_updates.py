@@ -61,7 +61,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, usage="%(prog)s [options] -- COMMAND...")
     parser.add_argument("-k", "--match", default="", help="Use only updates whose names contain this text.")
     parser.add_argument(
-        "--version", type=int, default=VERSION, help="The program must apply updates up to this version, and refuse others."
+        "--version",
+        type=int,
+        default=VERSION,
+        help="The program applies updates up to this version.",
     )
     parser.add_argument("command", nargs="+", help="It is called with OLD.dc UPDATE.dcp NEW.dc.")
     arguments = parser.parse_args()

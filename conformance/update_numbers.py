@@ -155,6 +155,7 @@ def _pair(*before: Tensor, after: tuple[Tensor, ...] = ()) -> tuple[File, File]:
 NUMBERS = drawn((6, 8), -2, 3)
 #: What the old file of all invalid updates has at its end, as its tensors 3 and 4.
 M, R = multiples("m", NUMBERS, 0.25, [0, 1, 0, 2, 0, 0]), ranked("r", NUMBERS, FIVE)
+FEW = ranked("f", drawn((4, 8), -2, 3), FIVE)
 LIKE_M, LIKE_R = (b"\x20\x08\x06\x08" + tensor.fields for tensor in (M, R))
 KEPT = b"\x00\x00"  # the old layout, and the old codebook or scales
 NOTHING = (0, 0, 0)
@@ -177,12 +178,13 @@ def of(
     found: bytes | None = None,
     changed: tuple[int, int, int] = NOTHING,
     length: int = 0,
+    way: int = 0,
 ) -> tuple[bytes, bytes]:
     """Facts and payloads of a tensor by the old one: layout and codebook, what these have in the payload, the model."""
     found = model() if found is None else found
     base = {"b": 0, "w": 1, "z": 2, "m": 3, "r": 4}[name]
     record = b"\x05\x00" + text(name) + step(base) + told + b"".join(map(varint, changed))
-    return b"\x00" + record + varint(length) + varint(len(found)), payload + found
+    return b"\x00" + record + varint(length) + bytes([way]) + varint(len(found)), payload + found
 
 
 def told_in(low: int, high: int, length: int, layout: bytes = b"\x00") -> bytes:
@@ -201,6 +203,7 @@ def broken() -> dict[str, tuple[int, tuple[bytes, bytes]]]:
     size, one = len(scales), scales[:4]
     few = model(NUMBERS.clip(-1, 1))
     inside = b"\x20\x08\x08\x06" + M.fields  # of 8 rows
+    shell = model(wrong={"contexts": b"", "levels": b""}) + b"\x01\x00"
     other = b"\x20\x08\x06\x07" + M.fields  # of 42 elements
     return {
         "op-6": (3, (b"\x00\x06\x00" + text("r") + step(4) + bytes(8), b"")),
@@ -237,6 +240,12 @@ def broken() -> dict[str, tuple[int, tuple[bytes, bytes]]]:
         "more-fall-than-there-are": (5, of("r", changed=(0, 49, 0))),
         "changes-without-a-change": (5, of("r", KEPT, b"\x01", length=1)),
         "changes-start-with-0": (5, of("m", KEPT, b"\x00\x01", changed=(0, 1, 0), length=2)),
+        "model-in-way-2": (3, of("r", way=2)),
+        "model-moved-from-none": (4, of("w", text(b"\x20\x08\x04\x08" + FEW.fields) + b"\x00", way=1, found=shell)),
+        "model-moved-without-differences": (6, of("r", way=1, found=shell[:-2])),
+        "model-moved-with-a-byte-behind": (6, of("r", way=1, found=shell + b"\x00")),
+        "model-moved-that-breaks-a-rule": (4, of("r", way=1, found=b"\x02" + shell[1:])),
+        "model-moved-without-a-token": (4, of("r", way=1, found=shell[:-3] + b"\x03\x01\x00")),
         "model-of-no-bytes": (4, of("r", found=b"")),
         "model-with-a-byte-behind": (4, of("r", found=model() + b"\x00")),
         "model-that-breaks-a-rule": (4, of("r", found=model(wrong={"mode": b"\x02"}))),

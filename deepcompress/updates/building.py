@@ -13,20 +13,20 @@ from deepcompress.coding import codebooks
 from deepcompress.coding.bits import Reader
 from deepcompress.coding.forms import RowScales, StoredCodebook
 from deepcompress.coding.layouts.coded import Coded, decode_codebook
-from deepcompress.coding.layouts.ranked import Multiples, Ranks
+from deepcompress.coding.layouts.ranked import Multiples, Ranked, Ranks
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container import deflate
 from deepcompress.container.entries import CRC_BYTES, Entry, Header
 from deepcompress.container.format import pack_header
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import FormatError
-from deepcompress.updates import changes, sections
+from deepcompress.updates import changes, fits, sections
 from deepcompress.updates.container import WINDOW, UpdateFile
 from deepcompress.updates.content import Content, content_of, expected
 from deepcompress.updates.differences import WIDTHS
 from deepcompress.updates.models import Tools, book_type, read_head, scan_of, with_book, with_scales
 from deepcompress.updates.numbers import read_scales, steps_of
-from deepcompress.updates.records import Book, BookOp, Op, Record, RecordReader
+from deepcompress.updates.records import Book, BookOp, ModelOp, Op, Record, RecordReader
 from deepcompress.updates.sections import Shared
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -155,8 +155,18 @@ class _Builder:
             negative = -steps.low
         else:
             raise FormatError(f"it cannot be told by the numbers of {base.name}")
-        model = self.update.take(record.model, "model")
-        return sections.numbers_section(info, symbols, negative, head, model)
+        return sections.numbers_section(info, symbols, negative, head, self._model(record, stored, info))
+
+    def _model(self, record: Record, stored: Entry, info: TensorInfo) -> bytes:
+        """The bytes of the model of a tensor of layout 8."""
+        op, length = record.model
+        told = self.update.take(length, "model")
+        if op is ModelOp.TOLD:
+            return told
+        if not isinstance(stored.info.layout, Ranked):
+            raise FormatError("its model is told by that of a tensor that has none")
+        old = stored.info.layout.model_in(self.old.section(stored))
+        return fits.read(told, info, old, stored.info, self._tools.coders)
 
     def _scales(self, book: Book, stored: Entry, info: TensorInfo) -> tuple[TensorInfo, bytes]:
         """The facts with their scales, and the bytes that are stored of these."""

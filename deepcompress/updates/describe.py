@@ -122,7 +122,7 @@ def _of_record(record: Record) -> Change:
         return Change("", "unchanged", record.count)
     if record.op in (Op.SHARED, Op.NUMBERS):
         back, fell, moved = record.changed
-        size, book = record.bytes + record.book.bytes + record.model, _BOOKS[record.book.op]
+        size, book = record.bytes + record.book.bytes + record.model[1], _BOOKS[record.book.op]
         return Change(record.name, record.op.name.lower(), 1, size, back, fell, moved, book)
     if record.op is Op.EXACT:
         return Change(record.name, "exact", 1, record.bytes, changed=record.changed[0])

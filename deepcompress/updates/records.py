@@ -45,6 +45,13 @@ class BookOp(IntEnum):
     SCALED = 4  # of NUMBERS: the scale in the payload, and the old exponents with differences
 
 
+class ModelOp(IntEnum):
+    """Where the model of NUMBERS comes from."""
+
+    TOLD = 0  # the payload
+    MOVED = 1  # that of the old tensor, and differences in the payload
+
+
 @dataclass(frozen=True)
 class Book:
     """What is told of a codebook, or of the scales of rows.
@@ -76,7 +83,7 @@ class Record:
         changed: of these, how many weights came back, fell, and became another entry; of an EXACT one, how many
             elements are others.
         shift: all differences of an EXACT tensor are multiples of two to this.
-        model: bytes of the model of NUMBERS.
+        model: where that of NUMBERS comes from, and its bytes in the payload.
         bytes: of its payload, without the codebook and the model.
     """
 
@@ -88,7 +95,7 @@ class Record:
     book: Book = field(default_factory=lambda: Book(BookOp.SAME))
     changed: tuple[int, ...] = ()
     shift: int = 0
-    model: int = 0
+    model: tuple[ModelOp, int] = (ModelOp.TOLD, 0)
     bytes: int = 0
 
 
@@ -122,7 +129,9 @@ class Records:
         out += _pack_info(record.info)
         out += varint(record.shift) if record.op is Op.EXACT else _pack_book(record.book)
         out += b"".join(map(varint, record.changed)) + varint(record.bytes)
-        return out + (varint(record.model) if record.op is Op.NUMBERS else b"")
+        if record.op is Op.NUMBERS:
+            out += bytes([record.model[0]]) + varint(record.model[1])
+        return out
 
 
 class RecordReader:
@@ -166,8 +175,14 @@ class RecordReader:
         shift = reader.varint("shift", _MAX_SHIFT) if is_exact else 0
         changed = tuple(reader.varint("number of changes") for _ in range(1 if is_exact else 3))
         length = reader.varint("length of a payload")
-        model = reader.varint("length of the model") if op is Op.NUMBERS else 0
+        model = self._read_model(name) if op is Op.NUMBERS else (ModelOp.TOLD, 0)
         return Record(op, name, base, 1, info, book, changed, shift, model, length)
+
+    def _read_model(self, name: str) -> tuple[ModelOp, int]:
+        number = self._reader.byte("model")
+        if number > max(ModelOp):
+            raise FormatError(f"tensor {name}: its model is made in the way {number}, which is unknown")
+        return ModelOp(number), self._reader.varint("length of the model")
 
     def _read_name(self) -> str:
         raw = self._names.read(self._reader, MAX_NAME)

@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding.layouts.ranked import Multiples, Numbers, Ranks
+from deepcompress.coding.layouts.ranked import Multiples, Numbers, Ranked, Ranks
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container.entries import Entry
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import FormatError
-from deepcompress.updates import changes, sections
+from deepcompress.updates import changes, fits, sections
 from deepcompress.updates.content import Content, content_of, expected
 from deepcompress.updates.differences import shift_of
 from deepcompress.updates.models import Tools, book_type, elements_of, scan_of, with_book, with_scales
 from deepcompress.updates.numbers import is_told, steps_of, tell_scales
-from deepcompress.updates.records import Book, BookOp, Op, Record
+from deepcompress.updates.records import Book, BookOp, ModelOp, Op, Record
 from deepcompress.updates.sections import Shared
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -159,8 +159,8 @@ def _ranks(pair: Pair, tools: Tools) -> Told | None:
     before, after = content_of(pair.old, pair.stored), content_of(pair.new, pair.entry)
     book, told = _book(before, after, pair.entry.info, tools)
     old, entries = expected(before, after.codebook), len(after.codebook)
-    record, payload = _numbers(pair, after.symbols, old, entries, with_book(pair.stored.info, book, before))
-    return replace(record, book=book), told + payload
+    made = with_book(pair.stored.info, book, before)
+    return _numbers(pair, tools, (book, told), (after.symbols, old, entries), made)
 
 
 def _multiples(pair: Pair, layout: Multiples, tools: Tools) -> Told | None:
@@ -173,8 +173,7 @@ def _multiples(pair: Pair, layout: Multiples, tools: Tools) -> Told | None:
     made = pair.stored.info
     if isinstance(made.layout, Multiples):
         made = with_scales(made, layout.scales)
-    record, payload = _numbers(pair, new, old, steps.entries, made)
-    return replace(record, book=book), told + payload
+    return _numbers(pair, tools, (book, told), (new, old, steps.entries), made)
 
 
 def _scales(pair: Pair, layout: Multiples, tools: Tools) -> tuple[Book, bytes]:
@@ -194,26 +193,42 @@ def _scales(pair: Pair, layout: Multiples, tools: Tools) -> tuple[Book, bytes]:
     return Book(BookOp.SCALED, replace(layout.scales, length=0), bytes=len(payload)), payload
 
 
-def _numbers(pair: Pair, new: Array, old: Array, entries: int, made: TensorInfo) -> Told:
-    """The record of a tensor of layout 8 without codebook or scales, and its payload.
+def _numbers(
+    pair: Pair, tools: Tools, book: tuple[Book, bytes], symbols: tuple[Array, Array, int], made: TensorInfo
+) -> Told:
+    """A tensor of layout 8.
 
     Args:
-        pair: the tensor and its base.
-        new, old: the symbols, and what is expected of them.
-        entries: how many a symbol can be beside 0.
+        pair, tools: as in `tell`.
+        book: what is told of the codebook or the scales, and its payload.
+        symbols: the new ones, what is expected of them, and how many a symbol can be beside 0.
         made: the layout of the base, with the new codebook or scales.
     """
-    info, layout = pair.entry.info, pair.entry.info.layout
-    assert isinstance(layout, (Ranks, Multiples))
-    start = len(pair.section) - layout.numbers.model - layout.numbers.streams
-    model = pair.section[start : start + layout.numbers.model]
+    info = pair.entry.info
+    new, old, entries = symbols
     payload = changes.encode(new, old, info.shape, scan_of(info), entries)
+    way, model = _model(pair, tools)
     told = None if _without_lengths(made) == _without_lengths(info) else info
     record = Record(
-        Op.NUMBERS, pair.entry.name, pair.number, 1, told, changed=changes.count(new, old), model=len(model),
-        bytes=len(payload),
+        Op.NUMBERS, pair.entry.name, pair.number, 1, told, book[0], changes.count(new, old), 0, (way, len(model)),
+        len(payload),
     )  # fmt: skip
-    return record, payload + model
+    return record, book[1] + payload + model
+
+
+def _model(pair: Pair, tools: Tools) -> tuple[ModelOp, bytes]:
+    """What is told of a model, and its payload."""
+    info, layout, before = pair.entry.info, pair.entry.info.layout, pair.stored.info.layout
+    assert isinstance(layout, Ranked)
+    raw = layout.model_in(pair.section)
+    if not isinstance(before, Ranked):
+        return ModelOp.TOLD, raw
+    learned = tools.coders.copy()
+    payload = fits.tell(raw, info, before.model_in(pair.old.section(pair.stored)), pair.stored.info, learned)
+    if payload is None or len(payload) >= len(raw):
+        return ModelOp.TOLD, raw
+    tools.coders = learned
+    return ModelOp.MOVED, payload
 
 
 def _without_lengths(info: TensorInfo) -> TensorInfo:

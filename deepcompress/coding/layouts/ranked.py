@@ -68,6 +68,12 @@ class Ranked(Layout):
     """What both have in common, which is the number of the layout."""
 
     number, since = 8, 3
+    numbers: Numbers
+
+    def model_in(self, section: bytes) -> bytes:
+        """The bytes of the model in a section, in which the streams follow it."""
+        stop = len(section) - self.numbers.streams
+        return section[stop - self.numbers.model : stop]
 
     @property
     def coder(self) -> str:
