@@ -7,6 +7,7 @@ the highest were a codebook.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,13 @@ class Steps:
         rows = values.reshape(len(self.of_rows), -1)
         found = np.empty(rows.shape, dtype=np.int16)
         count = max(1, _CHUNK // rows.shape[1])
-        for start in range(0, len(rows), count):
-            part = rows[start : start + count].astype(np.float64)
+        for start, first in product(range(0, rows.shape[0], count), range(0, rows.shape[1], _CHUNK)):
+            part = np.s_[start : start + count, first : first + _CHUNK]
+            steps = self.of_rows[start : start + count, None].astype(np.float64)
             with np.errstate(invalid="ignore"):  # signalling NaNs
-                numbers = np.rint(part / self.of_rows[start : start + count, None].astype(np.float64))
+                numbers = np.rint(rows[part].astype(np.float64) / steps)
             held = np.clip(np.nan_to_num(numbers, nan=0.0), self.low, self.high).astype(np.int64)
-            found[start : start + count] = np.where(held == 0, 0, held - self.low + (held < 0))
+            found[part] = np.where(held == 0, 0, held - self.low + (held < 0))
         return found.reshape(-1)
 
 
