@@ -290,6 +290,7 @@ INSIDE = {
         "hooks",
         "regrow",
         "budget",
+        "early",
         "stage",
         "steps",
         "guard",

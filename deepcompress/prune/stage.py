@@ -11,6 +11,7 @@ from torch import nn
 
 from deepcompress.prune.budget import BudgetHooks, Curvature, Refine
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
+from deepcompress.prune.early import first_run, is_back
 from deepcompress.prune.hooks import MaskHooks
 from deepcompress.prune.lifelines import with_paths
 from deepcompress.prune.masks import Masks, check_alive, cut
@@ -23,6 +24,7 @@ from deepcompress.training import distributed
 from deepcompress.training.loop import count_batches
 from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import Run, retrain
+from deepcompress.training.rollback import measured
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -54,13 +56,19 @@ def prune_by(
 def prune_and_retrain(run: Run) -> Masks:
     """Iterative pruning with masked retraining (Han et al. 2015, section 3), in place.
 
-    There must be training data; validation data is only reported, epoch by epoch.
+    There must be training data. Validation data is reported, epoch by epoch, and ends the retraining of a recipe with
+    `early_stop`: see `prune.early`.
     """
     evidence, epochs = Evidence.of(run), run.recipe.epochs
-    hooks = PruningHooks(evidence, run.watch)
+    first = first_run(run)
+    hooks = PruningHooks(evidence, run.watch, first)
     if epochs == 0:
         return prune(evidence, hooks.links, run.watch)
-    retrain(run, make_optimizer(run.model, run.recipe), epochs, "prune", hooks)
+    dense = measured(run) if first < epochs else None
+    retrain(run, make_optimizer(run.model, run.recipe), first, "prune", hooks)
+    if dense is not None and not is_back(run, dense):
+        hooks.steps = {}
+        retrain(run, make_optimizer(run.model, run.recipe), epochs - first, "prune", hooks)
     return hooks.masks
 
 
