@@ -7,6 +7,7 @@ that the network is judged at rest. Where it is not as good yet, the other epoch
 
 from __future__ import annotations
 
+from deepcompress.prune.schedule import PRUNING_PART
 from deepcompress.training.evaluation import Evaluation
 from deepcompress.training.loop import count_batches
 from deepcompress.training.objective import task_of
@@ -15,25 +16,29 @@ from deepcompress.training.rollback import measured
 
 PART = 0.4
 STEPS = 1000  # of the optimizer in the first run: with fewer, no network here was as good again
+CUTTING_PART = 0.4  # of the first run, in which pruning happens: a short run needs most of its epochs to heal
 POINTS = 0.1  # that the metric may be worse
 
 
-def first_run(run: Run) -> int:
-    """Epochs before the check; all of them where the recipe wants no check, or nothing can be checked."""
-    recipe = run.recipe
-    first = round(PART * recipe.epochs)
+def first_run(run: Run) -> tuple[int, float]:
+    """Epochs before the check, and the part of them in which pruning happens.
+
+    They are all where the recipe wants no check, or nothing can be checked.
+    """
+    recipe, whole = run.recipe, (run.recipe.epochs, PRUNING_PART)
     if not recipe.early_stop or run.batches is None or run.val_batches is None or recipe.regrow != "none":
-        return recipe.epochs
-    return first if first * count_batches(run.batches) >= STEPS else recipe.epochs
+        return whole
+    first = round(PART * recipe.epochs)
+    return (first, CUTTING_PART) if first * count_batches(run.batches) >= STEPS else whole
 
 
 def is_back(run: Run, dense: Evaluation) -> bool:
     """Whether the loss is no higher than the `dense` network's was, and the metric at most `POINTS` worse."""
-    now, task, epochs = measured(run), task_of(run.objective), run.recipe.epochs
+    now, task, (first, _) = measured(run), task_of(run.objective), first_run(run)
     assert now is not None
     back = now.loss <= dense.loss and task.lost(dense.value, now.value) <= POINTS
     run.watch.message(
-        f"after {first_run(run)} of {epochs} epochs the validation loss is {now.loss:.4f} (dense: {dense.loss:.4f}), "
+        f"after {first} of {run.recipe.epochs} epochs the validation loss is {now.loss:.4f} (dense: {dense.loss:.4f}), "
         f"and {task.says(now.value)} (dense: {task.shown(dense.value)}): "
         + ("retraining ends" if back else "retraining goes on")
     )

@@ -17,7 +17,7 @@ from deepcompress.prune.lifelines import with_paths
 from deepcompress.prune.masks import Masks, check_alive, cut
 from deepcompress.prune.neurons import Connection, connections, remove_dead
 from deepcompress.prune.regrow import RegrowingHooks
-from deepcompress.prune.schedule import epochs_of, progress
+from deepcompress.prune.schedule import PRUNING_PART, epochs_of, progress
 from deepcompress.prune.units import Group, cut_units, may_be_empty, silence_units, silenced
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
@@ -60,8 +60,8 @@ def prune_and_retrain(run: Run) -> Masks:
     `early_stop`: see `prune.early`.
     """
     evidence, epochs = Evidence.of(run), run.recipe.epochs
-    first = first_run(run)
-    hooks = PruningHooks(evidence, run.watch, first)
+    first, part = first_run(run)
+    hooks = PruningHooks(evidence, run.watch, first, part)
     if epochs == 0:
         return prune(evidence, hooks.links, run.watch)
     dense = measured(run) if first < epochs else None
@@ -134,12 +134,14 @@ class PruningHooks(CuttingHooks):
 
     changing: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, evidence: Evidence, watch: Progress, epochs: int | None = None) -> None:
-        """`epochs`: how many there will be, if not as many as the recipe says."""
+    def __init__(
+        self, evidence: Evidence, watch: Progress, epochs: int | None = None, part: float = PRUNING_PART
+    ) -> None:
+        """`epochs`: how many there will be, if not as many as the recipe says. Pruning takes `part` of them."""
         super().__init__(evidence, watch)
         recipe = evidence.recipe
         steps = progress(recipe.schedule, recipe.iterations)
-        self.steps = epochs_of(steps, recipe.epochs if epochs is None else epochs)
+        self.steps = epochs_of(steps, recipe.epochs if epochs is None else epochs, part)
 
     def before_epoch(self, epoch: int) -> str:
         """Prune if the schedule says so; the note for the epoch's report says how far."""
