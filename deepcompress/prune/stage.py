@@ -11,7 +11,7 @@ from torch import nn
 
 from deepcompress.prune.budget import BudgetHooks, Curvature, Refine
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
-from deepcompress.prune.early import first_run, is_back
+from deepcompress.prune.early import CUTTING_PART, Start, is_back, short_run
 from deepcompress.prune.hooks import MaskHooks
 from deepcompress.prune.lifelines import with_paths
 from deepcompress.prune.masks import Masks, check_alive, cut
@@ -24,7 +24,6 @@ from deepcompress.training import distributed
 from deepcompress.training.loop import count_batches
 from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import Run, retrain
-from deepcompress.training.rollback import measured
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -56,19 +55,26 @@ def prune_by(
 def prune_and_retrain(run: Run) -> Masks:
     """Iterative pruning with masked retraining (Han et al. 2015, section 3), in place.
 
-    There must be training data. Validation data is reported, epoch by epoch, and ends the retraining of a recipe with
-    `early_stop`: see `prune.early`.
+    There must be training data. Validation data is reported, epoch by epoch. With a recipe's `early_stop` it says
+    whether a short run is enough (`prune.early`).
     """
-    evidence, epochs = Evidence.of(run), run.recipe.epochs
-    first, part = first_run(run)
-    hooks = PruningHooks(evidence, run.watch, first, part)
+    short = short_run(run)
+    if short:
+        start = Start(run)
+        masks = _retrained(run, short, CUTTING_PART)
+        if is_back(run, start.dense):
+            return masks
+        start.go_back()
+    return _retrained(run, run.recipe.epochs, PRUNING_PART)
+
+
+def _retrained(run: Run, epochs: int, part: float) -> Masks:
+    """Prune, in the first `part` of so many epochs of retraining."""
+    evidence = Evidence.of(run)
+    hooks = PruningHooks(evidence, run.watch, epochs, part)
     if epochs == 0:
         return prune(evidence, hooks.links, run.watch)
-    dense = measured(run) if first < epochs else None
-    retrain(run, make_optimizer(run.model, run.recipe), first, "prune", hooks)
-    if dense is not None and not is_back(run, dense):
-        hooks.steps = {}
-        retrain(run, make_optimizer(run.model, run.recipe), epochs - first, "prune", hooks)
+    retrain(run, make_optimizer(run.model, run.recipe), epochs, "prune", hooks)
     return hooks.masks
 
 

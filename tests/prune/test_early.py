@@ -6,12 +6,17 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
+from samples import CLASSES, batches, blobs
+from torch import nn
 
 from deepcompress.errors import RecipeError
 from deepcompress.prune import early
 from deepcompress.prune.stage import prune_and_retrain
 from deepcompress.recipe import Recipe
+from deepcompress.training.data import TensorLoader
 from deepcompress.training.evaluation import Evaluation, evaluate
+from deepcompress.training.loop import seed_everything
 from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import find
@@ -51,17 +56,41 @@ def test_it_ends_where_the_network_is_as_good_again(mlp, flat_train, flat_test):
     assert masks.sparsity == pytest.approx(0.5, abs=0.01)
     now = evaluate(mlp, flat_test)
     assert watch.messages == [
-        f"after 2 of 5 epochs the validation loss is {now.loss:.4f} (dense: {untrained.loss:.4f}), and error "
+        f"after 2 epochs the validation loss is {now.loss:.4f} (dense: {untrained.loss:.4f}), and error "
         f"{now.error:.2f} % (dense: {untrained.error:.2f} %): retraining ends"
     ]
 
 
-def test_it_goes_on_where_the_network_is_worse(dense, flat_train, flat_test):
-    watch, masks = retrained(dense, Recipe(prune=0.97, **EARLY), flat_train, flat_test)
-    assert watch.epochs == [(1, 2), (2, 2), (1, 3), (2, 3), (3, 3)]
-    assert 0.97 <= masks.sparsity < 1  # dead neurons go, too
-    assert [text.endswith("retraining goes on") for text in watch.messages if text.startswith("after")] == [True]
-    assert sum(int(p.count_nonzero()) for p in dense.parameters() if p.ndim > 1) <= sum(map(masks.kept, masks.keep))
+def dropping():
+    """A network with dropout that has learned nothing yet, and is made worse by pruning nearly everything."""
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(12, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.4), nn.Linear(24, CLASSES))
+
+
+def shuffled():
+    """Loaders that draw."""
+    return TensorLoader(*blobs(192, 1), 32, seed=5), batches(96, 2)
+
+
+def test_all_epochs_follow_as_if_nothing_had_been_tried(monkeypatch):
+    monkeypatch.setattr(early, "measured", lambda run: Evaluation(50.0, 50.0, next(losses), 96, 50.0))
+    found = []
+    for early_stop in (False, True):
+        losses = iter((0.5, 0.6))  # dense, and after the short run
+        model, recipe = dropping(), Recipe(prune=0.8, **EARLY | {"early_stop": early_stop})
+        seed_everything(0)
+        watch, masks = retrained(model, recipe, *shuffled())
+        found.append((model, masks, torch.rand(3)))
+    assert watch.epochs == [(1, 2), (2, 2), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert [text for text in watch.messages if text.startswith("after")] == [
+        "after 2 epochs the validation loss is 0.6000 (dense: 0.5000), and error 50.00 % (dense: 50.00 %): all 5 epochs "
+        "follow, from the dense network on"
+    ]
+    (one, masks, drawn), (other, others, again) = found
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    assert all(torch.equal(mask, others.keep[name]) for name, mask in masks.keep.items())
+    assert one[3].p == other[3].p < 0.4
+    assert torch.equal(drawn, again)
 
 
 @pytest.mark.parametrize(
