@@ -83,8 +83,8 @@ def test_all_epochs_follow_as_if_nothing_had_been_tried(monkeypatch):
         found.append((model, masks, torch.rand(3)))
     assert watch.epochs == [(1, 2), (2, 2), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert [text for text in watch.messages if text.startswith("after")] == [
-        "after 2 epochs the validation loss is 0.6000 (dense: 0.5000), and error 50.00 % (dense: 50.00 %): all 5 epochs "
-        "follow, from the dense network on"
+        "after 2 epochs the validation loss is 0.6000 (dense: 0.5000), and error 50.00 % (dense: 50.00 %): "
+        "all 5 epochs follow, from the dense network on"
     ]
     (one, masks, drawn), (other, others, again) = found
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
