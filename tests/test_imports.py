@@ -293,6 +293,7 @@ INSIDE = {
         "hooks",
         "regrow",
         "budget",
+        "early",
         "stage",
         "steps",
         "guard",

@@ -39,12 +39,14 @@ TWO_WAYS: dict[tuple[str, str], str] = {
 def usual(given: Collection[str], asked: bool = False, rounded: bool = False) -> dict[str, Any]:
     """The defaults beside settings that are `given`, or `asked` for in rules for layers.
 
-    ``retrain`` counts as given where it is off. Then nothing is pruned or shared that nobody asked for; a ``max_drop``
-    asks for pruning, unless the quantizer is said to be ``rows`` (`rounded`).
+    All `epochs` that are given are trained. ``retrain`` counts as given where it is off. Then nothing is pruned or
+    shared that nobody asked for; a ``max_drop`` asks for pruning, unless the quantizer is said to be ``rows``
+    (`rounded`).
     """
+    found = {**DEFAULTS, "early_stop": "epochs" not in given}
     if "retrain" not in given:
-        return DEFAULTS
-    found = {**DEFAULTS, **AS_TRAINED}
+        return found
+    found |= AS_TRAINED
     for name, asks in {
         "quantizer": asked or not ASKS.isdisjoint(given),
         "prune": "max_drop" in given and not rounded,

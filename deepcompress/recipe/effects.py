@@ -63,6 +63,16 @@ def _has_time(values: Values) -> bool:
     return bool(values["retrain"]) and (bool(values["epochs"]) or local)
 
 
+def _can_end_early(values: Values) -> bool:
+    plain = {"method": "stages", "regrow": "none", "rewind": "none", "reload": False, "max_drop": None}
+    return (
+        bool(values["retrain"] and values["epochs"])
+        and values["schedule"] not in WATCHING
+        and values["target_size"] is None
+        and all(values[name] == value for name, value in plain.items())
+    )
+
+
 def _cuts_in_steps(values: Values) -> bool:
     return bool(values["schedule"] != "one-shot")
 
@@ -151,6 +161,12 @@ NEEDS = (
         "need --epochs 0 --finetune-epochs 0 in place of --no-retrain)",
     ),
     Need((*_WHICH, *_WHEN), prunes, "is for pruning, and nothing is pruned (prune is 0)"),
+    Need(
+        ("early_stop",),
+        lambda values: not values["early_stop"] or _can_end_early(values),
+        "is for retraining whose length nothing else decides: not for another method, or with regrow, rewind, reload, "
+        "max_drop, target_size or a schedule that watches the validation data",
+    ),
     Need(  # of rows that samples round
         ("max_drop",),
         lambda values: prunes(values) or values["quantizer"] == "rows",
@@ -209,7 +225,7 @@ BESIDE_BASE: dict[str, str] = {
     "max_drop": "limits what pruning may lose, and update_drop what an update may",
     **dict.fromkeys(_RATES, _BEFORE_SHARING),
     "lr": f"{_BEFORE_SHARING} (finetune_lr is for those)",
-    "epochs": f"{_BEFORE_SHARING} (finetune_epochs is for those)",
+    **dict.fromkeys(("epochs", "early_stop"), f"{_BEFORE_SHARING} (finetune_epochs is for those)"),
 }  # fmt: skip
 
 
