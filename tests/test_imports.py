@@ -227,6 +227,7 @@ INSIDE = {
         "product",
         "convolutions",
         "products",
+        "turns",
         "sensing",
         "calibrate",
         "compress",

@@ -8,7 +8,7 @@ import torch
 
 onnx = pytest.importorskip("onnx", reason="needs pip install -e '.[onnx]'")
 pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
-from onnx import helper  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
 from tiny import held, model, perceptron, run, tensors_of, value, weights  # noqa: E402
 
 from deepcompress.errors import DataError, NetworkError, RecipeError  # noqa: E402
@@ -18,6 +18,9 @@ from deepcompress.graphs.model import open_model  # noqa: E402
 from deepcompress.graphs.products import products  # noqa: E402
 from deepcompress.graphs.restore import complete, model_in  # noqa: E402
 from deepcompress.graphs.roles import weights_of  # noqa: E402
+from deepcompress.graphs.turns import turns_of  # noqa: E402
+from deepcompress.quantize.rows import by_size, nearest  # noqa: E402
+from deepcompress.reading.loader import load_state_dict  # noqa: E402
 from deepcompress.recipe import Recipe  # noqa: E402
 from deepcompress.training.progress import Progress  # noqa: E402
 
@@ -117,6 +120,57 @@ def test_a_recurrent_operator_meets_inputs_and_states(direction, tmp_path):
         out = torch.tanh(now @ w[side].T + before[:, :, side] @ r[side].T)
         expected = y[:-1, side] if backwards else y[1:, side]
         assert np.allclose(out.numpy(), expected, atol=1e-5)
+
+
+INPUTS = {**dict.fromkeys(PRODUCTS, 0), "MatMul from the left": 1, "Gemm, both turned": 1}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_without_samples_errors_add_up_to_nothing_in_each_output(name, tmp_path):
+    made, shape, (rows, columns) = PRODUCTS[name]
+    w = weights(8 * rows, 8 * columns, seed=1)
+    proto = model([made], [value("x", *shape)], [value("y", None)], [held("w", w)])
+    found, weight = opened(proto, tmp_path), torch.from_numpy(w)
+    grid = by_size(weight, 0.7, turns_of(found, {"w"}).get("w"))
+    off = grid.integers - weight / grid.steps[:, None]
+    assert off.sum(INPUTS[name]).abs().max() <= 0.5 + 1e-4
+    assert off.sum(1 - INPUTS[name]).abs().max() > 1
+    compress_model(found, Recipe(retrain=False, step=0.7), tmp_path / "m.dc")
+    assert torch.equal(load_state_dict(tmp_path / "m.dc")["w"], grid.values())
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_without_samples_errors_add_up_to_nothing_in_each_gate(kind, tmp_path):
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    made = node(kind, ["x", "w", "r"], ["y"], hidden_size=8, direction="bidirectional")
+    tensors = {"w": weights(2, 8 * gates, 30), "r": weights(2, 8 * gates, 8, seed=1)}
+    proto = model([made], [value("x", 6, 2, 30)], [value("y", None)], [held(*each) for each in tensors.items()])
+    turns = turns_of(opened(proto, tmp_path), set(tensors))
+    for name, array in tensors.items():
+        weight = torch.from_numpy(array)
+        grid = by_size(weight, 0.7, turns[name])
+        off = grid.integers - weight / grid.steps[:, None, None]
+        assert grid.integers.shape == weight.shape
+        assert off.sum(2).abs().max() <= 0.5 + 1e-4
+        assert off.abs().max() <= 1
+
+
+def test_without_samples_what_is_looked_up_or_unknown_is_rounded_number_by_number(tmp_path):
+    nodes = [
+        node("Gather", ["table", "at"], ["a"]), node("Transpose", ["turned"], ["b"], perm=[1, 0]),
+        node("MatMul", ["a", "b"], ["c"]), node("Conv", ["image", "kernels"], ["d"]),
+    ]  # fmt: skip
+    tensors = {"table": weights(50, 40), "turned": weights(30, 40, seed=1), "kernels": weights(6, 4, 3, 3, seed=2)}
+    inputs = [value("at", 7, kind=TensorProto.INT64), value("image", 1, 4, 9, 9)]
+    proto = model(nodes, inputs, [value("c", None), value("d", None)], [held(*each) for each in tensors.items()])
+    turns = turns_of(opened(proto, tmp_path), set(tensors))
+    assert set(turns) == {"table", "turned"}
+    for name, turn in turns.items():
+        weight = torch.from_numpy(tensors[name])
+        found = by_size(weight, 0.7, turn)
+        assert torch.equal(found.integers, nearest(weight, found.steps).integers)
+    kernels = torch.from_numpy(tensors["kernels"])
+    assert not torch.equal(by_size(kernels, 0.7).integers, nearest(kernels, by_size(kernels, 0.7).steps).integers)
 
 
 def calibrated(proto, batches, step, tmp_path, watch=None):
