@@ -141,7 +141,7 @@ class Ours:
             return OnnxRounder(open_model(str(self.real.file)), batches, watch)
         module = copied(self.real.module)
         fill(module, load_checkpoint(self.real.file).state, str(self.real.file))
-        return Rounder(module, [layer.name for layer in compressible(module.state_dict())], batches, watch).predicted
+        return Rounder(module, [layer.name for layer in compressible(module.state_dict())], batches, watch).checked
 
 
 def go_through(name: str, wheels: Path, folder: Path, chosen: list[str]) -> None:

@@ -366,7 +366,7 @@ def _rounder(
     names = [layer.name for layer in layers_of(work, state, recipe)]
     made = Rounder(work, names, order.calibrate, order.watch, order.teach)
     if recipe.target_size is not None:
-        return made.predicted, made.tuned if order.teach else None
+        return made.checked, made.tuned if order.teach else None
     if recipe.max_drop is None:
         return made.measured, None
     decides = budget if order.val_loader is None else Budget.on_data(work, order.val_loader, task)

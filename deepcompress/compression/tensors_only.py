@@ -120,6 +120,8 @@ def compress_state(
         if recipe.target_size is not None and size_of(stream) > recipe.target_size:
             watch.message("warning: what was tuned needs more bytes than there may be, so it is left out")
             stream = stream_of(step)
+    for line in stream.given.lines():
+        watch.message(line)
     save(path, stream, network, data, extensions)
     sizes = [planned_size(infos.items(), network, data, extensions) for infos in (stream.pruned, stream.shared)]
     kept |= stream.kept

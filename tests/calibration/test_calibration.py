@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import deepcompress as dc
 from deepcompress.calibration.collect import collect
-from deepcompress.calibration.feedback import Curvature, code_lengths, rounded
+from deepcompress.calibration.feedback import Curvature, rounded
 from deepcompress.calibration.hooks import patches, watched
 from deepcompress.calibration.rounding import Rounder
 from deepcompress.calibration.samples import FEWEST, MOST, load_samples, parted
@@ -120,17 +120,16 @@ def test_feedback_beats_rounding_where_inputs_are_alike():
     h, weight = mix @ mix.T, torch.randn(1, 16, 24)
     steps = torch.full((1, 16), 0.4)
     curvature = Curvature.of(h)
-    level = torch.tensor([curvature.level])
 
     def error(integers):
         off = (integers * steps[..., None] - weight)[0]
         return float((off @ h * off).sum())
 
-    found = rounded(weight, steps, [curvature], level, 1000)
-    plain = rounded(weight, steps, (), torch.ones(1), 1000)
+    found = rounded(weight, steps, [curvature], 1000)
+    plain = rounded(weight, steps, (), 1000)
     assert torch.equal(found, found.round())
     assert error(found) < 0.5 * error(plain)
-    assert rounded(weight, steps, [curvature], level, 2).abs().max() == 2
+    assert rounded(weight, steps, [curvature], 2).abs().max() == 2
 
 
 @pytest.mark.parametrize("sizes", [[8], [7, 1], [3, 5], [3, 3, 2], [1] * 8, [0, 8], [3] * 5])
@@ -146,15 +145,9 @@ def test_as_few_samples_as_are_needed_are_parted(sizes):
 def test_dead_inputs_have_no_weights():
     h = torch.diag(torch.tensor([1.0, 0.0, 2.0]))
     curvature = Curvature.of(h)
-    found = rounded(torch.full((1, 4, 3), 3.0), torch.ones(1, 4), [curvature], torch.ones(1), 100)
+    found = rounded(torch.full((1, 4, 3), 3.0), torch.ones(1, 4), [curvature], 100)
     assert not found[:, :, 1].any()
     assert (found[:, :, [0, 2]] == 3).all()
-
-
-def test_code_lengths_are_those_of_an_ideal_code():
-    bits = code_lengths(torch.tensor([0, 0, 1, -1] * 1000), 2)
-    assert bits[1:4].tolist() == pytest.approx([2, 1, 2], abs=1e-3)
-    assert bits[0] > 15
 
 
 class Net(nn.Module):
