@@ -1,9 +1,9 @@
 """Rounding with second-order error feedback.
 
 Column by column the error of a weight is made good by those that are not rounded yet, as H says they can (optimal brain
-surgery, Hassibi and Stork 1993; GPTQ, Frantar et al. 2023). Each takes the nearest number. One nearer to zero would take
-fewer bits, but then the outputs of each layer become smaller, and that adds up from layer to layer as other errors do
-not: on every convolutional network that was tried, a coarser step costs less for the bits that it saves.
+surgery, Hassibi and Stork 1993; GPTQ, Frantar et al. 2023). Each takes the nearest number. One that is nearer to zero
+would take fewer bits, but then the outputs of a layer become weaker, and that adds up from layer to layer as other
+errors do not. A coarser step saves the same bits at less harm.
 """
 
 from __future__ import annotations
