@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from deepcompress.calibration.checking import Check, Rounded
 from deepcompress.calibration.collect import collect
 from deepcompress.calibration.grids import Calibrated
 from deepcompress.calibration.samples import check_enough, parted
@@ -18,51 +18,12 @@ from deepcompress.layers import live_tensors, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import count_samples
 from deepcompress.networks.precision import stored_of
-from deepcompress.quantize.rows import RowGrid, by_size, coarseness, entropy
+from deepcompress.quantize.rows import RowGrid, by_size, coarseness
 from deepcompress.training.progress import Progress
 
-_PLAIN_START = 5.0  # times the calibrated step: where to look first for one that goes by the sizes of the weights
-_NEARLY = 0.01  # of the bits: so far from as many is near enough
-_NEWTON = 6
 _TAUGHT = 2.0  # times the loss that is allowed: so much teaching is trusted to make good
-_PLAIN = (
-    "the weights are rounded by their sizes alone: on the samples held out, that changes the output less than rounding "
-    "by the other samples does in as many bytes (more samples may help)"
-)
 #: Modules that add a bias to what they multiply, both of one name: weight and bias, weight_ih_l0 and bias_ih_l0.
 _BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.MultiheadAttention)
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """What the file gets.
-
-    Attributes:
-        grids: weights on grids, by name.
-        corrected: tensors that make their mean errors good, by name.
-        error: what it changes in the output for samples held out, as a part of its variance; None where nobody looked.
-        is_plain: whether all weights are rounded by their sizes, although samples are there.
-    """
-
-    grids: Mapping[str, RowGrid]
-    corrected: Mapping[str, torch.Tensor]
-    error: float | None = None
-    is_plain: bool = False
-
-    def values(self) -> dict[str, torch.Tensor]:
-        """All these tensors."""
-        return {**{name: grid.values() for name, grid in self.grids.items()}, **self.corrected}
-
-    def bits(self) -> float:
-        """Of ideal codes for the whole numbers, each tensor's by itself."""
-        return sum(entropy(grid.integers.numpy()) for grid in self.grids.values())
-
-    def lines(self) -> list[str]:
-        """What there is to say of it."""
-        found = [_PLAIN] if self.is_plain else []
-        if self.error is not None:
-            found.append(f"the output for samples held out changes by {100 * self.error:.2g} % of its variance")
-        return found
 
 
 class Rounder:
@@ -85,7 +46,7 @@ class Rounder:
     def __init__(
         self, model: nn.Module, names: Iterable[str], batches: Iterable[Any], watch: Progress, teach: bool = False
     ) -> None:
-        self._model, self._teach, self._coarser = model, teach, _PLAIN_START
+        self._model, self._teach = model, teach
         self._learned, kept = parted(batches)
         check_enough(sum(map(count_samples, (*self._learned, *kept))))
         twin = copied(model).eval()
@@ -98,6 +59,7 @@ class Rounder:
         self._calibrated = Calibrated(self.weights, statistics, {name: id(own[name]) for name in self.weights})
         self._biases = _biases(model, tensors)
         self._watch, self._trial = watch, Trial(model, twin, kept, statistics.power)
+        self._check = Check(self._plain, self._trial.error)
         if missing := sorted(self.weights.keys() - self._calibrated.met()):
             watch.message(f"the output feels nothing of them, so they are rounded by their sizes: {', '.join(missing)}")
         if hidden := self._calibrated.out_of_sight():
@@ -117,20 +79,12 @@ class Rounder:
         return Rounded({**self._by_size(step, self.weights.keys() - grids), **grids}, corrected)
 
     def checked(self, step: float) -> Rounded:
-        """As `predicted`; or weights that are rounded by their sizes in about as many bits.
-
-        It is the one that changes the output for samples held out less.
-        """
-        found = self._tried(self.predicted(step))
-        plain = self._tried(self._of_bits(found.bits(), step))
-        assert found.error is not None
-        assert plain.error is not None
-        return plain if plain.error < found.error else found
+        """As `predicted`; or, where that is better on samples held out, by their sizes in about as many bits."""
+        return self._check.better(self.predicted(step), step)
 
     def measured(self, step: float) -> Rounded:
         """As `checked`, so that the output for samples held out changes by step^2 of its variance, or a little less."""
-        found = self._within(step**2, self._error_of, self.checked, step)
-        return found if found.error is not None else self._tried(found)
+        return self._check.tried(self._within(step**2, self._error_of, self.checked, step))
 
     def kept_by(self, lost: Callable[[nn.Module], float], most: float, start: float) -> Rounded:
         """Weights rounded as coarsely as a metric of the whole network allows.
@@ -177,11 +131,10 @@ class Rounder:
 
         return coarsest(allowed, tried, start)
 
-    def _tried(self, rounded: Rounded) -> Rounded:
-        return replace(rounded, error=self._trial.error(rounded.values()))
-
     def _error_of(self, rounded: Rounded) -> float:
-        return self._trial.error(rounded.values()) if rounded.error is None else rounded.error
+        error = self._check.tried(rounded).error
+        assert error is not None
+        return error
 
     def _plain(self, step: float) -> Rounded:
         biases = {name: self._stored.cast(name, bias.detach()) for name, bias in self._biases.values()}
@@ -191,19 +144,6 @@ class Rounder:
         """As without samples."""
         coarser = coarseness({name: weight.numel() for name, weight in self.weights.items()})
         return {name: by_size(self.weights[name], step * coarser[name]) for name in names}
-
-    def _of_bits(self, bits: float, step: float) -> Rounded:
-        """Weights that are rounded by their sizes and need about so many bits; those of samples do so with `step`."""
-        count = sum(weight.numel() for weight in self.weights.values())
-        factor = self._coarser
-        for _ in range(_NEWTON):
-            found = self._plain(factor * step)
-            more = found.bits() - bits
-            if abs(more) <= _NEARLY * bits:
-                break
-            factor *= 2 ** (more / count)
-        self._coarser = factor
-        return found
 
 
 def _biases(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, torch.Tensor]]:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from deepcompress.calibration.budget import Budget
-from deepcompress.calibration.rounding import Rounded, Rounder
+from deepcompress.calibration.checking import Rounded
+from deepcompress.calibration.rounding import Rounder
 from deepcompress.compression.from_base import FromBase, Limits, recipe_beside
 from deepcompress.compression.from_file import asks_for_more, renamed, restore, still_shared
 from deepcompress.compression.lowrank import factorize

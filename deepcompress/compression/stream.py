@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deepcompress.calibration.rounding import Rounded
+from deepcompress.calibration.checking import Rounded
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.compression.contents import Content
 from deepcompress.compression.packing import Packer

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from deepcompress.calibration.rounding import Rounded
+from deepcompress.calibration.checking import Rounded
 from deepcompress.compression.contents import Content, look_through
 from deepcompress.compression.result import Result, StageResult, kept_line
 from deepcompress.compression.sizing import step_for

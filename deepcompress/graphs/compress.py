@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from deepcompress.calibration.rounding import Rounded
+from deepcompress.calibration.checking import Rounded
 from deepcompress.compression.result import Result
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.graphs.model import OnnxModel

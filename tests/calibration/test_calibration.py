@@ -257,7 +257,7 @@ def test_no_size_is_worse_on_samples_held_out_than_without_samples(step, network
     for batches in (samples, mute):
         rounder = Rounder(network, names, batches, Progress())
         found, predicted = rounder.checked(step), rounder.predicted(step)
-        plain = rounder._of_bits(predicted.bits(), step)
+        plain = rounder._check.of_bits(predicted.bits(), step)
         trial = rounder._trial
         assert abs(plain.bits() / predicted.bits() - 1) < 0.1
         assert found.error == trial.error(found.values())

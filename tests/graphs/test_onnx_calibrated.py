@@ -8,6 +8,7 @@ import torch
 
 onnx = pytest.importorskip("onnx", reason="needs pip install -e '.[onnx]'")
 pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
+from listener import Listener  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 from tiny import held, model, perceptron, run, tensors_of, value, weights  # noqa: E402
 
@@ -197,6 +198,27 @@ def test_the_output_changes_as_much_as_was_asked_for(tmp_path):
         assert step**2 / 8 < part < 2 * step**2
 
 
+def test_weights_go_by_their_sizes_where_samples_held_out_say_so(tmp_path):
+    """Half of the inputs are silent in all samples that rounding learns from, and loud in the others."""
+    proto, x = perceptron(), mixed(256, 7).reshape(8, 32, 20)
+    loud = x * np.where(np.arange(20) < 10, 1, np.where(np.arange(8) % 4 == 3, 30, 0)[:, None, None])
+    for given in (x, loud.astype(np.float32)):
+        found, watch = opened(proto, tmp_path), Listener()
+        rounder = OnnxRounder(found, list(torch.from_numpy(given)), Progress())
+        made = rounder(0.1)
+        assert made.is_plain == (given is not x)
+        assert made.error <= rounder._check.tried(rounder._predicted(0.1)).error
+        assert set(made.grids) == {"first.weight", "second.weight"}
+        recipe = Recipe(retrain=False, step=0.1)
+        compress_model(found, recipe, tmp_path / "m.dc", rounder=rounder, watch=watch)
+        kept, learned = np.concatenate(given[3::4]), np.concatenate(given[np.arange(8) % 4 != 3])
+        (y,) = run(complete(model_in(tmp_path / "m.dc")), {"x": kept})
+        (dense,), (other,) = run(proto, {"x": kept}), run(proto, {"x": learned[:32]})
+        assert made.error == pytest.approx(np.square(y - dense).sum() / 64 / np.var(other, axis=0).sum(), rel=1e-3)
+        said = [line for line in watch.lines if line.startswith("the weights are rounded by their sizes alone")]
+        assert len(said) == made.is_plain
+
+
 @pytest.mark.parametrize("count", [16, 64])
 def test_few_samples_do_little_harm_to_others(count, tmp_path):
     proto, x = perceptron(), weights(400, 20, seed=5)
@@ -237,7 +259,8 @@ def test_the_mean_error_goes_into_the_bias(tmp_path):
     proto, x = perceptron(), mixed(300, 3) + 2
     found, _ = calibrated(proto, [torch.from_numpy(x)], 0.3, tmp_path)
     old, new = tensors_of(proto), tensors_of(found)
-    change = (new["first.weight"] - old["first.weight"]) @ x.mean(0)
+    learned = np.concatenate([x[:114], x[152:266]])  # 8 parts, and each fourth is held out
+    change = (new["first.weight"] - old["first.weight"]) @ learned.mean(0)
     assert np.allclose(new["first.bias"] - old["first.bias"], -change, atol=1e-3)
     assert np.abs(change).max() > 0.01
 
