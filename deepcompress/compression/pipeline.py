@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from deepcompress.calibration.budget import Budget
-from deepcompress.calibration.rounding import Rounded, Rounder
+from deepcompress.calibration.checking import Rounded
+from deepcompress.calibration.rounding import Rounder
 from deepcompress.compression.from_base import FromBase, Limits, recipe_beside
 from deepcompress.compression.from_file import asks_for_more, renamed, restore, still_shared
 from deepcompress.compression.lowrank import factorize
@@ -366,7 +367,7 @@ def _rounder(
     names = [layer.name for layer in layers_of(work, state, recipe)]
     made = Rounder(work, names, order.calibrate, order.watch, order.teach)
     if recipe.target_size is not None:
-        return made.predicted, made.tuned if order.teach else None
+        return made.checked, made.tuned if order.teach else None
     if recipe.max_drop is None:
         return made.measured, None
     decides = budget if order.val_loader is None else Budget.on_data(work, order.val_loader, task)
