@@ -25,7 +25,8 @@ class Shape(NamedTuple):
 class Classes(NamedTuple):
     """The class of each row (with the base), and of each column.
 
-    For a decoder both are int32, and less the lowest that there is of each: their sum is the number of a table.
+    For a decoder both are int32, and less the lowest that there is of each: their sum is the number of a table. With
+    gaps, columns are in the order in which it goes through them.
     """
 
     of_rows: Array

@@ -80,7 +80,8 @@ class Decoder:
         lowest, highest = (int(pick(by_row) + pick(by_column)) for pick in (np.min, np.max))
         held = np.clip(np.arange(lowest, highest + 1), 0, model.SCALES - 1)
         self._by_row = (by_row - by_row.min()).astype(np.int32)
-        self._by_column = (by_column - by_column.min()).astype(np.int32)
+        by_place = by_column[self._order] if found.gaps else by_column
+        self._by_column = (by_place - by_place.min()).astype(np.int32)
         own = np.array([found.own], dtype=np.int64)
         self._expect = Expectation(neighbours_of(found), model.scales()[held], model.scale_classes(), own)
         slots = frequencies.slots_of(frequencies.of_levels(found.levels)).reshape(-1)

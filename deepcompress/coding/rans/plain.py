@@ -225,8 +225,8 @@ def decode_gaps(
 
     def where(on: Array) -> tuple[Array, Array]:
         rows, columns = np.divmod(places[on], widths[on])
-        rows, columns = rows + lanes.top[on], order[columns + lanes.left[on]]
-        return rows * lanes.columns + columns, classes.of_rows[rows] + classes.of_columns[columns]
+        rows, columns = rows + lanes.top[on], columns + lanes.left[on]
+        return rows * lanes.columns + order[columns], classes.of_rows[rows] + classes.of_columns[columns]
 
     on = np.flatnonzero(sizes)
     while len(on):

@@ -87,6 +87,84 @@ def test_streams_side_by_side_give_the_same(monkeypatch, gaps):
         assert np.array_equal(back(packed, payload, dims, workers), integers)
 
 
+LOWEST, MEANT = -40, np.random.default_rng(7).integers(1, 1 << 32, 90, dtype=np.uint32)
+
+
+def meant(packed, payload, dims, values=MEANT, workers=1):
+    out = np.zeros(int(np.prod(dims)), dtype=values.dtype)
+    count = codec.decode_values(memoryview(packed), memoryview(payload), dims, LOWEST, values, out, workers)
+    return out, count
+
+
+EDGES = {
+    "one": ((), [-7]),
+    "one of many": ((40, 50), np.arange(2000) == 1999),
+    "same": ((9, 30), np.full(270, -3)),
+    "zeros": ((12, 40), np.zeros(480)),
+    "bias": ((600,), np.arange(600) % 7 - 3),
+    "column": ((130, 1), np.arange(130) % 3),
+    "extra bits": ((40, 60), np.arange(2400) % 89 - 40),
+    "rows that differ": ((300, 70), drawn((300, 70), 1.0, 0.3).reshape(300, 70) * (np.arange(300) % 3 == 0)[:, None]),
+    "columns that differ": ((90, 200), drawn((90, 200), 1.0, 0.4).reshape(90, 200) * (np.arange(200) % 5 < 2)),
+    "kernels": ((16, 24, 3, 3), drawn((16, 24, 3, 3), 2.0, 0.2)),
+}
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32])
+@pytest.mark.parametrize("gaps", [False, True], ids=["dense", "gaps"])
+@pytest.mark.parametrize("name", EDGES)
+def test_what_integers_stand_for_is_the_same_compiled_or_not(monkeypatch, name, gaps, kind):
+    monkeypatch.setattr(shape, "PER_STREAM", 4000)
+    monkeypatch.setattr(shape, "PER_LANE", 70)  # so that lanes end apart, in the middle of vectors
+    dims, integers = EDGES[name]
+    integers = np.clip(np.asarray(integers).reshape(-1), -40, 49).astype(np.int16)
+    values = MEANT.astype(kind)
+    values[-LOWEST] = 0
+    packed, payload = codec.encode(integers, dims, gaps)
+    for loops in (kernels, plain):
+        use(monkeypatch, loops)
+        found, count = meant(packed, payload, dims, values, workers=2)
+        assert np.array_equal(found, values[integers - LOWEST])
+        assert count == np.count_nonzero(integers)
+
+
+@pytest.mark.parametrize("loops", [kernels, plain], ids=["compiled", "plain"])
+@pytest.mark.parametrize("gaps", [False, True], ids=["dense", "gaps"])
+@pytest.mark.parametrize("number", [-41, 50, 63, -30000])
+def test_an_integer_that_stands_for_nothing_is_refused(monkeypatch, loops, gaps, number):
+    use(monkeypatch, loops)
+    integers = drawn((20, 30), density=0.2)
+    integers[300] = number
+    packed, payload = codec.encode(integers, (20, 30), gaps)
+    with pytest.raises(FormatError, match="is damaged" if gaps else r"only -40 to 49 are allowed"):
+        meant(packed, payload, (20, 30))
+
+
+@pytest.mark.parametrize("gaps", [False, True], ids=["dense", "gaps"])
+def test_damaged_streams_end_alike_compiled_or_not(monkeypatch, gaps):
+    monkeypatch.setattr(shape, "PER_LANE", 50)
+    rng = np.random.default_rng(1)
+    integers = drawn((40, 30), spread=9, density=0.4)
+    packed, payload = codec.encode(integers, (40, 30), gaps)
+    for _ in range(150):
+        data = [bytearray(packed), bytearray(payload)]
+        part = data[int(rng.integers(2))]
+        part[int(rng.integers(len(part)))] ^= 1 << int(rng.integers(8))
+        ends = []
+        for loops in (kernels, plain):
+            use(monkeypatch, loops)
+            try:
+                ends.append(back(*data, (40, 30)).tolist())
+            except FormatError as error:
+                ends.append(str(error))
+        assert ends[0] == ends[1]
+
+
+def test_streams_too_large_for_places_of_32_bits_are_left_to_numpy():
+    assert decoder.loops_for(matrix_of((1 << 12, 1 << 20)), 1 << 12) is plain
+    assert decoder.loops_for(matrix_of((1 << 12, 1 << 20)), (1 << 11) - 1) is kernels
+
+
 def test_every_magnitude_has_its_token():
     magnitudes = np.arange(tokens.LARGEST + 1)
     classes = tokens.classes().astype(np.int64)
