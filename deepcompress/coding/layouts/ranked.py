@@ -15,8 +15,9 @@ from deepcompress.coding import codebooks, lanes, scales
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.forms import Form, RowScales, SharedCodebook, StoredCodebook, read_fields
-from deepcompress.coding.layouts.coded import Coded, Counted, Sorted, check_count, look_up
+from deepcompress.coding.layouts.coded import Coded, Counted, Sorted, check_count
 from deepcompress.coding.rans import codec
+from deepcompress.coding.rans.decoder import check_range
 from deepcompress.coding.rans.tokens import LARGEST
 from deepcompress.coding.streams import fixed_width
 from deepcompress.coding.tensors import EncodedTensor, Layout, Survivors, TensorInfo, TensorType
@@ -39,6 +40,10 @@ class Numbers:
         """Its fields."""
         return varint(self.model) + varint(self.streams)
 
+    def parts_in(self, reader: Reader) -> tuple[memoryview, memoryview]:
+        """The bytes of the model, and of the streams."""
+        return reader.take(self.model, "model"), reader.take(self.streams, "streams")
+
     def decode(
         self,
         tensor: TensorType,
@@ -51,16 +56,11 @@ class Numbers:
         counts: list[int] = []
 
         def take(start: int, numbers: Array) -> None:
-            lowest, highest = int(numbers.min()), int(numbers.max())
-            if lowest < limits[0] or highest > limits[1]:
-                raise FormatError(
-                    f"integers from {lowest} to {highest}, but only {limits[0]} to {limits[1]} are allowed"
-                )
+            check_range(numbers, *limits)
             counts.append(int(np.count_nonzero(numbers)))
             place(start, numbers)
 
-        packed = reader.take(self.model, "model")
-        codec.decode(packed, reader.take(self.streams, "streams"), tensor.shape, take, workers)
+        codec.decode(*self.parts_in(reader), tensor.shape, take, workers)
         return sum(counts)
 
 
@@ -115,26 +115,14 @@ class Ranks(Ranked, Coded):
         if not tensor.size or (self.nonzeros and not self.codebook.count):
             raise FormatError(f"{self.nonzeros} weights of {tensor.size} elements, but no codebook")
 
-    def _decode(
-        self, tensor: TensorType, section: memoryview, negative: int, place: Callable[[int, Array], None], workers: int
-    ) -> None:
-        limits = (-negative, self.codebook.count - negative)
-        check_count(
-            self.numbers.decode(tensor, self.after_codebook(tensor, section), limits, place, workers), self.nonzeros
-        )
-
     def decode_bits(self, tensor: TensorType, section: memoryview, codebook: Array, workers: int) -> Array:
         """Rank by rank, stream by stream."""
         ordered = codebook[codebooks.order(codebook)]
         negative = codebooks.negatives(ordered)
-        around_zero = np.insert(ordered, negative, 0)
-        values = np.empty(tensor.size, dtype=tensor.dtype.bits)
-
-        def place(start: int, ranks: Array) -> None:
-            ranks += np.int16(negative)
-            look_up(around_zero, ranks.view(np.uint16), values=values[start : start + len(ranks)])
-
-        self._decode(tensor, section, negative, place, workers)
+        around_zero, values = np.insert(ordered, negative, 0), np.zeros(tensor.size, dtype=tensor.dtype.bits)
+        parts = self.numbers.parts_in(self.after_codebook(tensor, section))
+        found = codec.decode_values(*parts, tensor.shape, -negative, around_zero, values, workers)
+        check_count(found, self.nonzeros)
         return values
 
     def survivors(self, tensor: TensorType, section: memoryview, codebook: Array, workers: int) -> Survivors:
@@ -148,7 +136,8 @@ class Ranks(Ranked, Coded):
             ranks = numbers[places]
             found[start] = places + start, (ranks + negative - (ranks > 0)).astype(lanes.symbol_type(len(ordered)))
 
-        self._decode(tensor, section, negative, place, workers)
+        reader, limits = self.after_codebook(tensor, section), (-negative, len(ordered) - negative)
+        check_count(self.numbers.decode(tensor, reader, limits, place, workers), self.nonzeros)
         parts = [found[start] for start in sorted(found)]
         positions, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Survivors(positions, indices, ordered)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deepcompress.coding.layouts.ranked import Ranked
-from deepcompress.coding.rans import codec, kernels, model, plain
+from deepcompress.coding.rans import codec, decoder, kernels, model, plain
 from deepcompress.coding.rans.model import Model, Neighbour
 from deepcompress.coding.rans.shape import Cut
 from deepcompress.container.reader import ModelFile
@@ -54,7 +54,8 @@ def test_the_streams_of_another_encoder_come_out_again():
 def test_a_model_of_no_choice_codes_any_numbers_it_has_tokens_for(monkeypatch, given):
     packed, made = model.pack(given), []
     for loops in (kernels, plain):
-        monkeypatch.setattr(codec, "_loops", lambda _, loops=loops: loops)
+        for module in (codec, decoder):
+            monkeypatch.setattr(module, "loops_for", lambda *_, loops=loops: loops)
         made.append(codec.encode_by(memoryview(packed), NUMBERS, SHAPE, 4 * 1200))
         assert np.array_equal(decoded(packed, made[-1], SHAPE), NUMBERS)
     assert made[0] == made[1]
