@@ -8,10 +8,13 @@ from typing import ClassVar
 from deepcompress.recipe.kinds import Choice, Number
 from deepcompress.recipe.setting import When, setting
 
-METHODS = ("stages", "lc", "latent", "variational")
+METHODS = ("stages", "lc", "latent", "variational", "sws")
 
 #: Methods for pruning alone, after which values are shared as always.
 PRUNING_ONLY = ("variational",)
+
+#: Methods with a prior on the weights, which is no penalty of the recipe.
+PRIORS = ("variational", "sws")
 
 
 @dataclass(frozen=True)
@@ -41,4 +44,8 @@ class Method:
         1.0, Number(0, above=True), "Weight of the divergence from the prior, which makes weights noisy. Lower it for "
         "few training samples.", metavar="W", when=When("method", ("variational",)),
         note="1 is the paper's. With too much, more weights become noise than are to be pruned, and the error rises.",
+    )  # fmt: skip
+    sws_tau: float = setting(
+        0.005, Number(0, above=True), "Weight of the prior, a mixture of Gaussians. More of it prunes more.",
+        metavar="TAU", when=When("method", ("sws",)), note="0.005 is the paper's.",
     )  # fmt: skip
