@@ -14,7 +14,7 @@ MOST = 1 << 18
 
 @dataclass(frozen=True)
 class Places:
-    """Where the weights of a layer lie (n each): after which point (int64), and how far to the next (float32, 0 to 1)."""
+    """Where weights lie (n each): after which point (int64), and how far to the next (float32, from 0 to 1)."""
 
     after: torch.Tensor
     part: torch.Tensor

@@ -74,7 +74,7 @@ class Components:
     def merged(self) -> Components:
         """Components that are the same are added up; what is added to the one at zero is at zero."""
         group = _same(self)
-        member = (group[None] == group.unique()[:, None]).to(self.means.dtype)
+        member = (group[None] == torch.unique(group)[:, None]).to(self.means.dtype)
         parts = self.log_parts.exp()
         total = member @ parts
         means = member @ (parts * self.means) / total
@@ -136,7 +136,8 @@ class Mixture:
             by log(lambda_j):   sum_i r_ij (lambda_j (w_i - mu_j)^2 - 1) / 2 + seen_j (lambda_j deviation^2 - 1) / 2
             by the logit of j:  -sum_i (r_ij - pi_j / (1 - pi_0) sum_k>0 r_ik)
 
-        pi_0 is what makes the mean of r_i0 `zero`. The prior is a function of one number: it is computed on a line, and the weights are between its points.
+        pi_0 is what makes the mean of r_i0 `zero`. The prior is a function of one number: it is computed on a line, and
+        the weights are between its points.
         """
         now = self.components()
         line = Line.through(weights, 1 / float(now.precisions.max()) ** 0.5)

@@ -80,7 +80,7 @@ class Collapse:
         odds: dict[str, torch.Tensor] = {}
         self.values: dict[str, torch.Tensor] = {}
         for name, weight in weights.items():
-            found = [mixture.chosen(part) for part in weight.detach().reshape(-1).split(CHUNK)]
+            found = [mixture.chosen(part) for part in torch.split(weight.detach().reshape(-1), CHUNK)]
             component, odds[name] = (torch.cat(parts).view(weight.shape) for parts in zip(*found, strict=True))
             self.values[name] = mixture.means.float()[component].masked_fill_(weight == 0, 0.0)
         lowest = min(float(each.min()) for each in odds.values())
@@ -91,7 +91,7 @@ class Collapse:
         values = [self.values[name].reshape(-1) for name in names]
         places = [value.nonzero().reshape(-1) for value in values]
         taken = [value[place] for value, place in zip(values, places, strict=True)]
-        centroids, assignment = torch.cat(taken).unique(return_inverse=True)
+        centroids, assignment = torch.unique(torch.cat(taken), return_inverse=True)
         parts = assignment.split([len(place) for place in places])
         members = tuple(Member(*found) for found in zip(names, places, parts, strict=True))
         return Codebook(levels, nn.Parameter(centroids), members)

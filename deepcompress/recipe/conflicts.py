@@ -135,8 +135,8 @@ def _check_prior(recipe: Recipe) -> None:
     method = f"method {recipe.method!r}"
     if recipe.optimizer != "adam":
         raise RecipeError(
-            f"{method} has gradients of very different sizes, which optimizer 'sgd' does not even out: set optimizer to "
-            "adam, and lr to 0.001 or so"
+            f"{method} has gradients of very different sizes, and optimizer 'sgd' does not even them out: "
+            "set optimizer to adam, and lr to 0.001 or so"
         )
     if recipe.quality is not None or (not recipe.prunes and recipe.method in PRUNING_ONLY):
         raise RecipeError(f"{method} removes a fraction of the weights: set prune")

@@ -27,10 +27,12 @@ class Method:
         "stages", Choice(METHODS), "stages: prune and retrain, then share and tune. lc: train and compress in turn, "
         "until the trained weights are the compressed ones. latent: train weights behind the few values that the "
         "network computes with; binary with --levels 2 --prune 0, ternary with --levels 2. variational: each weight "
-        "learns how much noise it bears, and the noisiest go; for --optimizer adam.",
+        "learns how much noise it bears, and the noisiest go; for --optimizer adam. sws: a mixture of Gaussians draws "
+        "the weights to zero and to few values, and is learned with them; for --optimizer adam.",
         note="lc: Carreira-Perpiñán and Idelbayev 2017 and 2018. latent: Courbariaux, Bengio and David 2015, and Zhu "
-        "et al. 2017. variational: sparse variational dropout, Molchanov, Ashukha and Vetrov 2017. See quantize.lc, "
-        "quantize.straight_through and prune.variational.",
+        "et al. 2017. variational: sparse variational dropout, Molchanov, Ashukha and Vetrov 2017. sws: soft weight "
+        "sharing, Ullrich, Meeds and Welling 2017. See quantize.lc, quantize.straight_through, prune.variational and "
+        "quantize.soft_sharing.",
     )  # fmt: skip
     lc_mu: float | None = setting(
         None, Number(0, above=True), "How strongly the first epoch pulls weights to their compressed values.",
@@ -46,6 +48,7 @@ class Method:
         note="1 is the paper's. With too much, more weights become noise than are to be pruned, and the error rises.",
     )  # fmt: skip
     sws_tau: float = setting(
-        0.005, Number(0, above=True), "Weight of the prior, a mixture of Gaussians. More of it prunes more.",
-        metavar="TAU", when=When("method", ("sws",)), note="0.005 is the paper's.",
+        0.5, Number(0, above=True), "Weight of the prior in the last epoch. More of it puts weights nearer to their "
+        "shared values, and the loss counts less. Lower it for few training samples.", metavar="TAU",
+        when=When("method", ("sws",)), note="It begins at a 30th of that. In the authors' code it is 0.003 throughout.",
     )  # fmt: skip
