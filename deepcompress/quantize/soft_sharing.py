@@ -27,8 +27,8 @@ Weights = Mapping[str, torch.Tensor]
 #: example they are 0.2, 6 and 6; precisions follow faster here, as there are fewer epochs.
 MEANS_RATE, PRECISIONS_RATE, LOGITS_RATE = 0.2, 30.0, 6.0
 
-#: How many times as large tau is in the last epoch as before the first.
-RISE = 30.0
+#: How many times as large tau is in the last epoch as in the first.
+RISE = 100.0
 
 
 class SoftSharingHooks(Hooks):
@@ -36,7 +36,7 @@ class SoftSharingHooks(Hooks):
 
     Attributes:
         mixture: the prior.
-        strength: how much of its weight it has by now, up to 1.
+        strength: its weight by now, in that of the first epoch.
     """
 
     changing: ClassVar[tuple[str, ...]] = ("mixture", "strength")
@@ -46,12 +46,12 @@ class SoftSharingHooks(Hooks):
         assert run.batches is not None
         self.weights, self.recipe = run.weights, run.recipe
         self.mixture = begin([weight.detach() for weight in run.weights.values()], components, run.recipe.prune)
-        self.factor, self.strength = run.recipe.sws_tau / samples_of_a_pass(run.batches), 0.0
+        self.factor, self.strength = run.recipe.sws_tau / samples_of_a_pass(run.batches), 1.0
 
     @torch.no_grad()
     def before_epoch(self, epoch: int) -> str:
         """The prior counts more; the note for the epoch's report says how far the weights are off their means."""
-        self.strength = RISE ** ((epoch + 1) / self.recipe.epochs - 1)
+        self.strength = RISE ** (epoch / max(self.recipe.epochs - 1, 1))
         found = Collapse(self.weights, self.mixture.components(), self.recipe)
         off = sum(float((weight - found.values[name]).square().sum()) for name, weight in self.weights.items())
         whole = sum(float(weight.square().sum()) for weight in self.weights.values())

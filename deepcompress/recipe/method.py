@@ -48,7 +48,7 @@ class Method:
         note="1 is the paper's. With too much, more weights become noise than are to be pruned, and the error rises.",
     )  # fmt: skip
     sws_tau: float = setting(
-        0.5, Number(0, above=True), "Weight of the prior in the last epoch. More of it puts weights nearer to their "
-        "shared values, and the loss counts less. Lower it for few training samples.", metavar="TAU",
-        when=When("method", ("sws",)), note="It begins at a 30th of that. In the authors' code it is 0.003 throughout.",
+        0.005, Number(0, above=True), "Weight of the prior in the first epoch; in the last it is 100 times as large. "
+        "More of it puts weights nearer to their shared values, and the loss counts less.", metavar="TAU",
+        when=When("method", ("sws",)), note="0.005 is the paper's, throughout.",
     )  # fmt: skip
