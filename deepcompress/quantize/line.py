@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from deepcompress.errors import DivergedError
+
 FINENESS = 16  # points for each unit of what is to be seen: linear between them is within 0.05 % of a Gaussian's height
 MOST = 1 << 18
 
@@ -21,23 +23,22 @@ class Places:
 
     def values(self, function: torch.Tensor) -> torch.Tensor:
         """A function, known at the points, at the weights: linear between points (float32, n)."""
-        known = function.float()
+        known = function.float().to(self.part.device)
         return torch.addcmul(known[:-1][self.after], known.diff()[self.after], self.part)
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points at equal distances, from the smallest weight to the largest (float64)."""
+    """Points at equal distances, from the smallest weight to the largest (float64, on the CPU)."""
 
     points: torch.Tensor
 
     @classmethod
     def through(cls, weights: Sequence[torch.Tensor], unit: float) -> Line:
-        """As many points as it takes for what changes over a `unit`."""
-        ends = [weight.detach().float().aminmax() for weight in weights]
-        low, high = min(float(end.min) for end in ends), max(float(end.max) for end in ends)
-        number = min(math.ceil(FINENESS * (high - low) / unit), MOST) + 2
-        return cls(torch.linspace(low, high, number, dtype=torch.float64, device=weights[0].device))
+        """As many points as it takes for what changes over a `unit` (`DivergedError` as `ends`)."""
+        low, high = ends(weights)
+        number = math.ceil(min(FINENESS * (high - low) / unit, MOST)) if unit else MOST
+        return cls(torch.linspace(low, high, number + 2, dtype=torch.float64))
 
     def places(self, weight: torch.Tensor) -> Places:
         """Where the weights of a layer lie, in order."""
@@ -50,9 +51,22 @@ class Line:
     def counts(self, places: Sequence[Places]) -> torch.Tensor:
         """How many weights there are at each point: one between two points is of both, in parts (float64)."""
         number = len(self.points)
-        found = torch.zeros(number + 1, dtype=torch.float64, device=self.points.device)
+        found = torch.zeros(number + 1, dtype=torch.float64)
         for place in places:
-            beyond = torch.bincount(place.after, place.part.double(), minlength=number)
-            found[:-1] += torch.bincount(place.after, minlength=number) - beyond
+            beyond = torch.bincount(place.after, place.part, minlength=number).cpu().double()
+            found[:-1] += torch.bincount(place.after, minlength=number).cpu() - beyond
             found[1:] += beyond
         return found[:-1]
+
+
+def ends(weights: Sequence[torch.Tensor]) -> tuple[float, float]:
+    """The smallest and the largest of all `weights`.
+
+    Raises:
+        DivergedError: they are not finite.
+    """
+    found = [weight.detach().float().aminmax() for weight in weights]
+    low, high = min(float(pair.min) for pair in found), max(float(pair.max) for pair in found)
+    if not all(math.isfinite(float(end)) for pair in found for end in pair):
+        raise DivergedError("sws: the weights, or their prior, are no longer finite; lower the learning rate")
+    return low, high

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from deepcompress.quantize.line import Line
+from deepcompress.quantize.line import Line, ends
 
 #: KL divergence in nats below which two components are one, as in the authors' code.
 SAME = 1e-10
@@ -29,7 +29,7 @@ MOST_ODDS, STEPS = 64.0, 32  # log odds between which the part of the component 
 
 @dataclass(frozen=True)
 class Components:
-    """K Gaussians, the one at zero first: means, logarithms of precisions and of parts (float, K each)."""
+    """K Gaussians, the one at zero first: means, logarithms of precisions and of parts (float64 on the CPU, K each)."""
 
     means: torch.Tensor
     log_precisions: torch.Tensor
@@ -74,13 +74,11 @@ class Components:
     def merged(self) -> Components:
         """Components that are the same are added up; what is added to the one at zero is at zero."""
         group = _same(self)
-        member = (group[None] == torch.unique(group)[:, None]).to(self.means.dtype)
-        parts = self.log_parts.exp()
-        total = member @ parts
-        means = member @ (parts * self.means) / total
-        precisions = member @ (parts * self.precisions) / total
+        logs = self.log_parts.where(group[None] == torch.unique(group)[:, None], -math.inf)
+        shares = logs.softmax(dim=1)
+        means = shares @ self.means
         means[0] = 0.0  # groups are in the order of their first members
-        return Components(means, precisions.log(), total.log())
+        return Components(means, (shares @ self.precisions).log(), logs.logsumexp(dim=1))
 
 
 def _same(components: Components) -> torch.Tensor:
@@ -90,7 +88,7 @@ def _same(components: Components) -> torch.Tensor:
     shift = (means[:, None] - means[None]).square() * components.precisions[None]
     divergence = 0.5 * (torch.expm1(ratio) - ratio + shift)  # KL(row || column)
     linked = (divergence < SAME) | (divergence.T < SAME)
-    group = torch.arange(len(means), device=means.device)
+    group = torch.arange(len(means))
     for _ in means:
         group = torch.where(linked, group[None], len(means)).amin(dim=1)
     return group
@@ -98,7 +96,7 @@ def _same(components: Components) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Mixture:
-    """K components: what of them is learned, and what is fixed.
+    """K components: what of them is learned, and what is fixed. All of it is on the CPU, where float64 is at home.
 
     Attributes:
         means: of all components but the one at zero (float32, K - 1).
@@ -119,7 +117,7 @@ class Mixture:
     @torch.no_grad()
     def components(self) -> Components:
         """The components as they are now (float64); the part of the one at zero is still to be balanced."""
-        zero = torch.zeros(1, dtype=torch.float64, device=self.means.device)
+        zero = torch.zeros(1, dtype=torch.float64)
         means, logits = self.means.double(), self.logits.double()
         return Components(
             torch.cat([zero, means]), self.log_precisions.double(), torch.cat([zero, logits.log_softmax(dim=0)])
@@ -138,9 +136,13 @@ class Mixture:
 
         pi_0 is what makes the mean of r_i0 `zero`. The prior is a function of one number: it is computed on a line, and
         the weights are between its points.
+
+        Raises:
+            DivergedError: the weights, or the mixture, are no longer finite.
         """
+        ends((self.means, self.log_precisions, self.logits))  # they have diverged where these are not finite
         now = self.components()
-        line = Line.through(weights, 1 / float(now.precisions.max()) ** 0.5)
+        line = Line.through(weights, float((-0.5 * now.log_precisions.max()).exp()))
         places = [line.places(weight) for weight in weights]
         points, counts = line.points, line.counts(places)
         now = now.balanced(points, counts, self.zero)
@@ -163,16 +165,14 @@ def begin(weights: Sequence[torch.Tensor], components: int, zero: float) -> Mixt
 
     All begin as wide as the root mean square of the weights.
     """
-    ends = [weight.detach().float().aminmax() for weight in weights]
-    low, high = min(float(end.min) for end in ends), max(float(end.max) for end in ends)
+    low, high = ends(weights)
     number = sum(weight.numel() for weight in weights)
     size = math.sqrt(sum(float(weight.float().square().sum()) for weight in weights) / number) or 1.0
-    device = weights[0].device
-    seen = torch.tensor([SEEN_ZERO, *[SEEN_OTHERS] * components], dtype=torch.float64, device=device)
+    seen = torch.tensor([SEEN_ZERO, *[SEEN_OTHERS] * components], dtype=torch.float64)
     return Mixture(
-        nn.Parameter(torch.linspace(low, high, components, device=device)),
-        nn.Parameter(torch.full((components + 1,), -2 * math.log(size), device=device)),
-        nn.Parameter(torch.zeros(components, device=device)),
+        nn.Parameter(torch.linspace(low, high, components)),
+        nn.Parameter(torch.full((components + 1,), -2 * math.log(size))),
+        nn.Parameter(torch.zeros(components)),
         zero,
         number * seen,
         DEVIATION * size,

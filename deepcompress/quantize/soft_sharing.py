@@ -15,6 +15,7 @@ from torch import nn
 
 from deepcompress.layers import Layer
 from deepcompress.prune.masks import Masks, cut
+from deepcompress.quantize.line import ends
 from deepcompress.quantize.mixture import Components, begin
 from deepcompress.quantize.sharing import CHUNK, Codebook, Member, groups
 from deepcompress.recipe import Recipe
@@ -53,7 +54,7 @@ class SoftSharingHooks(Hooks):
         """The prior counts more; the note for the epoch's report says how far the weights are off their means."""
         self.strength = RISE ** (epoch / max(self.recipe.epochs - 1, 1))
         found = Collapse(self.weights, self.mixture.components(), self.recipe)
-        off = sum(float((weight - found.values[name]).square().sum()) for name, weight in self.weights.items())
+        off = sum(float((weight.cpu() - found.values[name]).square().sum()) for name, weight in self.weights.items())
         whole = sum(float(weight.square().sum()) for weight in self.weights.values())
         return f"{100 * (off / max(whole, 1e-30)) ** 0.5:.1f} % from their means"
 
@@ -71,30 +72,41 @@ class Collapse:
     """Weights with the means of their components; zeros stay.
 
     Attributes:
-        values: of the layers' shapes (float32). So many are zero as the recipe says, those of the lowest odds.
+        values: of the layers' shapes (float32, on the CPU). As many are zero as the recipe says: those of the lowest
+            odds.
     """
 
     @torch.no_grad()
     def __init__(self, weights: Weights, mixture: Components, recipe: Recipe) -> None:
-        """One threshold goes through the network unless the recipe has a scope (`RecipeError` as `cut`)."""
+        """One threshold goes through the network unless the recipe has a scope.
+
+        Raises:
+            RecipeError: as `cut`.
+            DivergedError: the weights are no longer finite.
+        """
+        ends([*weights.values(), mixture.means])
         odds: dict[str, torch.Tensor] = {}
         self.values: dict[str, torch.Tensor] = {}
-        for name, weight in weights.items():
-            found = [mixture.chosen(part) for part in torch.split(weight.detach().reshape(-1), CHUNK)]
+        for name, given in weights.items():
+            weight = given.detach().cpu().float()
+            found = [mixture.chosen(part) for part in torch.split(weight.reshape(-1), CHUNK)]
             component, odds[name] = (torch.cat(parts).view(weight.shape) for parts in zip(*found, strict=True))
             self.values[name] = mixture.means.float()[component].masked_fill_(weight == 0, 0.0)
         lowest = min(float(each.min()) for each in odds.values())
         cut({name: each - lowest for name, each in odds.items()}, recipe, scope="global").masks.apply(self.values)
 
-    def codebook(self, names: Sequence[str], levels: int) -> Codebook:
-        """The means that some layers take."""
+    def codebook(self, names: Sequence[str], levels: int, device: torch.device) -> Codebook:
+        """The means that some layers take, for weights on `device`."""
         values = [self.values[name].reshape(-1) for name in names]
         places = [value.nonzero().reshape(-1) for value in values]
         taken = [value[place] for value, place in zip(values, places, strict=True)]
         centroids, assignment = torch.unique(torch.cat(taken), return_inverse=True)
         parts = assignment.split([len(place) for place in places])
-        members = tuple(Member(*found) for found in zip(names, places, parts, strict=True))
-        return Codebook(levels, nn.Parameter(centroids), members)
+        members = tuple(
+            Member(name, place.to(device), part.to(device))
+            for name, place, part in zip(names, places, parts, strict=True)
+        )
+        return Codebook(levels, nn.Parameter(centroids.to(device)), members)
 
 
 def train_softly_shared(run: Run, layers: Sequence[Layer]) -> tuple[Masks, list[Codebook]]:
@@ -105,6 +117,7 @@ def train_softly_shared(run: Run, layers: Sequence[Layer]) -> tuple[Masks, list[
 
     Raises:
         RecipeError: as `cut`.
+        DivergedError: the loss or the weights are no longer finite.
     """
     recipe = run.recipe
     books = groups(list(layers), recipe)
@@ -119,7 +132,7 @@ def train_softly_shared(run: Run, layers: Sequence[Layer]) -> tuple[Masks, list[
     )
     retrain(run, optimizer, recipe.epochs, "sws", hooks)
     found = Collapse(run.weights, hooks.mixture.components().merged(), recipe)
-    codebooks = [found.codebook(names, levels) for names, levels in books]
+    codebooks = [found.codebook(names, levels, run.weights[names[0]].device) for names, levels in books]
     with torch.no_grad():
         for name, weight in run.weights.items():
             weight.copy_(found.values[name])

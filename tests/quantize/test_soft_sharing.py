@@ -9,7 +9,7 @@ from samples import CLASSES, Mlp, batches, conv_net
 from torch import nn
 
 from deepcompress.compression.pipeline import compress
-from deepcompress.errors import RecipeError
+from deepcompress.errors import DivergedError, RecipeError
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize import soft_sharing
 from deepcompress.quantize.mixture import Components
@@ -20,6 +20,7 @@ from deepcompress.training.retraining import Run
 
 SETTINGS = {"method": "sws", "optimizer": "adam", "lr": 0.01, "sws_tau": 0.001, "epochs": 4, "finetune_epochs": 0}
 RECIPE = Recipe(prune=0.7, bits=2, **SETTINGS)
+CPU = torch.device("cpu")
 
 
 def layers_of(path):
@@ -51,13 +52,13 @@ def test_each_weight_takes_the_mean_of_its_component():
     found = collapse({"a": [[0.2, -0.9], [0.6, 3.0]], "b": [[0.1, -0.4, 0.4]]}, recipe)
     assert found.values["a"].tolist() == [[0.0, -1.0], [0.5, 2.0]]
     assert found.values["b"].tolist() == [[0.0, 0.0, 0.5]]
-    book = found.codebook(["a"], 4)
+    book = found.codebook(["a"], 4, CPU)
     assert book.centroids.tolist() == [-1.0, 0.5, 2.0]
     weights = {"a": torch.zeros(2, 2)}
     book.write(weights)
     assert weights["a"].tolist() == [[0.0, -1.0], [0.5, 2.0]]
-    assert found.codebook(["b"], 4).centroids.tolist() == [0.5]  # the means that it takes
-    assert found.codebook(["a", "b"], 4).counts().tolist() == [1, 2, 1]
+    assert found.codebook(["b"], 4, CPU).centroids.tolist() == [0.5]  # the means that it takes
+    assert found.codebook(["a", "b"], 4, CPU).counts().tolist() == [1, 2, 1]
 
 
 def test_the_lowest_odds_go():
@@ -205,6 +206,18 @@ def test_what_goes_with_it():
     assert Recipe.from_dict(recipe.as_dict()) == recipe
     with pytest.raises(RecipeError, match="sws_tau is only for method sws"):
         Recipe(sws_tau=0.1)
+
+
+def test_weights_that_are_no_longer_finite(tmp_path, mlp, flat_train):
+    weights = {"fc1.weight": mlp.fc1.weight, "fc2.weight": mlp.fc2.weight}
+    hooks = SoftSharingHooks(Run(mlp, weights, flat_train, RECIPE), 3)
+    with torch.no_grad():
+        mlp.fc1.weight[0, 0] = torch.nan
+    for moment in (hooks.after_backward, lambda: hooks.before_epoch(1)):
+        with pytest.raises(DivergedError, match="no longer finite; lower the learning rate"):
+            moment()
+    with pytest.raises(DivergedError, match="lower the learning rate"):
+        compress(Mlp(), flat_train, None, RECIPE.changed(lr=1e30), tmp_path / "m.dc")
 
 
 def test_without_data(tmp_path, mlp):
