@@ -11,7 +11,7 @@ import torch
 from deepcompress.errors import DivergedError
 
 FINENESS = 16  # points for each unit of what is to be seen: linear between them is within 0.05 % of a Gaussian's height
-MOST = 1 << 18
+MOST = 1 << 15
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcompress.errors import RecipeError
 from deepcompress.recipe.effects import Values, in_rules, shares, unused
-from deepcompress.recipe.method import PRIORS, PRUNING_ONLY
+from deepcompress.recipe.method import MOST_MEANS, PRIORS, PRUNING_ONLY
 from deepcompress.recipe.rules import BITS_OR_LEVELS
 from deepcompress.recipe.setting import settings_in
 from deepcompress.recipe.stages import STAGES, WATCHING
@@ -142,14 +142,18 @@ def _check_prior(recipe: Recipe) -> None:
         raise RecipeError(f"{method} removes a fraction of the weights: set prune")
     if recipe.method != "sws":
         return
-    if recipe.levels is None and recipe.bits == "none":
-        raise RecipeError(f"{method} needs to know how many values there may be: set bits or levels")
     for rule in recipe.layers:
         if (rule.bits, rule.levels) != (None, None):
             raise RecipeError(
                 f"{method} has one mixture for the network, and layer {rule.pattern!r} has bits or levels of its own: "
                 "leave them out there"
             )
+    values = recipe.levels_of("", is_conv=False)
+    if values is None or values > MOST_MEANS:
+        raise RecipeError(
+            f"{method} needs to know how many values there may be, at most {MOST_MEANS}: set bits to 8 or less, or "
+            "levels"
+        )
 
 
 def _check_rows(recipe: Recipe) -> None:

@@ -16,6 +16,8 @@ PRUNING_ONLY = ("variational",)
 #: Methods with a prior on the weights, which is no penalty of the recipe.
 PRIORS = ("variational", "sws")
 
+MOST_MEANS = 256  # of a mixture: all are looked at for each weight
+
 
 @dataclass(frozen=True)
 class Method:

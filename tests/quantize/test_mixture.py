@@ -129,4 +129,4 @@ def test_weights_are_counted_on_a_line_and_have_its_values():
 def test_a_line_has_points_enough():
     wide = [torch.tensor([-1.0, 3.0])]
     assert len(Line.through(wide, 1.0).points) == 16 * 4 + 2
-    assert len(Line.through(wide, 1e-9).points) == (1 << 18) + 2
+    assert len(Line.through(wide, 1e-9).points) == (1 << 15) + 2

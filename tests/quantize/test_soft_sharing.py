@@ -176,7 +176,9 @@ def test_a_network_of_zeros_stays_so(tmp_path):
     ("settings", "reason"),
     [
         ({"optimizer": "sgd"}, "set optimizer to adam"),
-        ({"bits": "none"}, "set bits or levels"),
+        ({"bits": "none"}, "set bits to 8 or less, or levels"),
+        ({"bits": 9}, "at most 256"),
+        ({"levels": 257}, "at most 256"),
         ({"epochs": 0}, "epochs is 0"),
         ({"retrain": False}, "nothing is retrained"),
         ({"max_drop": 1.0}, "max_drop sets another end"),
