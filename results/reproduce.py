@@ -81,6 +81,12 @@ METHODS = (
         (0,),
     ),
     (
+        "lenet-300-100",
+        "sws-0.957",
+        "--method sws --optimizer adam --lr 0.001 --prune 0.957 --bits 5 --epochs 20 --batch-size 256 --finetune-epochs 6",
+        SEEDS,
+    ),
+    (
         "lenet5",
         "mlprune-0.98",
         "--criterion mlprune --scope layer --prune 0.98 --bits none --epochs 0 --finetune-epochs 0 --score-samples 256",

@@ -326,6 +326,9 @@ INSIDE = {
         "sticky",
         "lc",
         "straight_through",
+        "line",
+        "mixture",
+        "soft_sharing",
     ],
     "report": [
         "console",

@@ -42,7 +42,7 @@ fractions = st.floats(0, 1, exclude_max=True)
 widths = st.integers(1, MAX_BITS) | st.just("none")
 rules = st.builds(LayerRule, names, prune=st.none() | fractions, bits=st.none() | widths, group=st.none() | names)
 #: Choices that some of the other settings exclude; "random" is an init as well, and tried with it below.
-EXCLUSIVE = ("lc", "latent", "variational", "circular", "gap", "set", "deepr", "dsr", "start", "random", "rows")
+EXCLUSIVE = ("lc", "latent", "variational", "sws", "circular", "gap", "set", "deepr", "dsr", "start", "random", "rows")
 settings = st.builds(
     dict,
     prune=fractions,
@@ -111,6 +111,7 @@ def test_every_field_comes_back_from_toml(tmp_path):
         {"regrow": "dsr", "regrow_every": 11}, {"regrow": "deepr", "deepr_alpha": 0.02, "deepr_temperature": 0.03},
         {"method": "lc", "lc_mu": 0.02, "lc_growth": 1.5},
         {"method": "variational", "optimizer": "adam", "kl_weight": 0.2},
+        {"method": "sws", "optimizer": "adam", "sws_tau": 0.2},
     ]  # fmt: skip
     for settings in (changes, *others):
         recipe = Recipe(**settings)

@@ -27,6 +27,7 @@ from deepcompress.prune.variational import prune_variational
 from deepcompress.quantize.latent import FittingHooks, train_shared
 from deepcompress.quantize.lc import learn_and_compress
 from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
+from deepcompress.quantize.soft_sharing import train_softly_shared
 from deepcompress.quantize.straight_through import train_straight_through
 from deepcompress.recipe import Circular, Gap, Rewind
 from deepcompress.recipe.uses import check_masks
@@ -135,6 +136,7 @@ class ByFraction:
 METHODS: dict[str, Callable[[Run, Sequence[Layer]], tuple[Masks, list[Codebook]]]] = {
     "lc": learn_and_compress,
     "latent": train_straight_through,
+    "sws": train_softly_shared,
     "variational": lambda run, layers: (prune_variational(run), []),
 }
 

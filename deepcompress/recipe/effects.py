@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepcompress.recipe.method import PRUNING_ONLY, Method
+from deepcompress.recipe.method import PRIORS, PRUNING_ONLY, Method
 from deepcompress.recipe.rules import LayerRule
 from deepcompress.recipe.setting import Setting, settings_in
 from deepcompress.recipe.stages import BY_WEIGHTS, LOCAL, STAGES, WATCHING, Pruning
@@ -113,13 +113,18 @@ NEEDS = (
         "is for values that are shared after pruning, and the method shares them while it prunes",
     ),
     Need(
+        ("quantizer", "init", "conv_bits"),
+        lambda values: values["method"] != "sws",
+        "is for layers with values of their own, and the values of method 'sws' are the means of one mixture",
+    ),
+    Need(
         ("penalty", "penalty_weight"),
-        lambda values: values["method"] != "variational",
-        "is for other methods: 'variational' has a prior on the weights instead",
+        lambda values: values["method"] not in PRIORS,
+        "is for other methods: this one has a prior on the weights instead",
     ),
     Need(
         ("distribution",),
-        lambda values: values["method"] not in ("lc", "variational")
+        lambda values: values["method"] not in ("lc", *PRIORS)
         or values["scope"] == "layer"
         or values["quality"] is not None,
         "spreads pruning over the layers, and the method has one threshold for all unless scope is 'layer'",

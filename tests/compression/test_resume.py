@@ -60,6 +60,7 @@ RECIPES = {
     "lc": {**TRAINED, "method": "lc"},
     "latent": {**TRAINED, "method": "latent"},
     "variational": {**TRAINED, "method": "variational", "optimizer": "adam", "lr": 0.01},
+    "sws": {**TRAINED, "method": "sws", "optimizer": "adam", "lr": 0.01},
     "gradients": {**FLAT, "criterion": "taylor2"},
     "grid and fisher": {**FLAT, "quantizer": "uniform", "weighting": "fisher", "rate": 0.02},
 }
