@@ -256,6 +256,7 @@ INSIDE = {
         "loop",
         "retraining",
         "rollback",
+        "running_statistics",
         "dense",
     ],
     "prune": [

@@ -1,8 +1,13 @@
-"""Batch norm: in the file, where running statistics move into scale and shift, and in training, where some stay."""
+"""Batch norm: in the file, where running statistics move into scale and shift, and in training, where some stay.
+
+After training, `averaging` estimates running statistics anew.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -71,6 +76,40 @@ def let_train(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, _NormBase) and module.running_mean is not None and module.momentum == 0:
             module.eval()
+
+
+def running_norms(network: nn.Module) -> list[_NormBase]:
+    """The norms of `network` whose running statistics follow the data: they have some, and are not frozen."""
+    norms = [module for module in network.modules() if isinstance(module, _NormBase)]
+    return [norm for norm in norms if norm.running_mean is not None and norm.momentum != 0]
+
+
+@contextmanager
+def averaging(network: nn.Module) -> Iterator[None]:
+    """Within it, the running statistics of norms that are not frozen become the mean over all batches they meet.
+
+    What they were before counts no more from the first batch on. Everything else of the network evaluates, so there is
+    no dropout. Momenta and counters of batches are afterwards as they were.
+    """
+    norms, training, met = running_norms(network), network.training, Counter[nn.Module]()
+    momenta = [norm.momentum for norm in norms]
+    counted = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
+
+    def weigh(norm: _NormBase, _: object) -> None:
+        met[norm] += 1
+        norm.momentum = 1 / met[norm]
+
+    network.eval()
+    hooks = [norm.train().register_forward_pre_hook(weigh) for norm in norms]
+    try:
+        yield
+    finally:
+        for norm, hook, momentum, count in zip(norms, hooks, momenta, counted, strict=True):
+            hook.remove()
+            norm.momentum = momentum
+            if count is not None and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.copy_(count)
+        network.train(training)
 
 
 def _own(module: nn.Module) -> list[torch.Tensor]:
