@@ -6,22 +6,28 @@ After training, `averaging` estimates running statistics anew.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+#: Rounds a scale in place, told the variance of what each of its channels multiplies.
+Rounding = Callable[[nn.Parameter, torch.Tensor], None]
+
 
 @torch.no_grad()
-def fold_statistics(network: nn.Module) -> list[str]:
+def fold_statistics(network: nn.Module, rounding: Rounding | None = None) -> list[str]:
     """Rewrite each batch norm of `network`, in place, so that mean is 0 and variance 1; outputs in evaluation stay.
 
     ``y = (x - mean) / sqrt(var + eps) * weight + bias`` becomes ``y = x / sqrt(1 + eps) * weight' + bias'``. What is
     constant costs next to nothing in a file. Computed in float64, so that scale and shift are rounded only once.
     Batch norms without scale and shift, or without running statistics, stay as they are, and so do those that share one
     of these tensors with another module.
+
+    With `rounding`, each new scale is rounded before the shift is computed, so that what a channel gives for its mean
+    is what it gave before.
 
     Returns:
         The names of the counters that evaluation does not need (``num_batches_tracked``).
@@ -40,8 +46,12 @@ def fold_statistics(network: nn.Module) -> list[str]:
         if not module.running_mean.any() and bool((module.running_var == 1).all()):  # folded already
             continue
         scale = module.weight.double() / torch.sqrt(module.running_var.double() + module.eps)
+        unit = (1 + module.eps) ** 0.5
+        module.weight.copy_(scale * unit)
+        if rounding is not None:
+            rounding(module.weight, module.running_var)
+            scale = module.weight.double() / unit
         module.bias.copy_(module.bias.double() - module.running_mean.double() * scale)
-        module.weight.copy_(scale * (1 + module.eps) ** 0.5)
         module.running_mean.zero_()
         module.running_var.fill_(1)
     return counters
