@@ -212,6 +212,7 @@ INSIDE = {
         "lowrank",
         "packing",
         "from_file",
+        "small",
         "writing",
         "stages",
         "revision",
@@ -266,6 +267,7 @@ INSIDE = {
         "loop",
         "retraining",
         "rollback",
+        "running_statistics",
         "dense",
     ],
     "prune": [
@@ -323,6 +325,7 @@ INSIDE = {
         "steps",
         "vectors",
         "latent",
+        "vector_tuning",
         "sticky",
         "lc",
         "straight_through",

@@ -33,6 +33,7 @@ from deepcompress.recipe import Circular, Gap, Rewind
 from deepcompress.recipe.uses import check_masks
 from deepcompress.training.loop import count_batches
 from deepcompress.training.retraining import Run
+from deepcompress.training.running_statistics import estimate_statistics
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ class ByFraction:
         if run.batches is not None:
             tune(run, self.masks, self.codebooks)
         finish(self.codebooks, run.weights, run.recipe)
+        if self.codebooks:
+            estimate_statistics(run)
 
     def settle(self, size: Callable[[], int]) -> None:
         """Nothing is left to say."""
@@ -218,6 +221,7 @@ class BySize:
         if run.batches is not None:
             train_shared(run, hooks, lambda: hooks.fit_into(hooks.target))
         finish(hooks.codebooks, run.weights, run.recipe)
+        estimate_statistics(run)
         self.masks, self.codebooks, self._hooks = hooks.masks, hooks.codebooks, hooks
 
     def settle(self, size: Callable[[], int]) -> None:
