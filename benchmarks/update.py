@@ -116,7 +116,7 @@ def others(old: Path, new: Path, tools: list[Callable[[Path, Path], int]]) -> No
         except ImportError:
             print(f"  {name:70} {'not installed':>12}", flush=True)
             continue
-        share, seconds = 100 * size / new.stat().st_size, processor() - start
+        share, seconds = 100 * size / new.stat().st_size, max(processor() - start, 0.01)
         print(f"  {name:70} {size:>12,}  {share:.2f} %, {new.stat().st_size / 1e6 / seconds:.1f} MB/s", flush=True)
 
 
