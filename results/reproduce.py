@@ -87,6 +87,18 @@ METHODS = (
         (0,),
     ),
 )
+#: How a fraction is shared out over the layers: network, fraction, seeds, settings of retraining.
+SHARES = {
+    "uniform": "--distribution uniform",
+    "lamp": "--distribution lamp",
+    "global": "--scope global",
+    "amc": "--distribution amc",
+}
+SHARED_OUT = (
+    ("lenet-300-100", 0.95, SEEDS, "--schedule one-shot --epochs 5"),
+    ("lenet-300-100", 0.98, SEEDS, "--schedule one-shot --epochs 5"),
+    ("lenet5", 0.98, (0,), "--schedule one-shot --epochs 2 --precision bfloat16"),
+)
 #: Lottery tickets: network, what the weights go back to, sparsity, seeds.
 LOTTERY = tuple(("lenet-300-100", kind, 0.95, (0,)) for kind in ("start", "random"))
 START = {"lenet-300-100": "--epochs 20", "lenet5": "--epochs 24 --warmup 1 --precision bfloat16"}
@@ -222,6 +234,13 @@ def pruners() -> dict[str, list[str]]:
         for seed in seeds:
             command = f"compress models/{network}.pt {settings} --seed {seed}"
             commands[f"{network}-{name}-seed{seed}"] = f"{command} -o build/pruners-{network}-{name}-{seed}.dc"
+    for network, sparsity, seeds, training in SHARED_OUT:
+        for seed in seeds:
+            for share, how in SHARES.items():
+                for name, settings in ((share, training), (f"{share}-bare", "--epochs 0 --finetune-epochs 0")):
+                    name = f"{network}-share-{name}-{sparsity}-seed{seed}"
+                    command = f"compress models/{network}.pt --prune {sparsity} --bits none {how} {settings}"
+                    commands[name] = f"{command} --seed {seed} -o build/pruners-{name}.dc"
     found = {f"pruners/{name}": [command] for name, command in commands.items()}
     for network, kind, sparsity, seeds in LOTTERY:
         for seed in seeds:

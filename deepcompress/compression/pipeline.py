@@ -323,6 +323,8 @@ def _compress(order: _Order) -> Result:
     vectors = finish_small(work, state, recipe, former)
     route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     result = delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
+    if route.allocation is not None:
+        result = replace(result, allocation=route.allocation.as_dict())
     return result if not isinstance(route, FromBase) else replace(result, update=route.facts(order.path))
 
 
