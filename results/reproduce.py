@@ -235,12 +235,11 @@ def pruners() -> dict[str, list[str]]:
             command = f"compress models/{network}.pt {settings} --seed {seed}"
             commands[f"{network}-{name}-seed{seed}"] = f"{command} -o build/pruners-{network}-{name}-{seed}.dc"
     for network, sparsity, seeds, training in SHARED_OUT:
-        for seed in seeds:
-            for share, how in SHARES.items():
-                for name, settings in ((share, training), (f"{share}-bare", "--epochs 0 --finetune-epochs 0")):
-                    name = f"{network}-share-{name}-{sparsity}-seed{seed}"
-                    command = f"compress models/{network}.pt --prune {sparsity} --bits none {how} {settings}"
-                    commands[name] = f"{command} --seed {seed} -o build/pruners-{name}.dc"
+        for share, how in SHARES.items():
+            for seed in seeds:
+                name = f"{network}-share-{share}-{sparsity}-seed{seed}"
+                command = f"compress models/{network}.pt --prune {sparsity} --bits none {how} {training} --seed {seed}"
+                commands[name] = f"{command} -o build/pruners-{name}.dc"
     found = {f"pruners/{name}": [command] for name, command in commands.items()}
     for network, kind, sparsity, seeds in LOTTERY:
         for seed in seeds:

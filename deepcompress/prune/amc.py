@@ -8,8 +8,9 @@ and what it may do. Layers then have those fractions as if somebody had set them
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -38,34 +39,28 @@ DECAY = 0.95**300  # of the noise over the trials after that
 class Allocation:
     """What came of the trials.
 
-    A cost is the error as a fraction of 1; of a task without errors, it is the loss over that of the network with every
-    layer pruned alike.
+    A reward is minus the error, as a fraction of 1; of a task without errors, it is minus the loss, over that of the
+    network with every layer pruned alike.
 
     Attributes:
-        measure: what costs are of: ``error`` or ``loss``.
+        measure: what rewards are of: ``error`` or ``loss``.
         fractions: what each layer loses, by name.
-        cost: of those fractions.
         trial: in which the agent came to them, from 1.
-        costs: of all trials.
-        others: what other distributions cost, by name.
+        rewards: of all trials.
+        others: the rewards of other distributions, by name.
     """
 
     measure: str
     fractions: dict[str, float]
-    cost: float
     trial: int
-    costs: list[float]
+    rewards: list[float]
     others: dict[str, float]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {**asdict(self), "rewards": [-cost for cost in self.costs]}
-
     def __str__(self) -> str:
-        others = ", ".join(f"{name} {cost:.4f}" for name, cost in self.others.items())
-        text = f"amc: trial {self.trial} of {len(self.costs)} costs least, {self.cost:.4f} ({others})"
-        best = min(self.others, key=self.others.__getitem__)
-        return text if self.cost <= self.others[best] else f"{text}; distribution {best} is better here"
+        reward, best = max(self.rewards), max(self.others, key=self.others.__getitem__)
+        others = ", ".join(f"{name} {other:.4f}" for name, other in self.others.items())
+        text = f"amc: trial {self.trial} of {len(self.rewards)} has the best reward, {reward:.4f} ({others})"
+        return text if reward >= self.others[best] else f"{text}: distribution {best} is better here"
 
 
 @dataclass(frozen=True)
@@ -155,21 +150,21 @@ def _with_fractions(recipe: Recipe, budget: Budget, losses: Mapping[str, int]) -
 def _search(run: Run, budget: Budget, trials: Trials) -> tuple[Allocation, dict[str, int]]:
     """All trials, and how many weights each layer loses in the best of them."""
     episodes, layers = run.recipe.episodes, features(run, budget.sizes, trials.batches[0])
-    others = {name: trials.cost(trials.shares(name)) for name in OTHERS}
+    others = {name: -trials.cost(trials.shares(name)) for name in OTHERS}
     agent = Agent(layers.shape[1] + 3)
-    costs: list[float] = []
+    rewards: list[float] = []
     best: dict[str, int] = {}
     for episode in range(episodes):
         path, losses = walk(budget, layers, partial(agent.act, sigma=noise(episode, episodes)))
-        cost = trials.cost({**budget.own, **losses})
-        if not costs or cost < min(costs):
+        reward = -trials.cost({**budget.own, **losses})
+        if reward > max(rewards, default=-math.inf):
             best = losses
-        costs.append(cost)
-        _learn(agent, path, -cost, resting=episode < episodes * WARMING)
+        rewards.append(reward)
+        _learn(agent, path, reward, resting=episode < episodes * WARMING)
         if (episode + 1) % max(episodes // LINES, 1) == 0:
-            run.watch.message(f"amc: trial {episode + 1} of {episodes} costs {cost:.4f}, the best {min(costs):.4f}")
+            run.watch.message(f"amc: trial {episode + 1} of {episodes}: reward {reward:.4f}, best {max(rewards):.4f}")
     fractions = {name: losses / budget.sizes[name] for name, losses in best.items()}
-    return Allocation(trials.measure, fractions, min(costs), costs.index(min(costs)) + 1, costs, others), best
+    return Allocation(trials.measure, fractions, rewards.index(max(rewards)) + 1, rewards, others), best
 
 
 def noise(episode: int, episodes: int) -> float:
@@ -225,7 +220,8 @@ def _looked_at(run: Run, names: Collection[str], example: tuple[Any, Any]) -> di
         given, made = next(tensors_in(inputs), None), next(tensors_in(output), None)
         if given is None or made is None or not made.ndim:
             return
-        height, width, *_ = (*(given.shape[2:] if run.weights[name].ndim > 2 else ()), 1, 1)
+        space = list(given.shape[2:]) if run.weights[name].ndim > 2 else []
+        height, width, *_ = (*space, 1, 1)
         stride = module.stride if isinstance(module, _ConvNd) else (1,)
         seen[name] = (height, width, stride[0], made.numel() / (len(made) * len(run.weights[name])))
 
