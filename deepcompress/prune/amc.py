@@ -24,6 +24,7 @@ from deepcompress.prune.criteria.base import find
 from deepcompress.prune.ddpg import Agent, Step
 from deepcompress.prune.trials import Trials
 from deepcompress.recipe import LayerRule, Recipe
+from deepcompress.recipe.uses import check_unsearched
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.retraining import Run
 from deepcompress.training.snapshot import chance_kept
@@ -124,7 +125,7 @@ def allocate(run: Run) -> tuple[Recipe, Allocation | None]:
     """
     recipe = run.recipe
     if run.val_batches is None:
-        raise RecipeError("distribution 'amc' measures its trials on validation data: pass val_loader")
+        check_unsearched(recipe)
     if find(recipe.criterion).units is not None:
         raise RecipeError(
             f"criterion {recipe.criterion} removes whole units, and distribution 'amc' is for single weights: choose "

@@ -68,7 +68,8 @@ def check_unsearched(recipe: Recipe) -> None:
     if recipe.searches:
         raise RecipeError(
             f"distribution {recipe.distribution!r} tries fractions on validation data, and here is none to measure on: "
-            "give compress the network and its data (--network, --data), or take distribution 'lamp' or 'uniform'"
+            "give compress the network and its data (val_loader; --network and --data), or take distribution 'lamp' or "
+            "'uniform'"
         )
 
 

@@ -18,7 +18,8 @@ from deepcompress.recipe import DEFAULTS, Recipe
 OTHER = {
     "prune": 0.8, "bits": 2, "conv_bits": 4, "levels": 6, "target_size": 900, "max_drop": 1.0, "low_rank": 0.7,
     "method": "lc", "lc_mu": 0.5, "lc_growth": 2.0, "kl_weight": 0.1,
-    "scope": "global", "distribution": "uniform", "episodes": 9, "quality": 1.0, "criterion": "taylor1", "score_samples": 33,
+    "scope": "global", "distribution": "uniform", "episodes": 9, "quality": 1.0, "criterion": "taylor1",
+    "score_samples": 33,
     "schedule": "linear", "iterations": 3, "prune_step": 0.5, "gap": 3.0, "reload": True, "rewind": "random",
     "regrow": "surgery", "regrow_fraction": 0.5, "regrow_every": 1, "deepr_alpha": 0.1, "deepr_temperature": 0.1,
     "quantizer": "uniform", "step": 0.3, "init": "density", "weighting": "fisher", "rate": 0.3,
