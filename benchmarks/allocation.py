@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from torch import nn
+
 from deepcompress.cli.data import Asked, read_model_and_data
 from deepcompress.recipe import Recipe
 from deepcompress.studies.budget import Rule
@@ -56,7 +58,7 @@ def main() -> None:
 
 
 def by_fractions(
-    model: object, data: DataSet, recipe: Recipe, max_drop: float, trials: int, folder: Path
+    model: nn.Module, data: DataSet, recipe: Recipe, max_drop: float, trials: int, folder: Path
 ) -> tuple[list[Outcome], Outcome | None]:
     """Halve or double the density until one passes and one does not, then take the middle, as the search does."""
     dense = evaluate(model, data.val_loader(), data.task)

@@ -7,17 +7,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from commands import fail, from_json
 from hypothesis import given
 from hypothesis import strategies as st
 from listener import Listener
 from samples import Mlp, batches
 from torch import nn
 
+from deepcompress.checkpoint import Checkpoint, save_checkpoint
 from deepcompress.compression.own_loop import Compressor
 from deepcompress.compression.pipeline import compress
 from deepcompress.compression.plan import plan
 from deepcompress.compression.tensors_only import compress_state
+from deepcompress.container.breakdown import inspect
 from deepcompress.errors import RecipeError
+from deepcompress.networks import build
 from deepcompress.prune import trials
 from deepcompress.prune.amc import Budget, allocate, features, noise, walk
 from deepcompress.prune.ddpg import Agent, Step
@@ -327,3 +331,18 @@ def test_what_it_needs(make, reason, tmp_path):
 
 
 SMALL = {"prune": 0.5, "bits": "none", "distribution": "amc", "retrain": False}
+
+
+def test_from_the_command_line(npz, network_file, tmp_path):
+    name = f"{network_file}:small"
+    save_checkpoint(tmp_path / "net.pt", Checkpoint(build(name).state_dict(), None, None))
+    asked = (tmp_path / "net.pt", "--network", name, "--data", npz, "--prune", 0.7, "--bits", "none", "-o")
+    amc = ("--distribution", "amc", "--episodes", 6)
+    found = from_json("compress", *asked, tmp_path / "m.dc", *amc, "--no-retrain")
+    assert len(found["allocation"]["rewards"]) == 6
+    assert found["allocation"]["measure"] == "error"
+    lost = sum(layer["weights"] - layer["nonzeros"] for layer in inspect(tmp_path / "m.dc").as_dict()["layers"])
+    assert lost >= round(0.7 * (54 + 1080 + 80))
+    assert from_json("compress", *asked, tmp_path / "l.dc", "--no-retrain")["allocation"] is None
+    bare = fail("compress", tmp_path / "net.pt", "--prune", 0.7, *amc, "--no-retrain", "-o", tmp_path / "n.dc")
+    assert "--network" in bare
