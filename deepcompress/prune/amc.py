@@ -22,6 +22,7 @@ from deepcompress.errors import RecipeError
 from deepcompress.networks.inputs import tensors_in
 from deepcompress.prune.criteria.base import find
 from deepcompress.prune.ddpg import Agent, Step
+from deepcompress.prune.masks import Masks
 from deepcompress.prune.trials import Trials
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.recipe.uses import check_unsearched
@@ -72,11 +73,13 @@ class Budget:
         sizes: weights of each layer that the agent decides on, by name. Each keeps one at least.
         target: how many of all these go together.
         own: how many weights the other layers lose, which have fractions of their own.
+        zeros: how many weights of a layer are zero already, and stay so.
     """
 
     sizes: dict[str, int]
     target: int
     own: dict[str, int] = field(default_factory=dict)
+    zeros: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor], recipe: Recipe) -> Budget:
@@ -86,16 +89,17 @@ class Budget:
             fraction = recipe.prune_of(name)
             if fraction is not None:
                 own[name] = min(round(fraction * size), size - 1)
-        free = {name: size for name, size in sizes.items() if name not in own}
-        most = sum(size - 1 for size in free.values())
-        left = round(recipe.prune * sum(sizes.values())) - sum(own.values())
-        return cls(free, min(max(left, 0), most), own)
+        free, there = {name: size for name, size in sizes.items() if name not in own}, Masks.nonzero(weights)
+        zeros = {name: size - there.kept(name) for name, size in free.items()}
+        most, left = sum(size - 1 for size in free.values()), round(recipe.prune * sum(sizes.values()))
+        return cls(free, min(max(left - sum(own.values()), sum(zeros.values())), most), own, zeros)
 
     @property
     def has_choice(self) -> bool:
         """Whether there is more than one way to meet it."""
-        most = [size - 1 for size in self.sizes.values() if size > 1]
-        return len(most) > 1 and 0 < self.target < sum(most)
+        ranges = [size - 1 - self.zeros.get(name, 0) for name, size in self.sizes.items()]
+        left = self.target - sum(self.zeros.values())
+        return sum(count > 0 for count in ranges) > 1 and 0 < left < sum(ranges)
 
     def bounds(self, gone: Sequence[int]) -> tuple[int, int]:
         """The fewest and the most weights of the next layer, after so many are `gone` of those before it.
@@ -103,8 +107,10 @@ class Budget:
         The fewest are what is left to do if all later layers lose as much as they can (He et al. 2018, algorithm 1).
         The most are what is left to do at all: the budget is met exactly.
         """
-        sizes, left = list(self.sizes.values())[len(gone) :], self.target - sum(gone)
-        return max(left - sum(size - 1 for size in sizes[1:]), 0), min(sizes[0] - 1, left)
+        left, (name, *later) = self.target - sum(gone), list(self.sizes)[len(gone) :]
+        fewest = left - sum(self.sizes[other] - 1 for other in later)
+        most = left - sum(self.zeros.get(other, 0) for other in later)
+        return max(fewest, self.zeros.get(name, 0)), min(self.sizes[name] - 1, most)
 
     def least(self) -> dict[str, int]:
         """The way to meet it in which first layers lose the fewest."""

@@ -73,23 +73,38 @@ def test_the_bounds_of_an_action_by_hand():
     assert budget.least() == {"a": 4, "b": 5, "c": 3}
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0, 1)), min_size=1, max_size=6), st.floats(0, 1))
+FRACTIONS = st.floats(0, 1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), FRACTIONS, FRACTIONS), min_size=1, max_size=6), FRACTIONS)
 def test_whatever_the_agent_says_the_budget_is_met_exactly(layers, part):
-    sizes = {str(place): size for place, (size, _) in enumerate(layers)}
-    target = round(part * sum(size - 1 for size in sizes.values()))
-    actions = iter([action for _, action in layers])
-    _, losses = walk(Budget(sizes, target), torch.zeros(len(sizes), 8), lambda _: next(actions))
-    assert sum(losses.values()) == target
-    assert all(0 <= losses[name] < size for name, size in sizes.items())
+    weights = {str(place): (torch.arange(size) >= zero * (size - 1)) for place, (size, zero, _) in enumerate(layers)}
+    budget = Budget.of(weights, Recipe(prune=0.99 * part))
+    actions = iter([action for *_, action in layers])
+    _, losses = walk(budget, torch.zeros(len(weights), 8), lambda _: next(actions))
+    assert sum(losses.values()) == budget.target
+    zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
+    asked = round(0.99 * part * sum(map(len, weights.values())))
+    assert budget.target == max(sum(zeros.values()), min(asked, sum(len(weight) - 1 for weight in weights.values())))
+    assert all(zeros[name] <= losses[name] < len(weight) for name, weight in weights.items())
 
 
 def test_fractions_of_their_own_count():
     weights = {"a": torch.ones(10, 10), "b": torch.ones(5, 10), "c": torch.ones(5, 10)}
     budget = Budget.of(weights, Recipe(prune=0.5, layers=(LayerRule("b", prune=0.8),)))
-    assert budget == Budget({"a": 100, "c": 50}, 100 - 40, {"b": 40})
+    assert budget == Budget({"a": 100, "c": 50}, 100 - 40, {"b": 40}, {"a": 0, "c": 0})
     assert budget.has_choice
     assert Budget.of(weights, Recipe(prune=0.1, layers=(LayerRule("b", prune=0.8),))).target == 0  # none can come back
     assert Budget.of(weights, Recipe(prune=0.999)).target == 99 + 49 + 49
+
+
+def test_what_is_zero_already_counts():
+    budget = Budget({"a": 10, "b": 6, "c": 4}, 14, {}, {"a": 6, "b": 0, "c": 3})
+    assert budget.bounds([]) == (6, 9)  # c loses its three whatever happens
+    assert budget.bounds([9]) == (2, 2)
+    assert budget.bounds([7]) == (4, 4)
+    assert budget.has_choice
+    assert not replace(budget, target=9).has_choice
 
 
 @pytest.mark.parametrize(
