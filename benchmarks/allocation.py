@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--finetune-epochs", type=int, default=4)
+    parser.add_argument("--episodes", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     settings = {"epochs": options.epochs, "finetune_epochs": options.finetune_epochs, "seed": options.seed}
@@ -49,7 +50,8 @@ def main() -> None:
                 tried = [trial.outcome for trial in found.trials if not trial.short]
                 best = None if found.best is None else found.best.outcome
             else:
-                recipe = Recipe.smallest(prune=0.9, distribution=way, **settings)
+                agent = {"episodes": options.episodes} if way == "amc" else {}
+                recipe = Recipe.smallest(prune=0.9, distribution=way, **settings, **agent)
                 tried, best = by_fractions(model, data, recipe, options.max_drop, options.trials, Path(folder))
             error = math.nan
             if best is not None:
