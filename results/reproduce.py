@@ -96,7 +96,7 @@ SHARES = {
 }
 SHARED_OUT = (
     ("lenet-300-100", 0.95, SEEDS, "--schedule one-shot --epochs 3"),
-    ("lenet5", 0.98, (0,), "--schedule one-shot --epochs 1 --precision bfloat16"),
+    ("lenet5", 0.98, (0,), "--epochs 0 --finetune-epochs 0"),
 )
 #: Lottery tickets: network, what the weights go back to, sparsity, seeds.
 LOTTERY = tuple(("lenet-300-100", kind, 0.95, (0,)) for kind in ("start", "random"))
