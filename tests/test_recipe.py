@@ -109,7 +109,7 @@ def test_every_field_comes_back_from_toml(tmp_path):
         {"retrain": False, "quantizer": "rows", "step": 0.07}, {"scope": "global"},
         {"schedule": "gap", "gap": 2.5, "prune_step": 0.3}, {"regrow": "set", "regrow_fraction": 0.4},
         {"regrow": "dsr", "regrow_every": 11}, {"regrow": "deepr", "deepr_alpha": 0.02, "deepr_temperature": 0.03},
-        {"method": "lc", "lc_mu": 0.02, "lc_growth": 1.5},
+        {"method": "lc", "lc_mu": 0.02, "lc_growth": 1.5}, {"distribution": "amc", "episodes": 9},
         {"method": "variational", "optimizer": "adam", "kl_weight": 0.2},
         {"method": "sws", "optimizer": "adam", "sws_tau": 0.2},
     ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +329,8 @@ def _compress(order: _Order) -> Result:
         refresh(state, work, weights)
         route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     result = delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
+    if route.allocation is not None:
+        result = replace(result, allocation=asdict(route.allocation))
     return result if not isinstance(route, FromBase) else replace(result, update=route.facts(order.path))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from deepcompress.errors import PruneError, RecipeError
-from deepcompress.prune.scores import DISTRIBUTIONS, Profile, chunks, deviation, lowest, profile
+from deepcompress.prune.scores import Profile, chunks, deviation, lowest, profile, scale_of
 from deepcompress.recipe import Recipe
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -108,7 +108,7 @@ def share_out(
             losses[name] = round(own * progress * layer.weights)
     shared = [name for name in profiles if name not in losses]
     if shared:
-        scale = DISTRIBUTIONS["global" if (recipe.scope or scope) == "global" else recipe.distribution]
+        scale = scale_of(recipe, scope)
         scores = [scale(profiles[name].levels, profiles[name].counts) for name in shared]
         counts = [profiles[name].counts for name in shared]
         if recipe.quality is not None:
