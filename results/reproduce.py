@@ -83,7 +83,8 @@ METHODS = (
     (
         "lenet-300-100",
         "sws-0.957",
-        "--method sws --optimizer adam --lr 0.001 --prune 0.957 --bits 5 --epochs 20 --batch-size 256 --finetune-epochs 6",
+        "--method sws --optimizer adam --lr 0.001 --prune 0.957 --bits 5 --epochs 20 --batch-size 256 "
+        "--finetune-epochs 6",
         (0,),
     ),
     (
