@@ -86,7 +86,7 @@ METHODS = (
         "sws-0.957",
         "--method sws --optimizer adam --lr 0.001 --prune 0.957 --bits 5 --epochs 20 --batch-size 256 "
         "--finetune-epochs 6",
-        SEEDS,
+        (0,),
     ),
     (
         "lenet5",

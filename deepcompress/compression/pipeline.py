@@ -321,12 +321,18 @@ def _compress(order: _Order) -> Result:
     route.share()
     if route.masks is not pruned:
         watch.message(f"after sharing, {kept_line(kept_of(route.masks), route.masks.sparsity)}")
-    refresh(state, work, weights)
-    vectors = finish_small(work, state, recipe, former)
+    return _delivered(order, job, route, delivery, stages)
+
+
+def _delivered(order: _Order, job: Job, route: Route, delivery: Delivery, stages: Stages) -> Result:
+    """The file of a network whose weights are pruned and shared: its vectors are put on grids, and all is written."""
+    run, state, work = job.run, delivery.state, delivery.model
+    refresh(state, work, run.weights)
+    vectors = finish_small(work, state, run.recipe, job.former)
     route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     if order.base is None:  # an update has few bytes for what is no weight
         vectors = tune_vectors(run, vectors, parameters_in(work, state))
-        refresh(state, work, weights)
+        refresh(state, work, run.weights)
         route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     result = delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
     if route.allocation is not None:
