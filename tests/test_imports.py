@@ -253,6 +253,7 @@ INSIDE = {
         "evaluation",
         "layout",
         "check",
+        "averaging",
         "loop",
         "retraining",
         "rollback",
