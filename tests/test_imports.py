@@ -253,7 +253,6 @@ INSIDE = {
         "evaluation",
         "layout",
         "check",
-        "averaging",
         "loop",
         "retraining",
         "rollback",

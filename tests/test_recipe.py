@@ -100,7 +100,7 @@ def test_every_field_comes_back_from_toml(tmp_path):
         "small_dtype": "float16", "batch_norm": "fold", "low_rank": 0.9, "optimizer": "adam",
         "lr": 0.3, "finetune_lr": 0.4, "batch_size": 9, "penalty": "l1", "penalty_weight": 0.1, "lr_schedule": "step",
         "warmup": 1.5, "label_smoothing": 0.1, "distill": 0.7, "temperature": 2.5, "precision": "bfloat16", "shift": 3,
-        "flip": False, "clip_norm": 0.7, "average": 0.99, "freeze_bn": True, "seed": 8,
+        "flip": False, "clip_norm": 0.7, "freeze_bn": True, "seed": 8,
         "layers": (LayerRule("a", prune=0.1, bits=2, group="g"),),
     }  # fmt: skip
     others = [

@@ -242,11 +242,6 @@ class Retraining:
         None, Number(), "Largest norm of the gradient. A longer gradient is scaled down to it; 0: no limit.",
         metavar="NORM", unset="no limit", note="The Euclidean norm over all that is trained, in each step.",
     )  # fmt: skip
-    average: float = setting(
-        0.0, FRACTION, "Decay of a moving average of the weights, such as 0.999. Training ends at the average; 0: at "
-        "the weights of the last step.", metavar="D",
-        note="Pruned weights stay pruned, and shared values shared (Polyak and Juditsky 1992; see training.averaging).",
-    )  # fmt: skip
     freeze_bn: bool = setting(
         False, Switch(), "Keep the running statistics of all batch norms as they are, in training too.",
         note="A batch norm that you froze (momentum 0, eval mode, or no gradient for scale and shift) always keeps "

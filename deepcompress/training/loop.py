@@ -20,7 +20,6 @@ from deepcompress.errors import DataError, DeepCompressError, DivergedError, Net
 from deepcompress.networks.batchnorm import let_train
 from deepcompress.networks.inputs import Batches, in_float32, place_of, predict, to_device
 from deepcompress.training import distributed
-from deepcompress.training.averaging import Average
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.journal import Phase, begin_phase
 from deepcompress.training.layout import laid_out
@@ -135,7 +134,6 @@ def fit(
     warmup: float | None = None,
     precision: str = "float32",
     clip_norm: float | None = None,
-    average: float = 0.0,
     progress: Progress | None = None,
 ) -> None:
     """Train `model` in place for `epochs` passes over `batches`.
@@ -143,11 +141,10 @@ def fit(
     Each parameter group's learning rate is its initial one times the factor that `rate_factor` has for this point of
     the run, set before every step. With `precision` ``bfloat16`` the network computes in it where torch's autocast
     finds that safe; weights, gradients of weights and the loss stay float32. With `clip_norm` the gradient of all that
-    the optimizer moves is scaled down to this Euclidean norm in each step where it is longer; 0 is no limit. With
-    `average` training ends at the moving average of that decay (`training.averaging`), and hooks see it as the outcome
-    of one more step. Validation data, if given, is only reported; nothing is chosen by it. Where a journal is kept
-    (`training.journal.recording`), epochs that an interrupted run has done are not done again. Several processes share
-    every batch (`training.distributed`).
+    the optimizer moves is scaled down to this Euclidean norm in each step where it is longer; 0 is no limit. Validation
+    data, if given, is only reported; nothing is chosen by it. Where a journal is kept (`training.journal.recording`),
+    epochs that an interrupted run has done are not done again. Several processes share every batch
+    (`training.distributed`).
 
     Raises:
         DataError: `batches` is empty, or an iterator.
@@ -161,8 +158,7 @@ def fit(
     steps = count_batches(batches)
     hooks.attach(optimizer)
     phase = begin_phase(stage, epochs) if epochs else None
-    mean = Average(model, optimizer, average)
-    training = Training(model, optimizer, hooks, (batches, val_batches), mean)
+    training = Training(model, optimizer, hooks, (batches, val_batches))
 
     def backpropagated(network: nn.Module, x: Any, y: Any) -> torch.Tensor:
         return _backpropagated(network, to_device(x, device), to_device(y, device), objective, precision, stage)
@@ -177,7 +173,6 @@ def fit(
             moved = (parameter for group in optimizer.param_groups for parameter in group["params"])
             torch.nn.utils.clip_grad_norm_(moved, clip_norm)
         optimizer.step()
-        mean.look()
         hooks.after_step()
         return distributed.add_up(loss)
 
@@ -202,9 +197,6 @@ def fit(
             mean_loss = _mean(losses, stage, epoch, lone)
             if lone and epoch == 0:
                 progress.message(f"{stage}: a batch of one sample is left out, as batch norm cannot train on it")
-            if average and epoch + 1 == epochs:
-                mean.write()
-                hooks.after_step()
             distributed.average_statistics(model)
             distributed.synchronize(training)
             found = evaluate(model, val_batches, objective) if val_batches is not None else None

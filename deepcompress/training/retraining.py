@@ -40,7 +40,7 @@ class Run:
 
 
 def retrain(run: Run, optimizer: torch.optim.Optimizer, epochs: int, stage: str, hooks: Hooks) -> None:
-    """`fit` with what the recipe says of learning rates, precision, gradients and averaging; what is raised as there.
+    """`fit` with the recipe's learning rate schedule, precision and longest gradient; what is raised as there.
 
     Its warm-up is for the stage ``prune``: centroids are tuned for a few epochs, at rates of their own.
     """
@@ -60,6 +60,5 @@ def retrain(run: Run, optimizer: torch.optim.Optimizer, epochs: int, stage: str,
         warmup=run.recipe.warmup if stage == "prune" else None,
         precision=run.recipe.precision,
         clip_norm=run.recipe.clip_norm,
-        average=run.recipe.average,
         progress=run.watch,
     )

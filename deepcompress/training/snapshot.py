@@ -107,17 +107,15 @@ def _sequence(current: Any, saved: list[Plain], device: torch.device) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """All that training changes: the network, the optimizer, the hooks, where chance stands, and a mean along the way.
+    """All that training changes: the network, the optimizer, the hooks, and where chance stands.
 
-    `hooks` has `changing` and `restored` (`training.loop.Hooks`); `loaders` may have generators; `mean` is a
-    `training.averaging.Average`.
+    `hooks` has `changing` and `restored` (`training.loop.Hooks`); `loaders` may have generators.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     hooks: Any
     loaders: tuple[object, ...]
-    mean: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -131,7 +129,6 @@ class Training:
             "optimizer": self.optimizer.state_dict() if optimizer else None,
             "hooks": take(self.hooks),
             "chance": take_chance(self.device, *self.loaders),
-            "mean": take(self.mean),
         }
 
     def put_back(self, saved: Plain) -> None:
@@ -140,7 +137,6 @@ class Training:
         if saved["optimizer"] is not None:
             self.optimizer.load_state_dict(saved["optimizer"])
         put_back_chance(saved["chance"], self.device, *self.loaders)
-        put_back(self.mean, saved["mean"], self.device)
 
 
 def put_back_learned(model: nn.Module, hooks: Any, saved: Plain) -> None:

@@ -26,12 +26,12 @@ OTHER = {
     "index_bits": 2, "batch_norm": "fold", "small_dtype": "float16", "retrain": False, "epochs": 4,
     "optimizer": "adam", "lr": 0.2, "lr_schedule": "step", "warmup": 0.5, "batch_size": 9, "penalty": "l1",
     "penalty_weight": 0.05, "label_smoothing": 0.3, "distill": 0.7, "temperature": 9.0, "precision": "bfloat16",
-    "shift": 2, "flip": True, "seed": 5, "clip_norm": 0.5, "freeze_bn": True, "average": 0.9,
+    "shift": 2, "flip": True, "seed": 5, "clip_norm": 0.5, "freeze_bn": True,
 }  # fmt: skip
 
 LOOP = {"optimizer", "lr", "warmup", "penalty", "penalty_weight", "lr_schedule", "precision", "label_smoothing"} | {
     "distill", "temperature", "batch_size", "shift", "flip", "epochs", "finetune_epochs", "finetune_lr", "clip_norm",
-    "freeze_bn", "average",
+    "freeze_bn",
 }  # fmt: skip
 WHICH = {"scope", "distribution", "criterion", "score_samples", "schedule", "iterations", "reload", "rewind", "regrow"}
 SHARING = {"quantizer", "init", "weighting", "rate", "codebook_dtype"}

@@ -45,7 +45,6 @@ RECIPES = {
         "lr": 0.05,
         "penalty": "rate",
         "penalty_weight": 0.01,
-        "average": 0.9,
     },
     "surgery": {**FLAT, "regrow": "surgery"},
     "set": {**FLAT, "regrow": "set", "epochs": 4},

@@ -169,7 +169,7 @@ def work(folder, rank):
     }
     for late in (0, 1):
         compressed(model, folder / f"late{late}.dc", rank == late)
-    for name, settings in (("guard", {"max_drop": 1.0, "average": 0.9}), ("deepr", {"regrow": "deepr"})):
+    for name, settings in (("guard", {"max_drop": 1.0}), ("deepr", {"regrow": "deepr"})):
         for again in (1, 2):
             compressed(model, folder / f"{name}{again}.dc", **settings)
     with pytest.raises(KeyboardInterrupt):
