@@ -35,7 +35,7 @@ TINY = 1 << 12  # elements up to which tables take more than they save: there th
 #: decodes them within some hundredths of a second.
 SMALL, FEW = 1 << 19, 1 << 14
 #: Elements, and bytes by their entropy, up to which it does not even look at rANS: there that is hardly ever smaller.
-_UNSEEN, _LEAST = 1 << 16, 1 << 13
+_UNSEEN, _LEAST = 1 << 16, 1 << 12
 
 
 def alias(shape: tuple[int, ...], dtype: DType, target: int) -> EncodedTensor:

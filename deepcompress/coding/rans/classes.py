@@ -90,9 +90,9 @@ def refined(integers: Array, matrix: Matrix, base: int, axes: Axes) -> tuple[int
     dense = 2 * np.count_nonzero(integers) > len(integers)
     if dense or len(integers) > _REFINED or all(found is None for found in axes):
         return base, axes
-    places = np.flatnonzero(integers)
-    kinds = np.minimum(tokens.classes()[np.abs(integers[places])], _KINDS - 1).astype(np.int64)
-    weights = Weights(kinds, np.unravel_index(places, matrix.axes), matrix.axes)
+    nonzero = np.flatnonzero(integers)
+    kinds = np.minimum(tokens.classes()[np.abs(integers[nonzero])], _KINDS - 1).astype(np.int64)
+    weights = Weights(kinds, np.unravel_index(nonzero, matrix.axes), matrix.axes)
     now = list(axes)
     for _ in range(_ROUNDS):
         for axis in range(3):

@@ -21,6 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 S, U = np.uint32, np.uint64
 
+_FEW = 16  # lanes, fewer than which do not make vectors
 _BLOCK = 64  # columns; a cache forgets rows that are a power of two apart if they are written one by one
 
 
@@ -83,7 +84,7 @@ class Lanes(NamedTuple):
     Attributes:
         states, kinds: the state and the token, uint32.
         starts: where the slots begin by which it is decoded, uint32.
-        here, turned: 1 for a lane that has an element now, and where the sign of that is turned; int32, as all others.
+        here: 1 for a lane that has an element now; int32, as all others.
         first, own: the first column, and the class of the row.
         pending: lanes whose integer has extra bits.
         block: the last `_BLOCK` integers of each lane, int16.
@@ -93,7 +94,6 @@ class Lanes(NamedTuple):
     kinds: Array
     starts: Array
     here: Array
-    turned: Array
     first: Array
     own: Array
     pending: Array
@@ -104,7 +104,7 @@ class Lanes(NamedTuple):
 def _deal(lanes, states, left, columns):  # type: ignore[no-untyped-def]
     """Put the lanes where they begin."""
     for k in range(MAX_LANES):
-        lanes.states[k], lanes.starts[k], lanes.turned[k], lanes.first[k], lanes.own[k] = 65536, 0, 0, 0, 0
+        lanes.states[k], lanes.starts[k], lanes.first[k], lanes.own[k] = 65536, 0, 0, 0
     for k in range(states.shape[0]):
         lanes.states[k], lanes.first[k] = states[k], min(left[k], columns - 1)
 
@@ -125,21 +125,8 @@ def _wide(alive, count):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _expect(lanes, alive, count, j, here, around, of_columns, starts, out):  # type: ignore[no-untyped-def]
-    """Where the slots begin by what neighbours and classes tell of the next element of each lane."""
-    corners, offset = here
-    near, expected, scale_classes = around
-    for index in range(count):
-        lane = alive[index]
-        aim, size = aimed(out, corners[lane] + offset, near)
-        own = expected[U(lanes.own[lane] + of_columns[U(lanes.first[lane] + j)])]
-        lanes.starts[lane] = starts[context_of(aim, own, size, scale_classes)]
-        lanes.turned[lane] = np.int32(aim < 0)
-
-
-@njit(cache=True, nogil=True, inline="always")
 def _find_starts(lanes, alive, count, j, of_columns, starts):  # type: ignore[no-untyped-def]
-    """The same by the classes alone."""
+    """Where the slots begin by what the classes tell of the next element of each lane."""
     for k in range(_wide(alive, count)):
         lanes.starts[k] = starts[lanes.own[k] + of_columns[min(lanes.first[k] + j, of_columns.shape[0] - 1)]]
 
@@ -167,7 +154,7 @@ def _refill(lanes, alive, count, j, words, at, bases):  # type: ignore[no-untype
         low = x < 65536
         lanes.states[lane] = S(x << 16 | word if low else x)
         at += U(low)
-        lanes.block[lane * U(_BLOCK) + j] = -bases[kind] if lanes.turned[lane] else bases[kind]
+        lanes.block[lane * U(_BLOCK) + j] = bases[kind]
         lanes.pending[waiting] = lane
         waiting += int(kind > U(30))
     return at, waiting
@@ -185,7 +172,7 @@ def _add_bits(lanes, waiting, j, words, at, tables):  # type: ignore[no-untyped-
         lanes.states[lane] = S(x << 16 | word if low else x)
         at += U(low)
         value = tables.bases[kind] + (-rest if kind & U(1) else rest)
-        lanes.block[lane * U(_BLOCK) + j] = -value if lanes.turned[lane] else value
+        lanes.block[lane * U(_BLOCK) + j] = value
     return at
 
 
@@ -197,6 +184,102 @@ def _write(lanes, alive, count, corners, begin, stop, out):  # type: ignore[no-u
         here = corners[lane] + begin
         for j in range(stop):
             out[here + U(j)] = lanes.block[lane * U(_BLOCK) + U(j)]
+
+
+@njit(cache=True, nogil=True)
+def _in_vectors(words: Array, states: Array, shape: Shape, classes: Classes, tables: Decoding, out: Array) -> np.int64:
+    """`decode_dense` without neighbours, of many lanes."""
+    columns, end = shape.columns, U(words.shape[0] - SPARE * states.shape[0])
+    top, left = corners_of(states.shape[0], shape.height, shape.width, shape.across)
+    corners, alive = (top * columns + left).astype(np.uint64), np.zeros(states.shape[0], dtype=np.uint64)
+    apart = classes.of_columns.min() < classes.of_columns.max()
+    lanes = Lanes(
+        carray(unsigned(), MAX_LANES), carray(unsigned(), MAX_LANES), carray(unsigned(), MAX_LANES),
+        carray(signed(), MAX_LANES), carray(signed(), MAX_LANES), carray(signed(), MAX_LANES),
+        carray(signed(), MAX_LANES), np.zeros(MAX_LANES * _BLOCK, dtype=np.int16),
+    )  # fmt: skip
+    _deal(lanes, states, left, columns)
+    at, edge = U(0), columns - (columns - 1) // shape.width * shape.width  # of the last lane that has columns
+    for i in range(shape.height):
+        for k in range(states.shape[0]):
+            lanes.own[k] = classes.of_rows[min(top[k] + i, shape.rows - 1)]
+        for begin, stop in ((0, edge), (edge, shape.width)):
+            count = alive_at(i, begin, shape, top, left, alive)
+            _be_here(lanes, alive, count)
+            for j in range(begin, stop if count else begin):
+                place = (j - begin) % _BLOCK
+                if apart or j == begin:
+                    _find_starts(lanes, alive, count, j, classes.of_columns, tables.starts)
+                _pop(lanes, alive, count, tables.slots)
+                at, waiting = _refill(lanes, alive, count, U(place), words, at, tables.bases)
+                at = _add_bits(lanes, waiting, U(place), words, at, tables)
+                if at > end:
+                    return np.int64(-1)
+                if place == _BLOCK - 1 or j == stop - 1:
+                    _write(lanes, alive, count, corners, U(i * columns + j - place), place + 1, out)
+    for k in range(states.shape[0]):
+        states[k] = lanes.states[k]
+    return np.int64(at)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _popped(x, slots, start, words, at):  # type: ignore[no-untyped-def]
+    """The next token of a state by the table whose slots begin at `start`, the state after it, and the next word."""
+    entry, word = np.int64(slots[start + U(x & 4095)]), np.int64(words[at])
+    x = (entry >> 19) * (x >> 12) + (entry >> 7 & 4095)
+    low = x < 65536
+    return entry & 127, (x << 16 | word) if low else x, at + U(low)
+
+
+@njit(cache=True, nogil=True)
+def _lane_by_lane(
+    words: Array, given: Array, shape: Shape, classes: Classes, expect: Expectation, tables: Decoding, out: Array
+) -> np.int64:
+    """`decode_dense` with neighbours, or of few lanes."""
+    states = given.astype(np.int64)
+    columns, lanes, at, count = shape.columns, states.shape[0], U(0), 0
+    end = U(words.shape[0] - SPARE * lanes)
+    near, scales, scale_classes, factor = expect
+    of_rows, of_columns = classes
+    slots, starts, _, bases, extra = tables
+    top, left = corners_of(lanes, shape.height, shape.width, shape.across)
+    corners, lefts = (top * columns + left).astype(np.uint64), left.astype(np.uint64)
+    by_row, alive = np.zeros(lanes, dtype=np.int64), np.zeros(lanes, dtype=np.uint64)
+    own, found = scales * factor[0], np.zeros((3, 4), dtype=np.int64)
+    pending = np.zeros(lanes, dtype=np.int64)
+    for i in range(shape.height):
+        for k in range(lanes):
+            by_row[k] = of_rows[min(top[k] + i, shape.rows - 1)]
+        for j in range(shape.width):
+            if j == 0 or left[-1] + j >= columns:
+                count = alive_at(i, j, shape, top, left, alive)
+            offset, column, waiting = U(i * columns + j), U(j), 0
+            around = near_at(i, j, near, columns, found)
+            for index in range(count):
+                lane, aim = alive[index], 0
+                here = corners[lane] + offset
+                context = U(by_row[lane] + of_columns[lefts[lane] + column])
+                if near.shape[0]:
+                    aim, size = aimed(out, here, around)
+                    context = context_of(aim, own[context], size, scale_classes)
+                token, states[lane], at = _popped(states[lane], slots, U(starts[context]), words, at)
+                base = bases[U(token)]
+                out[here] = -base if aim < 0 else base
+                pending[waiting] = np.int64(lane) << 9 | token << 1 | int(aim < 0)
+                waiting += int(token > 30)
+            for index in range(waiting):
+                lane, kind = U(pending[index] >> 9), U(pending[index] >> 1 & 255)
+                x, word = states[lane], np.int64(words[at])
+                rest, x = x & ((1 << extra[kind]) - 1), x >> extra[kind]
+                low = x < 65536
+                states[lane] = (x << 16 | word) if low else x
+                at += U(low)
+                value = bases[kind] + (-rest if kind & U(1) else rest)
+                out[corners[lane] + offset] = -value if pending[index] & 1 else value
+            if at > end:
+                return np.int64(-1)
+    given[:] = states
+    return np.int64(at)
 
 
 @njit(cache=True, nogil=True)
@@ -214,40 +297,6 @@ def decode_dense(
     Returns:
         How many words were used, or -1 if there are not as many.
     """
-    columns, end = shape.columns, U(words.shape[0] - SPARE * states.shape[0])
-    near, scales, scale_classes, factor = expect
-    top, left = corners_of(states.shape[0], shape.height, shape.width, shape.across)
-    corners, alive = (top * columns + left).astype(np.uint64), np.zeros(states.shape[0], dtype=np.uint64)
-    expected, found = scales * factor[0], np.zeros((3, 4), dtype=np.int64)
-    apart = classes.of_columns.min() < classes.of_columns.max()
-    lanes = Lanes(
-        carray(unsigned(), MAX_LANES), carray(unsigned(), MAX_LANES), carray(unsigned(), MAX_LANES),
-        carray(signed(), MAX_LANES), carray(signed(), MAX_LANES), carray(signed(), MAX_LANES),
-        carray(signed(), MAX_LANES), carray(signed(), MAX_LANES), np.zeros(MAX_LANES * _BLOCK, dtype=np.int16),
-    )  # fmt: skip
-    _deal(lanes, states, left, columns)
-    at, edge = U(0), columns - (columns - 1) // shape.width * shape.width  # of the last lane that has columns
-    for i in range(shape.height):
-        for k in range(states.shape[0]):
-            lanes.own[k] = classes.of_rows[min(top[k] + i, shape.rows - 1)]
-        for begin, stop in ((0, edge), (edge, shape.width)):
-            count = alive_at(i, begin, shape, top, left, alive)
-            _be_here(lanes, alive, count)
-            for j in range(begin, stop if count else begin):
-                place = 0 if near.shape[0] else (j - begin) % _BLOCK
-                if near.shape[0]:
-                    around = near_at(i, j, near, columns, found), expected, scale_classes
-                    here = corners, U(i * columns + j)
-                    _expect(lanes, alive, count, j, here, around, classes.of_columns, tables.starts, out)
-                elif apart or j == begin:
-                    _find_starts(lanes, alive, count, j, classes.of_columns, tables.starts)
-                _pop(lanes, alive, count, tables.slots)
-                at, waiting = _refill(lanes, alive, count, U(place), words, at, tables.bases)
-                at = _add_bits(lanes, waiting, U(place), words, at, tables)
-                if at > end:
-                    return np.int64(-1)
-                if near.shape[0] or place == _BLOCK - 1 or j == stop - 1:
-                    _write(lanes, alive, count, corners, U(i * columns + j - place), place + 1, out)
-    for k in range(states.shape[0]):
-        states[k] = lanes.states[k]
-    return np.int64(at)
+    if expect.near.shape[0] or states.shape[0] < _FEW:
+        return _lane_by_lane(words, states, shape, classes, expect, tables, out)
+    return _in_vectors(words, states, shape, classes, tables, out)

@@ -239,7 +239,7 @@ def decode_gaps(
     count = _deal(lanes, states, shape, of_rows)
     moved, at, weights = True, U(0), 0
     while count:
-        wide = (count + 15) & ~15
+        wide = (count + 15) & ~15 if count > 8 else count  # few lanes do not make a vector
         if apart or moved:
             _find_starts(lanes, wide, of_columns, tables.starts, 0, lanes.gaps)
         _pop_gaps(lanes, wide, tables.slots, tables.steps)
