@@ -53,6 +53,11 @@ class Job:
     former: Sequence[Codebook] = ()
     origin: State | None = None
 
+    @property
+    def moves(self) -> bool:
+        """Whether the file may differ from one that is gone on from: without tuning, what is no weight stays."""
+        return not self.former or bool(self.run.recipe.finetune_epochs)
+
     def shared(self, weights: Weights) -> list[Codebook]:
         """Shared values for `weights`, written into them: the former ones where they hold on, else new ones."""
         kept, layers = still_shared(self.former, weights, self.layers, self.run.recipe)
@@ -140,7 +145,7 @@ class ByFraction:
         if run.batches is not None:
             tune(run, self.masks, self.codebooks)
         finish(self.codebooks, run.weights, run.recipe)
-        if self.codebooks:
+        if self.codebooks and self.job.moves:
             estimate_statistics(run)
 
     def settle(self, size: Callable[[], int]) -> None:
@@ -235,7 +240,8 @@ class BySize:
         if run.batches is not None:
             train_shared(run, hooks, lambda: hooks.fit_into(hooks.target))
         finish(hooks.codebooks, run.weights, run.recipe)
-        estimate_statistics(run)
+        if job.moves:
+            estimate_statistics(run)
         self.masks, self.codebooks, self._hooks = hooks.masks, hooks.codebooks, hooks
 
     def settle(self, size: Callable[[], int]) -> None:

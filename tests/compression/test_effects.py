@@ -24,7 +24,7 @@ OTHER = {
     "regrow": "surgery", "regrow_fraction": 0.5, "regrow_every": 1, "deepr_alpha": 0.1, "deepr_temperature": 0.1,
     "quantizer": "uniform", "step": 0.3, "init": "density", "weighting": "fisher", "rate": 0.3,
     "codebook_dtype": "float16", "small_bits": 3, "finetune_epochs": 2, "finetune_lr": 0.1, "coder": "ans",
-    "index_bits": 2, "batch_norm": "fold", "small_dtype": "float16", "retrain": False, "epochs": 4,
+    "index_bits": 2, "batch_norm": "fold", "small_dtype": "float16", "retrain": False, "epochs": 4, "early_stop": False,
     "optimizer": "adam", "lr": 0.2, "lr_schedule": "step", "warmup": 0.5, "batch_size": 9, "penalty": "l1",
     "penalty_weight": 0.05, "label_smoothing": 0.3, "distill": 0.7, "temperature": 9.0, "precision": "bfloat16",
     "shift": 2, "flip": True, "seed": 5, "clip_norm": 0.5, "freeze_bn": True,
@@ -151,8 +151,8 @@ WAYS = {
     "rows to a size": (with_network, {"retrain": False, "target_size": 2500}),
 }
 #: What cannot make another file here: no random number is drawn, no convolution there is, nor batch norm; and to say
-#: once more that nothing is retrained.
-NOTHING_TO_DO = {"seed", "conv_bits", "batch_norm", "retrain"}
+#: once more that nothing is retrained, or that nothing ends early.
+NOTHING_TO_DO = {"seed", "conv_bits", "batch_norm", "retrain", "early_stop"}
 
 
 def silent(make, base, network, path):
