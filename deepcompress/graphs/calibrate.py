@@ -19,7 +19,7 @@ from deepcompress.graphs.products import products
 from deepcompress.graphs.roles import weights_of
 from deepcompress.graphs.sensing import Sensing
 from deepcompress.graphs.trial import OnnxTrial
-from deepcompress.graphs.turns import turns_of
+from deepcompress.graphs.turns import doubles, turns_of
 from deepcompress.quantize.grid import short
 from deepcompress.quantize.rows import LARGEST, LARGEST_SHARED, RowGrid, by_size, coarseness
 from deepcompress.training.progress import Progress
@@ -54,6 +54,7 @@ class OnnxRounder:
         statistics = sensing.statistics()
         self._calibrated = Calibrated(turned, statistics, own)
         self._turns, self._weights = turns_of(model, weights), sorted(weights)
+        self._doubles = doubles(model, weights)
         self._coarser = coarseness({name: math.prod(model.tensors.stored[name].shape) for name in weights})
         self._check = Check(self._plain, OnnxTrial(model, feeds.kept, feeds.outputs, statistics.power).error)
         met = set(self._calibrated.met())
@@ -69,8 +70,11 @@ class OnnxRounder:
 
     def _predicted(self, step: float) -> Rounded:
         """By what samples tell, were they all there is."""
-        grids, corrected = {}, {}
+        grids, corrected = dict[str, RowGrid](), {}
         for name, grid in self._calibrated.grids(step**2):
+            if (first := self._doubles.get(name, name)) in grids:
+                grids[name] = grids[first]  # the file stores them once
+                continue
             product = self._products[name][0]
             grids[name] = _in_place(product, grid, self._tensors.stored[name].dtype)
             change = self._calibrated.bias_change(name, grid)

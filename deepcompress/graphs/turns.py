@@ -26,12 +26,12 @@ def turns_of(model: OnnxModel, weights: Collection[str]) -> dict[str, Turn]:
     for product in reversed(products(model.proto(), shapes)):
         if not product.is_lookup:
             turns[product.weight] = product.turn, product.back
-    for name, other in _doubles(model, turns).items():
+    for name, other in doubles(model, turns).items():
         turns[name] = turns[other]
     return {name: turn for name, turn in turns.items() if turn != (same, same)}
 
 
-def _doubles(model: OnnxModel, names: Collection[str]) -> dict[str, str]:
+def doubles(model: OnnxModel, names: Collection[str]) -> dict[str, str]:
     """Of weights that are equal, each but the first, and the name of the first."""
     kinds = {name: (each.shape, each.dtype) for name, each in model.tensors.stored.items() if name in names}
     counts, first, found = Counter(kinds.values()), dict[tuple[Any, bytes], str](), dict[str, str]()

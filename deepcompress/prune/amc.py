@@ -22,7 +22,8 @@ from deepcompress.errors import RecipeError
 from deepcompress.networks.inputs import tensors_in
 from deepcompress.prune.criteria.base import find
 from deepcompress.prune.ddpg import Agent, Step
-from deepcompress.prune.masks import Masks
+from deepcompress.prune.masks import Masks, share_out
+from deepcompress.prune.scores import profile
 from deepcompress.prune.trials import Trials
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.recipe.uses import check_unsearched
@@ -127,7 +128,7 @@ def allocate(run: Run) -> tuple[Recipe, Allocation | None]:
     those. Where that leaves no choice, there is no trial.
 
     Raises:
-        RecipeError: there is no validation data, or the criterion removes whole units.
+        RecipeError: there is no validation data, the criterion removes whole units, or `prune` cannot be reached.
     """
     recipe = run.recipe
     if run.val_batches is None:
@@ -137,6 +138,8 @@ def allocate(run: Run) -> tuple[Recipe, Allocation | None]:
             f"criterion {recipe.criterion} removes whole units, and distribution 'amc' is for single weights: choose "
             "one"
         )
+    # What no distribution can reach is refused here, as it is there.
+    share_out({name: profile(weight) for name, weight in run.weights.items()}, replace(recipe, distribution=OTHERS[0]))
     budget = Budget.of(run.weights, recipe)
     if not budget.has_choice:
         run.watch.message("amc: there is one way to prune so much, and nothing is tried")

@@ -361,3 +361,17 @@ def test_from_the_command_line(npz, network_file, tmp_path):
     assert from_json("compress", *asked, tmp_path / "l.dc", "--no-retrain")["allocation"] is None
     bare = fail("compress", tmp_path / "net.pt", "--prune", 0.7, *amc, "--no-retrain", "-o", tmp_path / "n.dc")
     assert "--network" in bare
+
+
+def test_what_other_distributions_cannot_reach_is_refused_here_too(npz, network_file, tmp_path):
+    name = f"{network_file}:small"
+    model = build(name)
+    save_checkpoint(tmp_path / "net.pt", Checkpoint(model.state_dict(), None, None))
+    largest = max(
+        (each for each, value in model.state_dict().items() if value.ndim > 1),
+        key=lambda each: model.state_dict()[each].numel(),
+    )
+    asked = ("compress", tmp_path / "net.pt", "--network", name, "--data", npz, "--prune", 0.9, "--bits", "none")
+    more = ("--layer", f"{largest}:prune=0.1", "--distribution", "amc", "--episodes", 3, "--no-retrain")
+    assert "fractions of their own lose only" in fail(*asked, *more, "-o", tmp_path / "m.dc", code=2)
+    assert not (tmp_path / "m.dc").exists()
