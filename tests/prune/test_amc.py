@@ -372,6 +372,6 @@ def test_what_other_distributions_cannot_reach_is_refused_here_too(npz, network_
         key=lambda each: model.state_dict()[each].numel(),
     )
     asked = ("compress", tmp_path / "net.pt", "--network", name, "--data", npz, "--prune", 0.9, "--bits", "none")
-    more = ("--layer", f"{largest}:prune=0.1", "--distribution", "amc", "--episodes", 3, "--no-retrain")
+    more = ("--layer", f"{largest}:prune=0.1", "--distribution", "amc", "--episodes", 3, "--no-retrain", "-q")
     assert "fractions of their own lose only" in fail(*asked, *more, "-o", tmp_path / "m.dc", code=2)
     assert not (tmp_path / "m.dc").exists()
