@@ -7,8 +7,9 @@ Layers of a checkpoint are rounded to multiples of a part of their root mean squ
 weight. A .dc file gives the integers that it holds. Each coder gets the same integers, without scales and codebooks.
 "--coder rans" is what that option writes: rANS, and the adaptive model for tensors of few bytes where that is smaller.
 Seconds are the processor's, on one core; in each round each coder runs once. The figures are medians, and the spread
-is the slowest round over the fastest, of decoding. Everything that is decoded is compared with what went in. Only what
-a second thread gains is by the clock, too, of the largest layer: the fastest of the rounds.
+is the slowest round over the fastest, of decoding. The entropy is that of the integers of each layer, as if each were
+drawn by itself: AlexNet's are, and no coder can do better. Everything that is decoded is compared with what went in.
+Only what a second thread gains is by the clock, too, of the largest layer: the fastest of the rounds.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from deepcompress.checkpoint import load_checkpoint
 from deepcompress.coding import offsets, streams, threads
 from deepcompress.coding.adaptive import codec as adaptive
 from deepcompress.coding.bits import Reader
-from deepcompress.coding.encoder import FEW, SMALL, TINY
+from deepcompress.coding.encoder import FEW, SMALL, left_to_mixing
 from deepcompress.coding.layouts.ranked import smallest
 from deepcompress.coding.rans import codec as rans
 from deepcompress.layers import is_layer
@@ -62,7 +63,7 @@ class Tally:
 
 def chosen_encode(integers: Array, shape: tuple[int, ...]) -> Stored:
     """As `encoder.encode_coded` chooses: a pair by rANS, or three parts by the adaptive model."""
-    if len(integers) <= TINY:
+    if left_to_mixing(np.unique(integers[integers != 0], return_counts=True)[1], len(integers)):
         return adaptive_encode(integers, shape)
     packed, payload = smallest(integers, shape)
     if len(integers) <= SMALL and len(packed) + len(payload) <= FEW:
@@ -202,6 +203,15 @@ def rounded(path: Path, step: float) -> Iterator[tuple[str, Array]]:
             yield name, np.clip(np.rint(weight / size), -32_767, 32_767).astype(np.int16)
 
 
+def entropy(layers: list[tuple[str, Array]]) -> float:
+    """Bytes of all layers where each integer costs what its frequency in the layer says: the least for chance."""
+    bits = 0.0
+    for _, layer in layers:
+        often = np.unique(layer, return_counts=True)[1]
+        bits += layer.size * np.log2(layer.size) - often @ np.log2(often)
+    return bits / 8
+
+
 def measure(title: str, layers: list[tuple[str, Array]], runs: int) -> None:
     """Print one row a coder, for all layers of a network together."""
     weights = sum(layer.size for _, layer in layers)
@@ -228,6 +238,8 @@ def measure(title: str, layers: list[tuple[str, Array]], runs: int) -> None:
         rates = [weights / 1e6 / statistics.median(times) for times in (tally.encoding, tally.decoding)]
         ratio, spread = tally.size / tallies[REFERENCE].size, max(tally.decoding) / min(tally.decoding)
         print(f"{name:<14}{tally.size:>12,}{ratio:>9.3f}{rates[0]:>12.1f}{rates[1]:>12.1f}{spread:>8.2f}×")
+    least = entropy(layers)
+    print(f"{'entropy':<14}{least:>12,.0f}{least / tallies[REFERENCE].size:>9.3f}")
     print(f"{'without numba':<38}{plain_rate(layers):>18.1f}")
     clock, path = second_thread(layers, runs)
     print(f"two threads, largest layer: {clock:.2f}× by the clock, {path:.2f}× by the longest path", flush=True)

@@ -5,6 +5,7 @@ python results/figures.py
 
 from __future__ import annotations
 
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -161,22 +162,23 @@ def draw_resnet() -> None:
 
 
 def draw_fronts() -> None:
-    """Size against error on MNIST of what is made to be small, with what is published."""
+    """Size against error on MNIST of what is made to be small, seed by seed, with what is published."""
     recipes = (*PAPER_RECIPES, *SIZES)
     for record in PUBLISHED["records"]:
         network = record["network"]
-        means = [mean_of_seeds(recipe) for recipe in recipes if recipe.startswith(network)]
+        groups = [seeds_of(recipe) for recipe in recipes if recipe.startswith(network)]
+        x, y = zip(*sorted(tuple(map(mean, zip(*group, strict=True))) for group in groups), strict=True)
+        runs = [run for group in groups for run in group]
         draw_curves(
-            [Curve("deepcompress: whole files, mean over seeds", *zip(*sorted(means), strict=True))],
+            [Curve("deepcompress: whole files, each seed and their means", x, y, runs=runs)],
             FIGURES / f"front-{network}.png", xlabel="File size (KB, log scale)", ylabel="Test error (%)", xlog=True,
             points=[tuple(point) for point in record["points"]], size=(5.5, 3.6),
         )  # fmt: skip
 
 
-def mean_of_seeds(recipe: str) -> tuple[float, float]:
-    """Mean size in KB, and mean test error in percent, of the files of a recipe."""
-    found = [size_and_error(load(name)) for name in entries() if name.rpartition("-seed")[0] == recipe]
-    return sum(size for size, _ in found) / len(found), sum(error for _, error in found) / len(found)
+def seeds_of(recipe: str) -> list[tuple[float, float]]:
+    """Size in KB, and test error in percent, of each file of a recipe."""
+    return [size_and_error(load(name)) for name in entries() if name.rpartition("-seed")[0] == recipe]
 
 
 def size_and_error(entry: dict[str, Any]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import statistics
 from typing import Any
 
 from report import PUBLISHED, load, table
-from reproduce import DYNAMIC, FROM_THE_START, LOTTERY, METHODS, RESULTS, UNITS
+from reproduce import DYNAMIC, FROM_THE_START, LOTTERY, METHODS, RESULTS, SHARED_OUT, SHARES, UNITS
 
 PRUNERS = RESULTS / "pruners"
 NETWORKS = {"lenet-300-100": ("LeNet-300-100", (0.95, 0.98)), "lenet5": ("LeNet-5", (0.98,))}
@@ -105,6 +105,28 @@ def methods_table(network: str) -> str:
     return table(("settings", "test error, %", "seeds", "largest file, bytes", "published"), rows)
 
 
+def shares_table(network: str) -> str:
+    """A fraction shared out over the layers in several ways: before retraining, as the trials saw it, and after."""
+    rows = []
+    for of, sparsity, seeds, _ in SHARED_OUT:
+        if of != network:
+            continue
+        runs = {
+            share: [load(f"pruners/{network}-share-{share}-{sparsity}-seed{seed}") for seed in seeds]
+            for share in SHARES
+        }
+        trials = [run["allocation"] for run in runs["amc"]]
+        bare = {name: [-trial["others"][name] for trial in trials] for name in trials[0]["others"]}
+        bare["amc"] = [-max(trial["rewards"]) for trial in trials]
+        for share, found in runs.items():
+            errors = [100 - run["accuracy_after"] for run in found]
+            before = spread([100 * error for error in bare[share]]) if share in bare else ""
+            kept = ", ".join(f"{100 * part:.3g}" for part in found[0]["kept"].values())
+            rows.append((f"`{SHARES[share]}`", f"{100 * sparsity:.0f} %", before, spread(errors), each(errors), kept))
+    heads = ("shared out by", "removed", "trial, %", "test error, %", "seeds", "kept in each layer, % (seed 0)")
+    return table(heads, rows)
+
+
 def second_table(network: str) -> str:
     """Criteria that correct the weights that stay, in one cut, beside magnitude."""
     found = load(f"pruners/{network}-second-order")
@@ -126,7 +148,7 @@ def readme() -> str:
     """The text of README.md."""
     text = (PRUNERS / "README.in.md").read_text(encoding="utf-8")
     makers = {"RETRAINED": retrained_table, "BARE": bare_table, "UNITS": units_table, "START": start_table}
-    makers |= {"METHODS": methods_table, "SECOND": second_table}
+    makers |= {"METHODS": methods_table, "SECOND": second_table, "SHARES": shares_table}
     for mark, make in makers.items():
         for network in NETWORKS:
             if (place := f"<!-- {mark} {network} -->") in text:

@@ -39,6 +39,7 @@ PAPER_RECIPES = {
 #: To a size: checkpoint, settings, seeds.
 SIZES = {
     "lenet-300-100-4.5kb": (MLP, "--recipe recipes/lenet-300-100-tiny.toml", (0, 1, 2)),
+    "lenet-300-100-3kb": (MLP, "--recipe recipes/lenet-300-100-3kb.toml", (0, 1)),
     "lenet5-3kb": (LONG, "--recipe recipes/lenet5-tiny.toml", (0,)),
     "lenet5-2kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 2000", (0, 1)),
     "lenet5-1.5kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 1500", (0,)),
@@ -72,12 +73,20 @@ SECOND_ORDER = {
 }
 #: What prunes in a way of its own: network, name, what `compress` is told, seeds.
 METHODS = (
-    ("lenet-300-100", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", (0,)),
-    ("lenet-300-100", "lc-levels2", "--method lc --prune 0 --levels 2 --epochs 25 --lr-schedule constant", (0,)),
+    ("lenet-300-100", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", SEEDS),
+    ("lenet-300-100", "lc-levels2", "--method lc --prune 0 --levels 2 --epochs 25 --lr-schedule constant", SEEDS),
     (
         "lenet-300-100",
         "variational-0.985",
         "--method variational --optimizer adam --lr 0.003 --prune 0.985 --bits none --epochs 30",
+        SEEDS,
+    ),
+    ("lenet5", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", (0,)),
+    (
+        "lenet-300-100",
+        "sws-0.957",
+        "--method sws --optimizer adam --lr 0.001 --prune 0.957 --bits 5 --epochs 20 --batch-size 256 "
+        "--finetune-epochs 6",
         (0,),
     ),
     (
@@ -86,6 +95,17 @@ METHODS = (
         "--criterion mlprune --scope layer --prune 0.98 --bits none --epochs 0 --finetune-epochs 0 --score-samples 256",
         (0,),
     ),
+)
+#: How a fraction is shared out over the layers: network, fraction, seeds, settings of retraining.
+SHARES = {
+    "uniform": "--distribution uniform",
+    "lamp": "--distribution lamp",
+    "global": "--scope global",
+    "amc": "--distribution amc",
+}
+SHARED_OUT = (
+    ("lenet-300-100", 0.95, SEEDS, "--schedule one-shot --epochs 3"),
+    ("lenet5", 0.98, (0,), "--epochs 0 --finetune-epochs 0"),
 )
 #: Lottery tickets: network, what the weights go back to, sparsity, seeds.
 LOTTERY = tuple(("lenet-300-100", kind, 0.95, (0,)) for kind in ("start", "random"))
@@ -222,6 +242,12 @@ def pruners() -> dict[str, list[str]]:
         for seed in seeds:
             command = f"compress models/{network}.pt {settings} --seed {seed}"
             commands[f"{network}-{name}-seed{seed}"] = f"{command} -o build/pruners-{network}-{name}-{seed}.dc"
+    for network, sparsity, seeds, training in SHARED_OUT:
+        for share, how in SHARES.items():
+            for seed in seeds:
+                name = f"{network}-share-{share}-{sparsity}-seed{seed}"
+                command = f"compress models/{network}.pt --prune {sparsity} --bits none {how} {training} --seed {seed}"
+                commands[name] = f"{command} -o build/pruners-{name}.dc"
     found = {f"pruners/{name}": [command] for name, command in commands.items()}
     for network, kind, sparsity, seeds in LOTTERY:
         for seed in seeds:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 #: Settings that say what is pruned, as a file of masks does.
 INSTEAD = (
-    "prune", "quality", "target_size", "max_drop", "criterion", "scope", "distribution", "score_samples", "schedule",
-    "iterations", "reload", "regrow",
+    "prune", "quality", "target_size", "max_drop", "criterion", "scope", "distribution", "episodes", "score_samples",
+    "schedule", "iterations", "reload", "regrow",
 )  # fmt: skip
 
 

@@ -163,6 +163,7 @@ class Order:
             or self.asked.data is not None
             or (recipe.max_drop is not None and not self.judged)
             or self.update_drop is not None
+            or recipe.searches
         ):
             return RETRAINED
         if self.calibrating:

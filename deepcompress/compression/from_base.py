@@ -15,6 +15,7 @@ from deepcompress.compression.revision import Level, Revision
 from deepcompress.compression.stages import Job
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import RecipeError
+from deepcompress.prune.amc import Allocation
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.recipe import SETTINGS, Recipe, on_top
@@ -112,6 +113,7 @@ class FromBase:
         self.masks = Masks.nonzero(job.run.weights)
         self.codebooks: list[Codebook] = []
         self.held: list[str] = []
+        self.allocation: Allocation | None = None
         self.levels: list[Level] = []
         self._begin = begin
 

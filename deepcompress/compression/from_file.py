@@ -103,7 +103,7 @@ def unmoved(book: Codebook, weights: Weights) -> Codebook | None:
 
 def asks_for_more(weights: Weights, recipe: Recipe) -> bool:
     """Whether the recipe prunes weights that are not zero already, going by their magnitudes."""
-    if recipe.target_size is not None or recipe.max_drop is not None or recipe.quality is not None:
+    if recipe.target_size is not None or recipe.max_drop is not None or recipe.quality is not None or recipe.searches:
         return True
     profiles = {name: profile(weight) for name, weight in weights.items()}
     losses, _ = share_out(profiles, recipe)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from deepcompress.calibration.budget import Budget
-from deepcompress.calibration.rounding import Rounded, Rounder
+from deepcompress.calibration.checking import Rounded
+from deepcompress.calibration.rounding import Rounder
 from deepcompress.compression.from_base import FromBase, Limits, recipe_beside
 from deepcompress.compression.from_file import asks_for_more, renamed, restore, still_shared
 from deepcompress.compression.lowrank import factorize
@@ -320,14 +321,22 @@ def _compress(order: _Order) -> Result:
     route.share()
     if route.masks is not pruned:
         watch.message(f"after sharing, {kept_line(kept_of(route.masks), route.masks.sparsity)}")
-    refresh(state, work, weights)
-    vectors = finish_small(work, state, recipe, former)
+    return _delivered(order, job, route, delivery, stages)
+
+
+def _delivered(order: _Order, job: Job, route: Route, delivery: Delivery, stages: Stages) -> Result:
+    """The file of a network whose weights are pruned and shared: its vectors are put on grids, and all is written."""
+    run, state, work = job.run, delivery.state, delivery.model
+    refresh(state, work, run.weights)
+    vectors = finish_small(work, state, run.recipe, job.former)
     route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     if order.base is None:  # an update has few bytes for what is no weight
         vectors = tune_vectors(run, vectors, parameters_in(work, state))
-        refresh(state, work, weights)
+        refresh(state, work, run.weights)
         route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     result = delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
+    if route.allocation is not None:
+        result = replace(result, allocation=asdict(route.allocation))
     return result if not isinstance(route, FromBase) else replace(result, update=route.facts(order.path))
 
 
@@ -371,7 +380,7 @@ def _rounder(
     names = [layer.name for layer in layers_of(work, state, recipe)]
     made = Rounder(work, names, order.calibrate, order.watch, order.teach)
     if recipe.target_size is not None:
-        return made.predicted, made.tuned if order.teach else None
+        return made.checked, made.tuned if order.teach else None
     if recipe.max_drop is None:
         return made.measured, None
     decides = budget if order.val_loader is None else Budget.on_data(work, order.val_loader, task)

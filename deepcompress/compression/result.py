@@ -47,6 +47,8 @@ class Result:
     were rounded row by row, is what that changed in each layer: the norm of the difference as a part of the weights'.
     `update`, where the file is a small update of another, says what came of that: `base`, `bytes` of the update, how
     many weights `changed`, what was asked (`update_size`, `max_drop`), and the `levels` that were measured on the way.
+    `allocation`, where the distribution is found by trials, has the `fractions` of the layers, the `rewards` of the
+    trials, and those of `others`.
     """
 
     file: str
@@ -66,6 +68,7 @@ class Result:
     source_bytes: int | None = None
     errors: dict[str, float] = field(default_factory=dict)
     update: dict[str, Any] | None = None
+    allocation: dict[str, Any] | None = None
 
     @classmethod
     def of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from deepcompress.compression.from_file import still_shared
 from deepcompress.compression.packing import encode_state
 from deepcompress.errors import PruneError, RecipeError
 from deepcompress.layers import Layer
+from deepcompress.prune.amc import Allocation, allocate
 from deepcompress.prune.budget import Curvature, Weights, cut_to_bits
 from deepcompress.prune.circular import prune_in_turn
 from deepcompress.prune.criteria.base import Evidence
@@ -27,6 +28,7 @@ from deepcompress.prune.variational import prune_variational
 from deepcompress.quantize.latent import FittingHooks, train_shared
 from deepcompress.quantize.lc import learn_and_compress
 from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
+from deepcompress.quantize.soft_sharing import train_softly_shared
 from deepcompress.quantize.straight_through import train_straight_through
 from deepcompress.recipe import Circular, Gap, Rewind
 from deepcompress.recipe.uses import check_masks
@@ -71,11 +73,13 @@ class Route(Protocol):
         masks: which weights are kept.
         codebooks: what they share.
         held: layers that `max_drop` kept from being pruned further.
+        allocation: what trials said of the fractions of layers, if there were any.
     """
 
     masks: Masks
     codebooks: list[Codebook]
     held: list[str]
+    allocation: Allocation | None
 
     def prune(self) -> None:
         """Stage 1, with retraining if there is data."""
@@ -105,13 +109,22 @@ class ByFraction:
             self.masks = Masks.nonzero(job.run.weights) if job.former else Masks.full(job.run.weights)
         self.codebooks: list[Codebook] = []
         self.held: list[str] = []
+        self.allocation: Allocation | None = None
 
     def prune(self) -> None:
         """Stage 1."""
         if self.given:
             prune_as_given(self.job, self.masks)
         else:
-            self.masks, self.held = prune_by_recipe(self.job, self.masks)
+            self.masks, self.held = prune_by_recipe(self._allocated(), self.masks)
+
+    def _allocated(self) -> Job:
+        """The job with a fraction for each layer, where those are found by trials."""
+        run = self.job.run
+        if not run.recipe.searches:
+            return self.job
+        recipe, self.allocation = allocate(run)
+        return replace(self.job, run=replace(run, recipe=recipe))
 
     def share(self) -> None:
         """Stage 2."""
@@ -138,6 +151,7 @@ class ByFraction:
 METHODS: dict[str, Callable[[Run, Sequence[Layer]], tuple[Masks, list[Codebook]]]] = {
     "lc": learn_and_compress,
     "latent": train_straight_through,
+    "sws": train_softly_shared,
     "variational": lambda run, layers: (prune_variational(run), []),
 }
 
@@ -147,7 +161,8 @@ class ByMethod(ByFraction):
 
     def prune(self) -> None:
         """All of the method; `share` is left to tune what it found."""
-        self.masks, self.codebooks = METHODS[self.job.run.recipe.method](self.job.run, self.job.layers)
+        run = self._allocated().run
+        self.masks, self.codebooks = METHODS[run.recipe.method](run, self.job.layers)
 
     def share(self) -> None:
         """Tuning of the shared values, or all of stage 2 where the method shares none."""
@@ -192,6 +207,7 @@ class BySize:
         self.masks = Masks.nonzero(job.run.weights) if job.former else Masks.full(job.run.weights)
         self.codebooks: list[Codebook] = []
         self.held: list[str] = []
+        self.allocation: Allocation | None = None
         self._links = connections(job.run.model, job.run.watch)
         self._hooks: FittingHooks | None = None
 

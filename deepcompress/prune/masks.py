@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
 from deepcompress.errors import PruneError, RecipeError
-from deepcompress.prune.scores import DISTRIBUTIONS, Profile, chunks, deviation, lowest, profile
+from deepcompress.prune.scores import Profile, chunks, deviation, lowest, profile, scale_of
 from deepcompress.recipe import Recipe
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,9 +44,14 @@ class Masks:
         for name, mask in self.keep.items():
             weights[name].masked_fill_(~mask, 0.0)
 
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Surviving weights of each layer."""
+        return {name: int(mask.count_nonzero()) for name, mask in self.keep.items()}
+
     def kept(self, name: str) -> int:
         """Surviving weights of a layer."""
-        return int(self.keep[name].count_nonzero())
+        return self.counts[name]
 
     def density(self, name: str) -> float:
         """Surviving fraction of a layer."""
@@ -55,7 +61,7 @@ class Masks:
     def sparsity(self) -> float:
         """Removed fraction over all layers."""
         total = sum(mask.numel() for mask in self.keep.values())
-        return 1 - sum(map(self.kept, self.keep)) / total
+        return 1 - sum(self.counts.values()) / total
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def share_out(
             losses[name] = round(own * progress * layer.weights)
     shared = [name for name in profiles if name not in losses]
     if shared:
-        scale = DISTRIBUTIONS["global" if (recipe.scope or scope) == "global" else recipe.distribution]
+        scale = scale_of(recipe, scope)
         scores = [scale(profiles[name].levels, profiles[name].counts) for name in shared]
         counts = [profiles[name].counts for name in shared]
         if recipe.quality is not None:

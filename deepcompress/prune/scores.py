@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from deepcompress.recipe import Recipe
+from deepcompress.recipe.uses import check_unsearched
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -58,6 +61,18 @@ DISTRIBUTIONS: dict[str, Callable[[Array, Array], Array]] = {
     "std": per_deviation,
     "global": unscaled,
 }
+
+
+def scale_of(recipe: Recipe, scope: str) -> Callable[[Array, Array], Array]:
+    """The distribution of the recipe; one threshold where it, or else the criterion's `scope`, says so.
+
+    Raises:
+        RecipeError: fractions are to be found by trials (`prune.amc`), and none are found.
+    """
+    if (recipe.scope or scope) == "global":
+        return DISTRIBUTIONS["global"]
+    check_unsearched(recipe)
+    return DISTRIBUTIONS[recipe.distribution]
 
 
 EXACT_UP_TO = 1 << 16  # weights of a layer up to which every saliency is a level of its own

@@ -15,7 +15,7 @@ import torch
 
 from deepcompress.errors import RecipeError
 from deepcompress.prune.masks import Masks
-from deepcompress.prune.scores import DISTRIBUTIONS, Profile, deviation
+from deepcompress.prune.scores import Profile, deviation, scale_of
 from deepcompress.recipe import Recipe
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -109,7 +109,7 @@ def cut_units(
     """
     shapes = {name: mask.shape for name, mask in before.keep.items()}
     ranked = [_ranked(_scores_of_units(scores, group), group.weights(shapes)) for group in groups]
-    scale = DISTRIBUTIONS["global" if (recipe.scope or scope) == "global" else recipe.distribution]
+    scale = scale_of(recipe, scope)
     scaled = [scale(profile.levels, profile.counts) for _, profile in ranked]
     gone = [np.zeros(group.count, dtype=bool) for group in groups]
     free: list[tuple[float, int, int]] = []

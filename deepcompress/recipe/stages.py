@@ -20,6 +20,7 @@ CRITERIA = (
 WATCHING = ("circular", "gap")  # schedules that validation data decides
 REFERENCE = "empirical"  # the criterion that measures what others estimate
 BY_WEIGHTS = ("magnitude", "random")  # criteria that look at no data
+SEARCHED = "amc"  # the distribution that is found by trials
 LOCAL = ("woodfisher", "mlprune")  # criteria that are asked again at each iteration, even where nothing is retrained
 
 
@@ -74,10 +75,16 @@ class Pruning:
         unset="the criterion's own",
     )  # fmt: skip
     distribution: str = setting(
-        "lamp", Choice(("lamp", "uniform", "std")), "How the fraction is distributed over the layers. lamp "
+        "lamp", Choice(("lamp", "uniform", "std", SEARCHED)), "How the fraction is distributed over the layers. lamp "
         "(layer-adaptive magnitude pruning): layers whose weights are hard to replace keep more. uniform: every layer "
-        "loses the same fraction. std: the threshold of a layer is --quality times its standard deviation.",
-        note="lamp: Lee et al. 2021, from the weights alone; std: Han et al. 2015, section 3.",
+        "loses the same fraction. std: the threshold of a layer is --quality times its standard deviation. amc: an "
+        "agent learns it from trials on validation data.",
+        note="lamp: Lee et al. 2021, from the weights alone; std: Han et al. 2015, section 3; amc: He et al. 2018.",
+    )  # fmt: skip
+    episodes: int = setting(
+        400, Whole(1), "Number of trials of the agent. In each, the network is pruned and measured, but not retrained.",
+        metavar="N", when=When("distribution", (SEARCHED,)),
+        note="At most 1,024 samples are measured. A fourth of the trials explores, as in the paper.",
     )  # fmt: skip
     quality: float | None = setting(
         None, Number(), "Threshold in standard deviations, instead of --prune.", metavar="Q",
@@ -137,6 +144,11 @@ class Pruning:
         None, Number(), "Temperature of the noise.", metavar="T", unset="rate × A² / 2",
         when=When("regrow", ("deepr",)), note="Noise and L1 term are as large at the default.",
     )  # fmt: skip
+
+    @property
+    def searches(self) -> bool:
+        """Whether the fractions of the layers are found by trials."""
+        return self.distribution == SEARCHED
 
     @property
     def keeps_count(self) -> bool:
@@ -228,6 +240,14 @@ class Retraining:
         True, Switch(), "Skip retraining and fine-tuning. The command then needs no data.", flag="--no-retrain",
     )  # fmt: skip
     epochs: int = setting(18, Whole(), "Number of retraining epochs, over all iterations.", metavar="N")
+    early_stop: bool = setting(
+        True, Switch(), "Try 40 % of the epochs first, and end there if the network is then as good as the dense one: "
+        "no higher validation loss, and at most 0.1 points lost. If not, all epochs follow.",
+        flag="--early-stop/--no-early-stop", unset="yes, unless --epochs is given",
+        note="All then begins anew from the dense network. False is the default where epochs are given. Nothing is "
+        "tried where 40 % are fewer than 1,000 steps of the optimizer, with another method, or with regrow, rewind, "
+        "reload, max_drop, target_size or a schedule that watches the validation data.",
+    )  # fmt: skip
     optimizer: str = setting("sgd", Choice(("sgd", "adam")), "Optimizer of retraining.")
     lr: float = setting(0.02, Number(), "Highest learning rate of retraining.", metavar="RATE")
     lr_schedule: str = setting(

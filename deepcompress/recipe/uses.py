@@ -63,6 +63,16 @@ def check_masks(recipe: Recipe) -> None:
         raise RecipeError(f"masks say what is pruned, and regrow {recipe.regrow!r} would change it: choose one")
 
 
+def check_unsearched(recipe: Recipe) -> None:
+    """Refuse fractions that are found by trials where nothing can be tried (`RecipeError`)."""
+    if recipe.searches:
+        raise RecipeError(
+            f"distribution {recipe.distribution!r} tries fractions on validation data, and here is none to measure on: "
+            "give compress the network and its data (val_loader; --network and --data), or take distribution 'lamp' or "
+            "'uniform'"
+        )
+
+
 def check_stages(recipe: Recipe, what: str) -> None:
     """Refuse a method that prunes and shares in its own way; `what` is in the way of it (`RecipeError`)."""
     if recipe.method != "stages":
@@ -73,8 +83,8 @@ def check_data(recipe: Recipe, trained: bool, measured: bool, calibrated: bool =
     """Refuse what needs data for training, or to measure on, where there is none (`RecipeError`)."""
     if calibrated and recipe.quantizer != "rows":
         raise RecipeError(
-            "samples to calibrate on are for weights that are rounded (retrain=False, quantizer 'rows'): leave out "
-            "either them, or what is pruned, shared, masked or gone on from"
+            "samples to calibrate on are for weights that are rounded row by row (no retraining, quantizer 'rows'): "
+            "leave out either them, or what is pruned, shared, masked or gone on from"
         )
     if recipe.retrain and not trained:
         raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")
@@ -104,6 +114,7 @@ def check_tensors_only(recipe: Recipe) -> None:
             f"criterion {recipe.criterion!r} needs the network and data, and without retraining only tensors are "
             "looked at: set epochs and finetune_epochs to 0 instead (--epochs 0 --finetune-epochs 0)"
         )
+    check_unsearched(recipe)
     if recipe.weighting != "none":
         raise RecipeError(f"weighting {recipe.weighting!r} needs training data, and here is none: name the data")
     check_stages(recipe, "nothing is trained where there are only tensors")
@@ -135,6 +146,7 @@ def check_own_loop(recipe: Recipe) -> None:
             "target_size, max_drop and the schedules circular and gap decide while they train, in a loop of their own: "
             "use compress() for them, or set prune"
         )
+    check_unsearched(recipe)
     if recipe.low_rank is not None:
         raise RecipeError("low_rank replaces layers by others, which your optimizer would not know: use compress()")
     if recipe.keeps_count or recipe.reload or recipe.rewind != "none":

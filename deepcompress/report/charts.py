@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ Limits = tuple[float | None, float | None] | None
 
 MOST_CURVES = 8  # layers of a sensitivity chart that are told apart by colour
 
+#: The look of a single run's mark.
+_OPEN: dict[str, Any] = {"markersize": 3.5, "markerfacecolor": "white", "markeredgewidth": 0.8}
+
 #: What the vertical axis is called, if nobody says otherwise.
 ERROR = "Validation error (%)"
 
@@ -53,6 +56,7 @@ class Curve:
         color: index into the palette; None: the next one.
         beneath: whether it is a broad pale line under the others, such as what is best of them.
         ticks: whether the spread is drawn as ticks: bands of many lines hide each other.
+        runs: (x, y) of the single runs that the points are means of, such as of each seed, drawn as small open marks.
     """
 
     label: str
@@ -64,6 +68,7 @@ class Curve:
     color: int | None = None
     beneath: bool = False
     ticks: bool = False
+    runs: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,10 @@ def _panels(figure: Figure, panels: Sequence[tuple[str, Sequence[Curve]]], frame
                 (broad,) = axes.plot(x, y, color="#d9d9d9", linewidth=7, zorder=1, label=plain(curve.label))
                 broad.set_solid_capstyle("round")
                 continue
-            _curve(axes, curve, x, y, labels.index(curve.label) if curve.color is None else curve.color)
+            number = labels.index(curve.label) if curve.color is None else curve.color
+            _curve(axes, curve, x, y, number)
+            for at, error in curve.runs:
+                axes.plot([frame.scale * at], [error], "o", color=PALETTE[number % len(PALETTE)], **_OPEN)
         _finish(axes, frame)
     xlabel = frame.xlabel if "%" in frame.xlabel or not frame.xpercent else f"{frame.xlabel} (%)"
     name_axes(figure, charts, columns, xlabel, frame.ylabel)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.encoder import CODERS, encode_coded, mixed_bytes
+from deepcompress.coding.encoder import CODERS, encode_coded, left_to_mixing, mixed_bytes
 from deepcompress.coding.layouts.dense import Dense
 from deepcompress.coding.layouts.relative import Relative, plan_literal, plan_shared
 from deepcompress.coding.offsets import MAX_BITS
@@ -126,3 +126,12 @@ def test_auto_is_the_smallest_of_all(shape, density):
     assert sizes["auto"] == min(sizes.values())
     assert sizes["ans"] == mixed_bytes(values, DType.FLOAT32, BOOK)
     assert sizes["huffman"] <= sizes["fixed"]
+
+
+def test_layers_of_little_entropy_are_left_to_mixing():
+    assert left_to_mixing(np.array([4096]), 4096)  # so few elements
+    even = np.full(3, 1 << 12)  # with the zeros four values, 2 bits each
+    assert left_to_mixing(even, 1 << 14)  # 4 KB
+    assert not left_to_mixing(even + 1, (1 << 14) + 4)
+    assert left_to_mixing(np.array([], dtype=np.int64), 1 << 16)
+    assert not left_to_mixing(np.array([], dtype=np.int64), (1 << 16) + 1)

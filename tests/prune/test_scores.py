@@ -92,9 +92,8 @@ def test_global_is_the_saliency_itself():
     np.testing.assert_array_equal(scored(unscaled, values), values)
 
 
-@pytest.mark.parametrize(("field", "table"), [("distribution", DISTRIBUTIONS)])
-def test_every_choice_of_the_recipe_exists(field, table):
-    assert set(CHOICES[field]) <= set(table)
+def test_every_choice_of_the_recipe_exists():
+    assert set(CHOICES["distribution"]) - {"amc"} <= set(DISTRIBUTIONS)  # whose fractions are found by trials
 
 
 def drawn(n, dtype=torch.float32, seed=0):

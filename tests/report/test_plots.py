@@ -203,6 +203,16 @@ def test_a_curve_shows_its_points_and_its_spread(draw):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
 
 
+def test_a_curve_of_means_shows_its_runs(draw):
+    means = Curve("a", [0.1, 0.2], [2, 5], runs=[(0.1, 1), (0.1, 3), (0.2, 5)])
+    (axes,) = draw(charts._panels, [("", [means])], frame(xpercent=True), 1).axes
+    line, *runs = axes.lines
+    assert np.array_equal(line.get_xydata(), [[10, 2], [20, 5]])
+    assert [run.get_xydata().tolist() for run in runs] == [[[10, 1]], [[10, 3]], [[20, 5]]]
+    assert {run.get_color() for run in runs} == {line.get_color()}
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a"]
+
+
 def test_scales_reference_ends_and_single_points(draw):
     options = frame(
         xlog=True, ylog=True, xpercent=True, reference=("dense", 2.0), xlim=(0.01, None), ylim=(0.5, 50),
