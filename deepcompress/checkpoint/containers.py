@@ -70,6 +70,8 @@ def _by_ending(path: Path) -> str:
 _MARKS = {
     b"version https://git-lfs": "pointer",
     b"GGUF": "gguf",
+    b"\x89DC": "dc",
+    b"\x89DP": "update",
     b"\x93NUMPY": "npy",
     b"\x89HDF\r\n": "hdf5",
     b"\x1f\x8b": "gzip",
@@ -216,6 +218,8 @@ _READERS: dict[str, Callable[[Path, bool, bool], Content]] = {
     "pointer": _refused(
         "a git-lfs pointer of a few lines, and not the weights that it stands for; fetch them with git lfs pull"
     ),
+    "dc": _refused("a compressed network (.dc), and no checkpoint: 'deepcompress export' makes one of it"),
+    "update": _refused("this is an update: 'deepcompress patch OLD.dc UPDATE.dcp -o NEW.dc' makes the .dc file"),
     "pickle": _refused("a pickle that torch.save did not write; load it, and save its tensors with torch.save"),
     "npy": _refused("a single numpy array without a name; save the network's arrays with numpy.savez"),
     "hdf5": _refused("an HDF5 file (of Keras?), which is not read; save the weights as .npz or .safetensors"),

@@ -73,9 +73,9 @@ def is_packed(file: str) -> bool:
 
 def is_update(file: str) -> bool:
     """Whether it is an update (.dcp), by its ending or else by its first bytes."""
-    from deepcompress.updates.container import MAGIC
+    from deepcompress.container.entries import UPDATE_MAGIC
 
-    return _is_kind(file, ".dcp", MAGIC)
+    return _is_kind(file, ".dcp", UPDATE_MAGIC)
 
 
 def _is_kind(file: str, ending: str, magic: bytes) -> bool:

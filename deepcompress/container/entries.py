@@ -15,6 +15,7 @@ from deepcompress.coding.tensors import TensorInfo, TensorType
 from deepcompress.errors import FormatError
 
 MAGIC = b"\x89DC"
+UPDATE_MAGIC = b"\x89DP"  # of an update, which is often given in place of a file
 VERSIONS = (1, 2, 3)
 UNCHECKED = 1 << 16  # bytes of a file that is verified whole, and has no other checksums
 CRC_BYTES = 4

@@ -16,6 +16,7 @@ from deepcompress.container.entries import (
     MAX_HEADER,
     MAX_LABEL,
     UNCHECKED,
+    UPDATE_MAGIC,
     VERSIONS,
     Extension,
     Header,
@@ -106,7 +107,10 @@ def _read_start(reader: Reader) -> tuple[int, bool, int, int]:
 
     The bytes inflated are 0 for a header that is not deflated.
     """
-    if len(reader) < len(MAGIC) or bytes(reader.take(len(MAGIC), "magic")) != MAGIC:
+    magic = bytes(reader.take(min(len(reader), len(MAGIC)), "magic"))
+    if magic == UPDATE_MAGIC:
+        raise FormatError("this is an update: 'deepcompress patch OLD.dc UPDATE.dcp -o NEW.dc' makes the .dc file")
+    if magic != MAGIC:
         raise FormatError("this is not a .dc file: it does not start with 89 44 43")
     version = reader.byte("version")
     if version not in VERSIONS:

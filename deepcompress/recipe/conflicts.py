@@ -116,7 +116,7 @@ def _check_method(recipe: Recipe) -> None:
         return
     method = f"method {recipe.method!r}"
     if not recipe.retrain or not recipe.epochs:
-        raise RecipeError(f"{method} compresses while it trains: set epochs, and not retrain=False")
+        raise RecipeError(f"{method} compresses while it trains: set epochs, and leave retraining on")
     _refuse_others(
         recipe, f"{method} compresses to prune and bits, and {{}} sets another end: choose one",
         ("target_size", "max_drop"),
@@ -211,8 +211,8 @@ def _check_rewind(recipe: Recipe) -> None:
     )  # fmt: skip
     if not recipe.retrain or not recipe.epochs:
         raise RecipeError(
-            f"rewind {recipe.rewind!r} leaves an untrained network, and nothing trains it: set epochs, and not "
-            "retrain=False"
+            f"rewind {recipe.rewind!r} leaves an untrained network, and nothing trains it: set epochs, and leave "
+            "retraining on"
         )
 
 
@@ -221,7 +221,7 @@ def _check_regrowth(recipe: Recipe) -> None:
         raise RecipeError("max_drop rolls back what was pruned, and regrow brings it back by itself: choose one")
     if recipe.keeps_count and (not recipe.retrain or not recipe.epochs):
         raise RecipeError(
-            f"regrow {recipe.regrow!r} happens while training, and there is none: set epochs, and not retrain=False"
+            f"regrow {recipe.regrow!r} happens while training, and there is none: set epochs, and leave retraining on"
         )
     if recipe.keeps_count and not recipe.prunes and recipe.quality is None:
         raise RecipeError(f"regrow {recipe.regrow!r} brings pruned weights back, and nothing is pruned: set prune")

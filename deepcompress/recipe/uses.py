@@ -73,8 +73,8 @@ def check_data(recipe: Recipe, trained: bool, measured: bool, calibrated: bool =
     """Refuse what needs data for training, or to measure on, where there is none (`RecipeError`)."""
     if calibrated and recipe.quantizer != "rows":
         raise RecipeError(
-            "samples to calibrate on are for weights that are rounded (retrain=False, quantizer 'rows'): leave out "
-            "either them, or what is pruned, shared, masked or gone on from"
+            "samples to calibrate on are for weights that are rounded row by row (no retraining, quantizer 'rows'): "
+            "leave out either them, or what is pruned, shared, masked or gone on from"
         )
     if recipe.retrain and not trained:
         raise RecipeError("retraining needs training data: pass train_loader, or set retrain=False")

@@ -39,5 +39,5 @@ def _words(change: Change) -> str:
         parts = [f"{change.back:,} came back", f"{change.fell:,} fell", f"{change.moved:,} became another entry"]
         return f"weights: {', '.join(parts)}; codebook: {change.codebook}"
     if change.changed is not None:
-        return f"{change.changed:,} elements"
+        return f"{change.changed:,} element{'s' if change.changed != 1 else ''}"
     return "nothing" if change.what == "unchanged" else "the name" if change.what == "renamed" else "all of it"

@@ -53,9 +53,11 @@ def has_no_targets(name: str) -> bool:
     """Whether what a person names as data has inputs only: code, a folder of arrays, or a file without targets.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: a file cannot be read, or a folder is empty.
     """
     path = Path(name)
+    if path.is_dir() and not any(path.iterdir()):
+        raise DataError(f"{path} is empty; {_WHAT} takes a folder of arrays (.npy, .npz), or one of images")
     if usercode.names_code(name) or path.suffix == ".npy":
         return True
     if path.suffix == ".npz":

@@ -18,9 +18,9 @@ from typing import BinaryIO
 
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.container import deflate, version1
+from deepcompress.container.entries import UPDATE_MAGIC as MAGIC
 from deepcompress.errors import FormatError, UpdateError
 
-MAGIC = b"\x89DP"
 VERSION = 1
 OLD_NAME, NEW_NAME = 8, 16  # bytes of a SHA-256 that name a file
 MAX_FACTS = 1 << 26

@@ -1,5 +1,5 @@
 /* deepcompress-apply OLD.dc UPDATE.dcp NEW.dc [MEMORY]: writes the new file block by block, as firmware would into a second slot.
-   NEW.dc gets its name when its SHA-256 is right. MEMORY is how many bytes may be used; without it, as many as are needed. */
+   NEW.dc gets its name when its SHA-256 is right, and must not be there yet. MEMORY is how many bytes may be used; without it, as many as are needed. */
 
 #include "update.h"
 
@@ -30,6 +30,13 @@ static uint8_t *load_file(const char *path, size_t *size) {
   if (!bytes) complain(path, end == LONG_MAX ? "it is no file" : strerror(errno));
   if (file) fclose(file);
   return bytes;
+}
+
+/* Whether something has this name already, which would be lost: the old file, perhaps. */
+static int is_there(const char *path) {
+  FILE *file = fopen(path, "rb");
+  if (file) fclose(file);
+  return file && complain(path, "it is there already; remove it, or give another name");
 }
 
 static int write_to_file(void *file, const uint8_t *bytes, size_t count) { return fwrite(bytes, 1, count, file) != count; }
@@ -97,6 +104,7 @@ int main(int argc, char **argv) {
   memset(&update, 0, sizeof update);
   update.block_bytes = BLOCK_BYTES;
   update.write = write_to_file;
+  if (is_there(argv[3])) return 1;
   old = load_file(argv[1], &update.old_bytes);
   if (old) bytes = load_file(argv[2], &update.update_bytes);
   update.old = old;

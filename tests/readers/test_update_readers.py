@@ -150,7 +150,7 @@ def test_what_breaks_a_rule_is_refused_for_that_by_javascript():
         ("old.safetensors", "pieces.dcp", "this is an update of a checkpoint, which `deepcompress patch` applies"),
         ("new.dc", "tensors.dcp", "the update is already applied: this is the new file"),
         ("new.safetensors", "tensors.dcp", "the update is for another file"),
-        ("old.dc", "new.dc", "the update is damaged"),
+        ("old.dc", "new.dc", "this is no update"),
     ],
 )
 def test_what_readers_say_of_other_files(programs, tmp_path, old, update, message):
@@ -158,9 +158,25 @@ def test_what_readers_say_of_other_files(programs, tmp_path, old, update, messag
     done = subprocess.run([programs["all"], *paths], capture_output=True, text=True, check=False)
     assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
     assert message in done.stderr
-    if shutil.which("node") and update != "new.dc":
+    if shutil.which("node"):
         (found,) = by_javascript([paths[:2]])
         assert message in found["message"]
+
+
+@pytest.mark.parametrize("program", [pytest.param("c", marks=needs_cc), pytest.param("js", marks=needs_node)])
+@pytest.mark.parametrize("name", ["old.dc", "u.dcp", "other"])
+def test_programs_overwrite_nothing(programs, tmp_path, program, name):
+    for source, copy in (("old.dc", "old.dc"), ("tensors.dcp", "u.dcp"), ("new.dc", "other")):
+        shutil.copy(GOLDEN / source, tmp_path / copy)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    command = [programs["all"]] if program == "c" else ["node", JS / "apply.js"]
+    done = subprocess.run(
+        [*command, tmp_path / "old.dc", tmp_path / "u.dcp", tmp_path / name],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == f"Error: {tmp_path / name}: it is there already; remove it, or give another name\n"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def trained(folder, coder, rows=40, columns=60):
@@ -191,7 +207,10 @@ def test_layout_8_is_left_to_the_package(programs, tmp_path):
     done = subprocess.run(
         [programs["all"], old, update, tmp_path / "made"], capture_output=True, text=True, check=False
     )
-    says = "the file needs what this reader does not have (section 4 of the update format)"
+    says = (
+        "it tells a tensor in a layout that this reader does not write; `deepcompress patch` does "
+        "(section 4 of the update format)"
+    )
     assert (done.returncode, done.stderr) == (1, f"Error: {update}: {says}\n")
     if shutil.which("node"):
         (found,) = by_javascript([(old, update)])
@@ -212,6 +231,7 @@ def test_little_memory_gives_the_same_file(programs, tmp_path):
         found[memory] = done.returncode
         if not done.returncode:
             assert (tmp_path / "made").read_bytes() == new.read_bytes()
+            (tmp_path / "made").unlink()
             used = int(re.search(r"with (\d+) bytes of memory", done.stderr)[1])
             assert used <= (memory or 1 << 16)
         else:

@@ -69,6 +69,18 @@ def test_inspect_says_what_an_update_changes(files, tmp_path):
         (["diff", "a.dc", "none.dc", "-o", "x.dcp"], "no such file"),
         (["diff", "a.dc", "b.dc", "-o", "x.dc"], "this command writes a .dcp file"),
         (["inspect", "none.dcp"], "no such file"),
+        *(
+            ([*command, "u.dcp"], "u.dcp: this is an update: 'deepcompress patch OLD.dc UPDATE.dcp -o NEW.dc' makes")
+            for command in (
+                ["eval"],
+                ["plan"],
+                ["compress", "--no-retrain"],
+                ["verify"],
+                ["view"],
+                ["recode", "-o", "x.dc"],
+                ["export", "-o", "x.pt"],
+            )
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(files, monkeypatch, arguments, line):
