@@ -32,7 +32,7 @@ from deepcompress.checkpoint import load_checkpoint
 from deepcompress.coding import offsets, streams, threads
 from deepcompress.coding.adaptive import codec as adaptive
 from deepcompress.coding.bits import Reader
-from deepcompress.coding.encoder import FEW, SMALL, TINY
+from deepcompress.coding.encoder import FEW, SMALL, left_to_mixing
 from deepcompress.coding.layouts.ranked import smallest
 from deepcompress.coding.rans import codec as rans
 from deepcompress.layers import is_layer
@@ -62,7 +62,7 @@ class Tally:
 
 def chosen_encode(integers: Array, shape: tuple[int, ...]) -> Stored:
     """As `encoder.encode_coded` chooses: a pair by rANS, or three parts by the adaptive model."""
-    if len(integers) <= TINY:
+    if left_to_mixing(np.unique(integers[integers != 0], return_counts=True)[1], len(integers)):
         return adaptive_encode(integers, shape)
     packed, payload = smallest(integers, shape)
     if len(integers) <= SMALL and len(packed) + len(payload) <= FEW:

@@ -1,8 +1,9 @@
-"""Updates beside general differences: bytes, and megabytes a second. `--gpt` and `--lenet` run one half.
+"""Updates beside general differences: bytes, and megabytes a second. `--lenet`, `--rounded` and `--gpt` run one part.
 
 LeNet-5: `results/lenet5-han2016-seed0.dc` is out, and the network is trained on for digits that are turned (MNIST,
-4,000 of them, turned by 15 degrees). Beside `compress --base` stands its recipe again, of the retrained network. GPT: a
-small one is trained on the standard library's source, and saved before and after one more step of AdamW.
+4,000 of them, turned by 15 degrees). Beside `compress --base` stands its recipe again, of the retrained network.
+Rounded: `models/lenet5.pt` and the same retrained network, with a step for each row. GPT: a small one is trained on
+the standard library's source, and saved before and after one more step of AdamW.
 
 The packages bsdiff4, zipnn and zstandard, and the commands zstd and xdelta3, take part where they are installed.
 """
@@ -33,7 +34,7 @@ import deepcompress as dc
 from deepcompress.training.data import data_dir
 
 ROOT = Path(__file__).resolve().parent.parent
-OLD = ROOT / "results" / "lenet5-han2016-seed0.dc"
+OLD, DENSE = ROOT / "results" / "lenet5-han2016-seed0.dc", ROOT / "models" / "lenet5.pt"
 STEPS = 60
 RUNS = 5
 RATES = (3e-6, 1e-5, 1e-4)
@@ -115,7 +116,7 @@ def others(old: Path, new: Path, tools: list[Callable[[Path, Path], int]]) -> No
         except ImportError:
             print(f"  {name:70} {'not installed':>12}", flush=True)
             continue
-        share, seconds = 100 * size / new.stat().st_size, processor() - start
+        share, seconds = 100 * size / new.stat().st_size, max(processor() - start, 0.01)
         print(f"  {name:70} {size:>12,}  {share:.2f} %, {new.stat().st_size / 1e6 / seconds:.1f} MB/s", flush=True)
 
 
@@ -172,11 +173,17 @@ def accuracy(file: Path, data: Path) -> str:
     return done.stdout.partition("(")[0].strip().rpartition(": ")[2]
 
 
-def lenet(folder: Path, seed: int) -> None:
-    """The same network for turned digits."""
+def retrained(folder: Path, seed: int) -> tuple[Path, Path, tuple[object, ...]]:
+    """The same network for turned digits: the checkpoint, the data, and the options that say so."""
     data, checkpoint = turned(folder), folder / "new.pt"
     common = ("--data", data, *NORMAL, "--seed", seed)
-    command("train", "lenet5", "--from", ROOT / "models" / "lenet5.pt", *common, "--epochs", 4, "-o", checkpoint)
+    command("train", "lenet5", "--from", DENSE, *common, "--epochs", 4, "-o", checkpoint)
+    return checkpoint, data, common
+
+
+def lenet(folder: Path, seed: int) -> None:
+    """Files with shared weights."""
+    checkpoint, data, common = retrained(folder, seed)
     before, after = accuracy(OLD, data), accuracy(checkpoint, data)
     print(f"seed {seed}. {OLD.name}: {before}; {checkpoint.name}: {after}", flush=True)
     asked: dict[str, list[object]] = {
@@ -191,6 +198,19 @@ def lenet(folder: Path, seed: int) -> None:
         print(f"{new.name} ({' '.join(map(str, options[2:])) or 'nothing asked'}): {accuracy(new, data)}", flush=True)
         ours(OLD, new, folder)
         others(OLD, new, [zstd, bsdiff, xdelta])
+
+
+def rounded(folder: Path, seed: int) -> None:
+    """Files of whole numbers with a step for each row, at three sizes."""
+    checkpoint, data, _ = retrained(folder, seed)
+    for size in (None, "60KB", "20KB"):
+        options = ["--no-retrain", *(["--target-size", size] if size else [])]
+        old, new = (folder / f"{size}-{name}.dc" for name in ("old", "new"))
+        for source, out in ((DENSE, old), (checkpoint, new)):
+            command("compress", source, *options, "-o", out)
+        print(f"{' '.join(options)}. old: {accuracy(old, data)}; new: {accuracy(new, data)}", flush=True)
+        ours(old, new, folder)
+        others(old, new, [zstd, bsdiff, xdelta])
 
 
 # GPT -------------------------------------------------------------------------------------------------------------
@@ -281,19 +301,23 @@ def gpt(folder: Path) -> None:
 
 
 def main() -> None:
-    """Both halves."""
+    """All parts, or those that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lenet", action="store_true")
-    parser.add_argument("--gpt", action="store_true")
+    parts: dict[str, Callable[[Path], None]] = {
+        "lenet": lambda folder: lenet(folder, wanted.seed),
+        "rounded": lambda folder: rounded(folder, wanted.seed),
+        "gpt": gpt,
+    }
+    for name in parts:
+        parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     wanted = parser.parse_args()
     print(machine(), flush=True)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        if wanted.lenet or not wanted.gpt:
-            lenet(Path(folder), wanted.seed)
-        if wanted.gpt or not wanted.lenet:
-            gpt(Path(folder))
+    asked = [name for name in parts if getattr(wanted, name)]
+    for name in asked or parts:
+        with tempfile.TemporaryDirectory() as folder:
+            parts[name](Path(folder))
 
 
 if __name__ == "__main__":

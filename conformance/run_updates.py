@@ -12,6 +12,7 @@ from pathlib import Path
 from run import Answer, by_command, cases, report
 
 HERE = Path(__file__).resolve().parent / "updates"
+VERSION = 2  # the last one
 Apply = Callable[[Path, Path, Path], Answer]  # of old file, update, and the path of the new file
 
 
@@ -20,10 +21,18 @@ def updates(pattern: str = "") -> list[Path]:
     return cases(HERE, pattern, ".dcp")
 
 
-def complaint(path: Path, apply: Apply) -> str:
-    """What is wrong with what a program does with one update; empty if nothing is."""
-    is_valid = path.parent.name == "valid"
-    old = path.with_suffix(".dc") if is_valid else path.parent / "old.dc"
+def old_of(path: Path) -> Path:
+    """The old file of an update."""
+    return path.with_suffix(".dc") if path.parent.name == "valid" else path.parent / "old.dc"
+
+
+def complaint(path: Path, apply: Apply, version: int = VERSION) -> str:
+    """What is wrong with what a program does with one update; empty if nothing is.
+
+    The program applies updates up to this version, and must refuse others.
+    """
+    is_valid = path.parent.name == "valid" and path.read_bytes()[3] <= version
+    old = old_of(path)
     before = old.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder) / "new.dc"
@@ -42,22 +51,28 @@ def complaint(path: Path, apply: Apply) -> str:
     return "" if len(said.splitlines()) == 1 else f"a refusal is one line on stderr: {said[-300:]}"
 
 
-def run(paths: Sequence[Path], apply: Apply) -> dict[Path, str]:
+def run(paths: Sequence[Path], apply: Apply, version: int = VERSION) -> dict[Path, str]:
     """The complaints of the updates of which there is one."""
-    return {path: found for path in paths if (found := complaint(path, apply))}
+    return {path: found for path in paths if (found := complaint(path, apply, version))}
 
 
 def main() -> int:
     """The command line; 0 if all is as it should be, 1 if not, 2 for a wrong call."""
     parser = argparse.ArgumentParser(description=__doc__, usage="%(prog)s [options] -- COMMAND...")
     parser.add_argument("-k", "--match", default="", help="Use only updates whose names contain this text.")
+    parser.add_argument(
+        "--version",
+        type=int,
+        default=VERSION,
+        help="The program applies updates up to this version.",
+    )
     parser.add_argument("command", nargs="+", help="It is called with OLD.dc UPDATE.dcp NEW.dc.")
     arguments = parser.parse_args()
     paths = updates(arguments.match)
     if not paths:
         parser.error(f"{HERE} has no such updates")
     try:
-        wrong = run(paths, by_command(arguments.command, timeout=60))
+        wrong = run(paths, by_command(arguments.command, timeout=60), arguments.version)
     except OSError as error:
         parser.error(f"{error.filename or arguments.command[0]}: {error.strerror}")
     return report(wrong, len(paths), "updates")

@@ -16,6 +16,7 @@ from typing import Any
 
 import craft
 import numpy as np
+import update_numbers
 from craft import (
     BF16,
     BY_COLUMN,
@@ -172,6 +173,7 @@ def cases() -> dict[str, tuple[File, File]]:
         "header-as-deepcompress-would-not-write-it": (shared[0], File(shared[1].tensors, 2, 0)),
         "no-tensors": (shared[0], File()),
         "equal": (shared[0], shared[0]),
+        **update_numbers.pairs(),
     }  # fmt: skip
 
 
@@ -218,8 +220,8 @@ def update(old: bytes, new: bytes) -> bytes:
             path.write_bytes(content)
         payload, out = io.BytesIO(), io.BytesIO()
         with ModelFile(paths[0]) as before, ModelFile(paths[1]) as after:
-            facts = telling.make(before, after, payload)
-        write_head(out, hashlib.sha256(old).digest(), hashlib.sha256(new).digest(), Kind.TENSORS)
+            facts, version = telling.make(before, after, payload)
+        write_head(out, hashlib.sha256(old).digest(), hashlib.sha256(new).digest(), Kind.TENSORS, version)
         write_facts(out, facts, payload.tell())
     return out.getvalue() + payload.getvalue()
 
@@ -239,7 +241,7 @@ def valid() -> dict[str, bytes]:
 # Invalid: all of them for one old file ---------------------------------------------------------------------
 
 OLD = File([craft.raw("b", [1.0, 2.0]), by_offsets("w", weights((4, 8), SEVEN, 1)[0], craft.entries(list(SEVEN))),
-            craft.planes("z", np.linspace(1, 2, 64).astype("<f4"))])  # fmt: skip
+            craft.planes("z", np.linspace(1, 2, 64).astype("<f4")), update_numbers.M, update_numbers.R], 3)  # fmt: skip
 
 
 def head(old: bytes, new: bytes, kind: int) -> bytes:
@@ -247,9 +249,10 @@ def head(old: bytes, new: bytes, kind: int) -> bytes:
     return b"\x89DP\x01" + hashlib.sha256(old).digest()[:8] + hashlib.sha256(new).digest()[:16] + bytes([kind])
 
 
-def told(facts: bytes, payload: bytes = b"", new: bytes = b"") -> bytes:
+def told(facts: bytes, payload: bytes = b"", new: bytes = b"", version: int = 1) -> bytes:
     """An update of the old file, whose facts are not deflated."""
-    return head(OLD.to_bytes(), new, 1) + varint(len(facts)) + varint(0) + facts + payload
+    start = head(OLD.to_bytes(), new, 1)
+    return start[:3] + bytes([version]) + start[4:] + varint(len(facts)) + varint(0) + facts + payload
 
 
 def name(rest: str | bytes, shared: int = 0) -> bytes:
@@ -262,7 +265,7 @@ def zigzag(step: int) -> bytes:
     return varint(2 * step if step >= 0 else -2 * step - 1)
 
 
-SAME_ALL = b"\x00" + zigzag(0) + varint(3)
+SAME_ALL = b"\x00" + zigzag(0) + varint(5)
 RAW2 = text(b"\x10\x00\x02")  # the layout of two float32, raw
 W = b"\x03" + name("w") + zigzag(1)  # `w` by the old one
 KEPT = b"\x00\x00"  # the old layout, and the old codebook
@@ -292,7 +295,7 @@ def invalid() -> dict[str, tuple[int, bytes]]:
         "magic": (1, b"\x89DQ" + good[3:]),
         "no-bytes": (1, b""),
         "cut-in-the-head": (1, good[:20]),
-        "version-2": (1, good[:3] + b"\x02" + good[4:]),
+        "version-3": (1, good[:3] + b"\x03" + good[4:]),
         "another-old-file": (1, good[:4] + bytes(8) + bytes(16) + good[28:]),
         "already-applied": (1, head(b"other", old, 1) + good[29:]),
         "kind-3": (1, good[:28] + b"\x03" + good[29:]),
@@ -313,11 +316,11 @@ def invalid() -> dict[str, tuple[int, bytes]]:
         "header-that-cannot-be-inflated": (3, told(b"\x02" + varint(20) + varint(3) + SAME_ALL, b"\xff\xff\xff")),
         "header-of-no-bytes": (3, told(b"\x02\x00\x00" + SAME_ALL)),
         "header-longer-than-the-update": (3, told(b"\x02" + varint(20) + varint(30) + SAME_ALL, b"\x00")),
-        "op-5": (3, told(b"\x00\x05" + name("w") + zigzag(1))),
+        "op-5-in-version-1": (3, told(*update_numbers.of("r"))),
         "run-of-none": (3, told(b"\x00\x00" + zigzag(0) + varint(0))),
-        "run-beyond-the-last": (3, told(b"\x00\x00" + zigzag(1) + varint(3))),
+        "run-beyond-the-last": (3, told(b"\x00\x00" + zigzag(1) + varint(5))),
         "base-below-0": (3, told(b"\x00\x01" + name("w") + zigzag(-1))),
-        "base-beyond-the-last": (3, told(b"\x00\x01" + name("w") + zigzag(3))),
+        "base-beyond-the-last": (3, told(b"\x00\x01" + name("w") + zigzag(5))),
         "name-empty": (3, told(b"\x00\x01" + name("") + zigzag(1))),
         "name-not-utf-8": (3, told(b"\x00\x01" + name(b"\xff") + zigzag(1))),
         "name-not-printable": (3, told(b"\x00\x01" + name("a\x1bb") + zigzag(1))),
@@ -357,6 +360,8 @@ def invalid() -> dict[str, tuple[int, bytes]]:
         "differences-of-another-number": (6, exactly(0, 1, 2, payload=b"\x01\x00")),
         "differences-with-bits-behind": (6, exactly(0, 0, 3, payload=b"\x02\x00\x00")),
         "differences-start-with-0": (6, exactly(0, 0, 3, payload=b"\x02\x01\x00")),
+    } | {
+        f"v2-{what}": (section, told(*parts, version=2)) for what, (section, parts) in update_numbers.broken().items()
     }  # fmt: skip
 
 

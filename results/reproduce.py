@@ -72,13 +72,20 @@ SECOND_ORDER = {
 }
 #: What prunes in a way of its own: network, name, what `compress` is told, seeds.
 METHODS = (
-    ("lenet-300-100", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", (0,)),
-    ("lenet-300-100", "lc-levels2", "--method lc --prune 0 --levels 2 --epochs 25 --lr-schedule constant", (0,)),
+    ("lenet-300-100", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", SEEDS),
+    ("lenet-300-100", "lc-levels2", "--method lc --prune 0 --levels 2 --epochs 25 --lr-schedule constant", SEEDS),
     (
         "lenet-300-100",
         "variational-0.985",
         "--method variational --optimizer adam --lr 0.003 --prune 0.985 --bits none --epochs 30",
-        (0,),
+        SEEDS,
+    ),
+    ("lenet5", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", (0,)),
+    (
+        "lenet-300-100",
+        "sws-0.957",
+        "--method sws --optimizer adam --lr 0.001 --prune 0.957 --bits 5 --epochs 20 --batch-size 256 --finetune-epochs 6",
+        SEEDS,
     ),
     (
         "lenet5",

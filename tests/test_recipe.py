@@ -42,7 +42,7 @@ fractions = st.floats(0, 1, exclude_max=True)
 widths = st.integers(1, MAX_BITS) | st.just("none")
 rules = st.builds(LayerRule, names, prune=st.none() | fractions, bits=st.none() | widths, group=st.none() | names)
 #: Choices that some of the other settings exclude; "random" is an init as well, and tried with it below.
-EXCLUSIVE = ("lc", "latent", "variational", "circular", "gap", "set", "deepr", "dsr", "start", "random", "rows")
+EXCLUSIVE = ("lc", "latent", "variational", "sws", "circular", "gap", "set", "deepr", "dsr", "start", "random", "rows")
 settings = st.builds(
     dict,
     prune=fractions,
@@ -105,12 +105,13 @@ def test_every_field_comes_back_from_toml(tmp_path):
     }  # fmt: skip
     others = [
         {"distribution": "std", "quality": 0.5}, {"levels": 3, "quantizer": "uniform"}, {"max_drop": 0.5},
-        {"reload": True}, {"target_size": 1000}, {"rewind": "random", "init": "random"},
+        {"reload": True}, {"target_size": 1000}, {"rewind": "random", "init": "random"}, {"early_stop": False},
         {"retrain": False, "quantizer": "rows", "step": 0.07}, {"scope": "global"},
         {"schedule": "gap", "gap": 2.5, "prune_step": 0.3}, {"regrow": "set", "regrow_fraction": 0.4},
         {"regrow": "dsr", "regrow_every": 11}, {"regrow": "deepr", "deepr_alpha": 0.02, "deepr_temperature": 0.03},
         {"method": "lc", "lc_mu": 0.02, "lc_growth": 1.5},
         {"method": "variational", "optimizer": "adam", "kl_weight": 0.2},
+        {"method": "sws", "optimizer": "adam", "sws_tau": 0.2},
     ]  # fmt: skip
     for settings in (changes, *others):
         recipe = Recipe(**settings)

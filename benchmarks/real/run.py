@@ -30,7 +30,8 @@ from baselines import missing, ways
 from curves import Curves, Point, draw, table
 from networks import NETWORKS, MissingError, Real, load
 
-from deepcompress.calibration.rounding import Rounded, Rounder
+from deepcompress.calibration.checking import Rounded
+from deepcompress.calibration.rounding import Rounder
 from deepcompress.checkpoint import load_checkpoint
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.graphs.calibrate import OnnxRounder
@@ -49,7 +50,7 @@ from measure import machine, run_process  # noqa: E402
 WITHOUT, CALIBRATED = "without data", "calibrated"
 STEPS = {
     WITHOUT: (None, 0.12, 0.18, 0.23, 0.28, 0.36, 0.45, 0.55, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.8, 3.4, 4.0),
-    CALIBRATED: (None, 0.055, 0.07, 0.085, 0.1, 0.12, 0.15, 0.2, 0.27, 0.35, 0.45, 0.6, 0.8, 1.0, 1.4, 1.8),
+    CALIBRATED: (None, 0.04, 0.055, 0.07, 0.085, 0.1, 0.12, 0.15, 0.2, 0.27, 0.35, 0.45, 0.6, 0.8, 1.0, 1.4, 1.8),
 }
 LOOKS = {WITHOUT: "tab:blue", CALIBRATED: "tab:red", "int-N + brotli": "0.35", "NNCodec": "tab:orange"}
 
@@ -141,7 +142,7 @@ class Ours:
             return OnnxRounder(open_model(str(self.real.file)), batches, watch)
         module = copied(self.real.module)
         fill(module, load_checkpoint(self.real.file).state, str(self.real.file))
-        return Rounder(module, [layer.name for layer in compressible(module.state_dict())], batches, watch).predicted
+        return Rounder(module, [layer.name for layer in compressible(module.state_dict())], batches, watch).checked
 
 
 def go_through(name: str, wheels: Path, folder: Path, chosen: list[str]) -> None:

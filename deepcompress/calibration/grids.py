@@ -100,7 +100,7 @@ class Calibrated:
         steps = _steps(weight, felt * levels.repeat_interleave(rows), price)
         apart = weight.reshape(groups, rows, parts, -1).transpose(1, 2).flatten(0, 1)
         each = steps.reshape(groups, 1, rows).expand(-1, parts, -1).flatten(0, 1)
-        numbers = rounded(apart, each, curvatures, levels.repeat_interleave(parts), _largest(weight))
+        numbers = rounded(apart, each, curvatures, _largest(weight))
         integers = numbers.reshape(groups, parts, rows, -1).transpose(1, 2).reshape(weight.shape)
         return RowGrid(integers.to(torch.int32), steps, weight.dtype)
 
@@ -108,7 +108,7 @@ class Calibrated:
         """No error is made good by other weights."""
         weight = self.weights[name].detach().cpu()
         steps = _steps(weight, _none_silent(felt), price)
-        numbers = rounded(weight.reshape(1, len(weight), -1), steps[None], (), torch.ones(1), _largest(weight))
+        numbers = rounded(weight.reshape(1, len(weight), -1), steps[None], (), _largest(weight))
         return RowGrid(numbers.reshape(weight.shape).to(torch.int32), steps, weight.dtype)
 
 

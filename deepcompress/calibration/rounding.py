@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from deepcompress.calibration.checking import Check, Rounded
 from deepcompress.calibration.collect import collect
 from deepcompress.calibration.grids import Calibrated
 from deepcompress.calibration.samples import check_enough, parted
@@ -18,30 +18,12 @@ from deepcompress.layers import live_tensors, tensors_of
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import count_samples
 from deepcompress.networks.precision import stored_of
-from deepcompress.quantize.rows import RowGrid, by_size, coarseness, entropy
+from deepcompress.quantize.rows import RowGrid, by_size, coarseness
 from deepcompress.training.progress import Progress
 
-_PLAIN_START = 5.0  # times the calibrated step: where to look first for one that goes by the sizes of the weights
-_NEWTON = 5
 _TAUGHT = 2.0  # times the loss that is allowed: so much teaching is trusted to make good
 #: Modules that add a bias to what they multiply, both of one name: weight and bias, weight_ih_l0 and bias_ih_l0.
 _BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.MultiheadAttention)
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """What the file gets: weights on grids, and tensors that make their mean errors good, both by name."""
-
-    grids: Mapping[str, RowGrid]
-    corrected: Mapping[str, torch.Tensor]
-
-    def values(self) -> dict[str, torch.Tensor]:
-        """All these tensors."""
-        return {**{name: grid.values() for name, grid in self.grids.items()}, **self.corrected}
-
-    def bits(self) -> float:
-        """Of ideal codes for the whole numbers, each tensor's by itself."""
-        return sum(entropy(grid.integers.numpy()) for grid in self.grids.values())
 
 
 class Rounder:
@@ -77,6 +59,7 @@ class Rounder:
         self._calibrated = Calibrated(self.weights, statistics, {name: id(own[name]) for name in self.weights})
         self._biases = _biases(model, tensors)
         self._watch, self._trial = watch, Trial(model, twin, kept, statistics.power)
+        self._check = Check(self._plain, self._trial.error)
         if missing := sorted(self.weights.keys() - self._calibrated.met()):
             watch.message(f"the output feels nothing of them, so they are rounded by their sizes: {', '.join(missing)}")
         if hidden := self._calibrated.out_of_sight():
@@ -95,22 +78,13 @@ class Rounder:
                 corrected[own] = self._stored.cast(own, bias.detach() - change.to(bias))
         return Rounded({**self._by_size(step, self.weights.keys() - grids), **grids}, corrected)
 
+    def checked(self, step: float) -> Rounded:
+        """As `predicted`; or, where that is better on samples held out, by their sizes in about as many bits."""
+        return self._check.better(self.predicted(step), step)
+
     def measured(self, step: float) -> Rounded:
-        """Weights so rounded that the output for samples held out changes by step^2 of its variance, or a little less.
-
-        Where the same number of bits changes it less with weights that are rounded by their sizes, these are taken.
-        """
-
-        def error_of(rounded: Rounded) -> float:
-            return self._trial.error(rounded.values())
-
-        found = self._within(step**2, error_of, self.predicted, step)
-        equal = self._of_bits(found.bits(), _PLAIN_START * step)
-        if error_of(self._plain(equal)) < error_of(found):
-            self._watch.message("rounded by the sizes of the weights alone: on the samples held out, that changes less")
-            found = self._within(step**2, error_of, self._plain, equal)
-        self._watch.message(f"the output for samples held out changes by {100 * error_of(found):.2g} % of its variance")
-        return found
+        """As `checked`, so that the output for samples held out changes by step^2 of its variance, or a little less."""
+        return self._check.tried(self._within(step**2, self._error_of, self.checked, step))
 
     def kept_by(self, lost: Callable[[nn.Module], float], most: float, start: float) -> Rounded:
         """Weights rounded as coarsely as a metric of the whole network allows.
@@ -127,7 +101,7 @@ class Rounder:
             self._watch.message(f"about {rounded.bits() / 8:,.0f} bytes of weights: {points:.3g} points lost")
             return points
 
-        found = self._within(most, points_of, self.predicted, start)
+        found = self._within(most, points_of, self.checked, start)
         if (points := points_of(found)) > most:
             self._watch.message(f"warning: {points:.3g} points are lost, and no finer step loses as few as {most:g}")
         return found
@@ -157,21 +131,19 @@ class Rounder:
 
         return coarsest(allowed, tried, start)
 
+    def _error_of(self, rounded: Rounded) -> float:
+        error = self._check.tried(rounded).error
+        assert error is not None
+        return error
+
     def _plain(self, step: float) -> Rounded:
         biases = {name: self._stored.cast(name, bias.detach()) for name, bias in self._biases.values()}
-        return Rounded(self._by_size(step, self.weights), biases)
+        return Rounded(self._by_size(step, self.weights), biases, is_plain=True)
 
     def _by_size(self, step: float, names: Iterable[str]) -> dict[str, RowGrid]:
         """As without samples."""
         coarser = coarseness({name: weight.numel() for name, weight in self.weights.items()})
         return {name: by_size(self.weights[name], step * coarser[name]) for name in names}
-
-    def _of_bits(self, bits: float, step: float) -> float:
-        """The step at which weights that are rounded by their sizes need so many bits, from `step` on."""
-        count = sum(weight.numel() for weight in self.weights.values())
-        for _ in range(_NEWTON):
-            step *= 2 ** ((Rounded(self._by_size(step, self.weights), {}).bits() - bits) / count)
-        return step
 
 
 def _biases(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, torch.Tensor]]:

@@ -188,7 +188,8 @@ AXES = ("target_size", "prune", "bits", "conv_bits", "init", "seed")
 APART = ("target_size", "max_drop", "rewind")
 #: Headings of the help, and the settings under them.
 HEADINGS = {stage.heading: tuple(name for name in SETTINGS if hasattr(stage, name)) for stage in STAGES}
-RETRAINING = tuple(name for name in HEADINGS["Retraining"] if name not in ("retrain", "epochs", "seed"))
+#: What is told of retraining beside how long it is.
+RETRAINING = tuple(name for name in HEADINGS["Retraining"] if name not in ("retrain", "epochs", "early_stop", "seed"))
 
 
 def recipe_options(several: bool = False) -> Callable[[Command], Command]:

@@ -34,6 +34,8 @@ TINY = 1 << 12  # elements up to which tables take more than they save: there th
 #: Elements, and bytes of a section, up to which "rans" takes the adaptive model where that is a hundredth smaller: it
 #: decodes them within some hundredths of a second.
 SMALL, FEW = 1 << 19, 1 << 14
+#: Elements, and bytes by their entropy, up to which it does not even look at rANS: there that is hardly ever smaller.
+_UNSEEN, _LEAST = 1 << 16, 1 << 13
 
 
 def alias(shape: tuple[int, ...], dtype: DType, target: int) -> EncodedTensor:
@@ -103,13 +105,26 @@ def _by_rows(values: Array, dtype: DType, plain: int) -> EncodedTensor | None:
 def _sorted(values: Array, found: Survey, target: int | None, coder: str) -> Iterator[EncodedTensor]:
     """By the adaptive model and by the rANS coder, as `coder` says."""
     given = coded.sort(values, found, target)
-    static = ranked.encode(found, given) if coder != "ans" and found.size > TINY else None
+    unseen = left_to_mixing(found.index_counts, found.size) if coder == "rans" else found.size <= TINY
+    static = None if coder == "ans" or unseen else ranked.encode(found, given)
     if static and coder == "rans":
         yield static
     if static is None or coder == "auto" or (found.size <= SMALL and len(static.section) <= FEW):
         yield adaptive.encode(found, given)
     if static and coder == "auto":
         yield static
+
+
+def left_to_mixing(counts: Array, size: int) -> bool:
+    """Whether "rans" leaves a tensor to the adaptive model, as it is so small that tables take more than they save.
+
+    Args:
+        counts: how often each value that is not zero occurs.
+        size: elements in all.
+    """
+    each = np.append(counts, size - counts.sum())
+    bits = size * np.log2(max(size, 1)) - each @ np.log2(np.maximum(each, 1))
+    return size <= TINY or bool(size <= _UNSEEN and bits <= 8 * _LEAST)
 
 
 def _worth(coder: str, candidate: EncodedTensor, best: int) -> int:

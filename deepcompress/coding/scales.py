@@ -57,8 +57,21 @@ def pack(scale: np.float32, exponents: Array) -> bytes:
     return np.array([scale], dtype="<f4").tobytes() + planes.encode(exponents.astype(np.uint8).reshape(-1, 1))
 
 
+def parts(raw: memoryview, rows: int) -> tuple[np.float32, Array]:
+    """What `pack` was given, not checked: the scale, and the exponent of each of so many rows (uint8).
+
+    Raises:
+        FormatError: the bytes are not so many exponents.
+    """
+    reader = Reader(raw, "scales of rows")
+    scale = np.frombuffer(reader.take(SCALE_BYTES, "scale"), dtype="<f4")[0]
+    exponents = planes.decode(reader, rows, 1).reshape(-1)
+    reader.end()
+    return scale, exponents
+
+
 def unpack(raw: memoryview, rows: int, largest: int) -> Array:
-    """The inverse: the step of each row, float32.
+    """The step of each row, float32.
 
     Args:
         raw: the bytes, all of them.
@@ -68,10 +81,7 @@ def unpack(raw: memoryview, rows: int, largest: int) -> Array:
     Raises:
         FormatError: the bytes are not such scales.
     """
-    reader = Reader(raw, "scales of rows")
-    scale = np.frombuffer(reader.take(SCALE_BYTES, "scale"), dtype="<f4")[0]
-    exponents = planes.decode(reader, rows, 1).reshape(-1)
-    reader.end()
+    scale, exponents = parts(raw, rows)
     found = steps(scale, exponents)
     if not scale >= _SMALLEST or not np.isfinite(values(np.full(rows, largest), found)).all():
         raise FormatError("the scale of a row is not a number from 2^-126 on, or too large")

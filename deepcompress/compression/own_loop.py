@@ -11,8 +11,9 @@ from torch import nn
 
 from deepcompress.compression.from_file import asks_for_more, renamed, restore, settings_of
 from deepcompress.compression.result import Result, kept_line
+from deepcompress.compression.small import finish_small
 from deepcompress.compression.stages import Job
-from deepcompress.compression.writing import Delivery, Stages, contiguous_state, finish_small, kept_of, layers_of
+from deepcompress.compression.writing import Delivery, Stages, contiguous_state, kept_of, layers_of
 from deepcompress.errors import DeepCompressError, RecipeError
 from deepcompress.files import check_writable
 from deepcompress.layers import live_tensors

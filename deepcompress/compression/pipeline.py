@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from deepcompress.calibration.budget import Budget
-from deepcompress.calibration.rounding import Rounded, Rounder
+from deepcompress.calibration.checking import Rounded
+from deepcompress.calibration.rounding import Rounder
 from deepcompress.compression.from_base import FromBase, Limits, recipe_beside
 from deepcompress.compression.from_file import asks_for_more, renamed, restore, still_shared
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.rates import suited
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.revision import Revision
+from deepcompress.compression.small import finish_small
 from deepcompress.compression.stages import ByFraction, ByMethod, BySize, Job, Route
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.compression.writing import (
@@ -25,14 +27,13 @@ from deepcompress.compression.writing import (
     Stages,
     contiguous_state,
     extra_states,
-    finish_small,
     kept_of,
     layers_of,
     read_back,
     refresh,
 )
 from deepcompress.files import check_writable
-from deepcompress.layers import buffers_of, live_tensors
+from deepcompress.layers import buffers_of, live_tensors, parameters_in
 from deepcompress.networks.adapt import is_smaller
 from deepcompress.networks.copies import copied, unwrapped
 from deepcompress.networks.inputs import Batches
@@ -42,6 +43,7 @@ from deepcompress.networks.unmade import check_made
 from deepcompress.prune.criteria.base import find
 from deepcompress.prune.lottery import origin_of
 from deepcompress.prune.masks import Masks
+from deepcompress.quantize.vector_tuning import tune_vectors
 from deepcompress.reading.arrays import dense_bytes
 from deepcompress.reading.loader import fill_from, load_state_dict, names_in
 from deepcompress.recipe import Fraction, Recipe, Size
@@ -322,6 +324,10 @@ def _compress(order: _Order) -> Result:
     refresh(state, work, weights)
     vectors = finish_small(work, state, recipe, former)
     route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
+    if order.base is None:  # an update has few bytes for what is no weight
+        vectors = tune_vectors(run, vectors, parameters_in(work, state))
+        refresh(state, work, weights)
+        route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     result = delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)
     return result if not isinstance(route, FromBase) else replace(result, update=route.facts(order.path))
 
@@ -366,7 +372,7 @@ def _rounder(
     names = [layer.name for layer in layers_of(work, state, recipe)]
     made = Rounder(work, names, order.calibrate, order.watch, order.teach)
     if recipe.target_size is not None:
-        return made.predicted, made.tuned if order.teach else None
+        return made.checked, made.tuned if order.teach else None
     if recipe.max_drop is None:
         return made.measured, None
     decides = budget if order.val_loader is None else Budget.on_data(work, order.val_loader, task)

@@ -11,6 +11,7 @@ from deepcompress.training.progress import Progress
 FINEST, COARSEST = 2.0**-10, 2.0**4  # in root mean squares of the weights
 TRIES = 8
 CLOSE = 0.01  # a file that is this part below its size is near enough
+FAR = 0.1  # a file that is this part below its size is worth as many tries again
 _SLOPE = -0.7  # of log2(bytes) by log2(step), where one step is known
 _FLATTEST = -0.05  # what is taken for a slope: where all is overhead, steps go far
 
@@ -29,7 +30,7 @@ def step_for(target: int, size_of: Callable[[float], int], start: float, watch: 
     """
     sizes: dict[float, int] = {}
     step = start
-    while len(sizes) < TRIES:
+    while len(sizes) < TRIES or (len(sizes) < 2 * TRIES and _is_far(sizes, target)):
         sizes[step] = size_of(step)
         watch.message(f"a step of {step:.4g}: {sizes[step]:,} bytes")
         fits = min((each for each in sizes if sizes[each] <= target), default=None)
@@ -51,14 +52,23 @@ def step_for(target: int, size_of: Callable[[float], int], start: float, watch: 
     return fits
 
 
+def _is_far(sizes: dict[float, int], target: int) -> bool:
+    """Whether lines came to the size from above only, step by step, so that what fits is still the first that did."""
+    fits = min((each for each in sizes if sizes[each] <= target), default=None)
+    return fits is not None and sizes[fits] < (1 - FAR) * target and max(sizes.values()) > target
+
+
 def _next(sizes: dict[float, int], target: int) -> float:
-    """Where a line through the two nearest points meets a size just below `target`: between them, if `target` is."""
+    """Where a line through the two nearest points meets a size just below `target`: between them, if `target` is.
+
+    After many tries it is the middle between them, for the curve is then far from a line.
+    """
     above = max((step for step in sizes if sizes[step] > target), default=None)
     below = min((step for step in sizes if sizes[step] <= target), default=None)
     goal = math.log2(target * (1 - CLOSE / 3))
     if above is not None and below is not None:
         high, low = math.log2(sizes[above]), math.log2(sizes[below])
-        part = min(max((high - goal) / max(high - low, 1e-9), 0.02), 0.98)
+        part = min(max((high - goal) / max(high - low, 1e-9), 0.02), 0.98) if len(sizes) < TRIES else 0.5
         return float(above ** (1 - part) * below**part)
     nearest, *others = sorted(sizes, reverse=below is None)
     slope = _SLOPE

@@ -27,11 +27,13 @@ from deepcompress.prune.variational import prune_variational
 from deepcompress.quantize.latent import FittingHooks, train_shared
 from deepcompress.quantize.lc import learn_and_compress
 from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
+from deepcompress.quantize.soft_sharing import train_softly_shared
 from deepcompress.quantize.straight_through import train_straight_through
 from deepcompress.recipe import Circular, Gap, Rewind
 from deepcompress.recipe.uses import check_masks
 from deepcompress.training.loop import count_batches
 from deepcompress.training.retraining import Run
+from deepcompress.training.running_statistics import estimate_statistics
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ class ByFraction:
         if run.batches is not None:
             tune(run, self.masks, self.codebooks)
         finish(self.codebooks, run.weights, run.recipe)
+        if self.codebooks:
+            estimate_statistics(run)
 
     def settle(self, size: Callable[[], int]) -> None:
         """Nothing is left to say."""
@@ -135,6 +139,7 @@ class ByFraction:
 METHODS: dict[str, Callable[[Run, Sequence[Layer]], tuple[Masks, list[Codebook]]]] = {
     "lc": learn_and_compress,
     "latent": train_straight_through,
+    "sws": train_softly_shared,
     "variational": lambda run, layers: (prune_variational(run), []),
 }
 
@@ -216,6 +221,7 @@ class BySize:
         if run.batches is not None:
             train_shared(run, hooks, lambda: hooks.fit_into(hooks.target))
         finish(hooks.codebooks, run.weights, run.recipe)
+        estimate_statistics(run)
         self.masks, self.codebooks, self._hooks = hooks.masks, hooks.codebooks, hooks
 
     def settle(self, size: Callable[[], int]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deepcompress.calibration.rounding import Rounded
+from deepcompress.calibration.checking import Rounded
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.compression.contents import Content
 from deepcompress.compression.packing import Packer
@@ -17,7 +17,7 @@ from deepcompress.layers import is_narrow
 from deepcompress.prune.masks import prune_in_place
 from deepcompress.quantize.choice import Demand, SharedValues, choose, price_of, rounded, shared_values
 from deepcompress.quantize.rate import Part
-from deepcompress.quantize.rows import by_size, coarseness, relative_error
+from deepcompress.quantize.rows import Turn, by_size, coarseness, relative_error
 from deepcompress.quantize.sharing import groups, place, snap, survivors
 from deepcompress.quantize.vectors import is_statistic, is_vector, vector_values
 from deepcompress.reading.arrays import Array
@@ -46,6 +46,7 @@ class Stream:
         step: float,
         watch: Progress,
         rounder: Callable[[float], Rounded] | None = None,
+        turns: Mapping[str, Turn] | None = None,
     ) -> None:
         self.given, self._step = Rounded({}, {}) if rounder is None else rounder(step), step
         self.state, self.content, self.losses, self.recipe, self.watch = state, content, losses, recipe, watch
@@ -57,6 +58,7 @@ class Stream:
         self._tables: dict[tuple[str, ...], _Sharing] = {}
         coder = "rans" if recipe.quantizer == "rows" else recipe.coder  # as rows with steps of their own have it
         self._packer = Packer(recipe.small_dtype, coder, recipe.index_bits)
+        self._turns = turns or {}
         self._coarser = coarseness({layer.name: layer.weights for layer in content.layers})
         self.errors: dict[str, float] = {}
 
@@ -102,7 +104,9 @@ class Stream:
         """A layer as whole numbers times steps."""
         weight = self._pruned(name)
         dtype = self.content.dtypes[name]
-        found = self.given.grids.get(name) or by_size(weight.to(dtype), self._step * self._coarser[name])
+        found = self.given.grids.get(name)
+        if found is None:
+            found = by_size(weight.to(dtype), self._step * self._coarser[name], self._turns.get(name))
         rounded = found.values().to(dtype)
         self.errors[name] = relative_error(self.state[name], rounded)
         self.kept[name] = int(torch.count_nonzero(found.integers)) / weight.numel()

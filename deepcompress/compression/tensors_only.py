@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from deepcompress.calibration.rounding import Rounded
+from deepcompress.calibration.checking import Rounded
 from deepcompress.compression.contents import Content, look_through
 from deepcompress.compression.result import Result, StageResult, kept_line
 from deepcompress.compression.sizing import step_for
@@ -28,6 +28,7 @@ from deepcompress.errors import CheckpointError
 from deepcompress.files import check_writable
 from deepcompress.layers import scales_line
 from deepcompress.prune.masks import share_out
+from deepcompress.quantize.rows import Turn
 from deepcompress.recipe import Recipe
 from deepcompress.recipe.uses import check_tensors_only
 from deepcompress.training.progress import Progress
@@ -55,6 +56,7 @@ def compress_state(
     rounder: Callable[[float], Rounded] | None = None,
     tune: Callable[[Rounded], Rounded] | None = None,
     weights: Collection[str] | None = None,
+    turns: Mapping[str, Turn] | None = None,
     graph: bytes = b"",
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
@@ -76,6 +78,7 @@ def compress_state(
             by the size of the weights.
         tune: changes what `rounder` gives, at the end. If the file is larger than its target_size then, it is left out.
         weights: names of the tensors that may be compressed, where that is known; without, shapes and types tell it.
+        turns: of weights whose first dimension is not that of outputs, how they are turned (`quantize.rows.Turn`).
         graph: of the network, to store in the file (`container.graph`).
 
     Raises:
@@ -101,7 +104,7 @@ def compress_state(
     pruned = time.perf_counter()
 
     def stream_of(step: float, rounding: Callable[[float], Rounded] | None = rounder) -> Stream:
-        return Stream(state, content, losses, recipe, step, watch, rounding)
+        return Stream(state, content, losses, recipe, step, watch, rounding, turns)
 
     def size_of(stream: Stream) -> int:
         return len(pack(stream, network, data, extensions))
@@ -117,6 +120,8 @@ def compress_state(
         if recipe.target_size is not None and size_of(stream) > recipe.target_size:
             watch.message("warning: what was tuned needs more bytes than there may be, so it is left out")
             stream = stream_of(step)
+    for line in stream.given.lines():
+        watch.message(line)
     save(path, stream, network, data, extensions)
     sizes = [planned_size(infos.items(), network, data, extensions) for infos in (stream.pruned, stream.shared)]
     kept |= stream.kept

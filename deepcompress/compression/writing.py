@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepcompress.compression.from_file import unmoved
 from deepcompress.compression.packing import pack_state
 from deepcompress.compression.result import Result, StageResult
+from deepcompress.compression.small import finish_small
 from deepcompress.container.breakdown import inspect
 from deepcompress.container.entries import Extension
 from deepcompress.container.extensions import SMALLER, pack_extra_state
@@ -26,20 +26,14 @@ from deepcompress.layers import (
     check_finite,
     check_whole,
     compressible,
-    parameters_in,
-    scales_of,
     tensors_of,
-    tied_to,
 )
 from deepcompress.networks.adapt import is_smaller
-from deepcompress.networks.batchnorm import fold_statistics
 from deepcompress.networks.copies import copied
 from deepcompress.networks.precision import given_bytes, stored_of
 from deepcompress.networks.unmade import check_made
 from deepcompress.prune.masks import Masks
-from deepcompress.prune.neurons import connections, silence
 from deepcompress.quantize.sharing import Codebook
-from deepcompress.quantize.vectors import is_vector, share_vectors
 from deepcompress.reading.arrays import check_tensor, dense_bytes
 from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
@@ -201,40 +195,6 @@ def refresh(state: dict[str, torch.Tensor], work: nn.Module, weights: Collection
     for name, value in contiguous_state(work).items():
         if name in state and name not in weights:
             state[name] = value
-
-
-def finish_small(
-    work: nn.Module, state: dict[str, torch.Tensor], recipe: Recipe, former: Sequence[Codebook] = ()
-) -> list[Codebook]:
-    """What is no layer, as the file stores it, in place: batch norm folded, vectors shared, if the recipe says so.
-
-    Of neurons that nothing reads, biases become zero where vectors are shared. Vectors that still have the values of a
-    `former` codebook, no more of them than the recipe allows, keep it. Returns the vectors' codebooks.
-    """
-    if recipe.batch_norm == "fold":
-        for counter in fold_statistics(work):
-            state.pop(counter, None)  # a network may give it another name there
-    if recipe.small_bits is None and recipe.small_dtype == "float16":
-        former = []  # vectors that share no values are stored as their halves
-    names, most = _vectors(work, state), None if recipe.small_bits is None else 1 << recipe.small_bits
-    if most is not None:
-        silence(state, connections(work))
-    kept = []
-    for book in former:
-        small = {member.name for member in book.members} <= set(names)
-        if small and (most is None or len(book.centroids) < most) and (found := unmoved(book, state)) is not None:
-            kept.append(found)
-    if recipe.small_bits is None:
-        return kept
-    taken = {member.name for book in kept for member in book.members}
-    return [*kept, *share_vectors(state, [name for name in names if name not in taken], recipe.small_bits)]
-
-
-def _vectors(work: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the vectors that are parameters, each once; buffers such as running variances are left alone."""
-    parameters = parameters_in(work, state)
-    left = {*tied_to(state), *scales_of(state)}
-    return [name for name, value in state.items() if name in parameters and name not in left and is_vector(value)]
 
 
 def layers_of(model: nn.Module, state: Mapping[str, torch.Tensor], recipe: Recipe) -> list[Layer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,16 +10,18 @@ from typing import Any
 
 import torch
 
+from deepcompress.calibration.checking import Check, Rounded
 from deepcompress.calibration.grids import Calibrated
-from deepcompress.calibration.rounding import Rounded
 from deepcompress.graphs.feeds import Feeds
 from deepcompress.graphs.model import OnnxModel
 from deepcompress.graphs.product import Product
 from deepcompress.graphs.products import products
 from deepcompress.graphs.roles import weights_of
 from deepcompress.graphs.sensing import Sensing
+from deepcompress.graphs.trial import OnnxTrial
+from deepcompress.graphs.turns import turns_of
 from deepcompress.quantize.grid import short
-from deepcompress.quantize.rows import LARGEST, LARGEST_SHARED, RowGrid
+from deepcompress.quantize.rows import LARGEST, LARGEST_SHARED, RowGrid, by_size, coarseness
 from deepcompress.training.progress import Progress
 
 _FED = (torch.float32, torch.float16, torch.float64)  # that numpy and onnxruntime have, too
@@ -45,15 +48,27 @@ class OnnxRounder:
         self._products = _of_each(products(model.proto(), shapes))
         self._tensors = model.tensors
         turned = {name: uses[0].turn(model.tensors[name].float()) for name, uses in self._products.items()}
-        sensing = Sensing(model, Feeds(model, batches), self._products, turned, watch)
+        feeds = Feeds(model, batches)
+        sensing = Sensing(model, feeds, self._products, turned, watch)
         own = {name: id(weight) for name, weight in turned.items()}
-        self._calibrated = Calibrated(turned, sensing.statistics(), own)
+        statistics = sensing.statistics()
+        self._calibrated = Calibrated(turned, statistics, own)
+        self._turns, self._weights = turns_of(model, weights), sorted(weights)
+        self._coarser = coarseness({name: math.prod(model.tensors.stored[name].shape) for name in weights})
+        self._check = Check(self._plain, OnnxTrial(model, feeds.kept, feeds.outputs, statistics.power).error)
         met = set(self._calibrated.met())
         if missing := sorted(weights - met):
             watch.message(f"rounded without calibration, as no product with them was seen: {', '.join(missing)}")
 
     def __call__(self, step: float) -> Rounded:
-        """As finely as a `step` of the recipe says: the output may change by step^2 of its variance."""
+        """As finely as a `step` of the recipe says: the output may change by step^2 of its variance.
+
+        Weights go by their sizes instead where these change the output for samples held out less in as many bits.
+        """
+        return self._check.better(self._predicted(step), step)
+
+    def _predicted(self, step: float) -> Rounded:
+        """By what samples tell, were they all there is."""
         grids, corrected = {}, {}
         for name, grid in self._calibrated.grids(step**2):
             product = self._products[name][0]
@@ -63,7 +78,15 @@ class OnnxRounder:
                 bias = self._tensors[product.bias]
                 if bias.shape == change.shape:
                     corrected[product.bias] = bias - change.to(bias)
-        return Rounded(grids, corrected)
+        rest = [name for name in self._weights if name not in grids]
+        return Rounded({**self._by_size(step, rest), **grids}, corrected)
+
+    def _plain(self, step: float) -> Rounded:
+        return Rounded(self._by_size(step, self._weights), {}, is_plain=True)
+
+    def _by_size(self, step: float, names: Iterable[str]) -> dict[str, RowGrid]:
+        """As without samples."""
+        return {name: by_size(self._tensors[name], step * self._coarser[name], self._turns.get(name)) for name in names}
 
 
 def _of_each(found: Sequence[Product]) -> dict[str, list[Product]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from deepcompress.calibration.rounding import Rounded
+from deepcompress.calibration.checking import Rounded
 from deepcompress.compression.result import Result
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.graphs.model import OnnxModel
 from deepcompress.graphs.roles import weights_of
+from deepcompress.graphs.turns import turns_of
 from deepcompress.recipe import Recipe
 from deepcompress.recipe.uses import check_graph
 from deepcompress.training.progress import Progress
@@ -44,7 +45,16 @@ def compress_model(
     line = _left_alone(model, weights)
     if line:
         watch.message(line)
-    return compress_state(model.tensors, recipe, path, watch=watch, rounder=rounder, weights=weights, graph=model.graph)
+    return compress_state(
+        model.tensors,
+        recipe,
+        path,
+        watch=watch,
+        rounder=rounder,
+        weights=weights,
+        turns=turns_of(model, weights),
+        graph=model.graph,
+    )
 
 
 def _left_alone(model: OnnxModel, weights: Collection[str]) -> str:

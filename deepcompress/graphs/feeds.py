@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepcompress.calibration.samples import BATCHES, check_enough
+from deepcompress.calibration.samples import BATCHES, HELD_OUT, check_enough
 from deepcompress.errors import DataError
 from deepcompress.graphs import restore
 from deepcompress.graphs.model import OnnxModel
@@ -16,6 +16,7 @@ from deepcompress.graphs.session import Session
 from deepcompress.networks.inputs import arguments
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Feed = Mapping[str, Array]
 
 _TRIED = 32  # samples that a change of a weight is tried on
 
@@ -24,8 +25,10 @@ class Feeds:
     """Samples as a session takes them.
 
     Attributes:
-        batches: arrays by the names of inputs.
-        samples: how many there are.
+        batches: those to learn from, arrays by the names of inputs.
+        samples: how many these have.
+        kept: those to judge by, which are not among them unless there is a single one.
+        outputs: names of what comes out.
     """
 
     def __init__(self, model: OnnxModel, batches: Iterable[Any]) -> None:
@@ -33,9 +36,12 @@ class Feeds:
         self.outputs = session.outputs
         given = [_named(batch, session.inputs) for batch in batches]
         pieces = -(-BATCHES // max(len(given), 1))  # a single batch tells nothing of what in it is chance
-        self.batches = [part for batch in given for part in _split(batch, session.batch, pieces)]
+        whole = [part for batch in given for part in _split(batch, session.batch, pieces)]
+        check_enough(sum(map(count_of, whole)))
+        every = min(HELD_OUT, len(whole))
+        self.kept = whole[every - 1 :: every]
+        self.batches = [batch for place, batch in enumerate(whole) if place % every != every - 1] or whole
         self.samples = sum(map(count_of, self.batches))
-        check_enough(self.samples)
 
     def some(self) -> Iterator[dict[str, Array]]:
         """The first batches, up to about `_TRIED` samples."""

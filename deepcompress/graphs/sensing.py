@@ -128,7 +128,7 @@ def _feel(sensing: Sensing, statistics: Statistics) -> None:
         error = _noise(weight)
         changed = (product.back(weight + error)).to(tensors[name].dtype).numpy()
         after = (session.run({**batch, **given, product.value: changed}, sensing.feeds.outputs) for batch in batches)
-        moved = sum(_apart(*pair) for pair in zip(before, after, strict=True)) / sum(counts)
+        moved = sum(apart(*pair) for pair in zip(before, after, strict=True)) / sum(counts)
         least = _LEAST * statistics.power / max(_cost(weight, found, statistics.samples), _TINY)
         felt = max(moved / max(_cost(error, found, statistics.samples), _TINY), least)
         found.gradient = torch.full((_outputs(product, weight),), felt * found.positions)
@@ -194,7 +194,7 @@ def _as_inputs(proto: Any, given: Mapping[str, Array]) -> None:
     )
 
 
-def _apart(one: Sequence[Any], other: Sequence[Any]) -> float:
+def apart(one: Sequence[Any], other: Sequence[Any]) -> float:
     """The squared difference of two outputs."""
     return sum(
         float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(one, other, strict=True) if _is_float(a)

@@ -1,22 +1,33 @@
-"""Batch norm: in the file, where running statistics move into scale and shift, and in training, where some stay."""
+"""Batch norm: in the file, where running statistics move into scale and shift, and in training, where some stay.
+
+After training, `averaging` estimates running statistics anew.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+#: Rounds a scale in place, told the variance of what each of its channels multiplies.
+Rounding = Callable[[nn.Parameter, torch.Tensor], None]
+
 
 @torch.no_grad()
-def fold_statistics(network: nn.Module) -> list[str]:
+def fold_statistics(network: nn.Module, rounding: Rounding | None = None) -> list[str]:
     """Rewrite each batch norm of `network`, in place, so that mean is 0 and variance 1; outputs in evaluation stay.
 
     ``y = (x - mean) / sqrt(var + eps) * weight + bias`` becomes ``y = x / sqrt(1 + eps) * weight' + bias'``. What is
     constant costs next to nothing in a file. Computed in float64, so that scale and shift are rounded only once.
     Batch norms without scale and shift, or without running statistics, stay as they are, and so do those that share one
     of these tensors with another module.
+
+    With `rounding`, each new scale is rounded before the shift is computed, so that what a channel gives for its mean
+    is what it gave before.
 
     Returns:
         The names of the counters that evaluation does not need (``num_batches_tracked``).
@@ -35,8 +46,12 @@ def fold_statistics(network: nn.Module) -> list[str]:
         if not module.running_mean.any() and bool((module.running_var == 1).all()):  # folded already
             continue
         scale = module.weight.double() / torch.sqrt(module.running_var.double() + module.eps)
+        unit = (1 + module.eps) ** 0.5
+        module.weight.copy_(scale * unit)
+        if rounding is not None:
+            rounding(module.weight, module.running_var)
+            scale = module.weight.double() / unit
         module.bias.copy_(module.bias.double() - module.running_mean.double() * scale)
-        module.weight.copy_(scale * (1 + module.eps) ** 0.5)
         module.running_mean.zero_()
         module.running_var.fill_(1)
     return counters
@@ -71,6 +86,40 @@ def let_train(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, _NormBase) and module.running_mean is not None and module.momentum == 0:
             module.eval()
+
+
+def running_norms(network: nn.Module) -> list[_NormBase]:
+    """The norms of `network` whose running statistics follow the data: they have some, and are not frozen."""
+    norms = [module for module in network.modules() if isinstance(module, _NormBase)]
+    return [norm for norm in norms if norm.running_mean is not None and norm.momentum != 0]
+
+
+@contextmanager
+def averaging(network: nn.Module) -> Iterator[None]:
+    """Within it, the running statistics of norms that are not frozen become the mean over all batches they meet.
+
+    What they were before counts no more from the first batch on. Everything else of the network evaluates, so there is
+    no dropout. Momenta and counters of batches are afterwards as they were.
+    """
+    norms, training, met = running_norms(network), network.training, Counter[nn.Module]()
+    momenta = [norm.momentum for norm in norms]
+    counted = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
+
+    def weigh(norm: _NormBase, _: object) -> None:
+        met[norm] += 1
+        norm.momentum = 1 / met[norm]
+
+    network.eval()
+    hooks = [norm.train().register_forward_pre_hook(weigh) for norm in norms]
+    try:
+        yield
+    finally:
+        for norm, hook, momentum, count in zip(norms, hooks, momenta, counted, strict=True):
+            hook.remove()
+            norm.momentum = momentum
+            if count is not None and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.copy_(count)
+        network.train(training)
 
 
 def _own(module: nn.Module) -> list[torch.Tensor]:

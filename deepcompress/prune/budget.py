@@ -98,13 +98,16 @@ def with_floors(masks: Masks, worth: Weights) -> Masks:
 
     Weights that are worth less than 0 stay away.
     """
-    density, keep = FLOOR * (1 - masks.sparsity), dict(masks.keep)
+    density, raised = FLOOR * (1 - masks.sparsity), {}
     for name, mask in masks.keep.items():
-        least = min(math.ceil(density * mask.numel()), int((worth[name] >= 0).sum()))
+        least = math.ceil(density * mask.numel())
+        if masks.kept(name) >= least:  # of nearly all layers, most of the time
+            continue
+        least = min(least, int((worth[name] >= 0).sum()))
         if masks.kept(name) < least:
             flat = worth[name].reshape(-1)
-            keep[name] = worth[name] >= flat.kthvalue(len(flat) - least + 1).values
-    return Masks(keep)
+            raised[name] = worth[name] >= flat.kthvalue(len(flat) - least + 1).values
+    return Masks({**masks.keep, **raised}) if raised else masks
 
 
 class Curvature:

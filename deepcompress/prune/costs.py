@@ -27,10 +27,20 @@ def survival(mask: torch.Tensor) -> torch.Tensor:
         float32, `mask` flattened to two dimensions; strictly between 0 and 1.
     """
     kept = mask.reshape(len(mask), -1).float()
-    rows, columns = kept.shape
-    density = kept.mean().clamp(min=1 / kept.numel())
-    by_row = (kept.sum(1, keepdim=True) + _PRIOR * density) / (columns + _PRIOR)
-    by_column = (kept.sum(0, keepdim=True) + _PRIOR * density) / (rows + _PRIOR)
+    return _likely(kept.sum(1), kept.sum(0), kept.mean(), kept.shape)
+
+
+def _likely(
+    in_rows: torch.Tensor, in_columns: torch.Tensor, density: torch.Tensor, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """How likely a weight is kept for each of some rows (r) and columns (c) of a layer, (r, c).
+
+    `in_rows` and `in_columns` say how many weights these keep, float32.
+    """
+    rows, columns = shape
+    density = density.clamp(min=1 / (rows * columns))
+    by_row = (in_rows[:, None] + _PRIOR * density) / (columns + _PRIOR)
+    by_column = (in_columns + _PRIOR * density) / (rows + _PRIOR)
     return (by_row * by_column / density).clamp(1e-6, 1 - 1e-3)
 
 
@@ -44,10 +54,20 @@ def keeping_bits(mask: torch.Tensor, value_bits: float = VALUE_BITS) -> torch.Te
 
 
 def mask_bits(mask: torch.Tensor) -> float:
-    """Bits that the positions of a layer's weights take, by `survival`."""
-    p = survival(mask)
-    kept = mask.reshape(p.shape)
-    return -float(torch.where(kept, p, 1 - p).log2_().sum(dtype=torch.float64))
+    """Bits that the positions of a layer's weights take, by `survival`.
+
+    Rows that keep as many weights are alike, and so are columns: places are counted by kinds of both, of which there
+    are far fewer.
+    """
+    kept = mask.reshape(len(mask), -1).float()
+    in_rows, row_kind, rows = torch.unique(kept.sum(1), return_inverse=True, return_counts=True)
+    in_columns, column_kind, columns = torch.unique(kept.sum(0), return_inverse=True, return_counts=True)
+    p = _likely(in_rows, in_columns, kept.mean(), kept.shape)
+    by_row = kept.new_zeros(len(rows), kept.shape[1]).index_add_(0, row_kind, kept)
+    there = torch.zeros(p.shape[::-1], dtype=torch.float64, device=p.device)
+    there = there.index_add_(0, column_kind, by_row.T.double()).T
+    places = rows[:, None] * columns
+    return -float((there * p.log2() + (places - there) * (1 - p).log2()).sum())
 
 
 def total_bits(masks: Masks, value_bits: Mapping[str, float] | float = VALUE_BITS) -> float:

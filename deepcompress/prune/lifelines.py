@@ -57,6 +57,11 @@ def _widest(first: str, chain: Sequence[Connection], worth: Mapping[str, torch.T
     steps = [(first, layer.shape[1], at)]
     for link in chain:
         layer = worth[link.target].float().flatten(1)
+        if link.depthwise:
+            best, at = layer.max(dim=1)
+            reached = torch.minimum(best, reached)
+            steps.append((link.target, layer.shape[1], at))
+            continue
         size = layer.shape[1] // (len(reached) * link.repeat)  # weights of each input, and of its positions
         reached, at = torch.minimum(layer, reached.repeat_interleave(link.repeat * size)).max(dim=1)
         steps.append((link.target, layer.shape[1], at))
@@ -66,7 +71,7 @@ def _widest(first: str, chain: Sequence[Connection], worth: Mapping[str, torch.T
     for back, (name, width, at) in enumerate(reversed(steps), 1):
         column = int(at[neuron])
         found[name] = neuron * width + column
-        if back <= len(chain):
+        if back <= len(chain) and not chain[-back].depthwise:
             size = width // worth[name].shape[1]
             neuron = column // size // chain[-back].repeat
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,14 @@ class Masks:
         for name, mask in self.keep.items():
             weights[name].masked_fill_(~mask, 0.0)
 
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Surviving weights of each layer."""
+        return {name: int(mask.count_nonzero()) for name, mask in self.keep.items()}
+
     def kept(self, name: str) -> int:
         """Surviving weights of a layer."""
-        return int(self.keep[name].count_nonzero())
+        return self.counts[name]
 
     def density(self, name: str) -> float:
         """Surviving fraction of a layer."""
@@ -55,7 +61,7 @@ class Masks:
     def sparsity(self) -> float:
         """Removed fraction over all layers."""
         total = sum(mask.numel() for mask in self.keep.values())
-        return 1 - sum(map(self.kept, self.keep)) / total
+        return 1 - sum(self.counts.values()) / total
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,27 @@ class Connection:
     """The outputs of weight tensor `source` are, in order, the inputs of weight tensor `target`.
 
     `repeat`: consecutive inputs of the target for each output of the source (more than 1 after a flatten).
+    `depthwise`: the target has a row for each input, and no other row reads that input.
     """
 
     source: str
     target: str
     repeat: int
+    depthwise: bool = False
+
+    def read(self, kept: torch.Tensor) -> torch.Tensor:
+        """For each output of the source, whether one of the target's weights that are `kept` reads it."""
+        if self.depthwise:
+            return kept.flatten(1).any(dim=1)
+        by_input = kept.flatten(2).any(dim=2) if kept.ndim > 2 else kept
+        return by_input.any(dim=0).reshape(-1, self.repeat).any(dim=1)
+
+    def drop(self, kept: torch.Tensor, dead: torch.Tensor) -> None:
+        """Take what reads the `dead` outputs of the source from the target's weights that are `kept`, in place."""
+        if self.depthwise:
+            kept[dead] = False
+        else:
+            kept[:, dead.repeat_interleave(self.repeat)] = False
 
 
 def connections(model: nn.Module, watch: Progress | None = None) -> list[Connection]:
@@ -75,22 +91,33 @@ def connections(model: nn.Module, watch: Progress | None = None) -> list[Connect
         source_layer, target_layer = modules[str(node.target)], modules[str(target)]
         repeat = _repeat(source_layer, target_layer, path)
         if repeat is not None:
-            found.append(Connection(f"{node.target}.weight", f"{target}.weight", repeat))
+            depthwise = _is_depthwise(target_layer)
+            found.append(Connection(f"{node.target}.weight", f"{target}.weight", repeat, depthwise))
     return found
 
 
 def _followed(model: nn.Module, graph: torch.fx.Graph) -> set[str]:
-    """Layers of which a connection may be concluded: called once, ungrouped, and their weight is nobody else's."""
+    """Layers of which a connection may be concluded: called once, and their weight is nobody else's.
+
+    They are not divided into groups, unless each channel is one.
+    """
     owners = Counter(id(value) for _, value in model.named_parameters(remove_duplicate=False))
     uses = Counter(str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr"))
     return {
         name
         for name, module in model.named_modules()
         if isinstance(module, _LAYERS)
-        and getattr(module, "groups", 1) == 1
+        and (getattr(module, "groups", 1) == 1 or _is_depthwise(module))
         and owners[id(module.weight)] == 1
         and (uses[name], uses[f"{name}.weight"]) == (1, 0)
     }
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    """Whether a layer is a convolution of each channel by itself."""
+    if not isinstance(module, _LAYERS) or isinstance(module, nn.Linear):
+        return False
+    return module.groups > 1 and module.groups == module.in_channels == module.out_channels
 
 
 def _next_layer(node: torch.fx.Node, modules: dict[str, nn.Module]) -> tuple[str | None, list[str]]:
@@ -127,7 +154,8 @@ def _repeat(source: nn.Module, target: nn.Module, path: list[str]) -> int | None
     Channels are a convolution's second dimension, and a linear layer's last: pooling and flattening keep the
     first in order, not the second.
     """
-    (outputs, _), (_, inputs) = source.get_parameter("weight").shape[:2], target.get_parameter("weight").shape[:2]
+    outputs = source.get_parameter("weight").shape[0]
+    inputs = target.get_parameter("weight").shape[0 if _is_depthwise(target) else 1]
     if isinstance(source, nn.Linear):
         fits = isinstance(target, nn.Linear) and "pool" not in path and inputs == outputs
     elif isinstance(target, nn.Linear):
@@ -152,12 +180,11 @@ def remove_dead(masks: Masks, links: list[Connection]) -> tuple[Masks, int]:
         for link in links:
             source, target = keep[link.source], keep[link.target]
             has_input = source.flatten(1).any(dim=1)
-            by_input = target.flatten(2).any(dim=2) if target.ndim > 2 else target
-            has_output = by_input.any(dim=0).reshape(-1, link.repeat).any(dim=1)
+            has_output = link.read(target)
             dead = ~(has_input & has_output)
             if bool((dead & (has_input | has_output)).any()):
                 source[dead] = False
-                target[:, dead.repeat_interleave(link.repeat)] = False
+                link.drop(target, dead)
                 changed = True
     lost = before - sum(int(mask.sum()) for mask in keep.values())
     return Masks(keep), lost
@@ -172,9 +199,7 @@ def silence(state: Mapping[str, torch.Tensor], links: list[Connection]) -> None:
     for link in links:
         if link.target not in state:  # a network may give it another name there
             continue
-        target = state[link.target]
-        by_input = (target != 0).flatten(2).any(dim=2) if target.ndim > 2 else target != 0
-        read = by_input.any(dim=0).reshape(-1, link.repeat).any(dim=1)
+        read = link.read(state[link.target] != 0)
         bias = state.get(f"{link.source.removesuffix('weight')}bias")
         if bias is not None:
             bias.masked_fill_(~read, 0.0)

@@ -11,12 +11,13 @@ from torch import nn
 
 from deepcompress.prune.budget import BudgetHooks, Curvature, Refine
 from deepcompress.prune.criteria.base import Evidence, Verdict, find, judge, with_groups
+from deepcompress.prune.early import CUTTING_PART, Start, is_back, short_run
 from deepcompress.prune.hooks import MaskHooks
 from deepcompress.prune.lifelines import with_paths
 from deepcompress.prune.masks import Masks, check_alive, cut
 from deepcompress.prune.neurons import Connection, connections, remove_dead
 from deepcompress.prune.regrow import RegrowingHooks
-from deepcompress.prune.schedule import epochs_of, progress
+from deepcompress.prune.schedule import PRUNING_PART, epochs_of, progress
 from deepcompress.prune.units import Group, cut_units, may_be_empty, silence_units, silenced
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
@@ -54,10 +55,23 @@ def prune_by(
 def prune_and_retrain(run: Run) -> Masks:
     """Iterative pruning with masked retraining (Han et al. 2015, section 3), in place.
 
-    There must be training data; validation data is only reported, epoch by epoch.
+    There must be training data. Validation data is reported, epoch by epoch. With a recipe's `early_stop` it says
+    whether a short run is enough (`prune.early`).
     """
-    evidence, epochs = Evidence.of(run), run.recipe.epochs
-    hooks = PruningHooks(evidence, run.watch)
+    short = short_run(run)
+    if short:
+        start = Start(run)
+        masks = _retrained(run, short, CUTTING_PART)
+        if is_back(run, start.dense):
+            return masks
+        start.go_back()
+    return _retrained(run, run.recipe.epochs, PRUNING_PART)
+
+
+def _retrained(run: Run, epochs: int, part: float) -> Masks:
+    """Prune, in the first `part` of so many epochs of retraining."""
+    evidence = Evidence.of(run)
+    hooks = PruningHooks(evidence, run.watch, epochs, part)
     if epochs == 0:
         return prune(evidence, hooks.links, run.watch)
     retrain(run, make_optimizer(run.model, run.recipe), epochs, "prune", hooks)
@@ -126,12 +140,14 @@ class PruningHooks(CuttingHooks):
 
     changing: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, evidence: Evidence, watch: Progress, epochs: int | None = None) -> None:
-        """`epochs`: how many there will be, if not as many as the recipe says."""
+    def __init__(
+        self, evidence: Evidence, watch: Progress, epochs: int | None = None, part: float = PRUNING_PART
+    ) -> None:
+        """`epochs`: how many there will be, if not as many as the recipe says. Pruning takes `part` of them."""
         super().__init__(evidence, watch)
         recipe = evidence.recipe
         steps = progress(recipe.schedule, recipe.iterations)
-        self.steps = epochs_of(steps, recipe.epochs if epochs is None else epochs)
+        self.steps = epochs_of(steps, recipe.epochs if epochs is None else epochs, part)
 
     def before_epoch(self, epoch: int) -> str:
         """Prune if the schedule says so; the note for the epoch's report says how far."""

@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepcompress.errors import RecipeError
-from deepcompress.networks.inputs import Batches, count_samples
 from deepcompress.prune.masks import Masks, check_alive, cut
 from deepcompress.training import distributed
-from deepcompress.training.loop import Hooks, count_batches
+from deepcompress.training.loop import Hooks, samples_of_a_pass
 from deepcompress.training.retraining import Run, retrain
 
 Weights = Mapping[str, torch.Tensor]
@@ -66,7 +65,7 @@ class VariationalHooks(Hooks):
         """`layers`: the modules that each weight is of."""
         assert run.batches is not None
         self.weights = {name: run.weights[name] for name in layers}
-        self.epochs, self.samples = run.recipe.epochs, _samples(run.batches)
+        self.epochs, self.samples = run.recipe.epochs, samples_of_a_pass(run.batches)
         self.strength, self.kl_weight = 0.0, run.recipe.kl_weight
         self.log_variances = {
             name: nn.Parameter(torch.full_like(weight, math.log(float(weight.detach().square().mean()) or 1.0) + START))
@@ -168,8 +167,3 @@ def modules_of(run: Run) -> dict[str, list[nn.Module]]:
     if not found:
         raise RecipeError("method 'variational' is for linear layers and convolutions, and the network has none")
     return found
-
-
-def _samples(batches: Batches) -> int:
-    """Samples of a pass, as many as if all batches were as the first."""
-    return count_batches(batches) * count_samples(next(iter(batches))[1])

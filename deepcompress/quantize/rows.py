@@ -15,6 +15,7 @@ each kernel and in each row (SQuant, Guo et al. 2022).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,9 @@ from deepcompress.coding import scales
 from deepcompress.quantize.grid import short
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+#: From a weight as it lies in the file to (outputs, inputs, …), and back.
+Turn = tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
 
 #: The largest whole number; where all rows have one step, both signs of all up to it fit into a codebook.
 LARGEST, LARGEST_SHARED = 32767, 2040
@@ -105,25 +109,40 @@ def nearest(weight: torch.Tensor, steps: torch.Tensor) -> RowGrid:
     return RowGrid(found.to(torch.int32).reshape(weight.shape), steps, weight.dtype)
 
 
-def evened(weight: torch.Tensor, grid: RowGrid) -> RowGrid:
+def evened(weight: torch.Tensor, grid: RowGrid, turn: Turn | None = None) -> RowGrid:
     """The numbers that are `nearest` to `weight`, but for those that make the sum of errors at most half a step.
 
     That is of each kernel (all but the first two dimensions), and then of each row, for which those kernels are changed
     that it costs least. No number changes by more than 1 for each of the two, and none where the weight is zero.
+
+    Args:
+        weight: (outputs, inputs, …), or anything that `turn` makes that of.
+        grid: what is `nearest` to it.
+        turn: how the weight is turned, where its rows are no outputs.
     """
+    if turn is None:
+        return replace(grid, integers=_settled(weight, grid.integers, grid.steps))
+    there, back = turn
+    exact = weight.detach().float().cpu() / grid.steps.reshape(-1, *[1] * (weight.ndim - 1))
+    exact = there(exact)
+    return replace(grid, integers=back(_settled(exact, there(grid.integers), torch.ones(len(exact)))).contiguous())
+
+
+def _settled(weight: torch.Tensor, integers: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """As `evened`, of a weight whose rows are outputs."""
     places = weight[0, 0].numel()
     kernels = weight.detach().reshape(len(weight), -1, places).float().cpu()
-    found, most = grid.integers.reshape(kernels.shape).float(), int(grid.integers.abs().max())
+    found, most = integers.reshape(kernels.shape).float(), int(integers.abs().max())
     some = max(_AT_ONCE // kernels[0].numel(), 1)
     for start in range(0, len(kernels), some):
         part = slice(start, start + some)
-        error = found[part] - kernels[part] / grid.steps[part, None, None]
+        error = found[part] - kernels[part] / steps[part, None, None]
         inside = _changes(error.flatten(0, 1)).reshape(error.shape)
         error -= inside
         across = _changes(error.sum(2))[..., None]  # of one place in each of some kernels: that which lies furthest off
         place = (error * across).argmax(2, keepdim=True)
         found[part] -= inside.scatter_add_(2, place, across)
-    return replace(grid, integers=found.clamp(-most, most).to(torch.int32).reshape(weight.shape))
+    return found.clamp(-most, most).to(torch.int32).reshape(weight.shape)
 
 
 def _changes(error: torch.Tensor) -> torch.Tensor:
@@ -140,9 +159,12 @@ def _changes(error: torch.Tensor) -> torch.Tensor:
     return (rank >= count - excess).float() - (rank < -excess).float()
 
 
-def by_size(weight: torch.Tensor, step: float) -> RowGrid:
-    """Each weight as a multiple of a `step` that is in typical sizes of its row, one of the two nearest to it."""
-    return evened(weight, nearest(weight, storable(weight, step * typical_sizes(weight))))
+def by_size(weight: torch.Tensor, step: float, turn: Turn | None = None) -> RowGrid:
+    """Each weight as a multiple of a `step` that is in typical sizes of its row, one of the two nearest to it.
+
+    `turn` is as in `evened`.
+    """
+    return evened(weight, nearest(weight, storable(weight, step * typical_sizes(weight))), turn)
 
 
 def entropy(integers: Array) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepcompress.errors import RecipeError
 from deepcompress.recipe.effects import Values, in_rules, shares, unused
+from deepcompress.recipe.method import MOST_MEANS, PRIORS, PRUNING_ONLY
 from deepcompress.recipe.rules import BITS_OR_LEVELS
 from deepcompress.recipe.setting import settings_in
 from deepcompress.recipe.stages import STAGES, WATCHING
@@ -39,12 +40,14 @@ TWO_WAYS: dict[tuple[str, str], str] = {
 def usual(given: Collection[str], asked: bool = False, rounded: bool = False) -> dict[str, Any]:
     """The defaults beside settings that are `given`, or `asked` for in rules for layers.
 
-    ``retrain`` counts as given where it is off. Then nothing is pruned or shared that nobody asked for; a ``max_drop``
-    asks for pruning, unless the quantizer is said to be ``rows`` (`rounded`).
+    All `epochs` that are given are trained. ``retrain`` counts as given where it is off. Then nothing is pruned or
+    shared that nobody asked for; a ``max_drop`` asks for pruning, unless the quantizer is said to be ``rows``
+    (`rounded`).
     """
+    found = {**DEFAULTS, "early_stop": "epochs" not in given}
     if "retrain" not in given:
-        return DEFAULTS
-    found = {**DEFAULTS, **AS_TRAINED}
+        return found
+    found |= AS_TRAINED
     for name, asks in {
         "quantizer": asked or not ASKS.isdisjoint(given),
         "prune": "max_drop" in given and not rounded,
@@ -121,22 +124,38 @@ def _check_method(recipe: Recipe) -> None:
         recipe, f"{method} compresses to prune and bits, and {{}} sets another end: choose one",
         ("target_size", "max_drop"),
     )  # fmt: skip
-    if recipe.method == "variational":
-        _check_variational(recipe)
+    if recipe.method in PRIORS:
+        _check_prior(recipe)
     if recipe.penalty not in ("l2", "none"):
         raise RecipeError(f"penalty {recipe.penalty!r} is for method 'stages', and {method} knows l2 and none")
     if not recipe.prunes and recipe.quality is None and not shares({**vars(recipe), "layer": recipe.layers}):
         raise RecipeError(f"{method} prunes or shares, and neither is asked for: set prune, bits or levels")
 
 
-def _check_variational(recipe: Recipe) -> None:
+def _check_prior(recipe: Recipe) -> None:
+    """Methods that learn a prior, or the noise of weights, beside the weights."""
+    method = f"method {recipe.method!r}"
     if recipe.optimizer != "adam":
         raise RecipeError(
-            "method 'variational' learns how noisy weights are, and their gradients are too small for optimizer 'sgd': "
+            f"{method} has gradients of very different sizes, and optimizer 'sgd' does not even them out: "
             "set optimizer to adam, and lr to 0.001 or so"
         )
-    if recipe.quality is not None or not recipe.prunes:
-        raise RecipeError("method 'variational' removes a fraction of the weights, the noisiest: set prune")
+    if recipe.quality is not None or (not recipe.prunes and recipe.method in PRUNING_ONLY):
+        raise RecipeError(f"{method} removes a fraction of the weights: set prune")
+    if recipe.method != "sws":
+        return
+    for rule in recipe.layers:
+        if (rule.bits, rule.levels) != (None, None):
+            raise RecipeError(
+                f"{method} has one mixture for the network, and layer {rule.pattern!r} has bits or levels of its own: "
+                "leave them out there"
+            )
+    values = recipe.levels_of("", is_conv=False)
+    if values is None or values > MOST_MEANS:
+        raise RecipeError(
+            f"{method} needs to know how many values there may be, at most {MOST_MEANS}: set bits to 8 or less, or "
+            "levels"
+        )
 
 
 def _check_rows(recipe: Recipe) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepcompress.recipe.method import PRUNING_ONLY, Method
+from deepcompress.recipe.method import PRIORS, PRUNING_ONLY, Method
 from deepcompress.recipe.rules import LayerRule
 from deepcompress.recipe.setting import Setting, settings_in
 from deepcompress.recipe.stages import BY_WEIGHTS, LOCAL, STAGES, WATCHING, Pruning
@@ -63,6 +63,16 @@ def _has_time(values: Values) -> bool:
     return bool(values["retrain"]) and (bool(values["epochs"]) or local)
 
 
+def _can_end_early(values: Values) -> bool:
+    plain = {"method": "stages", "regrow": "none", "rewind": "none", "reload": False, "max_drop": None}
+    return (
+        bool(values["retrain"] and values["epochs"])
+        and values["schedule"] not in WATCHING
+        and values["target_size"] is None
+        and all(values[name] == value for name, value in plain.items())
+    )
+
+
 def _cuts_in_steps(values: Values) -> bool:
     return bool(values["schedule"] != "one-shot")
 
@@ -103,13 +113,18 @@ NEEDS = (
         "is for values that are shared after pruning, and the method shares them while it prunes",
     ),
     Need(
+        ("quantizer", "init", "conv_bits"),
+        lambda values: values["method"] != "sws",
+        "is for layers with values of their own, and the values of method 'sws' are the means of one mixture",
+    ),
+    Need(
         ("penalty", "penalty_weight"),
-        lambda values: values["method"] != "variational",
-        "is for other methods: 'variational' has a prior on the weights instead",
+        lambda values: values["method"] not in PRIORS,
+        "is for other methods: this one has a prior on the weights instead",
     ),
     Need(
         ("distribution",),
-        lambda values: values["method"] not in ("lc", "variational")
+        lambda values: values["method"] not in ("lc", *PRIORS)
         or values["scope"] == "layer"
         or values["quality"] is not None,
         "spreads pruning over the layers, and the method has one threshold for all unless scope is 'layer'",
@@ -151,6 +166,12 @@ NEEDS = (
         "need --epochs 0 --finetune-epochs 0 in place of --no-retrain)",
     ),
     Need((*_WHICH, *_WHEN), prunes, "is for pruning, and nothing is pruned (prune is 0)"),
+    Need(
+        ("early_stop",),
+        lambda values: not values["early_stop"] or _can_end_early(values),
+        "is for retraining whose length nothing else decides: not for another method, or with regrow, rewind, reload, "
+        "max_drop, target_size or a schedule that watches the validation data",
+    ),
     Need(  # of rows that samples round
         ("max_drop",),
         lambda values: prunes(values) or values["quantizer"] == "rows",
@@ -209,7 +230,7 @@ BESIDE_BASE: dict[str, str] = {
     "max_drop": "limits what pruning may lose, and update_drop what an update may",
     **dict.fromkeys(_RATES, _BEFORE_SHARING),
     "lr": f"{_BEFORE_SHARING} (finetune_lr is for those)",
-    "epochs": f"{_BEFORE_SHARING} (finetune_epochs is for those)",
+    **dict.fromkeys(("epochs", "early_stop"), f"{_BEFORE_SHARING} (finetune_epochs is for those)"),
 }  # fmt: skip
 
 

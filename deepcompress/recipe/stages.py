@@ -228,6 +228,14 @@ class Retraining:
         True, Switch(), "Skip retraining and fine-tuning. The command then needs no data.", flag="--no-retrain",
     )  # fmt: skip
     epochs: int = setting(18, Whole(), "Number of retraining epochs, over all iterations.", metavar="N")
+    early_stop: bool = setting(
+        True, Switch(), "Try 40 % of the epochs first, and end there if the network is then as good as the dense one: "
+        "no higher validation loss, and at most 0.1 points lost. If not, all epochs follow.",
+        flag="--early-stop/--no-early-stop", unset="yes, unless --epochs is given",
+        note="All then begins anew from the dense network. False is the default where epochs are given. Nothing is "
+        "tried where 40 % are fewer than 1,000 steps of the optimizer, with another method, or with regrow, rewind, "
+        "reload, max_drop, target_size or a schedule that watches the validation data.",
+    )  # fmt: skip
     optimizer: str = setting("sgd", Choice(("sgd", "adam")), "Optimizer of retraining.")
     lr: float = setting(0.02, Number(), "Highest learning rate of retraining.", metavar="RATE")
     lr_schedule: str = setting(

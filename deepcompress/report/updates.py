@@ -36,8 +36,9 @@ def _name(change: Change) -> str:
 
 def _words(change: Change) -> str:
     if change.back is not None:
-        parts = [f"{change.back:,} came back", f"{change.fell:,} fell", f"{change.moved:,} became another entry"]
-        return f"weights: {', '.join(parts)}; codebook: {change.codebook}"
+        kind, values = ("number", "codebook or scales") if change.what == "numbers" else ("entry", "codebook")
+        parts = [f"{change.back:,} came back", f"{change.fell:,} fell", f"{change.moved:,} became another {kind}"]
+        return f"weights: {', '.join(parts)}; {values}: {change.codebook}"
     if change.changed is not None:
         return f"{change.changed:,} element{'s' if change.changed != 1 else ''}"
     return "nothing" if change.what == "unchanged" else "the name" if change.what == "renamed" else "all of it"

@@ -185,7 +185,8 @@ def _rows(
 ) -> Iterator[Compared]:
     yield bench.measured(bench.model, Compared(DENSE, seeds[0], False, 0.0, 0.0))
     for seed in seeds:
-        settings = replace(recipe, seed=seed, prune=steps[0])  # without, criteria have no effect
+        # Without a fraction, criteria have no effect; and all are trained for as long.
+        settings = replace(recipe, seed=seed, prune=steps[0], early_stop=False)
         measured = bench.reference(settings)
         for name in criteria:
             yield from bench.trials(replace(settings, criterion=name), steps, measured)

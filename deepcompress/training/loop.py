@@ -18,7 +18,7 @@ from torch import nn
 
 from deepcompress.errors import DataError, DeepCompressError, DivergedError, NetworkError, first_line
 from deepcompress.networks.batchnorm import let_train
-from deepcompress.networks.inputs import Batches, in_float32, place_of, predict, to_device
+from deepcompress.networks.inputs import Batches, count_samples, in_float32, place_of, predict, to_device
 from deepcompress.training import distributed
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.journal import Phase, begin_phase
@@ -270,3 +270,8 @@ def count_batches(batches: Batches) -> int:
         return max(len(batches), 1)  # type: ignore[arg-type]
     except TypeError:
         return max(sum(1 for _ in batches), 1)
+
+
+def samples_of_a_pass(batches: Batches) -> int:
+    """Samples per pass, as if all batches were as large as the first."""
+    return count_batches(batches) * count_samples(next(iter(batches))[1])

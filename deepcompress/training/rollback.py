@@ -49,7 +49,7 @@ def undone_if_worse(
     if not promises(hooks):
         train()
         return
-    before, first = taken(run, hooks), _measured(run)
+    before, first = taken(run, hooks), measured(run)
     try:
         train()
     except DivergedError as error:
@@ -57,13 +57,13 @@ def undone_if_worse(
         fitted()
         run.watch.message(f"{error}: rolled back to the network before")
         return
-    last, task = _measured(run), task_of(run.objective)
+    last, task = measured(run), task_of(run.objective)
     if first is None or last is None or not is_worse(last, first, task):
         return
     trained = taken(run, hooks)
     put_back_learned(run.model, hooks, before)
     fitted()
-    again = _measured(run)
+    again = measured(run)
     if again is None or not is_worse(last, again, task):
         put_back_learned(run.model, hooks, trained)
         return
@@ -77,8 +77,8 @@ def is_worse(now: Evaluation, before: Evaluation, task: Task) -> bool:
     return not now.loss <= before.loss and not task.cost(now.value) < task.cost(before.value)
 
 
-def _measured(run: Run) -> Evaluation | None:
-    """On validation data, if there is any; the random numbers to come are those that would have come without it."""
+def measured(run: Run) -> Evaluation | None:
+    """What validation data says, if there is any; the random numbers to come are those that would have come without."""
     if run.val_batches is None:
         return None
     with chance_kept(next(run.model.parameters()).device, run.val_batches):

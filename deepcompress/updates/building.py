@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from deepcompress.coding import codebooks
 from deepcompress.coding.bits import Reader
-from deepcompress.coding.forms import StoredCodebook
+from deepcompress.coding.forms import RowScales, StoredCodebook
 from deepcompress.coding.layouts.coded import Coded, decode_codebook
+from deepcompress.coding.layouts.ranked import Multiples, Ranked, Ranks
 from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container import deflate
 from deepcompress.container.entries import CRC_BYTES, Entry, Header
 from deepcompress.container.format import pack_header
 from deepcompress.container.reader import ModelFile
 from deepcompress.errors import FormatError
-from deepcompress.updates import changes, sections
+from deepcompress.updates import changes, fits, sections
 from deepcompress.updates.container import WINDOW, UpdateFile
 from deepcompress.updates.content import Content, content_of, expected
 from deepcompress.updates.differences import WIDTHS
-from deepcompress.updates.models import Tools, book_type, read_head, scan_of, with_book
-from deepcompress.updates.records import Book, BookOp, Op, Record, RecordReader
+from deepcompress.updates.models import Tools, book_type, read_head, scan_of, with_book, with_scales
+from deepcompress.updates.numbers import read_scales, steps_of
+from deepcompress.updates.records import Book, BookOp, ModelOp, Op, Record, RecordReader
 from deepcompress.updates.sections import Shared
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -76,7 +78,7 @@ class _Builder:
     def tensors(self, reader: Reader) -> Iterator[EncodedTensor]:
         """All tensors, as the records say."""
         entries = self.old.header.entries
-        for record in RecordReader(reader, len(entries)).read(self.made):
+        for record in RecordReader(reader, self.update.version, len(entries)).read(self.made):
             if record.op is Op.SAME:
                 assert record.base is not None
                 for entry in entries[record.base : record.base + record.count]:
@@ -122,20 +124,64 @@ class _Builder:
         if info.nbytes > self.max_bytes:
             self._claim(info)
         if record.op is Op.SHARED:
-            return self._shared(record, base, stored, info)
+            return sections.shared_section(*self._shared(record, base, stored, info))
+        if record.op is Op.NUMBERS:
+            return self._numbers(record, base, stored, info)
         return self._exact(record, base, info)
 
-    def _shared(self, record: Record, base: Entry, stored: Entry, info: TensorInfo) -> EncodedTensor:
+    def _shared(self, record: Record, base: Entry, stored: Entry, info: TensorInfo) -> tuple[TensorInfo, Shared]:
         if not (stored.info.is_shared and info.is_shared) or stored.info.size != info.size:
             raise FormatError(f"it cannot be told by the weights of {base.name}")
         before = content_of(self.old, stored)
         info = with_book(info, record.book, before)
         raw, codebook = self._book(record.book, info, before)
-        old = expected(before, codebook)
+        symbols = self._symbols(record, info, expected(before, codebook), len(codebook))
+        return info, Shared(symbols, codebook, raw)
+
+    def _symbols(self, record: Record, info: TensorInfo, old: Array, entries: int) -> Array:
         reader = Reader(self.update.take(record.bytes, "changes"), "changes")
-        symbols = changes.decode(reader, old, info.shape, scan_of(info), len(codebook), record.changed)
+        symbols = changes.decode(reader, old, info.shape, scan_of(info), entries, record.changed)
         reader.end()
-        return sections.shared_section(info, Shared(symbols, codebook, raw))
+        return symbols
+
+    def _numbers(self, record: Record, base: Entry, stored: Entry, info: TensorInfo) -> EncodedTensor:
+        if isinstance(info.layout, Ranks):
+            info, content = self._shared(record, base, stored, info)
+            symbols, head, negative = content.symbols, content.raw, codebooks.negatives(content.codebook)
+        elif isinstance(info.layout, Multiples) and info.size == base.info.size:
+            info, head = self._scales(record.book, stored, info)
+            steps = steps_of(info, head)
+            symbols = self._symbols(record, info, steps.symbols(self._tools.floats(base)), steps.entries)
+            negative = -steps.low
+        else:
+            raise FormatError(f"it cannot be told by the numbers of {base.name}")
+        return sections.numbers_section(info, symbols, negative, head, self._model(record, stored, info))
+
+    def _model(self, record: Record, stored: Entry, info: TensorInfo) -> bytes:
+        """The bytes of the model of a tensor of layout 8."""
+        op, length = record.model
+        told = self.update.take(length, "model")
+        if op is ModelOp.TOLD:
+            return told
+        if not isinstance(stored.info.layout, Ranked):
+            raise FormatError("its model is told by that of a tensor that has none")
+        old = stored.info.layout.model_in(self.old.section(stored))
+        return fits.read(told, info, old, stored.info, self._tools.coders)
+
+    def _scales(self, book: Book, stored: Entry, info: TensorInfo) -> tuple[TensorInfo, bytes]:
+        """The facts with their scales, and the bytes that are stored of these."""
+        if book.op is BookOp.TOLD and isinstance(book.stored, RowScales):
+            return with_scales(info, book.stored), self.update.take(book.bytes, "scales")
+        if book.op not in (BookOp.SAME, BookOp.SCALED) or not isinstance(stored.info.layout, Multiples):
+            raise FormatError("its scales are told as a codebook, or by a tensor that has none")
+        before = stored.info.layout.scales
+        raw = self.old.section(stored)[: before.length]
+        if book.op is BookOp.SAME:
+            return with_scales(info, before), raw
+        assert isinstance(book.stored, RowScales)
+        told = self.update.take(book.bytes, "scales")
+        raw = read_scales(told, raw, (info.shape[0], stored.info.shape[0]), self._tools.coders)
+        return with_scales(info, replace(book.stored, length=len(raw))), raw
 
     def _book(self, book: Book, info: TensorInfo, before: Content) -> tuple[bytes, Array]:
         """The bytes that are stored of a codebook, and its values as bit patterns."""

@@ -21,7 +21,7 @@ from deepcompress.container import deflate, version1
 from deepcompress.container.entries import UPDATE_MAGIC as MAGIC
 from deepcompress.errors import FormatError, UpdateError
 
-VERSION = 1
+VERSIONS = (1, 2)
 OLD_NAME, NEW_NAME = 8, 16  # bytes of a SHA-256 that name a file
 MAX_FACTS = 1 << 26
 _HEAD = len(MAGIC) + 1 + OLD_NAME + NEW_NAME + 1
@@ -66,9 +66,9 @@ def file_hash(path: str | Path) -> bytes:
         raise UpdateError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def write_head(target: BinaryIO, old: bytes, new: bytes, kind: Kind) -> None:
+def write_head(target: BinaryIO, old: bytes, new: bytes, kind: Kind, version: int = min(VERSIONS)) -> None:
     """The first bytes of an update of the file with SHA-256 `old` to that with `new`."""
-    target.write(MAGIC + bytes([VERSION]) + old[:OLD_NAME] + new[:NEW_NAME] + bytes([kind]))
+    target.write(MAGIC + bytes([version]) + old[:OLD_NAME] + new[:NEW_NAME] + bytes([kind]))
 
 
 def write_facts(target: BinaryIO, facts: bytes, payload: int) -> None:
@@ -88,6 +88,7 @@ class UpdateFile:
     Attributes:
         path: of the file; errors begin with it.
         file_bytes: its size.
+        version: of the format.
         old, new: what names the two files: the first bytes of their SHA-256.
         kind: what it is made of.
         facts: what it says, as bytes; a whole file has none.
@@ -118,8 +119,10 @@ class UpdateFile:
             raise FormatError("the update is cut short")
         reader = Reader(head, "start of the update")
         reader.take(len(MAGIC), "magic")
-        if (version := reader.byte("version")) != VERSION:
-            raise FormatError(f"version {version} of updates is not supported (this release reads {VERSION})")
+        self.version = reader.byte("version")
+        if self.version not in VERSIONS:
+            known = " and ".join(map(str, VERSIONS))
+            raise FormatError(f"version {self.version} of updates is not supported (this release reads {known})")
         self.old, self.new = bytes(reader.take(OLD_NAME, "old")), bytes(reader.take(NEW_NAME, "new"))
         if (kind := reader.byte("kind")) > max(Kind):
             raise FormatError(f"kind {kind} is unknown; known are 0 to {max(Kind)}")

@@ -14,7 +14,13 @@ from deepcompress.updates.container import Kind, UpdateFile
 from deepcompress.updates.pieces import PieceOp, Pieces
 from deepcompress.updates.records import BookOp, Op, Record, RecordReader
 
-_BOOKS = {BookOp.SAME: "same", BookOp.TOLD: "new", BookOp.MOVED: "moved", BookOp.OWNER: "shared"}
+_BOOKS = {
+    BookOp.SAME: "same",
+    BookOp.TOLD: "new",
+    BookOp.MOVED: "moved",
+    BookOp.OWNER: "shared",
+    BookOp.SCALED: "moved",
+}
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,15 @@ class Change:
 
     Attributes:
         name: fully qualified; empty where the update names none.
-        what: ``unchanged``, ``renamed``, ``new``, ``shared``, or ``exact`` (of a .dc file: symbols, or elements, given
-            the old ones); ``differences``, ``planes``, ``stored``, or ``deflated`` (of a checkpoint).
+        what: ``unchanged``, ``renamed``, ``new``, ``shared``, ``numbers``, or ``exact`` (of a .dc file: symbols, whole
+            numbers, or elements, given the old ones); ``differences``, ``planes``, ``stored``, or ``deflated`` (of a
+            checkpoint).
         tensors: how many there are.
         bytes: that the update has of it, apart from its facts.
-        back, fell, moved: weights that were zero, that became zero, and that became another entry of the codebook.
-        codebook: ``same``, ``moved``, ``new``, or ``shared`` with another tensor; empty if there is none.
+        back, fell, moved: weights that were zero, that became zero, and that became another entry of the codebook, or
+            another number.
+        codebook: or the scales of rows: ``same``, ``moved``, ``new``, or ``shared`` with another tensor; empty if there
+            is none.
         changed: elements that are others, of an exact tensor.
         length: bytes of a piece of a checkpoint.
     """
@@ -96,7 +105,7 @@ def _changes(update: UpdateFile) -> Iterator[Change]:
     if update.kind is Kind.TENSORS:
         if header := models.read_head(reader).header[1]:
             yield Change("", "header", 0, header)
-        for record in RecordReader(reader).read([]):
+        for record in RecordReader(reader, update.version).read([]):
             yield _of_record(record)
     elif update.kind is Kind.PIECES:
         reader.varint("length of the new file")
@@ -111,10 +120,10 @@ def _changes(update: UpdateFile) -> Iterator[Change]:
 def _of_record(record: Record) -> Change:
     if record.op is Op.SAME:
         return Change("", "unchanged", record.count)
-    if record.op is Op.SHARED:
+    if record.op in (Op.SHARED, Op.NUMBERS):
         back, fell, moved = record.changed
-        size, book = record.bytes + record.book.bytes, _BOOKS[record.book.op]
-        return Change(record.name, "shared", 1, size, back, fell, moved, book)
+        size, book = record.bytes + record.book.bytes + record.model[1], _BOOKS[record.book.op]
+        return Change(record.name, record.op.name.lower(), 1, size, back, fell, moved, book)
     if record.op is Op.EXACT:
         return Change(record.name, "exact", 1, record.bytes, changed=record.changed[0])
     return Change(record.name, "renamed" if record.op is Op.RENAMED else "new", 1, record.bytes)

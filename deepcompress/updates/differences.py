@@ -163,6 +163,12 @@ class Coders:
         """Go on with what this one has learned."""
         self._found[coder.width.itemsize] = coder
 
+    def copy(self) -> Coders:
+        """The same ones, from which it does not matter what is kept in the others."""
+        other = Coders(self._size)
+        other._found = dict(self._found)
+        return other
+
 
 def shift_of(new: Array, old: Array) -> int:
     """The largest shift that divides all differences of elements (unsigned, flat)."""

@@ -10,9 +10,10 @@ import numpy as np
 from deepcompress.coding.adaptive.codec import Scan
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.dtypes import DType
-from deepcompress.coding.forms import Form
+from deepcompress.coding.forms import Form, RowScales
 from deepcompress.coding.layouts.adaptive import Adaptive
 from deepcompress.coding.layouts.coded import Coded
+from deepcompress.coding.layouts.ranked import Multiples, Numbers
 from deepcompress.coding.tensors import TensorInfo
 from deepcompress.container.entries import MAX_HEADER, MAX_LABEL, Entry, Extension, Header
 from deepcompress.container.reader import ModelFile
@@ -43,6 +44,17 @@ class Tools:
         values, dtype = self._old.read(entry.name)
         return elements_of(values, dtype)
 
+    def floats(self, entry: Entry) -> Array:
+        """The elements of an old tensor of float32.
+
+        Raises:
+            FormatError: it is of another dtype.
+        """
+        values, dtype = self._old.read(entry.name)
+        if dtype is not DType.FLOAT32:
+            raise FormatError(f"whole numbers cannot be told by {entry.name}, which is of {dtype.name}")
+        return values
+
 
 def elements_of(values: Array, dtype: DType) -> Array:
     """Elements as unsigned integers, flat; those of 16 bytes as two each."""
@@ -56,11 +68,23 @@ def book_type(old: Content) -> str:
 
 
 def with_book(info: TensorInfo, book: Book, old: Content) -> TensorInfo:
-    """The facts, with the codebook that is told beside them."""
+    """The facts, with the codebook that is told beside them.
+
+    Raises:
+        FormatError: what is told are scales.
+    """
     assert isinstance(info.layout, Coded)
     if book.op is BookOp.OWNER:
         return info
-    return replace(info, layout=replace(info.layout, codebook=book.stored or old.stored))
+    stored = book.stored or old.stored
+    if isinstance(stored, RowScales):
+        raise FormatError("its codebook is told as scales of rows")
+    return replace(info, layout=replace(info.layout, codebook=stored))
+
+
+def with_scales(info: TensorInfo, scales: RowScales) -> TensorInfo:
+    """The facts, with these scales; of what is coded, nothing is known yet."""
+    return replace(info, layout=Multiples(scales, 0, Numbers(0, 0)))
 
 
 def scan_of(info: TensorInfo) -> Scan:

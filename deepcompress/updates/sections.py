@@ -69,6 +69,24 @@ def shared_section(info: TensorInfo, content: Shared) -> EncodedTensor:
     return ranked.encode(info, given)
 
 
+def numbers_section(info: TensorInfo, symbols: Array, negative: int, head: bytes, model: bytes) -> EncodedTensor:
+    """A tensor of layout 8 by the model of these bytes.
+
+    Args:
+        info: its facts, in whose layout the codebook or the scales count.
+        symbols: flat, int16: 0 for zero, else the place of an entry or a number plus 1.
+        negative: how many of these are negative.
+        head: bytes of the codebook or of the scales, as they are stored.
+        model: see docs/format.md, section 18.
+
+    Raises:
+        FormatError: there is no tensor of this layout, model and content.
+    """
+    if not len(symbols):
+        raise FormatError("an empty tensor has no numbers")
+    return ranked.encode_by(info, ranked.ranks_of(symbols, negative), head, model)
+
+
 def exact_section(info: TensorInfo, values: Array) -> EncodedTensor:
     """A tensor of `values` (in the storage type of its dtype, of its shape) with the layout of `info`.
 

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import BinaryIO
 
-import numpy as np
-
 from deepcompress.coding.bits import varint
-from deepcompress.coding.tensors import EncodedTensor, TensorInfo
 from deepcompress.container import deflate
 from deepcompress.container.entries import Entry
 from deepcompress.container.format import pack_header
 from deepcompress.container.reader import ModelFile
-from deepcompress.errors import FormatError
-from deepcompress.updates import changes, sections
 from deepcompress.updates.container import WINDOW
-from deepcompress.updates.content import Content, content_of, expected
-from deepcompress.updates.differences import shift_of
 from deepcompress.updates.models import (
     HEADER,
     LABELS,
     Tools,
-    book_type,
-    elements_of,
     pack_labels,
-    scan_of,
-    with_book,
 )
-from deepcompress.updates.records import Book, BookOp, Op, Record, Records
-from deepcompress.updates.sections import Shared
+from deepcompress.updates.records import Op, Record, Records
+from deepcompress.updates.ways import Pair, tell
 
 
-def make(old: ModelFile, new: ModelFile, payload: BinaryIO) -> bytes:
-    """The facts of the update from one file to the other; payloads are written to `payload`."""
+def make(old: ModelFile, new: ModelFile, payload: BinaryIO) -> tuple[bytes, int]:
+    """The facts of the update from one file to the other, and its version; payloads are written to `payload`."""
     before, after = old.header, new.header
     flags, labels = 0, b""
     if (before.network, before.data, before.extensions) != (after.network, after.data, after.extensions):
@@ -50,7 +38,7 @@ def make(old: ModelFile, new: ModelFile, payload: BinaryIO) -> bytes:
     for record, part in maker.records():
         out.append(records.pack(record))
         payload.write(part)
-    return b"".join(out)
+    return b"".join(out), records.version
 
 
 class _Maker:
@@ -88,82 +76,7 @@ class _Maker:
         best = Record(Op.STORED, entry.name, info=entry.info, bytes=len(section)), section
         if base is None or entry.info.is_reference:
             return best
-        if entry.info.is_shared and self._old.stored(base).info.is_shared and entry.info.size == base.info.size:
-            found = self._shared(entry, base, section)
-        elif sections.is_exact(entry.info):
-            found = self._exact(entry, base, section)
-        else:
-            found = None
-        return found if found is not None and len(found[1]) < len(section) else best
-
-    def _shared(self, entry: Entry, base: Entry, section: bytes) -> tuple[Record, bytes] | None:
-        stored = self._old.stored(base)
-        before, after = content_of(self._old, stored), content_of(self._new, entry)
-        book, told = _book(before, after, entry.info, self._tools)
-        raw = b"" if book.op is BookOp.OWNER else after.raw
-        content = Shared(after.symbols, after.codebook, raw)
-        for info in (None, entry.info):
-            made = with_book(stored.info if info is None else info, book, before)
-            if (made.shape, made.dtype) != (entry.info.shape, entry.info.dtype):
-                continue
-            if _gives(partial(sections.shared_section, made, content), EncodedTensor(entry.info, section)):
-                old = expected(before, after.codebook)
-                payload = changes.encode(after.symbols, old, entry.info.shape, scan_of(entry.info), len(after.codebook))
-                changed = changes.count(after.symbols, old)
-                number = self._old.number(base.name)
-                record = Record(Op.SHARED, entry.name, number, 1, info, book, changed, bytes=len(payload))
-                return record, told + payload
-        return None
-
-    def _exact(self, entry: Entry, base: Entry, section: bytes) -> tuple[Record, bytes] | None:
-        values, dtype = self._new.read(entry.name)
-        new, old = elements_of(values, dtype), self._tools.elements(base)
-        if old.dtype != new.dtype or len(old) != len(new):
-            return None
-        for info in (None, entry.info):
-            made = self._old.stored(base).info if info is None else info
-            if not sections.is_exact(made) or (made.shape, made.dtype) != (entry.info.shape, dtype):
-                continue
-            if _gives(partial(sections.exact_section, made, values), EncodedTensor(entry.info, section)):
-                shift = shift_of(new, old)
-                coder = self._tools.coders.of(new.itemsize).copy()
-                payload = coder.encode(new, old, shift)
-                if len(payload) >= len(section):
-                    return None
-                self._tools.coders.keep(coder)
-                changed = (int(np.count_nonzero(new != old)),)
-                number = self._old.number(base.name)
-                record = Record(Op.EXACT, entry.name, number, 1, info, changed=changed, shift=shift, bytes=len(payload))
-                return record, payload
-        return None
-
-
-def _gives(write: Callable[[], EncodedTensor], wanted: EncodedTensor) -> bool:
-    """Whether a tensor comes out as it is in the file."""
-    try:
-        return write() == wanted
-    except FormatError:
-        return False
-
-
-def _book(before: Content, after: Content, info: TensorInfo, tools: Tools) -> tuple[Book, bytes]:
-    """What is told of a codebook, and its payload."""
-    if info.target is not None:
-        return Book(BookOp.OWNER), b""
-    dtype_stays = before.dtype is after.dtype
-    if (before.stored, before.raw) == (after.stored, after.raw) and dtype_stays:
-        return Book(BookOp.SAME), b""
-    told = Book(BookOp.TOLD, after.stored, bytes=len(after.raw)), after.raw
-    if before.stored != after.stored or after.stored.form.is_grid or not dtype_stays:
-        return told
-    elements, others = (np.frombuffer(raw, dtype=book_type(after)) for raw in (after.raw, before.raw))
-    shift = shift_of(elements, others)
-    coder = tools.coders.of(elements.itemsize).copy()
-    payload = coder.encode(elements, others, shift)
-    if len(payload) >= len(after.raw):
-        return told
-    tools.coders.keep(coder)
-    return Book(BookOp.MOVED, shift=shift, bytes=len(payload)), payload
+        return tell(Pair(entry, self._new, section, base, self._old), self._tools) or best
 
 
 def _bases(old: ModelFile, new: ModelFile) -> dict[str, Entry]:

@@ -100,10 +100,11 @@ def _write(
             with ModelFile(old) as before, ModelFile(new) as after:
                 before.check()
                 after.check()
-                facts = telling.make(before, after, payload)
+                facts, version = telling.make(before, after, payload)
+            write_head(target, *hashes, Kind.TENSORS, version)
         else:
             facts = cutting.make(old, new, kinds, payload)
-        write_head(target, *hashes, Kind.TENSORS if kinds[0] is FileKind.MODEL else Kind.PIECES)
+            write_head(target, *hashes, Kind.PIECES)
         write_facts(target, facts, payload.tell())
         copy_all(payload, target)
 

@@ -1989,6 +1989,7 @@ const char *dc_update_message(dc_status status) {
   if (dc_code(status) == DC_DAMAGED) return "it does not give the file that it names: the update is damaged";
   if (status == STATUS(DC_INVALID, DC_OF_UPDATE | 1)) return "this is no update";
   if (dc_code(status) == DC_INVALID) return "the update is damaged";
+  if (status == STATUS(DC_UNSUPPORTED, DC_OF_UPDATE | 1)) return "this reader applies version 1 of updates; `deepcompress patch` may know this one";
   if (status == STATUS(DC_UNSUPPORTED, DC_OF_UPDATE | 4)) return "it tells a tensor in a layout that this reader does not write; `deepcompress patch` does";
   return dc_message(status);
 }

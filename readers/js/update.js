@@ -122,7 +122,7 @@ const applied = (old, update, { maxBytes }) => {
   const before = bytesOf(old);
   const payloads = cursorOver(bytesOf(update), 1);
   must(`${payloads.take(3)}` === "137,68,80", 1, "this is no update");
-  must(payloads.byte() === 1, 1, "this version of updates is unknown");
+  must(payloads.byte() === 1, 1, "this reader applies version 1 of updates; `deepcompress patch` may know this one");
   const [oldName, newName, kind] = [payloads.take(8), payloads.take(16), payloads.byte()];
   const found = sha256(before);
   must(same(oldName, found) || !same(newName, found), 1, "the update is already applied: this is the new file");

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import deepcompress as dc
 from deepcompress.calibration.collect import collect
-from deepcompress.calibration.feedback import Curvature, code_lengths, rounded
+from deepcompress.calibration.feedback import Curvature, rounded
 from deepcompress.calibration.hooks import patches, watched
 from deepcompress.calibration.rounding import Rounder
 from deepcompress.calibration.samples import FEWEST, MOST, load_samples, parted
@@ -120,17 +120,36 @@ def test_feedback_beats_rounding_where_inputs_are_alike():
     h, weight = mix @ mix.T, torch.randn(1, 16, 24)
     steps = torch.full((1, 16), 0.4)
     curvature = Curvature.of(h)
-    level = torch.tensor([curvature.level])
 
     def error(integers):
         off = (integers * steps[..., None] - weight)[0]
         return float((off @ h * off).sum())
 
-    found = rounded(weight, steps, [curvature], level, 1000)
-    plain = rounded(weight, steps, (), torch.ones(1), 1000)
+    found = rounded(weight, steps, [curvature], 1000)
+    plain = rounded(weight, steps, (), 1000)
     assert torch.equal(found, found.round())
     assert error(found) < 0.5 * error(plain)
-    assert rounded(weight, steps, [curvature], level, 2).abs().max() == 2
+    assert rounded(weight, steps, [curvature], 2).abs().max() == 2
+
+
+def test_coarse_numbers_keep_outputs_as_strong_as_they_were():
+    """What pulls numbers towards zero makes the outputs of each layer smaller, which adds up from layer to layer."""
+    torch.manual_seed(0)
+    inputs = torch.randn(4096, 32).relu()
+    h, weight = inputs.T @ inputs, torch.randn(1, 256, 32)
+    found = rounded(weight, torch.full((1, 256), 1.5), [Curvature.of(h)], 1000) * 1.5
+    before, after = inputs @ weight[0].T, inputs @ found[0].T
+    assert float((before * after).sum() / before.square().sum()) == pytest.approx(1, abs=0.03)
+    assert (found == 0).float().mean() > 0.3
+
+
+def test_inputs_with_nothing_in_common_make_nothing_good():
+    torch.manual_seed(0)
+    weight, steps = torch.randn(2, 5, 7), torch.rand(2, 5) + 0.1
+    found = rounded(weight, steps, [Curvature.of(torch.diag(torch.rand(7) + 0.1))] * 2, 1000)
+    assert torch.equal(found, (weight / steps[..., None]).round())
+    assert torch.equal(found, rounded(weight, steps, (), 1000))
+    assert rounded(weight, steps, (), 1).abs().max() == 1
 
 
 @pytest.mark.parametrize("sizes", [[8], [7, 1], [3, 5], [3, 3, 2], [1] * 8, [0, 8], [3] * 5])
@@ -146,15 +165,9 @@ def test_as_few_samples_as_are_needed_are_parted(sizes):
 def test_dead_inputs_have_no_weights():
     h = torch.diag(torch.tensor([1.0, 0.0, 2.0]))
     curvature = Curvature.of(h)
-    found = rounded(torch.full((1, 4, 3), 3.0), torch.ones(1, 4), [curvature], torch.ones(1), 100)
+    found = rounded(torch.full((1, 4, 3), 3.0), torch.ones(1, 4), [curvature], 100)
     assert not found[:, :, 1].any()
     assert (found[:, :, [0, 2]] == 3).all()
-
-
-def test_code_lengths_are_those_of_an_ideal_code():
-    bits = code_lengths(torch.tensor([0, 0, 1, -1] * 1000), 2)
-    assert bits[1:4].tolist() == pytest.approx([2, 1, 2], abs=1e-3)
-    assert bits[0] > 15
 
 
 class Net(nn.Module):
@@ -228,6 +241,38 @@ def test_a_size_is_kept_and_used_with_samples(network, samples, tmp_path):
     recipe = Recipe(retrain=False, target_size=1100)
     found = dc.compress(network, None, None, recipe, tmp_path / "m.dc", calibrate=samples)
     assert 1000 <= found.file_bytes <= 1100
+
+
+@pytest.fixture(scope="module")
+def mute():
+    """Samples in which one channel is silent, but for those that are held out, each fourth batch."""
+    x = torch.randn(8, 8, 2, 12, generator=torch.Generator().manual_seed(4))
+    x[[0, 1, 2, 4, 5, 6], :, 1] = 0
+    return list(x)
+
+
+@pytest.mark.parametrize("step", [0.05, 0.2])
+def test_no_size_is_worse_on_samples_held_out_than_without_samples(step, network, samples, mute):
+    names = [name for name, value in network.state_dict().items() if value.ndim > 1]
+    for batches in (samples, mute):
+        rounder = Rounder(network, names, batches, Progress())
+        found, predicted = rounder.checked(step), rounder.predicted(step)
+        plain = rounder._check.of_bits(predicted.bits(), step)
+        trial = rounder._trial
+        assert abs(plain.bits() / predicted.bits() - 1) < 0.1
+        assert found.error == trial.error(found.values())
+        assert found.error == min(trial.error(predicted.values()), trial.error(plain.values()))
+        assert found.is_plain == (batches is mute)
+
+
+def test_a_file_that_goes_by_sizes_alone_says_so(network, samples, mute, tmp_path):
+    recipe, watch = Recipe(retrain=False, target_size=900), Listener()
+    for batches in (samples, mute):
+        made = dc.compress(network, None, None, recipe, tmp_path / "m.dc", calibrate=batches, watch=watch)
+        assert made.file_bytes <= 900
+        said = [line for line in watch.lines if line.startswith("the weights are rounded by their sizes alone")]
+        assert len(said) == (batches is mute)
+    assert sum(line.startswith("the output for samples held out changes by") for line in watch.lines) == 2
 
 
 def test_teaching_fits_into_a_size(network, samples, tmp_path):

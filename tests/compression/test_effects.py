@@ -17,7 +17,7 @@ from deepcompress.recipe import DEFAULTS, Recipe
 #: A value of each setting that is not its default, and makes another file where it is read.
 OTHER = {
     "prune": 0.8, "bits": 2, "conv_bits": 4, "levels": 6, "target_size": 900, "max_drop": 1.0, "low_rank": 0.7,
-    "method": "lc", "lc_mu": 0.5, "lc_growth": 2.0, "kl_weight": 0.1,
+    "method": "lc", "lc_mu": 0.5, "lc_growth": 2.0, "kl_weight": 0.1, "sws_tau": 0.1,
     "scope": "global", "distribution": "uniform", "quality": 1.0, "criterion": "taylor1", "score_samples": 33,
     "schedule": "linear", "iterations": 3, "prune_step": 0.5, "gap": 3.0, "reload": True, "rewind": "random",
     "regrow": "surgery", "regrow_fraction": 0.5, "regrow_every": 1, "deepr_alpha": 0.1, "deepr_temperature": 0.1,
@@ -36,7 +36,7 @@ LOOP = {"optimizer", "lr", "warmup", "penalty", "penalty_weight", "lr_schedule",
 WHICH = {"scope", "distribution", "criterion", "score_samples", "schedule", "iterations", "reload", "rewind", "regrow"}
 SHARING = {"quantizer", "init", "weighting", "rate", "codebook_dtype"}
 BESIDE = {"prune_step", "gap", "regrow_fraction", "regrow_every", "deepr_alpha", "deepr_temperature"} | {
-    "score_samples", "temperature", "step", "quality", "lc_mu", "lc_growth", "kl_weight",
+    "score_samples", "temperature", "step", "quality", "lc_mu", "lc_growth", "kl_weight", "sws_tau",
 }  # fmt: skip
 
 #: Settings of a run, and which others are refused beside them: two ways to say one thing, and what is not read.
@@ -86,6 +86,11 @@ RUNS = {
         {"method": "variational", "optimizer": "adam", "prune": 0.6, "bits": 3},
         BESIDE - {"kl_weight"} | WHICH - {"scope"} | {"levels", "target_size", "max_drop", "penalty", "penalty_weight",
                                                       "retrain"},
+    ),
+    "sws": (
+        {"method": "sws", "optimizer": "adam", "prune": 0.6, "bits": 3},
+        BESIDE - {"sws_tau"} | WHICH - {"scope"} | {"levels", "target_size", "max_drop", "penalty", "penalty_weight",
+                                                    "retrain", "quantizer", "init", "conv_bits", "weighting", "rate"},
     ),
 }  # fmt: skip
 

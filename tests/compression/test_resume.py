@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from deepcompress import files
 from deepcompress.compression.pipeline import compress
 from deepcompress.errors import OutputError, PruneError, ResumeError
+from deepcompress.prune import early
 from deepcompress.recipe import Recipe
 from deepcompress.studies.points import Point, origin_of, run_point
 from deepcompress.studies.search import clear
@@ -35,6 +36,8 @@ TRAINED = {"prune": 0.7, "epochs": 3, "finetune_epochs": 2, "bits": 3, "lr": 0.0
 FLAT = {**TRAINED, "iterations": 2}
 RECIPES = {
     "iterations": FLAT,
+    "early stop": {**FLAT, "early_stop": True},
+    "early stop missed": {**FLAT, "prune": 0.95, "early_stop": True},
     "adam, one-shot": {**TRAINED, "optimizer": "adam", "schedule": "one-shot", "lr": 0.01},
     "guard": {**FLAT, "max_drop": 1.0, "prune": 0.9},
     "size": {
@@ -57,6 +60,7 @@ RECIPES = {
     "lc": {**TRAINED, "method": "lc"},
     "latent": {**TRAINED, "method": "latent"},
     "variational": {**TRAINED, "method": "variational", "optimizer": "adam", "lr": 0.01},
+    "sws": {**TRAINED, "method": "sws", "optimizer": "adam", "lr": 0.01},
     "gradients": {**FLAT, "criterion": "taylor2"},
     "grid and fisher": {**FLAT, "quantizer": "uniform", "weighting": "fisher", "rate": 0.02},
 }
@@ -135,7 +139,8 @@ def runner(model, recipe, path, make=loaders, resume=True):
 
 @forked
 @pytest.mark.parametrize("name", RECIPES)
-def test_killed_again_and_again(name, dense, tmp_path):
+def test_killed_again_and_again(name, dense, tmp_path, monkeypatch):
+    monkeypatch.setattr(early, "STEPS", 1)
     recipe, make = Recipe(**RECIPES[name]), far_apart if name == "gap" else loaders
     runner(dense, recipe, tmp_path / "straight.dc", make, resume=False)()
     kills = until_it_ends(runner(dense, recipe, tmp_path / "killed.dc", make))

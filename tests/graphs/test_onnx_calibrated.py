@@ -8,7 +8,8 @@ import torch
 
 onnx = pytest.importorskip("onnx", reason="needs pip install -e '.[onnx]'")
 pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
-from onnx import helper  # noqa: E402
+from listener import Listener  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
 from tiny import held, model, perceptron, run, tensors_of, value, weights  # noqa: E402
 
 from deepcompress.errors import DataError, NetworkError, RecipeError  # noqa: E402
@@ -18,6 +19,9 @@ from deepcompress.graphs.model import open_model  # noqa: E402
 from deepcompress.graphs.products import products  # noqa: E402
 from deepcompress.graphs.restore import complete, model_in  # noqa: E402
 from deepcompress.graphs.roles import weights_of  # noqa: E402
+from deepcompress.graphs.turns import turns_of  # noqa: E402
+from deepcompress.quantize.rows import by_size, nearest  # noqa: E402
+from deepcompress.reading.loader import load_state_dict  # noqa: E402
 from deepcompress.recipe import Recipe  # noqa: E402
 from deepcompress.training.progress import Progress  # noqa: E402
 
@@ -119,6 +123,57 @@ def test_a_recurrent_operator_meets_inputs_and_states(direction, tmp_path):
         assert np.allclose(out.numpy(), expected, atol=1e-5)
 
 
+INPUTS = {**dict.fromkeys(PRODUCTS, 0), "MatMul from the left": 1, "Gemm, both turned": 1}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_without_samples_errors_add_up_to_nothing_in_each_output(name, tmp_path):
+    made, shape, (rows, columns) = PRODUCTS[name]
+    w = weights(8 * rows, 8 * columns, seed=1)
+    proto = model([made], [value("x", *shape)], [value("y", None)], [held("w", w)])
+    found, weight = opened(proto, tmp_path), torch.from_numpy(w)
+    grid = by_size(weight, 0.7, turns_of(found, {"w"}).get("w"))
+    off = grid.integers - weight / grid.steps[:, None]
+    assert off.sum(INPUTS[name]).abs().max() <= 0.5 + 1e-4
+    assert off.sum(1 - INPUTS[name]).abs().max() > 1
+    compress_model(found, Recipe(retrain=False, step=0.7), tmp_path / "m.dc")
+    assert torch.equal(load_state_dict(tmp_path / "m.dc")["w"], grid.values())
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_without_samples_errors_add_up_to_nothing_in_each_gate(kind, tmp_path):
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    made = node(kind, ["x", "w", "r"], ["y"], hidden_size=8, direction="bidirectional")
+    tensors = {"w": weights(2, 8 * gates, 30), "r": weights(2, 8 * gates, 8, seed=1)}
+    proto = model([made], [value("x", 6, 2, 30)], [value("y", None)], [held(*each) for each in tensors.items()])
+    turns = turns_of(opened(proto, tmp_path), set(tensors))
+    for name, array in tensors.items():
+        weight = torch.from_numpy(array)
+        grid = by_size(weight, 0.7, turns[name])
+        off = grid.integers - weight / grid.steps[:, None, None]
+        assert grid.integers.shape == weight.shape
+        assert off.sum(2).abs().max() <= 0.5 + 1e-4
+        assert off.abs().max() <= 1
+
+
+def test_without_samples_what_is_looked_up_or_unknown_is_rounded_number_by_number(tmp_path):
+    nodes = [
+        node("Gather", ["table", "at"], ["a"]), node("Transpose", ["turned"], ["b"], perm=[1, 0]),
+        node("MatMul", ["a", "b"], ["c"]), node("Conv", ["image", "kernels"], ["d"]),
+    ]  # fmt: skip
+    tensors = {"table": weights(50, 40), "turned": weights(30, 40, seed=1), "kernels": weights(6, 4, 3, 3, seed=2)}
+    inputs = [value("at", 7, kind=TensorProto.INT64), value("image", 1, 4, 9, 9)]
+    proto = model(nodes, inputs, [value("c", None), value("d", None)], [held(*each) for each in tensors.items()])
+    turns = turns_of(opened(proto, tmp_path), set(tensors))
+    assert set(turns) == {"table", "turned"}
+    for name, turn in turns.items():
+        weight = torch.from_numpy(tensors[name])
+        found = by_size(weight, 0.7, turn)
+        assert torch.equal(found.integers, nearest(weight, found.steps).integers)
+    kernels = torch.from_numpy(tensors["kernels"])
+    assert not torch.equal(by_size(kernels, 0.7).integers, nearest(kernels, by_size(kernels, 0.7).steps).integers)
+
+
 def calibrated(proto, batches, step, tmp_path, watch=None):
     """The model with its weights rounded by samples, and the bytes of its file."""
     found = opened(proto, tmp_path)
@@ -141,6 +196,27 @@ def test_the_output_changes_as_much_as_was_asked_for(tmp_path):
         (y,) = run(found, {"x": x[256:]})
         part = np.square(y - dense).sum() / np.square(dense - dense.mean(0)).sum()
         assert step**2 / 8 < part < 2 * step**2
+
+
+def test_weights_go_by_their_sizes_where_samples_held_out_say_so(tmp_path):
+    """Half of the inputs are silent in all samples that rounding learns from, and loud in the others."""
+    proto, x = perceptron(), mixed(256, 7).reshape(8, 32, 20)
+    loud = x * np.where(np.arange(20) < 10, 1, np.where(np.arange(8) % 4 == 3, 30, 0)[:, None, None])
+    for given in (x, loud.astype(np.float32)):
+        found, watch = opened(proto, tmp_path), Listener()
+        rounder = OnnxRounder(found, list(torch.from_numpy(given)), Progress())
+        made = rounder(0.1)
+        assert made.is_plain == (given is not x)
+        assert made.error <= rounder._check.tried(rounder._predicted(0.1)).error
+        assert set(made.grids) == {"first.weight", "second.weight"}
+        recipe = Recipe(retrain=False, step=0.1)
+        compress_model(found, recipe, tmp_path / "m.dc", rounder=rounder, watch=watch)
+        kept, learned = np.concatenate(given[3::4]), np.concatenate(given[np.arange(8) % 4 != 3])
+        (y,) = run(complete(model_in(tmp_path / "m.dc")), {"x": kept})
+        (dense,), (other,) = run(proto, {"x": kept}), run(proto, {"x": learned[:32]})
+        assert made.error == pytest.approx(np.square(y - dense).sum() / 64 / np.var(other, axis=0).sum(), rel=1e-3)
+        said = [line for line in watch.lines if line.startswith("the weights are rounded by their sizes alone")]
+        assert len(said) == made.is_plain
 
 
 @pytest.mark.parametrize("count", [16, 64])
@@ -183,7 +259,8 @@ def test_the_mean_error_goes_into_the_bias(tmp_path):
     proto, x = perceptron(), mixed(300, 3) + 2
     found, _ = calibrated(proto, [torch.from_numpy(x)], 0.3, tmp_path)
     old, new = tensors_of(proto), tensors_of(found)
-    change = (new["first.weight"] - old["first.weight"]) @ x.mean(0)
+    learned = np.concatenate([x[:114], x[152:266]])  # 8 parts, and each fourth is held out
+    change = (new["first.weight"] - old["first.weight"]) @ learned.mean(0)
     assert np.allclose(new["first.bias"] - old["first.bias"], -change, atol=1e-3)
     assert np.abs(change).max() > 0.01
 

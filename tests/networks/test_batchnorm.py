@@ -212,3 +212,36 @@ def test_old_checkpoints_without_counters(tmp_path):
         fill(fresh, dict(state), name)
         assert all(torch.equal(fresh.state_dict()[key], value) for key, value in old.items())
         assert fresh.bn1.num_batches_tracked == 0
+
+
+def test_a_rounded_scale_gives_the_same_for_the_mean():
+    norm, told = randomized(nn.BatchNorm1d(5).double()), []
+    mean, variance = norm.running_mean.clone()[None], norm.running_var.clone()
+    before = norm(mean)
+
+    def rounding(scale, spread):
+        told.append(spread.clone())
+        scale.data.round_()
+
+    fold_statistics(norm, rounding)
+    assert torch.equal(norm.weight, norm.weight.round())
+    assert torch.equal(told[0], variance)
+    torch.testing.assert_close(norm(mean), before, rtol=1e-12, atol=1e-12)
+
+
+def test_channels_without_input_cost_the_others_nothing(tmp_path):
+    """Their variance is 0, so that folding makes their scale hundreds of times as large as that of others."""
+    torch.manual_seed(0)
+    network, data = conv_net(batch_norm=True), batches(256, 1, (1, 8, 8))
+    fit(network, data, torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9), 2, stage="train")
+    with torch.no_grad():
+        network[0].weight[:3], network[0].bias[:3] = 0, 0
+        network[1].running_mean[:3], network[1].running_var[:3] = 0, 0
+    network.eval()
+    settings = {"prune": 0.1, "bits": None, "retrain": False, "batch_norm": "fold"}
+    logits = []
+    for bits in (None, 6):
+        compress(network, None, None, Recipe(**settings, small_bits=bits), tmp_path / "m.dc")
+        with torch.no_grad():
+            logits.append(dc.load(tmp_path / "m.dc", into=conv_net(batch_norm=True))(data[0][0]))
+    torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=0.05 * float(logits[0].abs().max()))

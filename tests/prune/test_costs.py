@@ -66,3 +66,12 @@ def test_total_adds_positions_and_values():
     positions = sum(mask_bits(mask) for mask in masks.keep.values())
     assert total_bits(masks, 3.0) == pytest.approx(positions + 3 * (51 + 9))
     assert total_bits(masks, {"a": 1.0, "b": 5.0}) == pytest.approx(positions + 51 + 45)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 9), (30, 40), (6, 5, 3, 3)])
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.5, 1.0])
+def test_positions_are_counted_place_by_place(shape, density):
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(2)) < density
+    p = survival(mask).double()
+    by_place = -torch.where(mask.reshape(p.shape), p, 1 - p).log2().sum().item()
+    assert mask_bits(mask) == pytest.approx(by_place, rel=1e-5, abs=1e-3)

@@ -47,6 +47,20 @@ def test_it_leads_through_convolutions_and_flatten():
     assert remove_dead(found, links)[1] == 0
 
 
+@given(st.integers(0, 50))
+def test_it_stays_in_its_channel_through_a_depthwise_convolution(seed):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"a": (3, 2, 2, 2), "b": (3, 1, 2, 2), "c": (2, 3, 1, 1)}
+    worth = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    links = [Connection("a", "b", 1, depthwise=True), Connection("b", "c", 1)]
+    found = with_paths(none_of(worth), ["b"], worth, links)
+    assert [found.kept(name) for name in "abc"] == [1, 1, 1]
+    assert remove_dead(found, links)[1] == 0
+    least = min(float(worth[name][mask]) for name, mask in found.keep.items())
+    best = max(float(min(worth["a"][i].max(), worth["b"][i].max(), worth["c"][:, i].max())) for i in range(3))
+    assert least == best
+
+
 def test_what_must_not_come_back_does_not():
     worth = {"a": torch.tensor([[5.0, -1.0], [-1.0, 2.0]]), "b": torch.tensor([[-1.0, 1.0]])}
     links = [Connection("a", "b", 1)]

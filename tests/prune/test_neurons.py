@@ -90,7 +90,7 @@ def test_what_lies_between_a_convolution_and_a_linear_layer(between, repeat):
         (nn.Linear(5, 4), nn.Linear(4, 2), lambda x: F.avg_pool1d(x, 3, 1, 1)),
         (nn.Linear(5, 4), nn.Conv1d(4, 2, 1), lambda x: x),
         (nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 2, 1), torch.relu),
-        (nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1, groups=4), torch.relu),
+        (nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1, groups=2), torch.relu),
         (nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 2, 1), torch.relu),
     ],
 )
@@ -233,6 +233,59 @@ def test_removing_dead_connections_of_a_bias_free_network_changes_no_output():
     after.apply(weights)
     assert lost > 0
     torch.testing.assert_close(net(x), before)
+
+
+def separable(groups=3):
+    """A layer before and one after a convolution in groups."""
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 2),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Conv2d(3, 3, 2, groups=groups),
+        nn.ReLU(),
+        nn.Conv2d(3, 2, 1),
+    )
+
+
+def test_a_depthwise_convolution_is_followed():
+    assert connections(separable()) == [
+        Connection("0.weight", "3.weight", 1, depthwise=True),
+        Connection("3.weight", "5.weight", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 8, 1, groups=4)], ids=["groups", "multiplied"]
+)
+def test_other_groups_are_not(layer):
+    between = nn.Sequential(nn.Conv2d(1, 4, 2), layer, nn.Conv2d(layer.out_channels, 2, 1))
+    assert connections(between) == []
+
+
+def test_a_channel_dies_through_a_depthwise_convolution():
+    """One has no input, one has no output, and one lives; in the convolution between them all have weights."""
+    net = separable()
+    keep = {name: torch.ones_like(net.get_parameter(name), dtype=torch.bool) for name in WEIGHTS}
+    keep["0.weight"][0] = False
+    keep["5.weight"][:, 1] = False
+    found, lost = remove_dead(Masks(keep), connections(net))
+    for name in ("0.weight", "3.weight"):
+        assert found.keep[name].flatten(1).any(dim=1).tolist() == [False, False, True]
+    assert found.keep["5.weight"].flatten(1).tolist() == [[False, False, True]] * 2
+    assert lost == 4 + 2 * 4 + 2
+
+
+WEIGHTS = ("0.weight", "3.weight", "5.weight")
+
+
+def test_silence_through_a_depthwise_convolution():
+    net = separable()
+    with torch.no_grad():
+        net[3].weight[1] = 0
+        net[5].weight[:, 2] = 0
+    silence(net.state_dict(), connections(net))
+    assert (net[0].bias != 0).tolist() == [True, False, True]
+    assert (net[3].bias != 0).tolist() == [True, True, False]
 
 
 def test_silence_zeroes_the_biases_that_nothing_reads():

@@ -104,3 +104,33 @@ def test_members_are_the_elements_that_are_not_zero():
     assert state["b"].tolist() == [0, 1, 0, -1]
     assert book.members[0].positions.tolist() == [1, 3]
     assert np.array_equal(book.centroids[book.members[0].assignment].tolist(), [1, -1])
+
+
+def test_a_scale_that_multiplies_nothing_does_not_widen_the_grid():
+    """A channel without input has a scale hundreds of times that of others, and a variance of 0."""
+    scale, variance = torch.tensor([1.0, 2.0, 3.0, 316.0]), torch.tensor([1.0, 0.5, 2.0, 0.0])
+    shared, _, choice = vector_values(scale, 4, variance)
+    found = shared.centroids[choice]
+    assert found[:3].tolist() == pytest.approx([1, 2, 3], rel=0.01)
+    assert found[3] == found[2]
+    state = {"scale": scale.clone()}
+    share_vectors(state, ["scale"], 4, variance)
+    assert state["scale"].tolist() == found.tolist()
+
+
+def test_errors_count_by_importance():
+    vector = torch.tensor([1.0, 1.45, 2.0, 2.4])
+    matters = torch.tensor([0.01, 9.0, 0.01, 0.01])
+    errors = [(_rounded(vector, importance) - vector).abs()[1] for importance in (None, matters)]
+    assert errors[1] < 0.01 < 0.1 < errors[0]
+
+
+def test_importance_of_nothing_is_that_of_all():
+    vector = torch.tensor([1.0, 1.45, 2.0, 300.0])
+    assert torch.equal(_rounded(vector, torch.zeros(4)), _rounded(vector, None))
+
+
+def _rounded(vector, importance):
+    state = {"b": vector.clone()}
+    share_vectors(state, ["b"], 1, importance)
+    return state["b"]

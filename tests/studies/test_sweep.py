@@ -612,5 +612,5 @@ def test_help_has_the_options_of_compress():
 def test_a_method_shares_its_pruning_with_no_other_point(mlp, data):
     """It prunes by the values that it shares."""
     origin = made.origin_of(mlp, data, "", 1)
-    for method in ("lc", "latent"):
-        assert made.pruning_of(made.Point("a", replace(FAST, method=method)), origin) == ""
+    for settings in ({"method": "lc"}, {"method": "latent"}, {"method": "sws", "optimizer": "adam"}):
+        assert made.pruning_of(made.Point("a", replace(FAST, **settings)), origin) == ""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from layout8 import ranked, rounded
 from safetensors.torch import save_file
 
 from deepcompress.coding.dtypes import DType
@@ -160,29 +161,59 @@ def test_files_that_this_release_would_write_otherwise(tmp_path, old, new):
     made(new, old, tmp_path)
 
 
-@pytest.mark.parametrize(("kind", "ending"), [("tensors", ".dc"), ("pieces", ".safetensors")])
-def test_golden_updates_are_applied_for_ever(tmp_path, kind, ending):
+@pytest.mark.parametrize(
+    ("old", "update", "new"),
+    [
+        ("old.dc", "tensors.dcp", "new.dc"),
+        ("old.safetensors", "pieces.dcp", "new.safetensors"),
+        ("ranks-old.dc", "ranks-1.dcp", "ranks-new.dc"),  # layout 8 in version 1: by the model that this release fits
+        ("ranks-old.dc", "ranks-2.dcp", "ranks-new.dc"),
+    ],
+)
+def test_golden_updates_are_applied_for_ever(tmp_path, old, update, new):
     folder = GOLDEN / "updates"
-    patch(folder / f"old{ending}", folder / f"{kind}.dcp", tmp_path / "out")
-    assert (tmp_path / "out").read_bytes() == (folder / f"new{ending}").read_bytes()
+    patch(folder / old, folder / update, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == (folder / new).read_bytes()
 
 
-def test_the_example_of_the_documentation(tmp_path):
-    text = (Path(__file__).parents[2] / "docs" / "update-format.md").read_text(encoding="utf-8").split("## 9. ")[1]
+def documented(section, name, folder):
+    """The two files of an example of the specification, whose update is what the page shows, and gives the new one."""
+    text = (Path(__file__).parents[2] / "docs" / "update-format.md").read_text(encoding="utf-8")
+    text = text.split(f"## {section}. ")[1].split("\n## ")[0]
     dump = "".join(re.findall(r"^[0-9a-f]{4}  ([0-9a-f ]+)$", text, re.MULTILINE))
-    old, new, update = (GOLDEN / "updates" / f"example{ending}" for ending in ("-old.dc", "-new.dc", ".dcp"))
+    old, new, update = (GOLDEN / "updates" / f"{name}{ending}" for ending in ("-old.dc", "-new.dc", ".dcp"))
     assert bytes.fromhex(dump) == update.read_bytes()
-    patch(old, update, tmp_path / "out")
-    assert (tmp_path / "out").read_bytes() == new.read_bytes()
+    patch(old, update, folder / "out")
+    assert (folder / "out").read_bytes() == new.read_bytes()
     facts = "".join(re.findall(r"`([0-9a-f ]+)`", text.split("Inflated")[1].split("\n\n")[1]))
     with UpdateFile(update) as opened:
         assert opened.facts == bytes.fromhex(facts)
+    return old, new
+
+
+def test_the_example_of_the_documentation(tmp_path):
+    old, new = documented(9, "example", tmp_path)
     before, after = load_state_dict(old), load_state_dict(new)
     i = torch.arange(576)
     listed = torch.tensor([0, 0.5, -0.25, 0, 1, 0, 0, -1.5, 0, 0])
     assert torch.equal(before["fc.weight"].flatten(), listed[(7 * i * i + 3 * i) % 101 % 10])
     assert torch.equal(before["fc.bias"], (5 * i[:24] % 24 - 11.5) / 16)
     assert (before["fc.weight"] != after["fc.weight"]).flatten().nonzero().flatten().tolist() == [60, 99, 306]
+
+
+def test_the_example_of_version_2(tmp_path):
+    old, new = (load_state_dict(path)["fc.weight"] for path in documented(10, "numbers", tmp_path))
+    i = torch.arange(576)
+    numbers = torch.tensor([0, 2, -1, 0, 4, 0, 0, -6, 0, 0])[(7 * i * i + 3 * i) % 101 % 10]
+    steps = torch.full((24, 1), 0.25)
+    steps[::6] = 0.5
+    assert torch.equal(old, numbers.reshape(24, 24) * steps)
+    steps[5] = 0.25 * torch.tensor(2.0) ** 0.25
+    wanted = numbers.reshape(24, 24).clone()
+    row = wanted[5]
+    row[row == 4], row[row == -6] = 3, -5
+    wanted.view(-1)[[60, 99, 306]] = torch.tensor([-1, 2, 0])
+    assert torch.equal(new, wanted * steps)
 
 
 def test_a_chain_of_updates(tmp_path):
@@ -336,12 +367,15 @@ def test_memory_is_bounded(pair):
     refused("more than the 1000 bytes allowed|more than the 1000 allowed", old, update, max_bytes=1000)
 
 
-@pytest.mark.parametrize("ending", [".dc", ".safetensors"])
-def test_damage_gives_one_clear_error_and_no_file(tmp_path, ending):
-    if ending == ".dc":
-        old, new = written(state(), tmp_path / "a.dc", "auto"), written(moved(), tmp_path / "b.dc", "auto")
-    else:
-        old, new = saved(state(), tmp_path / "a.safetensors"), saved(moved(1e-4), tmp_path / "b.safetensors")
+def of_any_coder(tensors, path):
+    return written(tensors, path, "auto")
+
+
+@pytest.mark.parametrize("make", [of_any_coder, ranked, rounded, saved])
+def test_damage_gives_one_clear_error_and_no_file(tmp_path, make):
+    ending = ".safetensors" if make is saved else ".dc"
+    later = moved(1e-4 if make is saved else 0.02)
+    old, new = make(state(), tmp_path / f"a{ending}"), make(later, tmp_path / f"b{ending}")
     diff(old, new, tmp_path / "u.dcp")
     good, wanted, rng = (tmp_path / "u.dcp").read_bytes(), new.read_bytes(), random.Random(0)
     with UpdateFile(tmp_path / "u.dcp") as opened:

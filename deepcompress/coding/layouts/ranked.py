@@ -6,7 +6,7 @@ docs/format.md has both in section 17, and the coder in sections 18 and 19.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from deepcompress.coding import codebooks, lanes, scales
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.forms import Form, RowScales, SharedCodebook, StoredCodebook, read_fields
-from deepcompress.coding.layouts.coded import Coded, Counted, Sorted, check_count, look_up
+from deepcompress.coding.layouts.coded import Coded, Counted, Sorted, check_count
 from deepcompress.coding.rans import codec
+from deepcompress.coding.rans.decoder import check_range
 from deepcompress.coding.rans.tokens import LARGEST
 from deepcompress.coding.streams import fixed_width
 from deepcompress.coding.tensors import EncodedTensor, Layout, Survivors, TensorInfo, TensorType
@@ -39,6 +40,10 @@ class Numbers:
         """Its fields."""
         return varint(self.model) + varint(self.streams)
 
+    def parts_in(self, reader: Reader) -> tuple[memoryview, memoryview]:
+        """The bytes of the model, and of the streams."""
+        return reader.take(self.model, "model"), reader.take(self.streams, "streams")
+
     def decode(
         self,
         tensor: TensorType,
@@ -51,16 +56,11 @@ class Numbers:
         counts: list[int] = []
 
         def take(start: int, numbers: Array) -> None:
-            lowest, highest = int(numbers.min()), int(numbers.max())
-            if lowest < limits[0] or highest > limits[1]:
-                raise FormatError(
-                    f"integers from {lowest} to {highest}, but only {limits[0]} to {limits[1]} are allowed"
-                )
+            check_range(numbers, *limits)
             counts.append(int(np.count_nonzero(numbers)))
             place(start, numbers)
 
-        packed = reader.take(self.model, "model")
-        codec.decode(packed, reader.take(self.streams, "streams"), tensor.shape, take, workers)
+        codec.decode(*self.parts_in(reader), tensor.shape, take, workers)
         return sum(counts)
 
 
@@ -68,6 +68,12 @@ class Ranked(Layout):
     """What both have in common, which is the number of the layout."""
 
     number, since = 8, 3
+    numbers: Numbers
+
+    def model_in(self, section: bytes) -> bytes:
+        """The bytes of the model in a section, in which the streams follow it."""
+        stop = len(section) - self.numbers.streams
+        return section[stop - self.numbers.model : stop]
 
     @property
     def coder(self) -> str:
@@ -109,26 +115,14 @@ class Ranks(Ranked, Coded):
         if not tensor.size or (self.nonzeros and not self.codebook.count):
             raise FormatError(f"{self.nonzeros} weights of {tensor.size} elements, but no codebook")
 
-    def _decode(
-        self, tensor: TensorType, section: memoryview, negative: int, place: Callable[[int, Array], None], workers: int
-    ) -> None:
-        limits = (-negative, self.codebook.count - negative)
-        check_count(
-            self.numbers.decode(tensor, self.after_codebook(tensor, section), limits, place, workers), self.nonzeros
-        )
-
     def decode_bits(self, tensor: TensorType, section: memoryview, codebook: Array, workers: int) -> Array:
         """Rank by rank, stream by stream."""
         ordered = codebook[codebooks.order(codebook)]
         negative = codebooks.negatives(ordered)
-        around_zero = np.insert(ordered, negative, 0)
-        values = np.empty(tensor.size, dtype=tensor.dtype.bits)
-
-        def place(start: int, ranks: Array) -> None:
-            ranks += np.int16(negative)
-            look_up(around_zero, ranks.view(np.uint16), values=values[start : start + len(ranks)])
-
-        self._decode(tensor, section, negative, place, workers)
+        around_zero, values = np.insert(ordered, negative, 0), np.zeros(tensor.size, dtype=tensor.dtype.bits)
+        parts = self.numbers.parts_in(self.after_codebook(tensor, section))
+        found = codec.decode_values(*parts, tensor.shape, -negative, around_zero, values, workers)
+        check_count(found, self.nonzeros)
         return values
 
     def survivors(self, tensor: TensorType, section: memoryview, codebook: Array, workers: int) -> Survivors:
@@ -142,7 +136,8 @@ class Ranks(Ranked, Coded):
             ranks = numbers[places]
             found[start] = places + start, (ranks + negative - (ranks > 0)).astype(lanes.symbol_type(len(ordered)))
 
-        self._decode(tensor, section, negative, place, workers)
+        reader, limits = self.after_codebook(tensor, section), (-negative, len(ordered) - negative)
+        check_count(self.numbers.decode(tensor, reader, limits, place, workers), self.nonzeros)
         parts = [found[start] for start in sorted(found)]
         positions, indices = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Survivors(positions, indices, ordered)
@@ -206,9 +201,14 @@ class Multiples(Ranked, Counted):
 
 def encode(tensor: TensorType, given: Sorted) -> EncodedTensor:
     """A tensor with a codebook, as ranks."""
-    ranks = given.symbols - np.int16(given.negative) - (given.symbols <= given.negative)
-    ranks[given.symbols == 0] = 0
-    return encode_ranks(ranks, tensor, given.codebook, given.head)
+    return encode_ranks(ranks_of(given.symbols, given.negative), tensor, given.codebook, given.head)
+
+
+def ranks_of(symbols: Array, negative: int) -> Array:
+    """Ranks (int16) of symbols (int16: 0 for zero, else the place of a value plus 1), of which so many are negative."""
+    ranks: Array = symbols - np.int16(negative) - (symbols <= negative)
+    ranks[symbols == 0] = 0
+    return ranks
 
 
 def encode_ranks(
@@ -248,6 +248,19 @@ def encode_scaled(integers: Array, scale: np.float32, exponents: Array) -> Encod
     numbers = Numbers(len(packed), len(payload))
     layout = Multiples(RowScales(low, high, len(head)), int(np.count_nonzero(integers)), numbers)
     return EncodedTensor(TensorInfo(integers.shape, DType.FLOAT32, layout), head + packed + payload)
+
+
+def encode_by(tensor: TensorInfo, numbers: Array, head: bytes, model: bytes) -> EncodedTensor:
+    """Numbers (flat, int16) by the model of these bytes, in the layout of `tensor`; `head` is its codebook or scales.
+
+    Raises:
+        FormatError: the model cannot code them, or not in so few bytes as a section may have.
+    """
+    layout = tensor.layout
+    assert isinstance(layout, (Ranks, Multiples))
+    payload = codec.encode_by(memoryview(model), numbers, tensor.shape, tensor.nbytes - len(head) - len(model))
+    layout = replace(layout, nonzeros=int(np.count_nonzero(numbers)), numbers=Numbers(len(model), len(payload)))
+    return EncodedTensor(replace(tensor, layout=layout), head + model + payload)
 
 
 def smallest(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:

@@ -23,7 +23,11 @@ class Shape(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """The class of each row (with the base), and of each column."""
+    """The class of each row (with the base), and of each column.
+
+    For a decoder both are int32, and less the lowest that there is of each: their sum is the number of a table. With
+    gaps, columns are in the order in which it goes through them.
+    """
 
     of_rows: Array
     of_columns: Array
@@ -34,7 +38,7 @@ class Expectation(NamedTuple):
 
     Attributes:
         near: rows, columns, aim, size of each neighbour; shape (neighbours, 4).
-        scales, scale_classes: see `model`; the latter are uint8.
+        scales, scale_classes: see `model`; the latter are uint8. For a decoder the scale of each sum of `Classes`.
         own: the factor of what the classes expect, one number.
     """
 
@@ -49,12 +53,15 @@ class Decoding(NamedTuple):
 
     Attributes:
         slots: see `frequencies.slots_of`, of one table after the other, uint32.
-        starts: of each context, where the slots of its table begin, uint64.
+        starts: where the slots of a table begin, uint32: of each context with neighbours, and otherwise of each sum of
+            `Classes`; with gaps two, for a gap and for a weight.
+        steps: the shortest gap of each token << 4 | its extra bits, uint32; too long a gap for other tokens.
         bases, extra: the integer of smallest magnitude of each token, and its extra bits.
     """
 
     slots: Array
     starts: Array
+    steps: Array
     bases: Array
     extra: Array
 
@@ -75,3 +82,19 @@ class Coding(NamedTuple):
     magnitudes: Array
     bases: Array
     extra: Array
+
+
+class Meaning(NamedTuple):
+    """What integers stand for.
+
+    Attributes:
+        lowest: the integer that ``values[0]`` is for.
+        values: of all integers that are allowed.
+        by_token: the value of the smallest magnitude of each token.
+        refused: 1 for the tokens of which that is not allowed, or is 0, uint8.
+    """
+
+    lowest: int
+    values: Array
+    by_token: Array
+    refused: Array

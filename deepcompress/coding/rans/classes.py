@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,6 +73,14 @@ def _mean_square(integers: Array) -> float:
 # Refined ---------------------------------------------------------------------------------------------------------
 
 
+class Weights(NamedTuple):
+    """The elements that are not 0: their kinds, where they are along each axis, and how long the axes are."""
+
+    kinds: Array
+    at: tuple[Array, ...]
+    sizes: tuple[int, int, int]
+
+
 def refined(integers: Array, matrix: Matrix, base: int, axes: Axes) -> tuple[int, Axes]:
     """Base and classes with which elements and classes take fewer bits together: an axis may lose its classes.
 
@@ -82,53 +90,65 @@ def refined(integers: Array, matrix: Matrix, base: int, axes: Axes) -> tuple[int
     dense = 2 * np.count_nonzero(integers) > len(integers)
     if dense or len(integers) > _REFINED or all(found is None for found in axes):
         return base, axes
-    kinds = np.minimum(tokens.classes()[np.abs(integers)], _KINDS - 1).astype(np.int64).reshape(matrix.axes)
+    places = np.flatnonzero(integers)
+    kinds = np.minimum(tokens.classes()[np.abs(integers[places])], _KINDS - 1).astype(np.int64)
+    weights = Weights(kinds, np.unravel_index(places, matrix.axes), matrix.axes)
     now = list(axes)
     for _ in range(_ROUNDS):
         for axis in range(3):
             own = now[axis]
             if own is not None and len(own) <= _LONGEST:
-                now[axis] = _better(kinds, base, now, axis, own)
+                now[axis] = _better(weights, base, now, axis, own)
     lowest = [0 if found is None else int(found.min()) for found in now]
     lowered = [None if found is None else found - np.uint8(low) for found, low in zip(now, lowest, strict=True)]
     rows, planes, places = (None if found is None or not found.any() else found for found in lowered)
     return base + sum(lowest), (rows, planes, places)
 
 
-def _better(kinds: Array, base: int, axes: list[Array | None], axis: int, own: Array) -> Array:
+def _better(weights: Weights, base: int, axes: list[Array | None], axis: int, own: Array) -> Array:
     """Other classes for `own`, those of one axis, by the tables that the classes of all make.
 
     All are the same where that is smaller.
     """
-    rest = base + sum(_along(k, found) for k, found in enumerate(axes) if found is not None and k != axis)
-    rest = np.broadcast_to(rest, kinds.shape)
-    lowest, span = int(rest.min()), int(rest.max() - rest.min()) + 1
-    places = (_along(axis, np.arange(len(own))) * span + rest - lowest) * _KINDS + kinds
-    found = np.bincount(places.reshape(-1), minlength=len(own) * span * _KINDS).reshape(len(own), span, _KINDS)
-    scales, classes = np.arange(lowest, lowest + span), np.arange(int(own.max()) + 1)
-    bits = _bits_of(kinds, rest + _along(axis, own))[_held(scales[:, None] + classes)]
-    cost = np.tensordot(found, bits, axes=([1, 2], [0, 2])) + _prices(own, len(classes))
+    lowest, found = _count(weights, base, axes, axis)
+    scales, classes = np.arange(lowest, lowest + found.shape[1]), np.arange(int(own.max()) + 1)
+    held = np.clip(scales[:, None] + classes, 0, model.SCALES - 1)
+    counts = np.zeros((model.SCALES, _KINDS), dtype=np.int64)
+    np.add.at(counts, held.T, np.array([found[own == number].sum(axis=0) for number in classes]))
+    cost = np.tensordot(found, _bits_of(counts)[held], axes=([1, 2], [0, 2])) + _prices(own, len(classes))
     best, same = cost.argmin(axis=1), cost.sum(axis=0).argmin()
     told = cost.min(axis=1).sum() + _AXIS_BITS < cost[:, same].sum()
     return (best if told else np.full_like(best, same)).astype(np.uint8)  # type: ignore[no-any-return]
 
 
-def _along(axis: int, numbers: Array) -> Array:
-    """Numbers of one axis, int64, as they spread over the others."""
-    found: Array = numbers.astype(np.int64).reshape([-1 if k == axis else 1 for k in range(3)])
-    return found
+def _count(weights: Weights, base: int, axes: list[Array | None], axis: int) -> tuple[int, Array]:
+    """How often each row (plane, place) has each kind at each sum of base and the other axes' classes.
+
+    Only weights are gone through: how many elements there are of each sum is known from the classes.
+
+    Returns:
+        The lowest sum, and the counts, int64 of shape (rows, sums from the lowest on, kinds).
+    """
+    (a, of_a), (b, of_b) = ((k, _all_of(axes[k], weights.sizes[k])) for k in range(3) if k != axis)
+    lowest = base + int(of_a.min()) + int(of_b.min())
+    sums = np.bincount((base - lowest + of_a[:, None] + of_b).reshape(-1))
+    rest = base - lowest + of_a[weights.at[a]] + of_b[weights.at[b]]
+    shape = weights.sizes[axis], len(sums), _KINDS
+    places = (weights.at[axis] * len(sums) + rest) * _KINDS + weights.kinds
+    found = np.bincount(places, minlength=shape[0] * shape[1] * shape[2]).reshape(shape)
+    found[:, :, 0] = sums - found.sum(axis=2)
+    return lowest, found
 
 
-def _held(scales: Array) -> Array:
-    held: Array = np.clip(scales, 0, model.SCALES - 1)
-    return held
+def _all_of(classes: Array | None, count: int) -> Array:
+    """The classes of an axis, int64."""
+    return np.zeros(count, dtype=np.int64) if classes is None else classes.astype(np.int64)
 
 
-def _bits_of(kinds: Array, scales: Array) -> Array:
-    """Bits of each kind in each scale, by how often the elements of these `kinds` and `scales` have it."""
-    places = _held(scales) * _KINDS + kinds
-    counts = np.bincount(places.reshape(-1), minlength=model.SCALES * _KINDS).reshape(-1, _KINDS) + _PRIOR
-    bits: Array = np.log2(counts.sum(axis=1, keepdims=True) / counts)
+def _bits_of(counts: Array) -> Array:
+    """Bits of each kind in each scale where it comes so often."""
+    often = counts + _PRIOR
+    bits: Array = np.log2(often.sum(axis=1, keepdims=True) / often)
     return bits
 
 

@@ -6,29 +6,24 @@ share them, and a decoder needs no more memory than one of them beside the tenso
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from deepcompress.coding import lanes, threads
+from deepcompress.coding import threads
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.rans import classes as classing
 from deepcompress.coding.rans import fitting, frequencies, model, plain, tables, tokens
-from deepcompress.coding.rans.arrays import Classes, Coding, Decoding, Expectation, Shape
+from deepcompress.coding.rans.arrays import Classes, Coding, Expectation
+from deepcompress.coding.rans.decoder import LOW, STATE_BYTES, Decoder, loops_for, meaning_of, neighbours_of, numbers_of
 from deepcompress.coding.rans.model import Model
 from deepcompress.coding.rans.shape import Matrix, Tile, cut_for, matrix_of, streams_of, tile_of
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-LOW = 1 << 16  # of a state
-_STATE_BYTES, _WORD_BYTES = 4, 2
-_KERNELS = "deepcompress.coding.rans.kernels"
-_KERNELS_FROM = 1 << 15
 _BLANK = np.zeros((0, 0), dtype=np.uint8)  # tables of a model before anything was counted
 
 
@@ -44,6 +39,32 @@ def encode(integers: Array, shape: tuple[int, ...], gaps: bool) -> tuple[bytes, 
         The model's bytes, and the streams.
     """
     return (_encode_gaps if gaps else _encode_dense)(integers, shape)
+
+
+def encode_by(packed: memoryview, integers: Array, shape: tuple[int, ...], most: int) -> bytes:
+    """The streams of a tensor by a model that is given: there is one way to write them (docs/format.md, section 19).
+
+    Args:
+        packed: the model's bytes.
+        integers, shape: as in `encode`.
+        most: bytes that the streams may have.
+
+    Raises:
+        FormatError: there is no such model, it has no token for one of the integers, or the streams are longer.
+    """
+    matrix = matrix_of(shape)
+    found = _unpacked(packed, matrix)
+    if STATE_BYTES * found.cut.lanes * -(-matrix.rows // found.cut.rows) > most:
+        raise FormatError(f"the states of all streams of a rANS model take more than {most} bytes")
+    counts, write = _counted(found, integers, matrix)
+    has = np.zeros(counts.shape, dtype=bool)
+    has[:, : found.levels.shape[1]] = frequencies.of_levels(found.levels)[found.contexts] > 0
+    if counts[~has].any():
+        raise FormatError("a rANS model has no token for a number that it should code")
+    streams = write(found)
+    if len(streams) > most:
+        raise FormatError(f"streams of {len(streams)} bytes; at most {most} are allowed")
+    return streams
 
 
 def decode(
@@ -67,17 +88,71 @@ def decode(
         FormatError: this is not what `encode` makes of any such tensor.
     """
     matrix = matrix_of(shape)
-    reader = Reader(packed, "rANS model")
-    found = model.unpack(reader, matrix)
-    reader.end()
-    decoder = _Decoder(found, matrix)
+
+    def one(decoder: Decoder, part: memoryview, start: int, stop: int) -> None:
+        take(start * matrix.columns, decoder.integers(part, start, stop))
+
+    _each_stream(packed, payload, matrix, one, workers)
+
+
+def decode_values(
+    packed: memoryview,
+    payload: memoryview,
+    shape: tuple[int, ...],
+    lowest: int,
+    values: Array,
+    out: Array,
+    workers: int = 1,
+) -> int:
+    """As `decode`, but for what the integers stand for.
+
+    Args:
+        packed, payload, shape, workers: as in `decode`.
+        lowest: the lowest integer that there may be.
+        values: of the integers from `lowest` on; that of 0 is 0.
+        out: zeros, flat, of the type of `values`: where the tensor goes.
+
+    Returns:
+        How many integers are not 0.
+
+    Raises:
+        FormatError: as `decode`; or there is an integer without a value.
+    """
+    matrix, meaning = matrix_of(shape), meaning_of(lowest, values)
+    counts: list[int] = []
+
+    def one(decoder: Decoder, part: memoryview, start: int, stop: int) -> None:
+        room = out[start * matrix.columns : stop * matrix.columns]
+        counts.append(decoder.values(part, start, stop, meaning, room))
+
+    _each_stream(packed, payload, matrix, one, workers)
+    return sum(counts)
+
+
+def _each_stream(
+    packed: memoryview,
+    payload: memoryview,
+    matrix: Matrix,
+    one: Callable[[Decoder, memoryview, int, int], None],
+    workers: int,
+) -> None:
+    """Do `one` for each stream, with what it begins and ends with: a decoder, the bytes, and the rows."""
+    found = _unpacked(packed, matrix)
+    decoder = Decoder(found, matrix)
     parts = _parts(payload, streams_of(matrix, found.cut))
 
     def work(first: int, stop: int) -> None:
         for (start, end), part in parts[first:stop]:
-            take(start * matrix.columns, decoder.decode(part, start, end))
+            one(decoder, part, start, end)
 
     threads.run(work, threads.split(len(parts), 1 if decoder.loops is plain else workers, 1))
+
+
+def _unpacked(packed: memoryview, matrix: Matrix) -> Model:
+    reader = Reader(packed, "rANS model")
+    found = model.unpack(reader, matrix)
+    reader.end()
+    return found
 
 
 def _parts(payload: memoryview, rows: list[tuple[int, int]]) -> list[tuple[tuple[int, int], memoryview]]:
@@ -90,86 +165,13 @@ def _parts(payload: memoryview, rows: list[tuple[int, int]]) -> list[tuple[tuple
     return found
 
 
-class _Decoder:
-    """What all streams of a tensor are decoded by."""
-
-    def __init__(self, found: Model, matrix: Matrix) -> None:
-        self.loops = _loops(matrix)
-        self._model, self._matrix = found, matrix
-        self._by_row = model.row_classes(found, matrix)
-        self._by_column = model.column_classes(found.axes, matrix)
-        self._order = model.column_order(self._by_column)
-        slots = frequencies.slots_of(frequencies.of_levels(found.levels)).reshape(-1)
-        starts = found.contexts.astype(np.uint64) << frequencies.BITS
-        self._tables = Decoding(slots, starts, tokens.bases(), tokens.extra_bits())
-
-    def decode(self, part: memoryview, start: int, stop: int) -> Array:
-        """The integers of rows `start` to `stop` - 1, flat, int16."""
-        tile = tile_of(stop - start, self._matrix.columns, self._model.cut)
-        head = Reader(part, "stream").take(_STATE_BYTES * tile.cut.lanes, "states")
-        states = np.frombuffer(head, dtype="<u4").astype(np.int64)
-        if (len(part) - len(head)) % _WORD_BYTES or (states < LOW).any():
-            raise FormatError("a rANS stream does not have whole words, or starts with a state that is too small")
-        words = np.frombuffer(bytes(part[len(head) :]) + bytes(_WORD_BYTES), dtype="<u2").astype(np.uint16)
-        classes = Classes(self._by_row[start:stop], self._by_column)
-        out = np.zeros(tile.rows * tile.columns, dtype=np.int16)
-        if self._model.gaps:
-            used = self.loops.decode_gaps(words, states, _numbers(tile), classes, self._order, self._tables, out)
-        else:
-            expect = _expectation(self._model)
-            used = self.loops.decode_dense(words, states, _numbers(tile), classes, expect, self._tables, out)
-        if used != len(words) - 1 or (states != LOW).any():
-            raise FormatError("a rANS stream does not end with its last symbol: it is damaged")
-        return out
-
-
-def _loops(matrix: Matrix) -> Any:
-    """The module whose loops serve so many elements: a small tensor does not repay importing numba."""
-    small = matrix.rows * matrix.columns < _KERNELS_FROM and _KERNELS not in sys.modules
-    return plain if small or lanes.kernels() is None else import_module(_KERNELS)
-
-
-def _numbers(tile: Tile) -> Shape:
-    return Shape(tile.rows, tile.columns, tile.height, tile.width, tile.cut.across)
-
-
-def _expectation(found: Model) -> Expectation:
-    rows = [(near.rows, near.columns, near.aim, near.size) for near in found.neighbours]
-    near, own = np.array(rows, dtype=np.int64).reshape(-1, 4), np.array([found.own], dtype=np.int64)
-    return Expectation(near, model.scales(), model.scale_classes(), own)
-
-
 def _encode_dense(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
     matrix = matrix_of(shape)
     base, axes = classing.classes_of(integers, matrix, gaps=False)
     base, axes = classing.refined(integers, matrix, base, axes)
     near, own = fitting.neighbours(integers, shape, matrix, base, axes)
     cut = fitting.cut_of(integers, matrix, near)
-    draft = Model(cut, False, base, axes, near, own, contexts=_BLANK, levels=_BLANK)
-    found = []
-    counts = np.zeros((model.context_count(False, len(near)), tokens.TOKENS), dtype=np.int64)
-    loops = _loops(matrix)
-    by_row, by_column = model.row_classes(draft, matrix), model.column_classes(axes, matrix)
-    expect = _expectation(draft)
-    spans = streams_of(matrix, cut)
-    for start, stop in spans:
-        tile = tile_of(stop - start, matrix.columns, cut)
-        values = integers[start * matrix.columns : stop * matrix.columns]
-        contexts = np.empty(len(values), dtype=np.uint8)
-        classes = Classes(by_row[start:stop], by_column)
-        loops.find_contexts(values, _numbers(tile), classes, expect, tokens.classes(), contexts, counts)
-        found.append(contexts)
-    full = _with_tables(draft, counts)
-    coder = _coding(full)
-    streams = []
-    for (start, stop), contexts in zip(spans, found, strict=True):
-        tile = tile_of(stop - start, matrix.columns, cut)
-        values = integers[start * matrix.columns : stop * matrix.columns]
-        states = np.full(cut.lanes, LOW, dtype=np.int64)
-        words = np.empty(2 * len(values) + 1, dtype=np.uint16)
-        at = loops.encode_dense(values, contexts, _numbers(tile), coder, states, words)
-        streams.append(_stream(states, words[at:]))
-    return model.pack(full), _joined(streams)
+    return _fitted(Model(cut, False, base, axes, near, own, contexts=_BLANK, levels=_BLANK), integers, matrix)
 
 
 def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
@@ -177,31 +179,74 @@ def _encode_gaps(integers: Array, shape: tuple[int, ...]) -> tuple[bytes, bytes]
     base, axes = classing.classes_of(integers, matrix, gaps=True)
     base, axes = classing.refined(integers, matrix, base, axes)
     cut = cut_for(matrix, True, 2 * np.count_nonzero(integers) / len(integers))
-    draft = Model(cut, True, base, axes, (), 0, contexts=_BLANK, levels=_BLANK)
-    counts = np.zeros((model.context_count(True, 0), tokens.TOKENS), dtype=np.int64)
-    loops = _loops(matrix)
-    by_row, by_column = model.row_classes(draft, matrix), model.column_classes(axes, matrix)
-    order = model.column_order(by_column)
-    found = []
-    for start, stop in streams_of(matrix, cut):
-        tile = tile_of(stop - start, matrix.columns, cut)
+    return _fitted(Model(cut, True, base, axes, (), 0, contexts=_BLANK, levels=_BLANK), integers, matrix)
+
+
+def _fitted(draft: Model, integers: Array, matrix: Matrix) -> tuple[bytes, bytes]:
+    """The model with the tables that fit, and the streams."""
+    counts, write = _counted(draft, integers, matrix)
+    full = _with_tables(draft, counts)
+    return model.pack(full), write(full)
+
+
+def _counted(draft: Model, integers: Array, matrix: Matrix) -> tuple[Array, Callable[[Model], bytes]]:
+    """How often each token occurs in each context, int64, and what writes the streams when there are tables."""
+    return (_counted_gaps if draft.gaps else _counted_dense)(draft, integers, matrix)
+
+
+def _tiles(draft: Model, integers: Array, matrix: Matrix) -> Iterator[tuple[Tile, Array, Classes]]:
+    """Of each stream: its lanes, its integers, and the classes of its rows and columns."""
+    by_row, by_column = model.row_classes(draft, matrix), model.column_classes(draft.axes, matrix)
+    for start, stop in streams_of(matrix, draft.cut):
         values = integers[start * matrix.columns : stop * matrix.columns]
-        room = np.count_nonzero(values) + len(values) // tokens.LARGEST + cut.lanes
-        events, ends = np.empty(room, dtype=np.int64), np.zeros(cut.lanes, dtype=np.int64)
-        classes = Classes(by_row[start:stop], by_column)
-        loops.find_events(values, _numbers(tile), cut.lanes, classes, order, events, ends)
+        yield tile_of(stop - start, matrix.columns, draft.cut), values, Classes(by_row[start:stop], by_column)
+
+
+def _counted_dense(draft: Model, integers: Array, matrix: Matrix) -> tuple[Array, Callable[[Model], bytes]]:
+    counts = np.zeros((model.context_count(False, len(draft.neighbours)), tokens.TOKENS), dtype=np.int64)
+    own = np.array([draft.own], dtype=np.int64)
+    expect = Expectation(neighbours_of(draft), model.scales(), model.scale_classes(), own)
+    loops, found = loops_for(matrix, draft.cut.rows), []
+    for tile, values, classes in _tiles(draft, integers, matrix):
+        contexts = np.empty(len(values), dtype=np.uint8)
+        loops.find_contexts(values, numbers_of(tile), classes, expect, tokens.classes(), contexts, counts)
+        found.append((tile, values, contexts))
+
+    def write(full: Model) -> bytes:
+        coder, streams = _coding(full), []
+        for tile, values, contexts in found:
+            states = np.full(tile.cut.lanes, LOW, dtype=np.int64)
+            words = np.empty(2 * len(values) + 1, dtype=np.uint16)
+            at = loops.encode_dense(values, contexts, numbers_of(tile), coder, states, words)
+            streams.append(_stream(states, words[at:]))
+        return _joined(streams)
+
+    return counts, write
+
+
+def _counted_gaps(draft: Model, integers: Array, matrix: Matrix) -> tuple[Array, Callable[[Model], bytes]]:
+    counts = np.zeros((model.context_count(True, 0), tokens.TOKENS), dtype=np.int64)
+    loops, found = loops_for(matrix, draft.cut.rows), []
+    order = model.column_order(model.column_classes(draft.axes, matrix))
+    lanes_of_all = draft.cut.lanes
+    for tile, values, classes in _tiles(draft, integers, matrix):
+        room = np.count_nonzero(values) + len(values) // tokens.LARGEST + lanes_of_all
+        events, ends = np.empty(room, dtype=np.int64), np.zeros(lanes_of_all, dtype=np.int64)
+        loops.find_events(values, numbers_of(tile), lanes_of_all, classes, order, events, ends)
         events = events[: ends[-1]]
         _count_events(events, counts)
         found.append((events, ends))
-    full = _with_tables(draft, counts)
-    coder = _coding(full)
-    streams = []
-    for events, ends in found:
-        states = np.full(cut.lanes, LOW, dtype=np.int64)
-        words = np.empty(4 * len(events) + 1, dtype=np.uint16)
-        at = loops.encode_gaps(events, ends, coder, states, words)
-        streams.append(_stream(states, words[at:]))
-    return model.pack(full), _joined(streams)
+
+    def write(full: Model) -> bytes:
+        coder, streams = _coding(full), []
+        for events, ends in found:
+            states = np.full(lanes_of_all, LOW, dtype=np.int64)
+            words = np.empty(4 * len(events) + 1, dtype=np.uint16)
+            at = loops.encode_gaps(events, ends, coder, states, words)
+            streams.append(_stream(states, words[at:]))
+        return _joined(streams)
+
+    return counts, write
 
 
 def _count_events(events: Array, counts: Array) -> None:

@@ -39,15 +39,15 @@ def of_levels(levels: Array) -> Array:
 
 
 def slots_of(frequencies: Array) -> Array:
-    """What the decoder finds at each of the `TOTAL` slots of a table: token, frequency - 1, and place in the token.
+    """What the decoder finds at each of the `TOTAL` slots of a table: frequency, place in the token, and token.
 
     Returns:
-        uint32 of shape (tables, `TOTAL`): token << 24 | (frequency - 1) << 12 | place.
+        uint32 of shape (tables, `TOTAL`): frequency << 19 | place << 7 | token.
     """
     tables, tokens = frequencies.shape
     flat = frequencies.reshape(-1)
     begins = np.cumsum(flat) - flat
-    each = (np.tile(np.arange(tokens, dtype=np.int64), tables) << 24) | (np.maximum(flat - 1, 0) << BITS)
-    slots: Array = np.repeat((each - begins).astype(np.uint32), flat)  # modulo 2^32, until the places are added
-    slots += np.arange(tables * TOTAL, dtype=np.uint32)
+    each = (flat << 19) - (begins << 7) + np.tile(np.arange(tokens, dtype=np.int64), tables)
+    slots: Array = np.repeat(each.astype(np.uint32), flat)  # modulo 2^32, until the places are added
+    slots += np.arange(tables * TOTAL, dtype=np.uint32) << np.uint32(7)
     return slots.reshape(tables, TOTAL)

@@ -5,6 +5,7 @@ Everything here is fixed before the first symbol: nothing adapts, so that lanes 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -109,14 +110,14 @@ def column_order(columns: Array) -> Array:
     return order
 
 
-def pack(model: Model) -> bytes:
-    """The bytes of a model."""
+def pack(model: Model, plane: Callable[[Array, int], bytes] = planes.encode_plane) -> bytes:
+    """The bytes of a model; `plane` makes those of symbols below a number."""
     cut = model.cut
     out = bytearray([model.gaps]) + varint(cut.rows)
     out += bytes([cut.down.bit_length() - 1 << 4 | cut.across.bit_length() - 1])
     out += varint(model.base + MAX_BASE)
     for found in model.axes:
-        out += b"\0" if found is None else b"\1" + planes.encode_plane(found, CLASSES)
+        out += b"\0" if found is None else b"\1" + plane(found, CLASSES)
     out += bytes([len(model.neighbours)])
     for near in model.neighbours:
         out += varint(near.rows) + varint(near.columns) + bytes([near.aim & 255, near.size])
@@ -124,8 +125,8 @@ def pack(model: Model) -> bytes:
         out += bytes([model.own])
     count, alphabet = model.levels.shape
     out += bytes([count, alphabet])
-    out += planes.encode_plane(model.contexts, MAX_TABLES)
-    return bytes(out + planes.encode_plane(_differences(model.levels), frequencies.LEVELS))
+    out += plane(model.contexts, MAX_TABLES)
+    return bytes(out + plane(_differences(model.levels), frequencies.LEVELS))
 
 
 def _differences(levels: Array) -> Array:
@@ -135,8 +136,8 @@ def _differences(levels: Array) -> Array:
     return found.astype(np.uint8).reshape(-1)
 
 
-def unpack(reader: Reader, matrix: Matrix) -> Model:
-    """The inverse, checked.
+def unpack(reader: Reader, matrix: Matrix, plane: Callable[[Reader, int, int], Array] = planes.decode_plane) -> Model:
+    """The inverse, checked; `plane` reads so many symbols below a number.
 
     Raises:
         FormatError: the bytes are not a model of such a matrix.
@@ -147,15 +148,15 @@ def unpack(reader: Reader, matrix: Matrix) -> Model:
     if not rows or 1 << down + across > MAX_LANES:
         raise FormatError(f"streams of {rows} rows in 2^{down} by 2^{across} lanes")
     base = reader.varint("base of the classes", limit=2 * MAX_BASE) - MAX_BASE
-    by_row, by_plane, by_place = (_read_axis(reader, count) for count in matrix.axes)
+    by_row, by_plane, by_place = (_read_axis(reader, count, plane) for count in matrix.axes)
     near = _read_neighbours(reader, matrix, gaps)
     own = reader.byte("factor of the classes") if near else 0
     count, alphabet = reader.byte("number of tables"), reader.byte("number of tokens")
     if not 0 < count <= MAX_TABLES or not 0 < alphabet <= tokens.TOKENS:
         raise FormatError(f"{count} tables of {alphabet} tokens")
-    contexts = planes.decode_plane(reader, context_count(gaps, len(near)), MAX_TABLES)
+    contexts = plane(reader, context_count(gaps, len(near)), MAX_TABLES)
     _at_most(int(contexts.max()), count - 1, "table")
-    changes = planes.decode_plane(reader, count * alphabet, frequencies.LEVELS)
+    changes = plane(reader, count * alphabet, frequencies.LEVELS)
     levels = changes.reshape(count, alphabet).cumsum(axis=0, dtype=np.uint8) & np.uint8(frequencies.LEVELS - 1)
     _at_most(int(levels.max()), frequencies.TOP, "level")
     return Model(
@@ -169,8 +170,8 @@ def _at_most(number: int, limit: int, field: str) -> int:
     return number
 
 
-def _read_axis(reader: Reader, count: int) -> Array | None:
-    return planes.decode_plane(reader, count, CLASSES) if _at_most(reader.byte("classes"), 1, "classes") else None
+def _read_axis(reader: Reader, count: int, plane: Callable[[Reader, int, int], Array]) -> Array | None:
+    return plane(reader, count, CLASSES) if _at_most(reader.byte("classes"), 1, "classes") else None
 
 
 def _read_neighbours(reader: Reader, matrix: Matrix, gaps: bool) -> tuple[Neighbour, ...]:

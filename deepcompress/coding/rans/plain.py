@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from deepcompress.coding.rans.arrays import Classes, Coding, Decoding, Expectation, Shape
+from deepcompress.coding.rans.arrays import Classes, Coding, Decoding, Expectation, Meaning, Shape
 from deepcompress.coding.rans.tokens import LARGEST
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _LOW, _MASK, _BITS = 1 << 16, 4095, 12
+_CHUNK = 1 << 20
 
 
 class _Words:
@@ -58,9 +59,9 @@ class _Lanes:
 def _pop(states: Array, slots: Array, starts: Array, words: _Words) -> tuple[Array, Array]:
     """The next token of each state, and the states after it."""
     entry = slots[starts + (states & _MASK)]
-    states = ((entry >> _BITS & _MASK) + 1) * (states >> _BITS) + (entry & _MASK)
+    states = (entry >> 19) * (states >> _BITS) + (entry >> 7 & _MASK)
     words.refill(states)
-    return entry >> 24, states
+    return entry & 127, states
 
 
 def _pop_extra(states: Array, bits: Array, on: Array, words: _Words) -> tuple[Array, Array]:
@@ -95,16 +96,15 @@ def decode_dense(
     words: Array, states: Array, shape: Shape, classes: Classes, expect: Expectation, tables: Decoding, out: Array
 ) -> int:
     """See `kernels.decode_dense`."""
-    _, _, bases, extra = tables
-    near = expect.near
-    slots, starts = tables.slots.astype(np.int64), tables.starts.astype(np.int64)
-    lanes, source = _Lanes(len(states), shape), _Words(words)
+    near, bases, extra = expect.near, tables.bases, tables.extra
+    slots, starts, moved = tables.slots.astype(np.int64), tables.starts.astype(np.int64), states
+    lanes, source, states = _Lanes(len(states), shape), _Words(words), states.astype(np.int64)
     for i in range(lanes.height):
         for j in range(lanes.width):
             on = lanes.at(i, j)
             rows, columns = lanes.top[on] + i, lanes.left[on] + j
             here = rows * lanes.columns + columns
-            context = np.clip(classes[0][rows] + classes[1][columns], 0, 31)
+            context = classes.of_rows[rows] + classes.of_columns[columns]
             aim = None
             if len(near):
                 ready = [(r * lanes.columns + c, a, s) for r, c, a, s in near.tolist() if i >= r and j >= c]
@@ -115,6 +115,7 @@ def decode_dense(
                 some, rest = _pop_extra(states, extra[token], on, source)
                 value[some] += np.where(value[some] < 0, -rest, rest)
             out[here] = value if aim is None else np.where(aim < 0, -value, value)
+    moved[:] = states
     return source.at
 
 
@@ -205,44 +206,63 @@ def encode_dense(values: Array, found: Array, shape: Shape, tables: Coding, stat
 
 
 def decode_gaps(
-    words: Array, states: Array, shape: Shape, classes: Classes, order: Array, tables: Decoding, out: Array
-) -> int:
-    """See `kernels.decode_gaps`."""
-    _, _, bases, extra = tables
-    slots, starts = tables.slots.astype(np.int64), tables.starts.astype(np.int64)
-    lanes, source = _Lanes(len(states), shape), _Words(words)
+    words: Array,
+    states: Array,
+    shape: Shape,
+    classes: Classes,
+    order: Array,
+    tables: Decoding,
+    meaning: Meaning,
+    out: Array,
+) -> tuple[int, int]:
+    """See `gap_loops.decode_gaps`."""
+    bases, extra = tables.bases, tables.extra
+    slots, starts, moved = tables.slots.astype(np.int64), tables.starts.astype(np.int64), states
+    lanes, source, states = _Lanes(len(states), shape), _Words(words), states.astype(np.int64)
     sizes, widths = lanes.sizes()
     places = np.zeros(len(states), dtype=np.int64)
+    made = 0
 
     def where(on: Array) -> tuple[Array, Array]:
         rows, columns = np.divmod(places[on], widths[on])
-        rows, columns = rows + lanes.top[on], order[columns + lanes.left[on]]
-        return rows * lanes.columns + columns, np.clip(classes[0][rows] + classes[1][columns], 0, 31)
+        rows, columns = rows + lanes.top[on], columns + lanes.left[on]
+        return rows * lanes.columns + order[columns], classes.of_rows[rows] + classes.of_columns[columns]
 
     on = np.flatnonzero(sizes)
     while len(on):
-        token, states[on] = _pop(states[on], slots, starts[where(on)[1]], source)
+        token, states[on] = _pop(states[on], slots, starts[2 * where(on)[1]], source)
         if int(token.max()) > len(bases) >> 1:
-            return -1
+            return -1, made
         gap = bases[2 * token]
         some, rest = _pop_extra(states, extra[2 * token], on, source)
         gap[some] += rest
         places[on] += gap
         if (places[on] > sizes[on]).any():
-            return -1
+            return -1, made
         weights = on[(places[on] < sizes[on]) & (gap < LARGEST)]
         if len(weights):
             here, scale = where(weights)
-            token, states[weights] = _pop(states[weights], slots, starts[32 + scale], source)
+            token, states[weights] = _pop(states[weights], slots, starts[2 * scale + 1], source)
             if not token.all():
-                return -1
+                return -1, made
             value = bases[token]
             some, rest = _pop_extra(states, extra[token], weights, source)
             value[some] += np.where(value[some] < 0, -rest, rest)
-            out[here] = value
+            value -= meaning.lowest
+            if int(value.min()) < 0 or int(value.max()) >= len(meaning.values):
+                return -1, made
+            out[here] = meaning.values[value]
             places[weights] += 1
+            made += len(weights)
         on = on[places[on] < sizes[on]]
-    return source.at
+    moved[:] = states
+    return source.at, made
+
+
+def look_up(integers: Array, lowest: int, values: Array, out: Array) -> None:
+    """See `kernels.look_up`; in chunks, because places are of 64 bits."""
+    for start in range(0, len(integers), _CHUNK):
+        out[start : start + _CHUNK] = values[integers[start : start + _CHUNK].astype(np.int64) - lowest]
 
 
 def find_events(

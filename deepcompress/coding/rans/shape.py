@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 MAX_LANES = 256
+SPARE = 4  # words of a lane that a decoder may read beyond the end, before it looks
 PER_STREAM = 1 << 19  # elements that an encoder puts into one stream, if rows allow it
 PER_LANE = 3 << 10  # symbols
 

@@ -127,7 +127,7 @@ def _cheapest(near: Array, losses: Array, prices: Array) -> Array:
         changes = near[table][:, :, None] - near[table - 1][:, None, :] & frequencies.LEVELS - 1
         ways = total[:, None, :] + prices[changes]
         before[table] = ways.argmin(axis=2)
-        total = losses[table] + ways.min(axis=2)
+        total = losses[table] + np.take_along_axis(ways, before[table][:, :, None], axis=2)[:, :, 0]
     found = np.zeros((tables, tokens), dtype=np.int64)
     every, at = np.arange(tokens), total.argmin(axis=1)
     for table in range(tables - 1, -1, -1):

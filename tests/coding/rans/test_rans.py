@@ -7,7 +7,7 @@ import pytest
 
 from deepcompress.coding import planes
 from deepcompress.coding.bits import Reader
-from deepcompress.coding.rans import classes, codec, frequencies, kernels, model, plain, shape, tables, tokens
+from deepcompress.coding.rans import classes, codec, decoder, frequencies, kernels, model, plain, shape, tables, tokens
 from deepcompress.coding.rans.model import Model, Neighbour
 from deepcompress.coding.rans.shape import Cut, matrix_of
 from deepcompress.errors import FormatError
@@ -21,6 +21,11 @@ def back(packed, payload, dims, workers=1):
 
     codec.decode(memoryview(packed), memoryview(payload), dims, take, workers)
     return found
+
+
+def use(monkeypatch, loops):
+    for module in (codec, decoder):
+        monkeypatch.setattr(module, "loops_for", lambda *_: loops)
 
 
 def drawn(dims, spread=2.0, density=1.0, seed=0):
@@ -62,7 +67,7 @@ def test_what_goes_in_comes_out_compiled_or_not(monkeypatch, name, gaps):
     dims, integers = CASES[name]
     made = []
     for loops in (kernels, plain):
-        monkeypatch.setattr(codec, "_loops", lambda _, loops=loops: loops)
+        use(monkeypatch, loops)
         made.append(codec.encode(integers, dims, gaps))
         assert np.array_equal(back(*made[-1], dims), integers)
     assert made[0] == made[1]
@@ -80,6 +85,84 @@ def test_streams_side_by_side_give_the_same(monkeypatch, gaps):
     assert found.cut.lanes > 1
     for workers in (1, 2, 3):
         assert np.array_equal(back(packed, payload, dims, workers), integers)
+
+
+LOWEST, MEANT = -40, np.random.default_rng(7).integers(1, 1 << 32, 90, dtype=np.uint32)
+
+
+def meant(packed, payload, dims, values=MEANT, workers=1):
+    out = np.zeros(int(np.prod(dims)), dtype=values.dtype)
+    count = codec.decode_values(memoryview(packed), memoryview(payload), dims, LOWEST, values, out, workers)
+    return out, count
+
+
+EDGES = {
+    "one": ((), [-7]),
+    "one of many": ((40, 50), np.arange(2000) == 1999),
+    "same": ((9, 30), np.full(270, -3)),
+    "zeros": ((12, 40), np.zeros(480)),
+    "bias": ((600,), np.arange(600) % 7 - 3),
+    "column": ((130, 1), np.arange(130) % 3),
+    "extra bits": ((40, 60), np.arange(2400) % 89 - 40),
+    "rows that differ": ((300, 70), drawn((300, 70), 1.0, 0.3).reshape(300, 70) * (np.arange(300) % 3 == 0)[:, None]),
+    "columns that differ": ((90, 200), drawn((90, 200), 1.0, 0.4).reshape(90, 200) * (np.arange(200) % 5 < 2)),
+    "kernels": ((16, 24, 3, 3), drawn((16, 24, 3, 3), 2.0, 0.2)),
+}
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32])
+@pytest.mark.parametrize("gaps", [False, True], ids=["dense", "gaps"])
+@pytest.mark.parametrize("name", EDGES)
+def test_what_integers_stand_for_is_the_same_compiled_or_not(monkeypatch, name, gaps, kind):
+    monkeypatch.setattr(shape, "PER_STREAM", 4000)
+    monkeypatch.setattr(shape, "PER_LANE", 70)  # so that lanes end apart, in the middle of vectors
+    dims, integers = EDGES[name]
+    integers = np.clip(np.asarray(integers).reshape(-1), -40, 49).astype(np.int16)
+    values = MEANT.astype(kind)
+    values[-LOWEST] = 0
+    packed, payload = codec.encode(integers, dims, gaps)
+    for loops in (kernels, plain):
+        use(monkeypatch, loops)
+        found, count = meant(packed, payload, dims, values, workers=2)
+        assert np.array_equal(found, values[integers - LOWEST])
+        assert count == np.count_nonzero(integers)
+
+
+@pytest.mark.parametrize("loops", [kernels, plain], ids=["compiled", "plain"])
+@pytest.mark.parametrize("gaps", [False, True], ids=["dense", "gaps"])
+@pytest.mark.parametrize("number", [-41, 50, 63, -30000])
+def test_an_integer_that_stands_for_nothing_is_refused(monkeypatch, loops, gaps, number):
+    use(monkeypatch, loops)
+    integers = drawn((20, 30), density=0.2)
+    integers[300] = number
+    packed, payload = codec.encode(integers, (20, 30), gaps)
+    with pytest.raises(FormatError, match="is damaged" if gaps else r"only -40 to 49 are allowed"):
+        meant(packed, payload, (20, 30))
+
+
+@pytest.mark.parametrize("gaps", [False, True], ids=["dense", "gaps"])
+def test_damaged_streams_end_alike_compiled_or_not(monkeypatch, gaps):
+    monkeypatch.setattr(shape, "PER_LANE", 50)
+    rng = np.random.default_rng(1)
+    integers = drawn((40, 30), spread=9, density=0.4)
+    packed, payload = codec.encode(integers, (40, 30), gaps)
+    for _ in range(150):
+        data = [bytearray(packed), bytearray(payload)]
+        part = data[int(rng.integers(2))]
+        part[int(rng.integers(len(part)))] ^= 1 << int(rng.integers(8))
+        ends = []
+        for loops in (kernels, plain):
+            use(monkeypatch, loops)
+            try:
+                ends.append(back(*data, (40, 30)).tolist())
+            except FormatError as error:
+                ends.append(str(error))
+        assert ends[0] == ends[1]
+
+
+def test_streams_too_large_for_places_of_32_bits_are_left_to_numpy():
+    assert decoder.loops_for(matrix_of((1 << 12, 1 << 20)), 1 << 12) is plain
+    assert decoder.loops_for(matrix_of((1 << 12, 1 << 20)), (1 << 11) - 1) is kernels
 
 
 def test_every_magnitude_has_its_token():
@@ -114,10 +197,10 @@ def test_frequencies_fill_the_table():
     assert shares.tolist() == [[1, 0, 2, 4093], [4096, 0, 0, 0], [0, 4096, 0, 0], [1024] * 4]
     slots = frequencies.slots_of(shares)[0]
     assert [slots[0], slots[1], slots[2], slots[3]] == [
-        0,
-        2 << 24 | 1 << 12,
-        2 << 24 | 1 << 12 | 1,
-        3 << 24 | 4092 << 12,
+        1 << 19,
+        2 << 19 | 2,
+        2 << 19 | 1 << 7 | 2,
+        4093 << 19 | 3,
     ]
     with pytest.raises(FormatError, match="no token"):
         frequencies.of_levels(np.zeros((1, 3), np.uint8))
@@ -243,7 +326,7 @@ def test_models_that_break_a_rule(wrong, message):
 
 @pytest.mark.parametrize("loops", [kernels, plain], ids=["compiled", "plain"])
 def test_damage_is_refused_or_gives_numbers(monkeypatch, loops):
-    monkeypatch.setattr(codec, "_loops", lambda _: loops)
+    use(monkeypatch, loops)
     rng = np.random.default_rng(0)
     for gaps in (False, True):
         integers = drawn((10, 20), spread=20, density=0.3)
@@ -271,5 +354,5 @@ def test_gaps_may_not_lead_out_of_a_lane():
         wrong = replace(PLAIN, gaps=True, contexts=np.zeros(64, np.uint8), levels=table)
         for loops in (kernels, plain):
             with pytest.MonkeyPatch.context() as patch, pytest.raises(FormatError, match=message):
-                patch.setattr(codec, "_loops", lambda _, loops=loops: loops)
+                use(patch, loops)
                 back(model.pack(wrong), b"\0\0\1\0", DIMS)
