@@ -16,7 +16,7 @@ State = Mapping[str, torch.Tensor]
 Stored = tuple[int, State]
 
 BITS = range(8, 2, -1)
-QP = (-32, -28, -24, -20, -17, -14, -11, -8)
+QP = (-36, -32, -28, -24, -20, -17, -14, -11, -8, -5, -2, 1, 4)
 _BROTLI = 11, 4_000_000  # quality, and from how many weights on a lower one is taken, because 11 takes minutes
 _BROTLI_LARGE = 9
 

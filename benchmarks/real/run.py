@@ -49,8 +49,8 @@ from measure import machine, run_process  # noqa: E402
 
 WITHOUT, CALIBRATED = "without data", "calibrated"
 STEPS = {
-    WITHOUT: (None, 0.18, 0.28, 0.45, 0.7, 1.0, 1.4, 2.0, 2.8),
-    CALIBRATED: (None, 0.04, 0.07, 0.12, 0.2, 0.35, 0.6, 1.0, 1.7),
+    WITHOUT: (None, 0.12, 0.18, 0.23, 0.28, 0.36, 0.45, 0.55, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.8, 3.4, 4.0),
+    CALIBRATED: (None, 0.04, 0.055, 0.07, 0.085, 0.1, 0.12, 0.15, 0.2, 0.27, 0.35, 0.45, 0.6, 0.8, 1.0, 1.4, 1.8),
 }
 LOOKS = {WITHOUT: "tab:blue", CALIBRATED: "tab:red", "int-N + brotli": "0.35", "NNCodec": "tab:orange"}
 
