@@ -201,7 +201,8 @@ def test_the_users_data_is_fed_as_it_is_and_that_is_said(work):
         "pixels: inputs divided by 255, channels moved to the front; not normalized; task segmentation, of which "
         "mIoU is measured"
     ]
-    arrays = np.load(work / "pixels.npz")
+    with np.load(work / "pixels.npz") as stored:
+        arrays = dict(stored)
     floats = {name: arrays[name].transpose(0, 3, 1, 2).astype(np.float32) / 255 for name in ("x_train", "x_test")}
     np.savez("pixels.npz", **{**arrays, **floats})
     same = from_json("eval", *given(work, "pixels")[:3], "--data", "pixels.npz")

@@ -66,7 +66,8 @@ def test_export_gives_the_model_of_the_tensors_in_the_file():
         for name, array in tensors_of(back).items():
             assert (array == state[name]).all()
             assert (array == file[name]).all()
-    x = np.load("d.npz")["x_test"]
+    with np.load("d.npz") as stored:
+        x = stored["x_test"]
     (y,), (dense,) = run("back.onnx", {"x": x}), run("m.onnx", {"x": x})
     by_hand = np.maximum(x @ state["first.weight"].T + state["first.bias"], 0) @ state["second.weight"]
     assert np.allclose(y, by_hand, atol=1e-3)

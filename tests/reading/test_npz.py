@@ -31,10 +31,10 @@ def test_numpy_reads_what_is_exported(tmp_path):
     }
     source = write(tmp_path / "m.dc", **arrays)
     assert export_npz(source, tmp_path / "x.npz") == 4
-    found = np.load(tmp_path / "x.npz", allow_pickle=False)
-    assert found.files == list(arrays)
-    for name, value in arrays.items():
-        np.testing.assert_array_equal(found[name], value, strict=True)
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as found:
+        assert found.files == list(arrays)
+        for name, value in arrays.items():
+            np.testing.assert_array_equal(found[name], value, strict=True)
     first = (tmp_path / "x.npz").read_bytes()
     export_npz(source, tmp_path / "x.npz")
     assert (tmp_path / "x.npz").read_bytes() == first
