@@ -173,6 +173,7 @@ def without_data(job: Job) -> Made:
 
 def from_tensors(job: Job) -> Made:
     """Without data and without the network: tensor by tensor."""
+    from deepcompress.compression.from_file import steps_in
     from deepcompress.compression.tensors_only import compress_state
     from deepcompress.layers import buffers_of, part_of_computed
     from deepcompress.networks.names import fitted
@@ -198,6 +199,7 @@ def from_tensors(job: Job) -> Made:
         smaller=SMALLER in source.facts,
         extra=source.extra,
         watch=job.watch,
+        steps={} if order.start is None else steps_in(order.start),
         graph=b"" if order.start is None else graph_of(order.start),
     )
     return Made(result, label)

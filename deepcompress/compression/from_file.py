@@ -18,6 +18,7 @@ import torch
 from deepcompress.coding.dtypes import DType
 from deepcompress.coding.forms import MAX_CODEBOOK
 from deepcompress.coding.layouts.coded import Coded
+from deepcompress.coding.layouts.ranked import Multiples
 from deepcompress.coding.tensors import Encoding, TensorInfo
 from deepcompress.container.reader import ModelFile
 from deepcompress.layers import Layer
@@ -66,6 +67,25 @@ def restore(
             members[name], tables[name] = [name], table
     found = [_book(tables[key], names, tensors) for key, names in members.items()]
     return [book for book in found if book is not None and unmoved(book, tensors) is not None]
+
+
+def steps_in(path: str | Path, called: Mapping[str, str] | None = None) -> dict[str, Array]:
+    """The step of each row (float32) of the tensors that a file has as whole numbers times these, by name.
+
+    Args:
+        path: the file.
+        called: the file's names of tensors that have others elsewhere, by these (`reading.loader.names_in`).
+
+    Raises:
+        FormatError: the file is missing or damaged.
+    """
+    found = {}
+    with ModelFile(path) as file:
+        for entry in file.header.entries:
+            stored = file.stored(entry)
+            if isinstance(stored.info.layout, Multiples):
+                found[entry.name] = stored.info.layout.steps_in(stored.info, file.section(stored))
+    return found | {own: found[full] for own, full in (called or {}).items() if full in found}
 
 
 def still_shared(

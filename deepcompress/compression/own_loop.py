@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from deepcompress.compression.from_file import asks_for_more, renamed, restore, settings_of
+from deepcompress.compression.from_file import asks_for_more, renamed, restore, settings_of, steps_in
 from deepcompress.compression.result import Result, kept_line
 from deepcompress.compression.small import finish_small
 from deepcompress.compression.stages import Job
@@ -162,6 +162,7 @@ class Compressor:
         fill_from(network_itself, path)
         settings = renamed(recipe or Recipe.from_dict(settings_of(path), str(path)), called)
         compressor = cls(network_itself, settings, network=network, data=data, watch=watch)
+        compressor._delivery = replace(compressor._delivery, steps=steps_in(path, called))
         compressor._former = restore(path, live_tensors(network_itself, compressor._delivery.state), called)
         return compressor
 

@@ -19,7 +19,7 @@ from deepcompress.container.entries import Extension
 from deepcompress.container.writer import pack
 from deepcompress.layers import Layer, is_layer, scales_of, tied_to
 from deepcompress.networks.precision import Stored
-from deepcompress.quantize.rows import RowGrid
+from deepcompress.quantize.rows import RowGrid, nearest
 from deepcompress.quantize.sharing import Codebook
 from deepcompress.reading.arrays import Array, check_dtype, to_array
 from deepcompress.recipe import Recipe
@@ -31,11 +31,19 @@ class Packer:
     """Encodes the tensors of one file in their order, and knows what later ones may refer to.
 
     `coder` is one of `encoder.CODERS`: "fixed" keeps streams at fixed width, as the paper's stages 1 and 2 do.
-    `index_bits` is the width of offsets, None for the best of each layer.
+    `index_bits` is the width of offsets, None for the best of each layer. `steps` are those of the rows of tensors that
+    an earlier file had as whole numbers times these (`from_file.steps_in`).
     """
 
-    def __init__(self, small_dtype: str = "float32", coder: str = "huffman", index_bits: int | None = None) -> None:
+    def __init__(
+        self,
+        small_dtype: str = "float32",
+        coder: str = "huffman",
+        index_bits: int | None = None,
+        steps: Mapping[str, Array] | None = None,
+    ) -> None:
         self.small_dtype, self.coder, self.index_bits = small_dtype, coder, index_bits
+        self._steps = (steps or {}) if coder in COMPACT else {}
         self._order: dict[str, int] = {}
         self._owners: dict[tuple[Hashable, DType], int] = {}
 
@@ -60,8 +68,11 @@ class Packer:
     ) -> EncodedTensor:
         """A pruned tensor: by indices into its shared values `centroids`, or by its surviving values.
 
-        Layers with the same `book` share one codebook in the file (one for each dtype among them).
+        Layers with the same `book` share one codebook in the file (one for each dtype among them). Without shared
+        values, what is whole numbers times known steps is stored as such.
         """
+        if centroids is None and (grid := self._on_grid(name, value)):
+            return self.grid(name, value, grid)
         values, dtype, entries = _parts(name, value, centroids)
         encoded = encode_coded(values, dtype, entries, self.coder, self._owner(book, dtype), self.index_bits)
         if encoded.info.codebook:
@@ -78,6 +89,15 @@ class Packer:
             return self._scaled(name, value, grid)
         numbers = torch.unique(grid.integers)
         return self.layer(name, value, numbers[numbers != 0] * grid.steps[0])
+
+    def _on_grid(self, name: str, value: torch.Tensor) -> RowGrid | None:
+        """A tensor as whole numbers times the steps of its rows in an earlier file, if that is what it is exactly."""
+        known = self._steps.get(name)
+        if known is None or value.dtype is not torch.float32 or known.shape != value.shape[:1]:
+            return None
+        value = value.detach().cpu()
+        grid = nearest(value, torch.from_numpy(scales.steps(*scales.fit(known))))  # as `_scaled` stores them
+        return grid if torch.equal(grid.values(), value) else None
 
     def _scaled(self, name: str, value: torch.Tensor, grid: RowGrid) -> EncodedTensor:
         """With a step for each row; as plain numbers where these take no more, or where steps are out of range."""
@@ -120,6 +140,7 @@ def pack_state(
     coder: str | None = None,
     stored: Stored | None = None,
     extensions: Sequence[Extension] = (),
+    steps: Mapping[str, Array] | None = None,
 ) -> bytes:
     """A whole .dc file in memory.
 
@@ -134,8 +155,9 @@ def pack_state(
         coder: instead of the recipe's: "fixed" for the paper's stages 1 and 2, where streams have fixed widths.
         stored: the types of the tensors in the file, where they differ.
         extensions: what else the header says (`container.extensions`).
+        steps: of the rows of layers that are not shared, as for `Packer`.
     """
-    return pack(encode_state(state, layers, codebooks, recipe, coder, stored), network, data, extensions)
+    return pack(encode_state(state, layers, codebooks, recipe, coder, stored, steps), network, data, extensions)
 
 
 def encode_state(
@@ -145,10 +167,11 @@ def encode_state(
     recipe: Recipe,
     coder: str | None = None,
     stored: Stored | None = None,
+    steps: Mapping[str, Array] | None = None,
 ) -> Iterator[tuple[str, EncodedTensor]]:
     """The tensors of `pack_state`, in their order; arguments as there."""
-    packer, stored = Packer(recipe.small_dtype, coder or recipe.coder, recipe.index_bits), stored or Stored()
-    tied, scales = tied_to(state), scales_of(state)
+    packer, stored = Packer(recipe.small_dtype, coder or recipe.coder, recipe.index_bits, steps), stored or Stored()
+    tied, exact = tied_to(state), scales_of(state)
     book_of = {member.name: codebook for codebook in codebooks for member in codebook.members}
     coded = {layer.name for layer in layers} | set(book_of)
     for name, value in state.items():
@@ -157,7 +180,7 @@ def encode_state(
         if name in tied:
             encoded = packer.tied(name, value, tied[name])
         elif name not in coded:
-            encoded = packer.small(name, value, exact=name in scales)
+            encoded = packer.small(name, value, exact=name in exact)
         elif book is None:
             encoded = packer.layer(name, value)
         else:

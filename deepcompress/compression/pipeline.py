@@ -14,7 +14,7 @@ from deepcompress.calibration.budget import Budget
 from deepcompress.calibration.checking import Rounded
 from deepcompress.calibration.rounding import Rounder
 from deepcompress.compression.from_base import FromBase, Limits, recipe_beside
-from deepcompress.compression.from_file import asks_for_more, renamed, restore, still_shared
+from deepcompress.compression.from_file import asks_for_more, renamed, restore, steps_in, still_shared
 from deepcompress.compression.lowrank import factorize
 from deepcompress.compression.rates import suited
 from deepcompress.compression.result import Result, kept_line
@@ -306,7 +306,8 @@ def _compress(order: _Order) -> Result:
     current = work
     if recipe.low_rank is not None:
         stages.finish("low-rank", dense_bytes(state))
-    delivery = Delivery(work, state, layers, recipe, order.network, order.data, order.normalize)
+    steps = {} if order.start is None else steps_in(order.start, called)
+    delivery = Delivery(work, state, layers, recipe, order.network, order.data, order.normalize, steps)
     former = [] if source is None else restore(source, tensors, called)
     if former and order.keeps_values and not still_shared(former, weights, layers, recipe)[1]:
         check_sharing(recipe)

@@ -47,6 +47,7 @@ class Stream:
         watch: Progress,
         rounder: Callable[[float], Rounded] | None = None,
         turns: Mapping[str, Turn] | None = None,
+        steps: Mapping[str, Array] | None = None,
     ) -> None:
         self.given, self._step = Rounded({}, {}) if rounder is None else rounder(step), step
         self.state, self.content, self.losses, self.recipe, self.watch = state, content, losses, recipe, watch
@@ -57,7 +58,7 @@ class Stream:
         self._groups = {name: (members, most) for members, most in groups(content.layers, recipe) for name in members}
         self._tables: dict[tuple[str, ...], _Sharing] = {}
         coder = "rans" if recipe.quantizer == "rows" else recipe.coder  # as rows with steps of their own have it
-        self._packer = Packer(recipe.small_dtype, coder, recipe.index_bits)
+        self._packer = Packer(recipe.small_dtype, coder, recipe.index_bits, steps)
         self._turns = turns or {}
         self._coarser = coarseness({layer.name: layer.weights for layer in content.layers})
         self.errors: dict[str, float] = {}

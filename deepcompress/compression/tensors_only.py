@@ -29,6 +29,7 @@ from deepcompress.files import check_writable
 from deepcompress.layers import scales_line
 from deepcompress.prune.masks import share_out
 from deepcompress.quantize.rows import Turn
+from deepcompress.reading.arrays import Array
 from deepcompress.recipe import Recipe
 from deepcompress.recipe.uses import check_tensors_only
 from deepcompress.training.progress import Progress
@@ -57,6 +58,7 @@ def compress_state(
     tune: Callable[[Rounded], Rounded] | None = None,
     weights: Collection[str] | None = None,
     turns: Mapping[str, Turn] | None = None,
+    steps: Mapping[str, Array] | None = None,
     graph: bytes = b"",
 ) -> Result:
     """Compress bare tensors, with neither network code nor data: no retraining, no tuning, nothing measured.
@@ -79,6 +81,7 @@ def compress_state(
         tune: changes what `rounder` gives, at the end. If the file is larger than its target_size then, it is left out.
         weights: names of the tensors that may be compressed, where that is known; without, shapes and types tell it.
         turns: of weights whose first dimension is not that of outputs, how they are turned (`quantize.rows.Turn`).
+        steps: of the rows of layers in a file that the tensors are from (`from_file.steps_in`).
         graph: of the network, to store in the file (`container.graph`).
 
     Raises:
@@ -104,7 +107,7 @@ def compress_state(
     pruned = time.perf_counter()
 
     def stream_of(step: float, rounding: Callable[[float], Rounded] | None = rounder) -> Stream:
-        return Stream(state, content, losses, recipe, step, watch, rounding, turns)
+        return Stream(state, content, losses, recipe, step, watch, rounding, turns, steps)
 
     def size_of(stream: Stream) -> int:
         return len(pack(stream, network, data, extensions))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from deepcompress.networks.precision import given_bytes, stored_of
 from deepcompress.networks.unmade import check_made
 from deepcompress.prune.masks import Masks
 from deepcompress.quantize.sharing import Codebook
-from deepcompress.reading.arrays import check_tensor, dense_bytes
+from deepcompress.reading.arrays import Array, check_tensor, dense_bytes
 from deepcompress.reading.loader import fill_from
 from deepcompress.recipe import Recipe
 from deepcompress.training import distributed
@@ -53,6 +53,7 @@ class Delivery:
         layers: those of them that are pruned.
         recipe: all settings.
         network, data, normalize: names for the header, and how inputs are normalized.
+        steps: of the rows of layers in the file that this one goes on from (`from_file.steps_in`).
     """
 
     model: nn.Module
@@ -62,12 +63,14 @@ class Delivery:
     network: str = ""
     data: str = ""
     normalize: str = ""
+    steps: Mapping[str, Array] = field(default_factory=dict)
 
     def packed(self, codebooks: Sequence[Codebook], coder: str | None = None) -> bytes:
         """The file as it would be now, with the recipe's coder or another."""
         more = (*extensions_of(self.model), *pack_normalize(self.normalize))
         names = (self.network, self.data, coder)
-        return pack_state(self.state, self.layers, codebooks, self.recipe, *names, stored_of(self.model), more)
+        stored = stored_of(self.model)
+        return pack_state(self.state, self.layers, codebooks, self.recipe, *names, stored, more, self.steps)
 
     def drafted(self, codebooks: Sequence[Codebook], former: Sequence[Codebook] = ()) -> bytes:
         """The file as it would be if this were the end, with all that is left to do done to a copy of the network."""

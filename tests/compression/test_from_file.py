@@ -13,7 +13,7 @@ from torch import nn
 
 import deepcompress as dc
 from deepcompress.cli import main
-from deepcompress.compression.from_file import asks_for_more, restore, settings_of, still_shared, unmoved
+from deepcompress.compression.from_file import asks_for_more, restore, settings_of, steps_in, still_shared, unmoved
 from deepcompress.compression.tensors_only import compress_state
 from deepcompress.layers import Layer
 from deepcompress.quantize.sharing import Grid
@@ -72,6 +72,51 @@ def test_without_training_nothing_changes(way, trained, data, tmp_path):
     recipe = Recipe.from_dict({**settings, "retrain": False, "batch_norm": "keep"})
     compress_state(dc.load_state_dict(path), recipe, bare)
     assert bare.read_bytes() == path.read_bytes()
+
+
+@pytest.fixture
+def rounded(trained, tmp_path):
+    dc.compress(trained, None, None, Recipe(retrain=False), tmp_path / "a.dc")
+    return tmp_path / "a.dc"
+
+
+def test_rounded_weights_stay_whole_numbers_times_their_steps(rounded, data, tmp_path):
+    path, bare, own = tmp_path / "b.dc", tmp_path / "c.dc", tmp_path / "d.dc"
+    settings = settings_of(rounded)
+    dc.compress(fresh(), data, None, Recipe.from_dict(settings), path, start=rounded)
+    assert path.read_bytes() == rounded.read_bytes()
+    dc.compress(fresh(), None, None, Recipe.from_dict({**settings, "retrain": False}), path, start=rounded)
+    assert path.read_bytes() == rounded.read_bytes()
+    recipe = Recipe.from_dict({**settings, "retrain": False, "batch_norm": "keep"})
+    compress_state(dc.load_state_dict(rounded), recipe, bare, steps=steps_in(rounded))
+    assert bare.read_bytes() == rounded.read_bytes()
+    compressor = dc.Compressor.from_file(rounded, fresh())
+    compressor.finalize(own)
+    assert own.read_bytes() == rounded.read_bytes()
+
+
+def test_rounded_weights_stay_so_where_more_are_pruned(rounded, tmp_path):
+    path = tmp_path / "b.dc"
+    recipe = replace(Recipe.from_dict(settings_of(rounded)), prune=0.5, retrain=False)
+    dc.compress(fresh(), None, None, recipe, path, start=rounded)
+    before, after = dc.load_state_dict(rounded), dc.load_state_dict(path)
+    for name, gone in zeros(path).items():
+        assert torch.equal(after[name], torch.where(gone, 0.0, before[name]))
+    assert sum(gone.float().mean() for gone in zeros(path).values()) > 1
+    assert path.stat().st_size < rounded.stat().st_size
+
+
+def test_steps_are_left_where_they_do_not_tell_the_weights_exactly(rounded, tmp_path):
+    state, steps = dc.load_state_dict(rounded), steps_in(rounded)
+    assert set(steps) == {"0.weight", "3.weight", "7.weight", "9.weight"}
+    state["7.weight"][0, 0] += 1e-4
+    recipe = Recipe.from_dict({**settings_of(rounded), "retrain": False})
+    given = {**steps, "0.weight": steps["0.weight"][:-1]}
+    compress_state(state, recipe, tmp_path / "b.dc", steps=given)
+    assert all(torch.equal(value, state[name]) for name, value in dc.load_state_dict(tmp_path / "b.dc").items())
+    assert set(steps_in(tmp_path / "b.dc")) == {"3.weight", "9.weight"}
+    compress_state(state, replace(recipe, coder="huffman"), tmp_path / "b.dc", steps=steps)
+    assert not steps_in(tmp_path / "b.dc")  # which readers of version 1 can read
 
 
 @pytest.mark.parametrize("way", ["plain", "smallest", "groups"])
@@ -230,6 +275,11 @@ def test_the_command(tmp_path, monkeypatch):
     assert (tmp_path / "b.dc").read_bytes() == first
     run("a.dc", "--no-retrain", "-o", "b.dc")  # nobody says which network it is
     assert (tmp_path / "b.dc").read_bytes() == first
+    run("m.pt", "--no-retrain", "-o", "r.dc")
+    run("r.dc", "--no-retrain", "-o", "b.dc")
+    assert (tmp_path / "b.dc").read_bytes() == (tmp_path / "r.dc").read_bytes()
+    run("r.dc", *named, "-o", "b.dc")
+    assert steps_in("b.dc").keys() == steps_in("r.dc").keys() > set()
     found = run("a.dc", *named, "--finetune-epochs", "1", "-o", "b.dc")
     assert found["recipe"]["finetune_epochs"] == 1
     assert all(torch.equal(mask, zeros("a.dc")[name]) for name, mask in zeros("b.dc").items())

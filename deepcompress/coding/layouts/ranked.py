@@ -187,7 +187,7 @@ class Multiples(Ranked, Counted):
         rows, columns = tensor.shape[0], tensor.size // tensor.shape[0]
         low, high = self.scales.low, self.scales.high
         reader = Reader(section, "section")
-        steps = scales.unpack(reader.take(self.scales.length, "scales"), rows, max(-low, high))
+        steps = self._steps(tensor, reader)
         values = np.empty((rows, columns), dtype=np.float32)
 
         def place(start: int, numbers: Array) -> None:
@@ -197,6 +197,18 @@ class Multiples(Ranked, Counted):
 
         check_count(self.numbers.decode(tensor, reader, (low, high), place, workers), self.nonzeros)
         return values.view(tensor.dtype.storage).reshape(tensor.shape)
+
+    def steps_in(self, tensor: TensorType, section: bytes) -> Array:
+        """The step of each row (float32) in a section.
+
+        Raises:
+            FormatError: there are not so many, or they are too large.
+        """
+        return self._steps(tensor, Reader(section, "section"))
+
+    def _steps(self, tensor: TensorType, reader: Reader) -> Array:
+        largest = max(-self.scales.low, self.scales.high)
+        return scales.unpack(reader.take(self.scales.length, "scales"), tensor.shape[0], largest)
 
 
 def encode(tensor: TensorType, given: Sorted) -> EncodedTensor:
