@@ -59,7 +59,8 @@ class Check:
     """
 
     def __init__(self, plain: Callable[[float], Rounded], error: Callable[[Mapping[str, torch.Tensor]], float]) -> None:
-        self._plain, self._error, self._factor = plain, error, _START
+        self._plain, self._error = plain, error
+        self._factor, self._factors = _START, dict[float, float]()
 
     def better(self, found: Rounded, step: float) -> Rounded:
         """What samples made `found` with a step, or weights that go by their sizes in about as many bits."""
@@ -73,10 +74,16 @@ class Check:
         return rounded if rounded.error is not None else replace(rounded, error=self._error(rounded.values()))
 
     def of_bits(self, bits: float, step: float) -> Rounded:
-        """Weights that go by their sizes and need about so many bits; those of samples do so with `step`."""
+        """Weights that go by their sizes and need about so many bits; those of samples do so with `step`.
+
+        The search begins where the last one ended. With a step that was met before it is what it was then, so that a
+        file has the size that was found for its step.
+        """
+        if step in self._factors:
+            return self._plain(self._factors[step] * step)
         factor = self._factor
         for _ in range(_NEWTON):
-            found = self._plain(factor * step)
+            found, self._factors[step] = self._plain(factor * step), factor
             more = found.bits() - bits
             if abs(more) <= _NEARLY * bits:
                 break

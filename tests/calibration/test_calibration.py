@@ -265,6 +265,17 @@ def test_no_size_is_worse_on_samples_held_out_than_without_samples(step, network
         assert found.is_plain == (batches is mute)
 
 
+def test_a_step_gives_the_same_whatever_was_tried_before(network, mute):
+    names = [name for name, value in network.state_dict().items() if value.ndim > 1]
+    rounder = Rounder(network, names, mute, Progress())
+    first = rounder.checked(0.3)
+    assert first.is_plain
+    for other in (0.31, 0.05, 0.9):
+        rounder.checked(other)
+        again = rounder.checked(0.3)
+        assert all(torch.equal(grid.values(), again.grids[name].values()) for name, grid in first.grids.items())
+
+
 def test_a_file_that_goes_by_sizes_alone_says_so(network, samples, mute, tmp_path):
     recipe, watch = Recipe(retrain=False, target_size=900), Listener()
     for batches in (samples, mute):
