@@ -70,18 +70,19 @@ class OnnxRounder:
 
     def _predicted(self, step: float) -> Rounded:
         """By what samples tell, were they all there is."""
-        grids, corrected = dict[str, RowGrid](), {}
+        found, corrected = dict[str, RowGrid](), {}
         for name, grid in self._calibrated.grids(step**2):
-            if (first := self._doubles.get(name, name)) in grids:
-                grids[name] = grids[first]  # the file stores them once
+            first = self._doubles.get(name, name)
+            if first in found:  # equal weights are rounded alike, as the file stores them once
                 continue
             product = self._products[name][0]
-            grids[name] = _in_place(product, grid, self._tensors.stored[name].dtype)
+            found[first] = _in_place(product, grid, self._tensors.stored[name].dtype)
             change = self._calibrated.bias_change(name, grid)
             if change is not None and product.bias and len(self._products[name]) == 1:
                 bias = self._tensors[product.bias]
                 if bias.shape == change.shape:
                     corrected[product.bias] = bias - change.to(bias)
+        grids = {name: found[first] for name in self._weights if (first := self._doubles.get(name, name)) in found}
         rest = [name for name in self._weights if name not in grids]
         return Rounded({**self._by_size(step, rest), **grids}, corrected)
 

@@ -323,10 +323,12 @@ def test_a_model_that_takes_one_sample_at_a_time(tmp_path):
     assert 0 < np.linalg.norm(new - old) < 0.2 * np.linalg.norm(old)
 
 
-def test_equal_weights_are_rounded_alike(tmp_path):
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_equal_weights_are_rounded_alike(order, tmp_path):
+    """Also where the graph meets them in another order than that in which it holds them."""
     same = weights(40, 40)
     nodes = [node("MatMul", ["x", "a"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "b"], ["y"])]
-    proto = model(nodes, [value("x", "N", 40)], [value("y", "N", 40)], [held("a", same), held("b", same)])
+    proto = model(nodes, [value("x", "N", 40)], [value("y", "N", 40)], [held(each, same) for each in order])
     found = OnnxRounder(opened(proto, tmp_path), [torch.randn(256, 40, generator=torch.Generator())], Progress())(0.1)
     assert torch.equal(found.grids["a"].integers, found.grids["b"].integers)
     assert torch.equal(found.grids["a"].steps, found.grids["b"].steps)
