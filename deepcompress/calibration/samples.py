@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 from deepcompress.errors import DataError
 from deepcompress.networks.inputs import count_samples, rows
@@ -13,6 +13,8 @@ from deepcompress.training.unlabeled import read_inputs
 FEWEST, MOST = 8, 1024  # samples that are needed, and that are read
 BATCHES = 8  # at least, if the samples are enough for it: what differs between them is taken for chance
 HELD_OUT = 4  # each so many-th batch is kept to judge by what the others taught; of fewer, the last
+
+Batch = TypeVar("Batch")
 
 
 def load_samples(name: str) -> list[Any]:
@@ -38,9 +40,14 @@ def parted(batches: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     """
     given = [batch for batch in batches if count_samples(batch)]
     whole = [piece for batch in given for piece in pieces(batch, -(-BATCHES // len(given)))]
-    every = max(min(HELD_OUT, len(whole)), 1)
-    kept = whole[every - 1 :: every]
-    return [batch for place, batch in enumerate(whole) if place % every != every - 1], kept
+    return held_apart(whole)
+
+
+def held_apart(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Each `HELD_OUT`-th batch is in the second list, and of fewer the last; the others are in the first."""
+    every = max(min(HELD_OUT, len(batches)), 1)
+    learned = [batch for place, batch in enumerate(batches) if place % every != every - 1]
+    return learned, list(batches[every - 1 :: every])
 
 
 def pieces(batch: Any, count: int) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepcompress.calibration.samples import BATCHES, HELD_OUT, check_enough
+from deepcompress.calibration.samples import BATCHES, check_enough, held_apart
 from deepcompress.errors import DataError
 from deepcompress.graphs import restore
 from deepcompress.graphs.model import OnnxModel
@@ -38,9 +38,8 @@ class Feeds:
         pieces = -(-BATCHES // max(len(given), 1))  # a single batch tells nothing of what in it is chance
         whole = [part for batch in given for part in _split(batch, session.batch, pieces)]
         check_enough(sum(map(count_of, whole)))
-        every = min(HELD_OUT, len(whole))
-        self.kept = whole[every - 1 :: every]
-        self.batches = [batch for place, batch in enumerate(whole) if place % every != every - 1] or whole
+        learned, self.kept = held_apart(whole)
+        self.batches = learned or whole
         self.samples = sum(map(count_of, self.batches))
 
     def some(self) -> Iterator[dict[str, Array]]:
