@@ -72,14 +72,27 @@ def shuffled():
     return TensorLoader(*blobs(192, 1), 32, seed=5), batches(96, 2)
 
 
-def test_all_epochs_follow_as_if_nothing_had_been_tried(monkeypatch):
+class Uncounted:
+    """A loader that must be passed over to count its batches, and draws their order from torch's generator."""
+
+    def __iter__(self):
+        train = batches(192, 1)
+        return (train[place] for place in torch.randperm(len(train)).tolist())
+
+
+def uncounted():
+    return Uncounted(), batches(96, 2)
+
+
+@pytest.mark.parametrize("make", [shuffled, uncounted])
+def test_all_epochs_follow_as_if_nothing_had_been_tried(make, monkeypatch):
     monkeypatch.setattr(early, "measured", lambda run: Evaluation(50.0, 50.0, next(losses), 96, 50.0))
     found = []
     for early_stop in (False, True):
         losses = iter((0.5, 0.6))  # dense, and after the short run
         model, recipe = dropping(), Recipe(prune=0.8, **EARLY | {"early_stop": early_stop})
         seed_everything(0)
-        watch, masks = retrained(model, recipe, *shuffled())
+        watch, masks = retrained(model, recipe, *make())
         found.append((model, masks, torch.rand(3)))
     assert watch.epochs == [(1, 2), (2, 2), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert [text for text in watch.messages if text.startswith("after")] == [
@@ -115,11 +128,23 @@ def test_a_metric_that_is_better_when_higher(mlp, flat_train, flat_test, monkeyp
 
 def test_runs_with_few_steps_and_runs_without_validation_data_have_all_epochs(mlp, flat_train, flat_test, monkeypatch):
     recipe = Recipe(prune=0.5, **EARLY)
-    assert len(retrained(mlp, recipe, flat_train, None)[0].epochs) == 5
+    watch, _ = retrained(mlp, recipe, flat_train, None)
+    assert len(watch.epochs) == 5
+    said = "early stop: {}; all 5 epochs are trained at once"
+    assert watch.messages == [said.format("there is no validation data to check on")]
     monkeypatch.setattr(early, "STEPS", 2 * len(flat_train) + 1)
     watch, _ = retrained(mlp, recipe, flat_train, flat_test)
     assert watch.epochs[0] == (1, 5)
-    assert watch.messages == []
+    few = f"40 % of the epochs are {2 * len(flat_train)} steps of the optimizer, fewer than {2 * len(flat_train) + 1}"
+    assert watch.messages == [said.format(few)]
+
+
+def test_nothing_is_said_where_nobody_asked_for_it(mlp, flat_train, flat_test, monkeypatch):
+    monkeypatch.setattr(early, "STEPS", 1000)
+    for val in (flat_test, None):
+        watch, _ = retrained(mlp, Recipe(prune=0.5, iterations=2), flat_train, val)
+        assert watch.epochs[0] == (1, 18)
+        assert watch.messages == []
 
 
 def test_given_epochs_are_trained_unless_more_is_said(mlp, flat_train, flat_test):
