@@ -161,9 +161,18 @@ def test_the_default_depends_on_whether_epochs_are_given():
 @pytest.mark.parametrize(
     "others",
     [{"target_size": 1000}, {"max_drop": 1.0}, {"method": "lc"}, {"regrow": "set"}, {"rewind": "random"},
-     {"reload": True}, {"schedule": "gap"}, {"retrain": False}],
+     {"reload": True}, {"schedule": "gap"}],
 )  # fmt: skip
 def test_it_is_refused_where_something_else_decides(others):
     with pytest.raises(RecipeError, match=r"^early_stop is for retraining whose length nothing else decides"):
+        Recipe(early_stop=True, **others)
+    assert not Recipe(early_stop=False, **others).early_stop
+
+
+@pytest.mark.parametrize(
+    ("others", "why"), [({"retrain": False}, "nothing is retrained"), ({"epochs": 0}, "epochs is 0")]
+)
+def test_it_is_refused_where_nothing_is_retrained(others, why):
+    with pytest.raises(RecipeError, match=f"^early_stop is for retraining, and {why}: leave early_stop out$"):
         Recipe(early_stop=True, **others)
     assert not Recipe(early_stop=False, **others).early_stop
