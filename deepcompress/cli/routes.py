@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,9 @@ def by_search(job: Job) -> Made:
         raise DeepCompressError(
             f"interrupted; the finished trials stay in {folder}, and the same command continues the search"
         ) from None
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # where nothing was tried, because the search is refused
     result = library.deliver(found, model, samples, order.output)
     if not order.keep_trials:
         library.clear(folder)
