@@ -13,7 +13,7 @@ from deepcompress.cli.common import output_folder, resumable
 from deepcompress.cli.data import facts_of, function_of, model_and_data, said, tell
 from deepcompress.cli.naming import stored_data, stored_network
 from deepcompress.cli.onnx import compress_onnx, graph_of
-from deepcompress.cli.order import RETRAINED, Order
+from deepcompress.cli.order import Order
 from deepcompress.errors import DeepCompressError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def route_of(order: Order, name: str | None) -> Route:
         return with_graph
     if order.searching:
         return by_search
-    if order.need == RETRAINED:
+    if order.uses_data:
         return with_data
     if name is not None and (order.need or order.start is not None):
         return without_data

@@ -360,6 +360,7 @@ def test_from_the_command_line(npz, network_file, tmp_path):
     assert lost >= round(0.7 * (54 + 1080 + 80))
     assert from_json("compress", *asked, tmp_path / "l.dc", "--no-retrain")["allocation"] is None
     bare = fail("compress", tmp_path / "net.pt", "--prune", 0.7, *amc, "--no-retrain", "-o", tmp_path / "n.dc")
+    assert "so it cannot be measured on data (--data, --max-drop and --distribution amc ask for that)" in bare
     assert "--network" in bare
 
 
