@@ -33,14 +33,14 @@ def step_for(target: int, size_of: Callable[[float], int], start: float, watch: 
     while len(sizes) < TRIES or (len(sizes) < 2 * TRIES and _is_far(sizes, target)):
         sizes[step] = size_of(step)
         watch.message(f"a step of {step:.4g}: {sizes[step]:,} bytes")
-        fits = min((each for each in sizes if sizes[each] <= target), default=None)
+        fits = _finest(sizes, target)
         if fits is not None and (sizes[fits] >= (1 - CLOSE) * target or fits == FINEST):
             return fits
         following = _next(sizes, target)
         if following in sizes:
             break
         step = following
-    fits = min((each for each in sizes if sizes[each] <= target), default=None)
+    fits = _finest(sizes, target)
     if fits is None and COARSEST not in sizes:
         sizes[COARSEST] = size_of(COARSEST)
         fits = COARSEST if sizes[COARSEST] <= target else None
@@ -52,9 +52,14 @@ def step_for(target: int, size_of: Callable[[float], int], start: float, watch: 
     return fits
 
 
+def _finest(sizes: dict[float, int], target: int) -> float | None:
+    """The finest step whose file has at most `target` bytes, if any has."""
+    return min((step for step in sizes if sizes[step] <= target), default=None)
+
+
 def _is_far(sizes: dict[float, int], target: int) -> bool:
     """Whether lines came to the size from above only, step by step, so that what fits is still the first that did."""
-    fits = min((each for each in sizes if sizes[each] <= target), default=None)
+    fits = _finest(sizes, target)
     return fits is not None and sizes[fits] < (1 - FAR) * target and max(sizes.values()) > target
 
 
@@ -64,7 +69,7 @@ def _next(sizes: dict[float, int], target: int) -> float:
     After many tries it is the middle between them, for the curve is then far from a line.
     """
     above = max((step for step in sizes if sizes[step] > target), default=None)
-    below = min((step for step in sizes if sizes[step] <= target), default=None)
+    below = _finest(sizes, target)
     goal = math.log2(target * (1 - CLOSE / 3))
     if above is not None and below is not None:
         high, low = math.log2(sizes[above]), math.log2(sizes[below])
