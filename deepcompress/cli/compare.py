@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from deepcompress.training.tasks import Task
 
 #: Of the options of a recipe, those that have no part in pruning and retraining, or that are given in another way here.
-LEFT_OUT = {"prune", "criterion", "seed", "quality", "retrain", "target_size", "early_stop"}
+LEFT_OUT = {"prune", "criterion", "seed", "quality", "retrain", "target_size", "early_stop", "episodes"}
 
 
 class ComparingSections(Sections):

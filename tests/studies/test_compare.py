@@ -216,6 +216,8 @@ def test_what_is_refused(dense, data):
     for settings in ({"target_size": 100}, {"distribution": "std", "quality": 1.0}):
         with pytest.raises(RecipeError, match="fractions of the weights"):
             compare(dense, data, ["magnitude"], [0.5], Recipe(**settings))
+    with pytest.raises(RecipeError, match="distribution 'amc' finds fractions by trials, and criteria are compared"):
+        compare(dense, data, ["magnitude"], [0.5], Recipe(distribution="amc"))
 
 
 # From the command line -----------------------------------------------------------------------------------------
