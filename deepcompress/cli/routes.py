@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcompress.cli.building import SMALLER, build_model, check_shapes, outline, tell_found
-from deepcompress.cli.common import output_folder, resumable
+from deepcompress.cli.common import new_folder, resumable
 from deepcompress.cli.data import facts_of, function_of, model_and_data, said, tell
 from deepcompress.cli.naming import stored_data, stored_network
 from deepcompress.cli.onnx import compress_onnx, graph_of
@@ -112,26 +111,23 @@ def by_search(job: Job) -> Made:
     assert job.name is not None
     assert budget is not None
     model, samples = model_and_data(job.source, order.checkpoint, job.name, order.asked)
-    folder = output_folder(Path(f"{order.output}.search"))
-    try:
-        found = library.search(
-            model,
-            samples,
-            order.recipe,
-            budget,
-            folder,
-            trials=order.trials or library.TRIALS,
-            network=stored_network(job.name),
-            threads=torch.get_num_threads(),
-            watch=job.watch,
-        )
-    except KeyboardInterrupt:
-        raise DeepCompressError(
-            f"interrupted; the finished trials stay in {folder}, and the same command continues the search"
-        ) from None
-    finally:
-        with suppress(OSError):
-            folder.rmdir()  # where nothing was tried, because the search is refused
+    with new_folder(Path(f"{order.output}.search")) as folder:
+        try:
+            found = library.search(
+                model,
+                samples,
+                order.recipe,
+                budget,
+                folder,
+                trials=order.trials or library.TRIALS,
+                network=stored_network(job.name),
+                threads=torch.get_num_threads(),
+                watch=job.watch,
+            )
+        except KeyboardInterrupt:
+            raise DeepCompressError(
+                f"interrupted; the finished trials stay in {folder}, and the same command continues the search"
+            ) from None
     result = library.deliver(found, model, samples, order.output)
     if not order.keep_trials:
         library.clear(folder)

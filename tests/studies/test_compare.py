@@ -321,7 +321,8 @@ def test_a_failure_is_shown_and_ends_with_an_error(work):
     ],
 )
 def test_wrong_usage(work, options, named):
-    assert named in fail("compare", *work, *options, code=2)
+    assert named in fail("compare", *work, *options, "-o", "made", code=2)
+    assert not Path("made").exists()
 
 
 def test_a_row_is_plain_data():

@@ -277,7 +277,8 @@ def test_a_loss_that_json_has_no_number_for(work):
     ],
 )
 def test_wrong_usage(work, options, named):
-    assert named in fail("sensitivity", work["dense"], *work["options"], *options, code=2)
+    assert named in fail("sensitivity", work["dense"], *work["options"], *options, "-o", "made", code=2)
+    assert not Path("made").exists()
 
 
 def test_what_is_not_there(work):
