@@ -8,7 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +161,20 @@ def output_folder(path: Path) -> Path:
     except OSError as error:
         raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from None
     return path
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder for results, as `output_folder`. One that was made for what then fails, and is empty, goes again."""
+    there = path.exists()
+    folder = output_folder(path)
+    try:
+        yield folder
+    except BaseException:
+        if not there:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+        raise
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
+from deepcompress.cli.common import command_line, new_folder, show, versions, write_csv
 from deepcompress.cli.data import Asked, axis_of, facts_of, read_model_and_data, tell
 from deepcompress.cli.options import (
     common,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from deepcompress.training.tasks import Task
 
 #: Of the options of a recipe, those that have no part in pruning and retraining, or that are given in another way here.
-LEFT_OUT = {"prune", "criterion", "seed", "quality", "retrain", "target_size", "early_stop"}
+LEFT_OUT = {"prune", "criterion", "seed", "quality", "retrain", "target_size", "early_stop", "episodes"}
 
 
 class ComparingSections(Sections):
@@ -131,9 +131,8 @@ def compare(
     claim(output, *(Path(output) / name for name in ("compare.csv", "compare.png")), ending="")
     model, samples = read_model_and_data(checkpoint, trust_pickle, key, network, asked)
     steps = library.SPARSITIES if sparsities is None else sparsities
-    folder = output_folder(Path(output))
     found: list[Compared] = []
-    with ConsoleProgress(quiet) as watch:
+    with new_folder(Path(output)) as folder, ConsoleProgress(quiet) as watch:
         for row in library.compare(model, samples, criteria, steps, recipe, seeds, rank_layer, watch):
             found.append(row)
             _write(folder, found)

@@ -23,8 +23,9 @@ from deepcompress.recipe.uses import check_graph
 if TYPE_CHECKING:
     import torch
 
-#: What `Order.need` is where the data is needed, too.
+#: What the network is needed for where the data is needed, too.
 RETRAINED = "retrained (--no-retrain compresses without it)"
+MEASURED = "measured on data (--data, --max-drop and --distribution amc ask for that)"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Order:
             raise click.UsageError("--save-scores needs a run that computes all scores itself: leave out --resume")
         unused = ("task", "loss", "normalize") if self.judged else ("task", "loss", "metric", "normalize")
         for name in unused:
-            if self.need != RETRAINED and getattr(self.asked, name) is not None:
+            if not self.uses_data and getattr(self.asked, name) is not None:
                 raise click.UsageError(
                     f"--{name} is for training or measuring on data, and neither happens here: leave it out, or give "
                     "--data"
@@ -152,20 +153,28 @@ class Order:
         return is_onnx(self.checkpoint)
 
     @cached_property
-    def need(self) -> str:
-        """What the network is needed for, if it is."""
+    def uses_data(self) -> bool:
+        """Whether the network is retrained, or measured on data."""
         recipe = self.recipe
         if self.is_model and self.asked.data is None:
-            return ""
-        if (
+            return False
+        return (
             self.searching
             or recipe.retrain
             or self.asked.data is not None
             or (recipe.max_drop is not None and not self.judged)
             or self.update_drop is not None
             or recipe.searches
-        ):
-            return RETRAINED
+        )
+
+    @cached_property
+    def need(self) -> str:
+        """What the network is needed for, if it is."""
+        recipe = self.recipe
+        if self.is_model and self.asked.data is None:
+            return ""
+        if self.uses_data:
+            return RETRAINED if recipe.retrain else MEASURED
         if self.calibrating:
             return "calibrated (--no-retrain alone rounds its weights without it)"
         if self.base is not None:

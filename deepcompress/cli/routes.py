@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepcompress.cli.building import SMALLER, build_model, check_shapes, outline, tell_found
-from deepcompress.cli.common import output_folder, resumable
+from deepcompress.cli.common import new_folder, resumable
 from deepcompress.cli.data import facts_of, function_of, model_and_data, said, tell
 from deepcompress.cli.naming import stored_data, stored_network
 from deepcompress.cli.onnx import compress_onnx, graph_of
-from deepcompress.cli.order import RETRAINED, Order
+from deepcompress.cli.order import Order
 from deepcompress.errors import DeepCompressError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def route_of(order: Order, name: str | None) -> Route:
         return with_graph
     if order.searching:
         return by_search
-    if order.need == RETRAINED:
+    if order.uses_data:
         return with_data
     if name is not None and (order.need or order.start is not None):
         return without_data
@@ -111,23 +111,23 @@ def by_search(job: Job) -> Made:
     assert job.name is not None
     assert budget is not None
     model, samples = model_and_data(job.source, order.checkpoint, job.name, order.asked)
-    folder = output_folder(Path(f"{order.output}.search"))
-    try:
-        found = library.search(
-            model,
-            samples,
-            order.recipe,
-            budget,
-            folder,
-            trials=order.trials or library.TRIALS,
-            network=stored_network(job.name),
-            threads=torch.get_num_threads(),
-            watch=job.watch,
-        )
-    except KeyboardInterrupt:
-        raise DeepCompressError(
-            f"interrupted; the finished trials stay in {folder}, and the same command continues the search"
-        ) from None
+    with new_folder(Path(f"{order.output}.search")) as folder:
+        try:
+            found = library.search(
+                model,
+                samples,
+                order.recipe,
+                budget,
+                folder,
+                trials=order.trials or library.TRIALS,
+                network=stored_network(job.name),
+                threads=torch.get_num_threads(),
+                watch=job.watch,
+            )
+        except KeyboardInterrupt:
+            raise DeepCompressError(
+                f"interrupted; the finished trials stay in {folder}, and the same command continues the search"
+            ) from None
     result = library.deliver(found, model, samples, order.output)
     if not order.keep_trials:
         library.clear(folder)

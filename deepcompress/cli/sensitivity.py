@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
+from deepcompress.cli.common import command_line, new_folder, show, versions, write_csv
 from deepcompress.cli.data import Asked, axis_of, facts_of, read_model_and_data, tell
 from deepcompress.cli.options import common, data_options, network_option, task_options, trust_option
 from deepcompress.cli.outputs import claim, force_option
@@ -79,10 +79,9 @@ def sensitivity(
 
     claim(output, *(Path(output) / name for name in ("sensitivity.csv", "sensitivity.png")), ending="")
     model, samples = read_model_and_data(checkpoint, trust_pickle, key, network, asked)
-    folder = output_folder(Path(output))
-    check_writable(folder / "sensitivity.csv")
     train = samples.train_loader(recipe.batch_size, recipe.seed, recipe.shift, recipe.flip)
-    with ConsoleProgress(quiet) as watch:
+    with new_folder(Path(output)) as folder, ConsoleProgress(quiet) as watch:
+        check_writable(folder / "sensitivity.csv")
         found = library.sensitivity(
             model,
             samples.val_loader(),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from deepcompress.cli.common import command_line, output_folder, show, versions, write_csv
+from deepcompress.cli.common import command_line, new_folder, show, versions, write_csv
 from deepcompress.cli.data import Asked, axis_of, facts_of, model_and_data, read_model_and_data, tell
 from deepcompress.cli.naming import needed_network, stored_network
 from deepcompress.cli.options import (
@@ -109,18 +109,17 @@ def sweep(
     label = stored_network(name)
     model, samples = model_and_data(source, checkpoint, name, asked)
     make = partial(read_model_and_data, checkpoint, trust_pickle, key, network, asked)
-    folder = output_folder(Path(output))
-    place = output_folder(folder / "points")
-    check_writable(folder / "sweep.csv")
-    try:
-        with ConsoleProgress(quiet) as watch:
-            found = library.sweep(
-                model, samples, points, place, network=label, make=make, jobs=jobs, threads=threads, watch=watch
-            )
-    except KeyboardInterrupt:
-        raise DeepCompressError(
-            f"interrupted; the finished points stay in {place}, and the same command continues the sweep"
-        ) from None
+    with new_folder(Path(output)) as folder, new_folder(folder / "points") as place:
+        check_writable(folder / "sweep.csv")
+        try:
+            with ConsoleProgress(quiet) as watch:
+                found = library.sweep(
+                    model, samples, points, place, network=label, make=make, jobs=jobs, threads=threads, watch=watch
+                )
+        except KeyboardInterrupt:
+            raise DeepCompressError(
+                f"interrupted; the finished points stay in {place}, and the same command continues the sweep"
+            ) from None
     tell(samples, quiet)
     named = {"checkpoint": checkpoint, "network": label, "data": samples.name, **facts_of(samples)}
     _deliver(found, list(axes), folder, named, samples.task, as_json)

@@ -53,7 +53,7 @@ def step_for(target: int, size_of: Callable[[float], int], start: float, watch: 
 
 
 def _finest(sizes: dict[float, int], target: int) -> float | None:
-    """The finest step whose file has at most `target` bytes."""
+    """The finest step whose file has at most `target` bytes, if any has."""
     return min((step for step in sizes if sizes[step] <= target), default=None)
 
 

@@ -7,13 +7,15 @@ had been tried.
 
 from __future__ import annotations
 
+from deepcompress.networks.inputs import Batches
 from deepcompress.prune.dropout import preceded_dropouts
+from deepcompress.recipe import Recipe
 from deepcompress.training.evaluation import Evaluation
 from deepcompress.training.loop import count_batches
 from deepcompress.training.objective import task_of
 from deepcompress.training.retraining import Run
 from deepcompress.training.rollback import measured
-from deepcompress.training.snapshot import fill_tensors, put_back_chance, take_chance, tensors_of
+from deepcompress.training.snapshot import chance_kept, fill_tensors, put_back_chance, take_chance, tensors_of
 
 PART = 0.4
 STEPS = 1000  # of the optimizer in the short run: with fewer, no network here was as good again
@@ -22,11 +24,32 @@ POINTS = 0.1  # that the metric may be worse
 
 
 def short_run(run: Run) -> int:
-    """Epochs of the short run; 0 where the recipe wants none, or it would be too short, or nothing can be checked."""
-    recipe, epochs = run.recipe, round(PART * run.recipe.epochs)
-    if not recipe.early_stop or run.batches is None or run.val_batches is None or recipe.regrow != "none":
+    """Epochs of the short run; 0 where the recipe wants none, or it would be too short, or nothing can be checked.
+
+    Why there is none is said where one was asked for.
+    """
+    recipe = run.recipe
+    if not recipe.early_stop or run.batches is None or recipe.regrow != "none":
         return 0
-    return epochs if epochs * count_batches(run.batches) >= STEPS else 0
+    why = _why_not(run, run.batches)
+    if why and "early_stop" in (recipe.given or ()):
+        run.watch.message(f"early stop: {why}; all {recipe.epochs} epochs are trained at once")
+    return 0 if why else _part_of(recipe)
+
+
+def _why_not(run: Run, batches: Batches) -> str:
+    """Why there is no short run; "" if there is."""
+    if run.val_batches is None:
+        return "there is no validation data to check on"
+    with chance_kept(next(run.model.parameters()).device, batches):  # counting them may draw
+        steps = _part_of(run.recipe) * count_batches(batches)
+    if steps >= STEPS:
+        return ""
+    return f"{100 * PART:g} % of the epochs are {steps:,} steps of the optimizer, fewer than {STEPS:,}"
+
+
+def _part_of(recipe: Recipe) -> int:
+    return round(PART * recipe.epochs)
 
 
 def is_back(run: Run, dense: Evaluation) -> bool:
@@ -35,7 +58,7 @@ def is_back(run: Run, dense: Evaluation) -> bool:
     assert now is not None
     back = now.loss <= dense.loss and task.lost(dense.value, now.value) <= POINTS
     run.watch.message(
-        f"after {short_run(run)} epochs the validation loss is {now.loss:.4f} (dense: {dense.loss:.4f}), and "
+        f"after {_part_of(run.recipe)} epochs the validation loss is {now.loss:.4f} (dense: {dense.loss:.4f}), and "
         f"{task.says(now.value)} (dense: {task.shown(dense.value)}): "
         + ("retraining ends" if back else f"all {run.recipe.epochs} epochs follow, from the dense network on")
     )

@@ -66,8 +66,7 @@ def _has_time(values: Values) -> bool:
 def _can_end_early(values: Values) -> bool:
     plain = {"method": "stages", "regrow": "none", "rewind": "none", "reload": False, "max_drop": None}
     return (
-        bool(values["retrain"] and values["epochs"])
-        and values["schedule"] not in WATCHING
+        values["schedule"] not in WATCHING
         and values["target_size"] is None
         and all(values[name] == value for name, value in plain.items())
     )
@@ -87,6 +86,7 @@ class Need:
 
 
 _RETRAINING = "is for retraining, and nothing is retrained"
+_NO_EPOCHS = "is for retraining, and epochs is 0"
 _GRADIENTS = "needs training data, and without retraining none is used"
 _ROWS = (
     "has no effect where weights are rounded row by row (quantizer 'rows', the default without retraining where "
@@ -138,6 +138,8 @@ NEEDS = (
     # No epochs are what no retraining is.
     Need(("epochs",), lambda values: bool(values["retrain"] or not values["epochs"]), _RETRAINING),
     Need(("finetune_epochs",), lambda values: bool(values["retrain"] or not values["finetune_epochs"]), _RETRAINING),
+    Need(("early_stop",), lambda values: bool(values["retrain"] or not values["early_stop"]), _RETRAINING),
+    Need(("early_stop",), lambda values: bool(values["epochs"] or not values["early_stop"]), _NO_EPOCHS),
     Need(
         ("iterations", "schedule"),
         _has_time,
@@ -187,7 +189,7 @@ NEEDS = (
         lambda values: shares(values) or values["target_size"] is not None or not values["finetune_epochs"],
         "is for fine-tuning shared values, and nothing is shared (bits is none)",
     ),
-    Need(_RATES, lambda values: bool(values["epochs"]), "is for retraining, and epochs is 0"),
+    Need(_RATES, lambda values: bool(values["epochs"]), _NO_EPOCHS),
     Need(("finetune_lr",), lambda values: bool(values["finetune_epochs"]), "is for tuning, and finetune_epochs is 0"),
     Need(_LOOP, _trains, "is for training, and epochs and finetune_epochs are 0"),
     Need(_LOSS, _looks, "is for training data, and nothing looks at it (epochs and finetune_epochs are 0)"),

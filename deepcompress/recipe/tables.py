@@ -47,7 +47,8 @@ def chosen(table: dict[str, Any]) -> dict[str, Any]:
 
     That is everything, except in a table with most of the settings, which `as_table` has written: there nobody chose
     the values that are defaults, and they contradict nothing; nor do those that have no effect, as older versions
-    wrote them. The fraction counts if it has an effect; the quantizer, if its default depends on what else was chosen.
+    wrote them. The fraction counts if it has an effect; the quantizer and early_stop, if their defaults depend on what
+    else was chosen.
     """
     if 2 * len(table) < len(SETTINGS):
         return dict(table)
@@ -58,6 +59,8 @@ def chosen(table: dict[str, Any]) -> dict[str, Any]:
         always.add("prune")
     elif not trained:
         unchosen["prune"].append(AS_TRAINED["prune"])
+    if table.get("epochs", DEFAULTS["epochs"]) != DEFAULTS["epochs"]:
+        always.add("early_stop")
     found = {
         name: value
         for name, value in table.items()

@@ -150,6 +150,11 @@ def compare(
         raise RecipeError(
             "criteria are compared at fractions of the weights, and quality and target_size set other ends"
         )
+    if recipe.searches:
+        raise RecipeError(
+            f"distribution {recipe.distribution!r} finds fractions by trials, and criteria are compared without: take "
+            "distribution 'lamp' or 'uniform'"
+        )
     for name in criteria:
         find(name)
     steps = ascending(sparsities)

@@ -116,8 +116,8 @@ def _belong_together(audio: Array, offsets: Array, digits: Array, takes: Array) 
     whole = all(array.dtype.kind in "iu" for array in (offsets, digits, takes))
     if not flat or not whole or not len(offsets) - 1 == len(digits) == len(takes):
         return False
-    places = offsets.astype(np.int64)
-    return bool((np.diff(places) > 0).all() and places[0] >= 0 and places[-1] <= len(audio) and (digits < 10).all())
+    places, known = offsets.astype(np.int64), np.isin(digits, range(10))
+    return bool((np.diff(places) > 0).all() and places[0] >= 0 and places[-1] <= len(audio) and known.all())
 
 
 def _from_waves(folder: Path) -> Iterator[Recording]:

@@ -16,6 +16,7 @@ import zipfile
 import pytest
 import torch
 from commands import fail, from_json, succeed
+from listener import Listener
 from samples import CLASSES, SIDE, Mlp, batches, blobs, conv_net
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -183,27 +184,15 @@ def interrupted(model, recipe, path, after=4, make=loaders):
     return path.with_suffix(".resume")
 
 
-class Messages(Progress):
-    def __init__(self):
-        self.texts = []
-        self.epochs = 0
-
-    def message(self, text):
-        self.texts.append(text)
-
-    def epoch(self, result):
-        self.epochs += 1
-
-
 def test_what_was_done_is_not_done_again(dense, tmp_path):
     recipe, path = Recipe(**FLAT), tmp_path / "a.dc"
     folder = interrupted(dense, recipe, path)
     assert sorted(entry.name for entry in folder.iterdir()) == ["phase-001.pt", "phase-002.pt", "run.json"]
     before = copy.deepcopy(dense.state_dict())
-    watch = Messages()
+    watch = Listener()
     result = runner(dense, recipe, path)(watch)
-    assert watch.epochs == 1
-    assert [text for text in watch.texts if "before" in text] == [
+    assert len(watch.results) == 1
+    assert [text for text in watch.lines if "before" in text] == [
         "prune: 3 of 3 epochs were done before",
         "quantize: 1 of 2 epochs were done before",
     ]
@@ -249,9 +238,9 @@ def test_a_damaged_state_is_named_and_the_rest_kept(damage, dense, tmp_path):
     with pytest.raises(ResumeError, match=r"phase-002\.pt is damaged: remove this file"):
         runner(dense, recipe, path)()
     state.unlink()
-    watch = Messages()
+    watch = Listener()
     runner(dense, recipe, path)(watch)
-    assert watch.epochs == 2
+    assert len(watch.results) == 2
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]"])
@@ -310,9 +299,9 @@ def test_a_full_disk_loses_nothing(dense, tmp_path, monkeypatch):
         runner(dense, recipe, path)()
     folder = path.with_suffix(".resume")
     assert sorted(entry.name for entry in folder.iterdir()) == ["phase-001.pt", "run.json"]
-    watch = Messages()
+    watch = Listener()
     runner(dense, recipe, path)(watch)
-    assert watch.texts[0] == "prune: 2 of 3 epochs were done before"
+    assert watch.lines[0] == "prune: 2 of 3 epochs were done before"
     assert path.read_bytes() == (tmp_path / "straight.dc").read_bytes()
 
 
@@ -435,9 +424,9 @@ def test_a_point_goes_on_within_and_a_stale_state_is_dropped(dense, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             run(name, of, Stop(4))
         assert is_interrupted(tmp_path / f"{name}.resume")
-        watch = Messages()
+        watch = Listener()
         run(name, recipe, watch)
-        assert watch.epochs == (1 if name == "goes-on" else 5)
+        assert len(watch.results) == (1 if name == "goes-on" else 5)
         assert (tmp_path / f"{name}.dc").read_bytes() == (tmp_path / "straight.dc").read_bytes()
     with pytest.raises(KeyboardInterrupt):
         run("size700", recipe, Stop(2))

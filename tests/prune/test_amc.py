@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from listener import Listener
 from samples import Mlp, batches
+from test_guard import TwoLayers
 from torch import nn
 
 from deepcompress.checkpoint import Checkpoint, save_checkpoint
@@ -34,20 +35,6 @@ from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import find
 
 RECIPE = Recipe(prune=0.5, distribution="amc", episodes=24)
-
-
-class TwoLayers(nn.Module):
-    """Says whether x1 + x2 > 0: needs all of `needed`, and nothing of `idle`, which only sees zeros."""
-
-    def __init__(self):
-        super().__init__()
-        self.needed, self.idle = nn.Linear(2, 2, bias=False), nn.Linear(4, 2, bias=False)
-        with torch.no_grad():
-            self.needed.weight.copy_(torch.tensor([[-1.0, -1.01], [1.0, 1.01]]))
-            self.idle.weight.copy_(torch.arange(1.0, 9.0).reshape(2, 4))
-
-    def forward(self, x):
-        return 10 * self.needed(x) + self.idle(torch.zeros(len(x), 4))
 
 
 @pytest.fixture(scope="module")
@@ -360,6 +347,7 @@ def test_from_the_command_line(npz, network_file, tmp_path):
     assert lost >= round(0.7 * (54 + 1080 + 80))
     assert from_json("compress", *asked, tmp_path / "l.dc", "--no-retrain")["allocation"] is None
     bare = fail("compress", tmp_path / "net.pt", "--prune", 0.7, *amc, "--no-retrain", "-o", tmp_path / "n.dc")
+    assert "so it cannot be measured on data (--data, --max-drop and --distribution amc ask for that)" in bare
     assert "--network" in bare
 
 

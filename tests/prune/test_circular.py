@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from listener import Listener
 from samples import conv_net
-from test_guard import Notes, TwoLayers, weights_of
+from test_guard import TwoLayers, weights_of
 
 from deepcompress.compression.pipeline import compress
 from deepcompress.errors import RecipeError
@@ -41,11 +42,11 @@ def scripted(monkeypatch, accuracies):
 def test_the_turns_by_hand(monkeypatch, signs):
     """Of 4 and 8 weights, 7 in all shall go (0.6 of 12): 1, 2; 1, 2; then 1 and nothing of the other."""
     scripted(monkeypatch, [90.0])
-    model, watch = TwoLayers(), Notes()
+    model, watch = TwoLayers(), Listener()
     masks, held = prune_in_turn(Run(model, weights_of(model), None, replace(CIRCULAR, prune=0.6), signs, watch))
     assert held == []
     assert (masks.kept("needed.weight"), masks.kept("idle.weight")) == (1, 4)
-    untraced, *rounds = watch.messages
+    untraced, *rounds = watch.lines
     assert "torch.fx cannot trace the network TwoLayers" in untraced
     assert [text.split(",")[0] for text in rounds] == [
         "round 1: 25.00 % pruned", "round 2: 50.00 % pruned", "round 3: 58.33 % pruned",
@@ -56,15 +57,15 @@ def test_the_turns_by_hand(monkeypatch, signs):
 
 def test_a_layer_that_costs_too_much_is_held_and_the_others_go_on(monkeypatch, signs):
     scripted(monkeypatch, [90.0, 84.9, 90.0])  # the start; needed; all that follows
-    model, watch = TwoLayers(), Notes()
+    model, watch = TwoLayers(), Listener()
     before = model.needed.weight.detach().clone()
     masks, held = prune_in_turn(Run(model, weights_of(model), None, CIRCULAR, signs, watch))
     assert held == ["needed.weight"]
     assert torch.equal(model.needed.weight, before)
     assert masks.keep["needed.weight"].all()
     assert masks.kept("idle.weight") == 1  # it goes down to its last weight: 7 of 12, of which 8 were asked
-    assert watch.messages[1].startswith("error 15.10 %, more than 5 points worse than 10.00 %: rolled back")
-    assert "needed.weight (100.0 % kept)" in watch.messages[1]
+    assert watch.lines[1].startswith("error 15.10 %, more than 5 points worse than 10.00 %: rolled back")
+    assert "needed.weight (100.0 % kept)" in watch.lines[1]
 
 
 def test_it_ends_where_all_are_held(monkeypatch, signs):
@@ -96,11 +97,11 @@ def test_a_turn_that_loses_too_much_gets_an_epoch_while_there_are_any(monkeypatc
 
 def test_an_end_that_loses_too_much_is_rolled_back(monkeypatch, signs):
     scripted(monkeypatch, [90.0] * 4 + [10.0])  # the start, three turns, and the retraining after them
-    model, watch = TwoLayers(), Notes()
+    model, watch = TwoLayers(), Listener()
     recipe = replace(CIRCULAR, epochs=1, prune=0.3, lr=1.0)
     masks, held = prune_in_turn(Run(model, weights_of(model), signs, recipe, signs, watch))
     assert held == []
-    assert watch.messages[-1] == "retraining ended at error 90.00 %: rolled back"
+    assert watch.lines[-1] == "retraining ended at error 90.00 %: rolled back"
     dense = TwoLayers().state_dict()
     assert all(torch.equal(value[masks.keep[name]], dense[name][masks.keep[name]])
                for name, value in model.state_dict().items())  # fmt: skip

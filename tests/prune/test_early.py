@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from listener import Listener
 from samples import CLASSES, batches, blobs
 from torch import nn
 
@@ -17,24 +18,10 @@ from deepcompress.recipe import Recipe
 from deepcompress.training.data import TensorLoader
 from deepcompress.training.evaluation import Evaluation, evaluate
 from deepcompress.training.loop import seed_everything
-from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import find
 
 EARLY = {"epochs": 5, "iterations": 2, "early_stop": True}
-
-
-class Notes(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self):
-        self.messages, self.epochs = [], []
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def epoch(self, result):
-        self.epochs.append((result.epoch, result.epochs))
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +30,7 @@ def few_steps(monkeypatch):
 
 
 def retrained(model, recipe, train, val):
-    watch = Notes()
+    watch = Listener()
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim > 1}
     masks = prune_and_retrain(Run(model, weights, train, recipe, val, watch))
     return watch, masks
@@ -55,7 +42,7 @@ def test_it_ends_where_the_network_is_as_good_again(mlp, flat_train, flat_test):
     assert watch.epochs == [(1, 2), (2, 2)]  # 40 % of 5
     assert masks.sparsity == pytest.approx(0.5, abs=0.01)
     now = evaluate(mlp, flat_test)
-    assert watch.messages == [
+    assert watch.lines == [
         f"after 2 epochs the validation loss is {now.loss:.4f} (dense: {untrained.loss:.4f}), and error "
         f"{now.error:.2f} % (dense: {untrained.error:.2f} %): retraining ends"
     ]
@@ -72,17 +59,30 @@ def shuffled():
     return TensorLoader(*blobs(192, 1), 32, seed=5), batches(96, 2)
 
 
-def test_all_epochs_follow_as_if_nothing_had_been_tried(monkeypatch):
+class Uncounted:
+    """A loader that must be passed over to count its batches, and draws their order from torch's generator."""
+
+    def __iter__(self):
+        train = batches(192, 1)
+        return (train[place] for place in torch.randperm(len(train)).tolist())
+
+
+def uncounted():
+    return Uncounted(), batches(96, 2)
+
+
+@pytest.mark.parametrize("make", [shuffled, uncounted])
+def test_all_epochs_follow_as_if_nothing_had_been_tried(make, monkeypatch):
     monkeypatch.setattr(early, "measured", lambda run: Evaluation(50.0, 50.0, next(losses), 96, 50.0))
     found = []
     for early_stop in (False, True):
         losses = iter((0.5, 0.6))  # dense, and after the short run
         model, recipe = dropping(), Recipe(prune=0.8, **EARLY | {"early_stop": early_stop})
         seed_everything(0)
-        watch, masks = retrained(model, recipe, *shuffled())
+        watch, masks = retrained(model, recipe, *make())
         found.append((model, masks, torch.rand(3)))
     assert watch.epochs == [(1, 2), (2, 2), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
-    assert [text for text in watch.messages if text.startswith("after")] == [
+    assert [text for text in watch.lines if text.startswith("after")] == [
         "after 2 epochs the validation loss is 0.6000 (dense: 0.5000), and error 50.00 % (dense: 50.00 %): "
         "all 5 epochs follow, from the dense network on"
     ]
@@ -115,11 +115,23 @@ def test_a_metric_that_is_better_when_higher(mlp, flat_train, flat_test, monkeyp
 
 def test_runs_with_few_steps_and_runs_without_validation_data_have_all_epochs(mlp, flat_train, flat_test, monkeypatch):
     recipe = Recipe(prune=0.5, **EARLY)
-    assert len(retrained(mlp, recipe, flat_train, None)[0].epochs) == 5
+    watch, _ = retrained(mlp, recipe, flat_train, None)
+    assert len(watch.epochs) == 5
+    said = "early stop: {}; all 5 epochs are trained at once"
+    assert watch.lines == [said.format("there is no validation data to check on")]
     monkeypatch.setattr(early, "STEPS", 2 * len(flat_train) + 1)
     watch, _ = retrained(mlp, recipe, flat_train, flat_test)
     assert watch.epochs[0] == (1, 5)
-    assert watch.messages == []
+    few = f"40 % of the epochs are {2 * len(flat_train)} steps of the optimizer, fewer than {2 * len(flat_train) + 1}"
+    assert watch.lines == [said.format(few)]
+
+
+def test_nothing_is_said_where_nobody_asked_for_it(mlp, flat_train, flat_test, monkeypatch):
+    monkeypatch.setattr(early, "STEPS", 1000)
+    for val in (flat_test, None):
+        watch, _ = retrained(mlp, Recipe(prune=0.5, iterations=2), flat_train, val)
+        assert watch.epochs[0] == (1, 18)
+        assert watch.lines == []
 
 
 def test_given_epochs_are_trained_unless_more_is_said(mlp, flat_train, flat_test):
@@ -136,9 +148,18 @@ def test_the_default_depends_on_whether_epochs_are_given():
 @pytest.mark.parametrize(
     "others",
     [{"target_size": 1000}, {"max_drop": 1.0}, {"method": "lc"}, {"regrow": "set"}, {"rewind": "random"},
-     {"reload": True}, {"schedule": "gap"}, {"retrain": False}],
+     {"reload": True}, {"schedule": "gap"}],
 )  # fmt: skip
 def test_it_is_refused_where_something_else_decides(others):
     with pytest.raises(RecipeError, match=r"^early_stop is for retraining whose length nothing else decides"):
+        Recipe(early_stop=True, **others)
+    assert not Recipe(early_stop=False, **others).early_stop
+
+
+@pytest.mark.parametrize(
+    ("others", "why"), [({"retrain": False}, "nothing is retrained"), ({"epochs": 0}, "epochs is 0")]
+)
+def test_it_is_refused_where_nothing_is_retrained(others, why):
+    with pytest.raises(RecipeError, match=f"^early_stop is for retraining, and {why}: leave early_stop out$"):
         Recipe(early_stop=True, **others)
     assert not Recipe(early_stop=False, **others).early_stop

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_guard import Notes, TwoLayers, weights_of
+from listener import Listener
+from test_guard import TwoLayers, weights_of
 
 from deepcompress.compression.pipeline import compress
 from deepcompress.errors import RecipeError
@@ -69,10 +70,10 @@ def test_the_last_step_is_as_small_as_it_must_be(errors):
 
 
 def test_a_gap_that_is_never_wide_prunes_nothing(dense, flat_train, flat_test):
-    watch, recipe = Notes(), replace(BY_GAP, gap=100.0, epochs=2)
+    watch, recipe = Listener(), replace(BY_GAP, gap=100.0, epochs=2)
     masks = prune_by_gap(Run(dense, weights_of(dense), flat_train, recipe, flat_test, watch))
     assert masks.sparsity == 0
-    assert watch.messages == [
+    assert watch.lines == [
         "before 0 of 2 epochs the validation error was more than 100 points above the training error: 0.00 % pruned, "
         "of 75 % asked"
     ]

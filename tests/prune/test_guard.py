@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from listener import Listener
 from samples import Mlp, batches, evidence_of
 from torch import nn
 
@@ -16,16 +17,7 @@ from deepcompress.prune.masks import cut
 from deepcompress.prune.stage import prune
 from deepcompress.recipe import Recipe
 from deepcompress.training.evaluation import evaluate
-from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import Run
-
-
-class Notes(Progress):
-    def __init__(self):
-        self.messages = []
-
-    def message(self, text):
-        self.messages.append(text)
 
 
 class TwoLayers(nn.Module):
@@ -57,7 +49,7 @@ HALF = Recipe(prune=0.5, distribution="uniform", max_drop=5.0)
 
 
 def test_the_costly_layer_rolls_back_and_the_other_goes_on(signs):
-    model, watch = TwoLayers(), Notes()
+    model, watch = TwoLayers(), Listener()
     before = model.needed.weight.detach().clone()
     masks, held = prune_guarded(Run(model, weights_of(model), None, HALF, signs, watch))
     assert held == ["needed.weight"]
@@ -65,7 +57,7 @@ def test_the_costly_layer_rolls_back_and_the_other_goes_on(signs):
     assert torch.equal(model.needed.weight, before)
     assert masks.keep["idle.weight"].tolist() == [[False] * 4, [True] * 4]
     assert model.idle.weight.tolist() == [[0, 0, 0, 0], [5, 6, 7, 8]]
-    untraced, message = watch.messages
+    untraced, message = watch.lines
     assert "torch.fx cannot trace the network TwoLayers" in untraced
     assert "rolled back" in message
     assert "needed.weight (100.0 % kept)" in message
@@ -96,7 +88,7 @@ def test_iterations_go_back_to_the_one_before(dense, flat_train, flat_test):
     recipe = Recipe(
         prune=0.93, distribution="uniform", schedule="linear", iterations=3, epochs=4, lr=0.01, max_drop=2.0
     )
-    watch = Notes()
+    watch = Listener()
     weights = weights_of(dense)
     masks, held = prune_guarded(Run(dense, weights, flat_train, recipe, flat_test, watch))
     assert evaluate(dense, flat_test).accuracy >= start - 2.0
@@ -163,7 +155,7 @@ def test_every_level_prunes_the_dense_weights_bit_for_bit(dense, flat_train, fla
 
     retrain = guard.Guard.retrain
     monkeypatch.setattr(guard.Guard, "retrain", look)
-    watch = Notes()
+    watch = Listener()
     prune_guarded(Run(dense, weights_of(dense), flat_train, LEVELS, flat_test, watch))
     assert [epochs for epochs, _, _ in seen] == [2, 2, 2]
     for (_, state, masks), sparsity in zip(seen, (0.3, 0.6, 0.9), strict=True):
@@ -171,7 +163,7 @@ def test_every_level_prunes_the_dense_weights_bit_for_bit(dense, flat_train, fla
         for name, value in before.items():
             keep = masks.keep.get(name, torch.ones_like(value, dtype=torch.bool))
             assert torch.equal(state[name], value * keep)
-    assert [text.split(":")[0] for text in watch.messages if text.startswith("level")] == [
+    assert [text.split(":")[0] for text in watch.lines if text.startswith("level")] == [
         f"level {number} of 3, from the dense weights" for number in (1, 2, 3)
     ]
 

@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from commands import fail, from_json, succeed
+from listener import Listener
 from samples import SIDE, Mlp, batches, conv_net
 from torch import nn
 
@@ -25,17 +26,6 @@ from deepcompress.training.progress import Progress
 from deepcompress.training.retraining import Run
 
 RECIPE = Recipe(prune=0.8, iterations=3, schedule="linear", epochs=2, rewind="start", batch_size=32)
-
-
-class Notes(Progress):
-    def __init__(self):
-        self.messages, self.epochs = [], []
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def epoch(self, result):
-        self.epochs.append((result.epoch, result.epochs))
 
 
 def weights_of(model):
@@ -115,10 +105,10 @@ def test_statistics_of_batch_norm_and_biases_go_back(untrained):
 
 
 def test_training_keeps_the_zeros_and_says_how_far_it_is(dense, flat_train, start):
-    watch = Notes()
+    watch = Listener()
     masks = find(dense, flat_train, RECIPE, start, watch)
     assert watch.epochs == [(1, 2), (2, 2)] * 3
-    tickets = [text for text in watch.messages if text.startswith("ticket")]
+    tickets = [text for text in watch.lines if text.startswith("ticket")]
     assert [text[:13] for text in tickets] == ["ticket 1 of 3", "ticket 2 of 3", "ticket 3 of 3"]
     for name, weight in weights_of(dense).items():
         assert torch.equal(weight != 0, masks.keep[name])
@@ -315,7 +305,7 @@ def test_the_ticket_saves_its_masks_for_the_control(tmp_path, npz, network_file)
         assert not any(bool(state[name][~mask].any()) for name, mask in found.keep.items())
 
 
-class Stop(Notes):
+class Stop(Listener):
     """Interrupts a run after so many epochs."""
 
     def __init__(self, after):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from listener import Listener
 from samples import Mlp, evidence_of
 from torch import nn
 
@@ -41,17 +42,6 @@ def layer(*values):
 
 def masked(weights):
     return Masks({name: weight != 0 for name, weight in weights.items()})
-
-
-class Messages(Progress):
-    def __init__(self):
-        self.messages, self.notes = [], []
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def epoch(self, result):
-        self.notes.append(result.note)
 
 
 # SET ----------------------------------------------------------------------------------------------------------
@@ -248,13 +238,13 @@ def test_the_number_of_weights_stays_from_the_last_cut_on(mlp, flat_train, metho
     )  # fmt: skip
     weights = weights_of(mlp)
     total = sum(weight.numel() for weight in weights.values())
-    watch = Messages()
+    watch = Listener()
     masks = prune_and_retrain(Run(mlp, weights, flat_train, recipe, watch=watch))
     assert {sum(counts.values()) for counts in Checked.seen} == {total - round(0.8 * total)}
     if method != "dsr":  # weights stay in their layer
         assert len({tuple(counts.items()) for counts in Checked.seen}) == 1
     assert sum(masks.kept(name) for name in masks.keep) == total - round(0.8 * total)
-    assert any("weights regrown" in note for note in watch.notes)
+    assert any("weights regrown" in note for note in (result.note for result in watch.results))
     for name, mask in masks.keep.items():
         weight = weights[name].detach()
         assert weight[~mask].count_nonzero() == 0
@@ -318,9 +308,9 @@ def test_nothing_moves_in_the_last_part(mlp, flat_train):
 
 
 def test_too_few_epochs_to_regrow_are_said(mlp, flat_train):
-    watch = Messages()
+    watch = Listener()
     prune_and_retrain(Run(mlp, weights_of(mlp), flat_train, Recipe(prune=0.5, regrow="set", epochs=1), watch=watch))
-    assert watch.messages == ["regrow 'set' has no time to move any weight: train for more epochs"]
+    assert watch.lines == ["regrow 'set' has no time to move any weight: train for more epochs"]
 
 
 def test_under_surgery_weights_come_back_at_the_next_cut(flat_train):

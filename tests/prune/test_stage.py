@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from listener import Listener
 from samples import Mlp, evidence_of
 from torch import nn
 
@@ -26,19 +27,6 @@ from deepcompress.training.retraining import Run
 
 def weights_of(model):
     return {name: parameter for name, parameter in model.named_parameters() if parameter.ndim > 1}
-
-
-class Notes(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self):
-        self.messages, self.epochs = [], []
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def epoch(self, result):
-        self.epochs.append(result)
 
 
 class CheckedHooks(PruningHooks):
@@ -75,23 +63,23 @@ def test_pruned_weights_are_zero_after_every_step(mlp, flat_train, optimizer, pe
 
 
 def test_sparsity_rises_by_the_schedule(mlp, flat_train):
-    watch = Notes()
+    watch = Listener()
     recipe = Recipe(prune=0.6, schedule="linear", iterations=3, epochs=6, distribution="uniform")
     masks = prune_and_retrain(Run(mlp, weights_of(mlp), flat_train, recipe, flat_train, watch))
-    assert [result.epoch for result in watch.epochs if result.note] == [1, 2, 3]
-    shares = [float(re.search(r"([\d.]+) %", result.note)[1]) for result in watch.epochs if result.note]
+    assert [result.epoch for result in watch.results if result.note] == [1, 2, 3]
+    shares = [float(re.search(r"([\d.]+) %", result.note)[1]) for result in watch.results if result.note]
     assert shares == pytest.approx([20, 40, 60], abs=3)  # dead neurons may take a little more
     assert masks.sparsity == pytest.approx(shares[-1] / 100, abs=6e-4)
-    assert all(result.val_error is not None and result.stage == "prune" for result in watch.epochs)
+    assert all(result.val_error is not None and result.stage == "prune" for result in watch.results)
 
 
 def test_retraining_recovers(flat_train, flat_test):
     torch.manual_seed(0)
     model = Mlp()
     recipe = Recipe(prune=0.8, epochs=12, lr=0.05, iterations=2)
-    watch = Notes()
+    watch = Listener()
     prune_and_retrain(Run(model, weights_of(model), flat_train, recipe, flat_test, watch))
-    assert watch.epochs[-1].val_error < 10  # of four classes
+    assert watch.results[-1].val_error < 10  # of four classes
 
 
 def test_no_epochs_is_pruning_alone(mlp, flat_train):
@@ -111,10 +99,10 @@ def test_prune_in_one_step():
 
 
 def test_the_floor_is_reported():
-    watch = Notes()
+    watch = Listener()
     weights = {"tiny": torch.full((1, 3), 0.1), "a": torch.ones(10, 10)}
     prune(evidence_of(weights, Recipe(prune=0.3, scope="global")), watch=watch)
-    assert watch.messages == ["tiny would have been emptied: it keeps its one most salient weight"]
+    assert watch.lines == ["tiny would have been emptied: it keeps its one most salient weight"]
 
 
 def test_dead_neurons_are_reported_and_a_path_through_needed_layers_stays():
@@ -123,16 +111,16 @@ def test_dead_neurons_are_reported_and_a_path_through_needed_layers_stays():
     with torch.no_grad():
         weights["0.weight"].copy_(torch.tensor([[9.0, 9.0], [0.1, 0.1]]))
         weights["1.weight"].copy_(torch.tensor([[9.0, 8.0], [9.0, 0.1]]))
-    watch = Notes()
+    watch = Listener()
     hooks = PruningHooks(evidence_of(weights, Recipe(prune=3 / 8, distribution="std", epochs=1), net), watch)
     hooks.before_epoch(0)
-    assert watch.messages == ["1 connections of neurons without input or output were removed"]
+    assert watch.lines == ["1 connections of neurons without input or output were removed"]
     assert weights["1.weight"].tolist() == [[9, 0], [9, 0]]
     with torch.no_grad():  # neuron 0 would lose its outputs, neuron 1 its inputs
         weights["0.weight"].copy_(torch.tensor([[9.0, 9.0], [0.1, 0.1]]))
         weights["1.weight"].copy_(torch.tensor([[0.1, 9.0], [0.2, 9.0]]))
     PruningHooks(evidence_of(weights, Recipe(prune=0.5, distribution="std", epochs=1), net), watch).before_epoch(0)
-    assert watch.messages[1:] == [
+    assert watch.lines[1:] == [
         "0.weight, 1.weight would have been cut off: one path of weights through them stays",
         "2 connections of neurons without input or output were removed",
     ]

@@ -216,6 +216,8 @@ def test_what_is_refused(dense, data):
     for settings in ({"target_size": 100}, {"distribution": "std", "quality": 1.0}):
         with pytest.raises(RecipeError, match="fractions of the weights"):
             compare(dense, data, ["magnitude"], [0.5], Recipe(**settings))
+    with pytest.raises(RecipeError, match="distribution 'amc' finds fractions by trials, and criteria are compared"):
+        compare(dense, data, ["magnitude"], [0.5], Recipe(distribution="amc"))
 
 
 # From the command line -----------------------------------------------------------------------------------------
@@ -319,7 +321,8 @@ def test_a_failure_is_shown_and_ends_with_an_error(work):
     ],
 )
 def test_wrong_usage(work, options, named):
-    assert named in fail("compare", *work, *options, code=2)
+    assert named in fail("compare", *work, *options, "-o", "made", code=2)
+    assert not Path("made").exists()
 
 
 def test_a_row_is_plain_data():

@@ -515,6 +515,12 @@ def test_wrong_usage(work, options, named):
     assert named in fail("compress", *work, *options, "-q", code=2)
 
 
+def test_a_search_that_is_refused_leaves_nothing(work, tmp_path):
+    refused = ("--max-drop", "2", "--distribution", "amc", "-o", tmp_path / "m.dc", "-q")
+    assert "distribution does not go with it" in fail("compress", *work, *refused, code=2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_has_its_headings():
     text = succeed("compress", "--help-all").stdout
     for heading in ("How small:", "Pruning:", "Shared values:", "File:", "Retraining:", "Other:"):

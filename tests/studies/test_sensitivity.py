@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import fail, from_json, succeed
+from listener import Listener
 from samples import CLASSES, Mlp, blobs, conv_net, network_and_data
 from torch import nn
 
@@ -22,7 +23,6 @@ from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.studies.sensitivity import LayerPruned, sensitivity
 from deepcompress.training.data import TensorLoader
 from deepcompress.training.evaluation import evaluate
-from deepcompress.training.progress import Progress
 
 QUICK = Recipe(epochs=2, batch_size=32, seed=3)
 
@@ -37,16 +37,6 @@ class Probe:
     def __call__(self, model, batches, task):
         self.states.append({name: value.clone() for name, value in model.state_dict().items()})
         return evaluate(model, batches)
-
-
-class Messages(Progress):
-    """Keeps the messages."""
-
-    def __init__(self):
-        self.texts = []
-
-    def message(self, text):
-        self.texts.append(text)
 
 
 @pytest.fixture(autouse=True)
@@ -108,12 +98,12 @@ def test_zero_alone_and_small_fractions(dense, flat_test):
 
 
 def test_a_layer_keeps_one_weight(dense, flat_test, monkeypatch):
-    probe, watch = Probe(monkeypatch), Messages()
+    probe, watch = Probe(monkeypatch), Listener()
     rows = sensitivity(dense, flat_test, [0.999], layers=["fc3.weight"], watch=watch)
     assert rows[1].sparsity == 63 / 64
     assert int((probe.states[1]["fc3.weight"] != 0).sum()) == 1
-    assert watch.texts[0] == "fc3.weight would have been emptied: it keeps its one most salient weight"
-    assert watch.texts[1].startswith("fc3.weight (1 of 1): error ")
+    assert watch.lines[0] == "fc3.weight would have been emptied: it keeps its one most salient weight"
+    assert watch.lines[1].startswith("fc3.weight (1 of 1): error ")
 
 
 def test_layers_by_pattern_and_rules_of_the_recipe(dense, flat_test):
@@ -287,7 +277,8 @@ def test_a_loss_that_json_has_no_number_for(work):
     ],
 )
 def test_wrong_usage(work, options, named):
-    assert named in fail("sensitivity", work["dense"], *work["options"], *options, code=2)
+    assert named in fail("sensitivity", work["dense"], *work["options"], *options, "-o", "made", code=2)
+    assert not Path("made").exists()
 
 
 def test_what_is_not_there(work):

@@ -587,7 +587,8 @@ def test_an_interruption_says_what_stays(work, monkeypatch):
     ],
 )
 def test_wrong_usage(work, options, named):
-    assert named in fail("sweep", work["dense"], *work["options"], *options, code=2)
+    assert named in fail("sweep", work["dense"], *work["options"], *options, "-o", "made", code=2)
+    assert not Path("made").exists()
 
 
 def test_what_is_not_there(work, tmp_path):

@@ -104,6 +104,7 @@ OTHERS = {
     "few digits": {"digit": np.zeros(3, np.uint8)},
     "no whole digits": {"digit": np.zeros(40, np.float32)},
     "no digits": {"digit": np.full(40, 10)},
+    "digits below zero": {"digit": np.full(40, -1)},
     "two channels": {"audio": np.zeros((200_000, 2), np.int16)},
     "falling": {"offsets": np.arange(41)[::-1].copy()},
     "empty recordings": {"offsets": np.zeros(41, np.int64)},

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from listener import Listener
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,7 +21,6 @@ from deepcompress.training.check import settle
 from deepcompress.training.evaluation import evaluate
 from deepcompress.training.loop import fit
 from deepcompress.training.objective import objective_of
-from deepcompress.training.progress import Progress
 from deepcompress.training.tasks import CLASSIFICATION, TASKS, detect, own_task
 
 RECIPE = Recipe(prune=0.5, bits=4, epochs=1, iterations=1, finetune_epochs=1)
@@ -46,14 +46,6 @@ class Odd(Given):
 
     def forward(self, x):
         return self.output
-
-
-class Notes(Progress):
-    def __init__(self):
-        self.messages = []
-
-    def message(self, text):
-        self.messages.append(text)
 
 
 def random(*shape, seed=0):
@@ -377,7 +369,7 @@ class Recurrent(nn.Module):
 )
 def test_each_task_is_trained_and_measured(make, x, y, task, metric, tmp_path):
     torch.manual_seed(0)
-    model, watch = make(), Notes()
+    model, watch = make(), Listener()
     data = DataLoader(TensorDataset(x, y), batch_size=10)
     named = {"task": task} if task == "embedding" else {}
     result = dc.compress(model, data, data, RECIPE, tmp_path / "m.dc", watch=watch, **named)
@@ -385,7 +377,7 @@ def test_each_task_is_trained_and_measured(make, x, y, task, metric, tmp_path):
     found = evaluate(again, data, TASKS[task])
     assert (result.metric, result.metric_after, result.loss_after) == (metric, found.value, found.loss)
     assert result.accuracy_after == found.accuracy
-    assert [text for text in watch.messages if text.startswith("task: ")] == (
+    assert [text for text in watch.lines if text.startswith("task: ")] == (
         [] if named else [f"task: {task}, by the shapes of outputs and targets; {metric} is measured"]
     )
     before = evaluate(model, data, TASKS[task])
@@ -400,21 +392,21 @@ def test_a_budget_of_your_own_loss(tmp_path):
     x = random(24, 6)
     data = [(x, model(x).detach())]
     settings = Recipe(prune=0.9, bits="none", retrain=False, max_drop=5.0, schedule="circular", prune_step=0.1)
-    watch = Notes()
+    watch = Listener()
     dc.compress(model, None, data, settings, tmp_path / "m.dc", loss=lambda out, y: 1 + F.mse_loss(out, y), watch=watch)
     state = dc.load_state_dict(tmp_path / "m.dc")
     lost = float(F.mse_loss(F.linear(x, state["weight"], state["bias"]), data[0][1]))
     assert 0 < lost <= 0.05
-    assert any("more than 5 points worse than 1:" in text for text in watch.messages), watch.messages
+    assert any("more than 5 points worse than 1:" in text for text in watch.lines), watch.lines
 
 
 # Trouble while training ------------------------------------------------------------------------------------------
 
 
 def trained(model, data, **settings):
-    watch = Notes()
+    watch = Listener()
     fit(model, data, torch.optim.SGD(model.parameters(), lr=0.1), 2, stage="prune", progress=watch, **settings)
-    return watch.messages
+    return watch.lines
 
 
 @pytest.mark.parametrize("batch", [4, 5])

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from listener import Listener
 from samples import SIDE, batches, conv_net, evidence_of
 from torch import nn
 
@@ -16,15 +17,6 @@ from deepcompress.prune.criteria.obs import Moments, compensated, groups_of, inp
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.stage import prune
 from deepcompress.recipe import Recipe
-from deepcompress.training.progress import Progress
-
-
-class Notes(Progress):
-    def __init__(self):
-        self.messages = []
-
-    def message(self, text):
-        self.messages.append(text)
 
 
 def positive(size, seed, groups=1):
@@ -255,7 +247,7 @@ def test_layers_without_inputs_are_judged_by_magnitude_and_said():
         def forward(self, x):
             return self.head(self.body(x)[0][:, -1])
 
-    net, watch = Tagger(), Notes()
+    net, watch = Tagger(), Listener()
     x = torch.randint(0, 10, (30, 5), generator=torch.Generator().manual_seed(0))
     evidence = evidence_of(weights_of(net), Recipe(criterion="obs", prune=0.5), net, [(x, x[:, 0] % 2)])
     before = net.body[0].weight.detach().clone()
@@ -263,7 +255,7 @@ def test_layers_without_inputs_are_judged_by_magnitude_and_said():
     kept = masks.keep["body.0.weight"]
     assert torch.equal(net.body[0].weight, before * kept)
     assert float(before[kept].abs().min()) >= float(before[~kept].abs().max())
-    (note,) = [text for text in watch.messages if text.startswith("obs")]
+    (note,) = [text for text in watch.lines if text.startswith("obs")]
     assert "body.0.weight, body.1.weight_ih_l0, body.1.weight_hh_l0" in note
     assert "head" not in note
 
