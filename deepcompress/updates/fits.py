@@ -25,9 +25,7 @@ def tell(raw: bytes, info: TensorType, old: bytes, before: TensorType, coders: C
     found, known = _read(raw, info), _read(old, before)
     if model.pack(found) != raw:
         return None  # an encoder has written its planes otherwise
-    coder = coders.of(1).copy()
-    told = coder.encode(_joined(_planes(found)), _expected(known, found))
-    coders.keep(coder)
+    told = coders.encode(_joined(_planes(found)), _expected(known, found))
     return model.pack(found, plane=lambda symbols, alphabet: b"") + told
 
 
