@@ -164,6 +164,18 @@ def unpack(reader: Reader, matrix: Matrix, plane: Callable[[Reader, int, int], A
     )
 
 
+def parse(raw: memoryview, matrix: Matrix) -> Model:
+    """The model that these bytes are, all of them.
+
+    Raises:
+        FormatError: they are no model of such a matrix.
+    """
+    reader = Reader(raw, "rANS model")
+    found = unpack(reader, matrix)
+    reader.end()
+    return found
+
+
 def _at_most(number: int, limit: int, field: str) -> int:
     if number > limit:
         raise FormatError(f"{field} {number} of a rANS model; at most {limit} is allowed")
