@@ -16,7 +16,6 @@ from deepcompress.coding.rans.tokens import LARGEST
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _LOW, _MASK, _BITS = 1 << 16, 4095, 12
-_CHUNK = 1 << 20
 
 
 class _Words:
@@ -257,12 +256,6 @@ def decode_gaps(
         on = on[places[on] < sizes[on]]
     moved[:] = states
     return source.at, made
-
-
-def look_up(integers: Array, lowest: int, values: Array, out: Array) -> None:
-    """See `kernels.look_up`; in chunks, because places are of 64 bits."""
-    for start in range(0, len(integers), _CHUNK):
-        out[start : start + _CHUNK] = values[integers[start : start + _CHUNK].astype(np.int64) - lowest]
 
 
 def find_events(
