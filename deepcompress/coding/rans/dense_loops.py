@@ -26,6 +26,21 @@ _BLOCK = 64  # columns; a cache forgets rows that are a power of two apart if th
 
 
 @njit(cache=True, nogil=True, inline="always")
+def refilled(x, words, at):  # type: ignore[no-untyped-def]
+    """A state (int64), with the next word if it is too small; and where the word after that is."""
+    word, low = np.int64(words[at]), x < 65536
+    return (x << 16 | word) if low else x, at + U(low)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def popped_bits(x, bits, words, at):  # type: ignore[no-untyped-def]
+    """So many extra bits, the state after them, and where the next word is."""
+    rest = x & ((1 << bits) - 1)
+    x, at = refilled(x >> bits, words, at)
+    return rest, x, at
+
+
+@njit(cache=True, nogil=True, inline="always")
 def near_at(i, j, near, columns, found):  # type: ignore[no-untyped-def]
     """The neighbours of row i and column j of each lane, four of them: how far before, aims, sizes.
 
@@ -150,10 +165,9 @@ def _refill(lanes, alive, count, j, words, at, bases):  # type: ignore[no-untype
     waiting = 0
     for index in range(count):
         lane = alive[index]
-        x, word, kind = np.int64(lanes.states[lane]), np.int64(words[at]), U(lanes.kinds[lane])
-        low = x < 65536
-        lanes.states[lane] = S(x << 16 | word if low else x)
-        at += U(low)
+        kind = U(lanes.kinds[lane])
+        x, at = refilled(np.int64(lanes.states[lane]), words, at)
+        lanes.states[lane] = S(x)
         lanes.block[lane * U(_BLOCK) + j] = bases[kind]
         lanes.pending[waiting] = lane
         waiting += int(kind > U(30))
@@ -165,12 +179,9 @@ def _add_bits(lanes, waiting, j, words, at, tables):  # type: ignore[no-untyped-
     """The extra bits of the integers that have some; and where the next word is."""
     for index in range(waiting):
         lane = U(lanes.pending[index])
-        x, word, kind = np.int64(lanes.states[lane]), np.int64(words[at]), U(lanes.kinds[lane])
-        bits = tables.extra[kind]
-        rest, x = x & ((1 << bits) - 1), x >> bits
-        low = x < 65536
-        lanes.states[lane] = S(x << 16 | word if low else x)
-        at += U(low)
+        kind = U(lanes.kinds[lane])
+        rest, x, at = popped_bits(np.int64(lanes.states[lane]), tables.extra[kind], words, at)
+        lanes.states[lane] = S(x)
         value = tables.bases[kind] + (-rest if kind & U(1) else rest)
         lanes.block[lane * U(_BLOCK) + j] = value
     return at
@@ -225,10 +236,9 @@ def _in_vectors(words: Array, states: Array, shape: Shape, classes: Classes, tab
 @njit(cache=True, nogil=True, inline="always")
 def _popped(x, slots, start, words, at):  # type: ignore[no-untyped-def]
     """The next token of a state by the table whose slots begin at `start`, the state after it, and the next word."""
-    entry, word = np.int64(slots[start + U(x & 4095)]), np.int64(words[at])
-    x = (entry >> 19) * (x >> 12) + (entry >> 7 & 4095)
-    low = x < 65536
-    return entry & 127, (x << 16 | word) if low else x, at + U(low)
+    entry = np.int64(slots[start + U(x & 4095)])
+    x, at = refilled((entry >> 19) * (x >> 12) + (entry >> 7 & 4095), words, at)
+    return entry & 127, x, at
 
 
 @njit(cache=True, nogil=True)
@@ -269,11 +279,7 @@ def _lane_by_lane(
                 waiting += int(token > 30)
             for index in range(waiting):
                 lane, kind = U(pending[index] >> 9), U(pending[index] >> 1 & 255)
-                x, word = states[lane], np.int64(words[at])
-                rest, x = x & ((1 << extra[kind]) - 1), x >> extra[kind]
-                low = x < 65536
-                states[lane] = (x << 16 | word) if low else x
-                at += U(low)
+                rest, states[lane], at = popped_bits(states[lane], extra[kind], words, at)
                 value = bases[kind] + (-rest if kind & U(1) else rest)
                 out[corners[lane] + offset] = -value if pending[index] & 1 else value
             if at > end:
