@@ -41,6 +41,12 @@ def popped_bits(x, bits, words, at):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
+def state_after(entry, x):  # type: ignore[no-untyped-def]
+    """The state (uint32) after the token of this slot, before it is refilled."""
+    return S((entry >> S(19)) * (x >> S(12)) + (entry >> S(7) & S(4095)))
+
+
+@njit(cache=True, nogil=True, inline="always")
 def near_at(i, j, near, columns, found):  # type: ignore[no-untyped-def]
     """The neighbours of row i and column j of each lane, four of them: how far before, aims, sizes.
 
@@ -151,8 +157,7 @@ def _pop(lanes, alive, count, slots):  # type: ignore[no-untyped-def]
     """The next token of each lane, and the state after it, before it is refilled."""
     for k in range(_wide(alive, count)):
         entry = slots[lanes.starts[k] + (lanes.states[k] & S(4095))]
-        after = S((entry >> S(19)) * (lanes.states[k] >> S(12)) + (entry >> S(7) & S(4095)))
-        lanes.states[k] = after if lanes.here[k] else lanes.states[k]
+        lanes.states[k] = state_after(entry, lanes.states[k]) if lanes.here[k] else lanes.states[k]
         lanes.kinds[k] = entry & S(127)
 
 

@@ -14,7 +14,7 @@ from numba import njit
 from numba.np.numpy_support import carray
 
 from deepcompress.coding.rans.arrays import Classes, Decoding, Meaning, Shape
-from deepcompress.coding.rans.dense_loops import popped_bits, refilled
+from deepcompress.coding.rans.dense_loops import popped_bits, refilled, state_after
 from deepcompress.coding.rans.shape import MAX_LANES, SPARE
 from deepcompress.coding.rans.stack import signed, unsigned
 
@@ -97,7 +97,7 @@ def _pop_gaps(lanes, wide, slots, steps):  # type: ignore[no-untyped-def]
     """The token of the next gap of each lane."""
     for k in range(wide):
         entry = slots[lanes.gaps[k] + (lanes.states[k] & S(4095))]
-        lanes.states[k] = (entry >> S(19)) * (lanes.states[k] >> S(12)) + (entry >> S(7) & S(4095))
+        lanes.states[k] = state_after(entry, lanes.states[k])
         lanes.steps[k] = steps[entry & S(127)]
 
 
@@ -136,8 +136,7 @@ def _pop_weights(lanes, wide, slots):  # type: ignore[no-untyped-def]
     least, beyond, made = N(1), N(0), 0
     for k in range(wide):
         entry = slots[lanes.weights[k] + (lanes.states[k] & S(4095))]
-        after = S((entry >> S(19)) * (lanes.states[k] >> S(12)) + (entry >> S(7) & S(4095)))
-        lanes.states[k] = after if lanes.follow[k] else lanes.states[k]
+        lanes.states[k] = state_after(entry, lanes.states[k]) if lanes.follow[k] else lanes.states[k]
         lanes.kinds[k] = entry & S(127)
         lanes.left[k] -= lanes.follow[k]
         lanes.columns[k] += lanes.follow[k]
