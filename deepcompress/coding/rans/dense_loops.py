@@ -14,6 +14,7 @@ from numba import njit
 from numba.np.numpy_support import carray
 
 from deepcompress.coding.rans.arrays import Classes, Decoding, Expectation, Shape
+from deepcompress.coding.rans.model import AIM_BOUNDS
 from deepcompress.coding.rans.shape import MAX_LANES, SPARE
 from deepcompress.coding.rans.stack import signed, unsigned
 
@@ -75,8 +76,8 @@ def aimed(values, here, around):  # type: ignore[no-untyped-def]
 def context_of(aim, own, size, scale_classes):  # type: ignore[no-untyped-def]
     """The context of an element with neighbours; `own` is in units of 1 / (32 `ONE`), the others of 1 / 32."""
     expected = (own + (size << 10)) >> 5
-    far = abs(aim) << 9
-    step = np.uint64(far >= 3 * expected) + np.uint64(far >= 10 * expected) + np.uint64(far >= 19 * expected)
+    far, (b0, b1, b2) = abs(aim) << 9, AIM_BOUNDS
+    step = np.uint64(far >= b0 * expected) + np.uint64(far >= b1 * expected) + np.uint64(far >= b2 * expected)
     scale = scale_classes[np.uint64(min(expected >> 3, np.int64(scale_classes.shape[0] - 1)))]
     return (np.uint64(scale) << np.uint64(2)) + step
 

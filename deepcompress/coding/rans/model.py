@@ -28,7 +28,6 @@ MAX_NEIGHBOURS = 4
 MAX_TABLES = 64
 MAX_BASE = 256
 ONE = 1 << 10  # the magnitude 1
-UNIT = 5  # factors of neighbours are in units of 1/32
 AIM_BOUNDS = (3, 10, 19)  # sixteenths of the expected magnitude
 
 
