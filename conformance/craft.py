@@ -89,6 +89,11 @@ def varint(value: int) -> bytes:
     return out + bytes([value])
 
 
+def zigzag(step: int) -> bytes:
+    """A whole number that may be negative."""
+    return varint(2 * step if step >= 0 else -2 * step - 1)
+
+
 def text(value: str | bytes) -> bytes:
     """A length and that many bytes."""
     raw = value if isinstance(value, bytes) else value.encode()
@@ -301,7 +306,7 @@ class Book:
         if self.owner is not None:
             return k + varint(OWN_FORMS + self.owner)
         steps = () if self.grid is None else self.grid
-        return k + varint(self.form) + b"".join(varint(2 * j if j >= 0 else -2 * j - 1) for j in steps)
+        return k + varint(self.form) + b"".join(map(zigzag, steps))
 
     def of(self, owner: int) -> Book:
         """The same codebook, stored with tensor number `owner`."""

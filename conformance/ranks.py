@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from craft import F32, Book, Tensor, bits, plane, varint
+from craft import F32, Book, Tensor, bits, plane, varint, zigzag
 
 RANKED = 8
 DENSE, GAPS = 0, 1
@@ -361,9 +361,8 @@ def multiples(
         values = np.where(numbers == 0, np.float32(0), step * numbers.astype("<f4"))
     stored = np.float32(scale).astype("<f4").tobytes() + plane(np.array(exponents), 256, coder)
     low, high = ends or (int(numbers.min()), int(numbers.max()))
-    zigzag = b"".join(varint(2 * j if j >= 0 else -2 * j - 1) for j in (low, high))
     parts = {
-        "codebook": varint(0) + varint(5) + zigzag + varint(len(stored)),
+        "codebook": varint(0) + varint(5) + zigzag(low) + zigzag(high) + varint(len(stored)),
         "stored": stored,
         "n": varint(int(np.count_nonzero(numbers))),
     }

@@ -11,7 +11,7 @@ import craft
 import numpy as np
 from cases3 import v3
 from cases_ranks import ABOVE, FIVE, LEFT, SOME, drawn, smooth
-from craft import File, Tensor, grid, halves, text, varint
+from craft import File, Tensor, grid, halves, text, varint, zigzag
 from ranks import GAPS, LONGEST, Model, Neighbour, coded_numbers, multiples, ranked
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -161,11 +161,6 @@ KEPT = b"\x00\x00"  # the old layout, and the old codebook or scales
 NOTHING = (0, 0, 0)
 
 
-def step(number: int) -> bytes:
-    """A step."""
-    return varint(2 * number if number >= 0 else -2 * number - 1)
-
-
 def model(numbers: Array = NUMBERS, wrong: dict[str, bytes] | None = None, **said: Any) -> bytes:
     """A model of these numbers; any part can be other bytes."""
     return coded_numbers(numbers, numbers.shape, Model(**said), wrong or {})[0]
@@ -183,18 +178,18 @@ def of(
     """Facts and payloads of a tensor by the old one: layout and codebook, what these have in the payload, the model."""
     found = model() if found is None else found
     base = {"b": 0, "w": 1, "z": 2, "m": 3, "r": 4}[name]
-    record = b"\x05\x00" + text(name) + step(base) + told + b"".join(map(varint, changed))
+    record = b"\x05\x00" + text(name) + zigzag(base) + told + b"".join(map(varint, changed))
     return b"\x00" + record + varint(length) + bytes([way]) + varint(len(found)), payload + found
 
 
 def told_in(low: int, high: int, length: int, layout: bytes = b"\x00") -> bytes:
     """The old layout, or another, and scales that are told."""
-    return layout + b"\x01\x00\x05" + step(low) + step(high) + varint(length)
+    return layout + b"\x01\x00\x05" + zigzag(low) + zigzag(high) + varint(length)
 
 
 def moved_in(low: int, high: int, length: int) -> bytes:
     """The old layout, and scales by the old ones."""
-    return b"\x00\x04" + step(low) + step(high) + varint(length)
+    return b"\x00\x04" + zigzag(low) + zigzag(high) + varint(length)
 
 
 def broken() -> dict[str, tuple[int, tuple[bytes, bytes]]]:
@@ -206,7 +201,7 @@ def broken() -> dict[str, tuple[int, tuple[bytes, bytes]]]:
     shell = model(wrong={"contexts": b"", "levels": b""}) + b"\x01\x00"
     other = b"\x20\x08\x06\x07" + M.fields  # of 42 elements
     return {
-        "op-6": (3, (b"\x00\x06\x00" + text("r") + step(4) + bytes(8), b"")),
+        "op-6": (3, (b"\x00\x06\x00" + text("r") + zigzag(4) + bytes(8), b"")),
         "numbers-of-layout-2": (3, of("w")),
         "numbers-of-layout-0": (3, of("b")),
         "numbers-cut-short": (3, (of("r")[0][:-1], b"")),
@@ -218,14 +213,14 @@ def broken() -> dict[str, tuple[int, tuple[bytes, bytes]]]:
         "ranks-with-scales-moved": (4, of("r", moved_in(-2, 3, 6), one + b"\x01\x00")),
         "ranks-with-a-codebook-told-of-another-length": (4, of("r", b"\x00\x01\x05\x00" + varint(19), bytes(19))),
         "codebook-in-way-5": (4, of("r", b"\x00\x05")),
-        "codebook-told-in-form-6": (4, of("r", b"\x00\x01\x00\x06" + step(-2) + step(3) + varint(size), scales)),
+        "codebook-told-in-form-6": (4, of("r", b"\x00\x01\x00\x06" + zigzag(-2) + zigzag(3) + varint(size), scales)),
         "multiples-by-other-elements": (4, of("m", text(other) + b"\x00")),
         "multiples-by-the-scales-of-none": (4, of("z", text(b"\x20\x08\x08\x08" + M.fields) + b"\x00")),
         "multiples-by-the-scales-of-other-rows": (4, of("m", text(inside) + b"\x00")),
         "multiples-with-a-codebook-told": (4, of("m", b"\x00\x01\x01\x00\x04", b"\x00\x00\x80\x3f")),
         "multiples-with-a-codebook-moved": (4, of("m", b"\x00\x02\x00\x00")),
         "multiples-with-the-codebook-of-another-tensor": (4, of("m", b"\x00\x03")),
-        "scales-with-shared-values": (4, of("m", b"\x00\x01\x01\x05" + step(-2) + step(3) + varint(size), scales)),
+        "scales-with-shared-values": (4, of("m", b"\x00\x01\x01\x05" + zigzag(-2) + zigzag(3) + varint(size), scales)),
         "scales-told-beyond-the-end": (2, (of("m", told_in(-2, 3, 99))[0], scales)),
         "scales-of-a-byte-more": (4, of("m", told_in(-2, 3, size + 1), scales + b"\x00")),
         "scales-of-a-scale-that-is-0": (4, of("m", told_in(-2, 3, size), bytes(4) + scales[4:])),

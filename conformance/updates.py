@@ -34,7 +34,9 @@ from craft import (
     Tensor,
     text,
     varint,
+    zigzag,
 )
+from update_numbers import KEPT
 
 from deepcompress.container import deflate
 from deepcompress.container.reader import ModelFile
@@ -244,15 +246,15 @@ OLD = File([craft.raw("b", [1.0, 2.0]), by_offsets("w", weights((4, 8), SEVEN, 1
             craft.planes("z", np.linspace(1, 2, 64).astype("<f4")), update_numbers.M, update_numbers.R], 3)  # fmt: skip
 
 
-def head(old: bytes, new: bytes, kind: int) -> bytes:
+def head(old: bytes, new: bytes, kind: int, version: int = 1) -> bytes:
     """The first bytes of an update."""
-    return b"\x89DP\x01" + hashlib.sha256(old).digest()[:8] + hashlib.sha256(new).digest()[:16] + bytes([kind])
+    names = hashlib.sha256(old).digest()[:8] + hashlib.sha256(new).digest()[:16]
+    return b"\x89DP" + bytes([version]) + names + bytes([kind])
 
 
 def told(facts: bytes, payload: bytes = b"", new: bytes = b"", version: int = 1) -> bytes:
     """An update of the old file, whose facts are not deflated."""
-    start = head(OLD.to_bytes(), new, 1)
-    return start[:3] + bytes([version]) + start[4:] + varint(len(facts)) + varint(0) + facts + payload
+    return head(OLD.to_bytes(), new, 1, version) + varint(len(facts)) + varint(0) + facts + payload
 
 
 def name(rest: str | bytes, shared: int = 0) -> bytes:
@@ -260,15 +262,9 @@ def name(rest: str | bytes, shared: int = 0) -> bytes:
     return varint(shared) + text(rest)
 
 
-def zigzag(step: int) -> bytes:
-    """A step."""
-    return varint(2 * step if step >= 0 else -2 * step - 1)
-
-
 SAME_ALL = b"\x00" + zigzag(0) + varint(5)
 RAW2 = text(b"\x10\x00\x02")  # the layout of two float32, raw
 W = b"\x03" + name("w") + zigzag(1)  # `w` by the old one
-KEPT = b"\x00\x00"  # the old layout, and the old codebook
 NEW_W = b"\x02" + name("w")
 
 

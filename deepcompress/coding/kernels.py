@@ -174,7 +174,7 @@ def scatter(symbols: Array, filler: int, survivors: Array, codebook: Array | Non
 
 @njit(cache=True, nogil=True)
 def look_up(codebook: Array, symbols: Array, values: Array) -> None:
-    """values[i] = codebook[symbols[i]]; the slow twin is `layouts.coded.look_up_in_chunks`."""
+    """values[i] = codebook[symbols[i]]; the slow twin is `lookup.look_up_in_chunks`."""
     for i in range(symbols.shape[0]):
         values[i] = codebook[symbols[i]]
 

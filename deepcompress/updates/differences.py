@@ -159,6 +159,13 @@ class Coders:
             self._found[width] = Differences(width, self._size // width)
         return self._found[width]
 
+    def encode(self, new: Array, old: Array, shift: int = 0) -> bytes:
+        """As `Differences.encode`, by the coder of their width; copies of these coders do not learn from it."""
+        coder = self.of(new.itemsize).copy()
+        told = coder.encode(new, old, shift)
+        self.keep(coder)
+        return told
+
     def keep(self, coder: Differences) -> None:
         """Go on with what this one has learned."""
         self._found[coder.width.itemsize] = coder

@@ -22,12 +22,10 @@ _SYMBOLS = 64  # of a plane: classes, tables, and levels are below this
 
 def tell(raw: bytes, info: TensorType, old: bytes, before: TensorType, coders: Coders) -> bytes | None:
     """The bytes by which a model is told by an old one, each with the tensor that it is of; None if it cannot be."""
-    found, known = _read(raw, info), _read(old, before)
+    found, known = _parsed(raw, info), _parsed(old, before)
     if model.pack(found) != raw:
         return None  # an encoder has written its planes otherwise
-    coder = coders.of(1).copy()
-    told = coder.encode(_joined(_planes(found)), _expected(known, found))
-    coders.keep(coder)
+    told = coders.encode(_joined(_planes(found)), _expected(known, found))
     return model.pack(found, plane=lambda symbols, alphabet: b"") + told
 
 
@@ -39,18 +37,15 @@ def read(told: bytes, info: TensorType, old: bytes, before: TensorType, coders: 
     """
     reader = Reader(told, "model")
     blank = model.unpack(reader, matrix_of(info.shape), plane=lambda reader, count, alphabet: np.zeros(count, np.uint8))
-    symbols = coders.of(1).decode(reader, _expected(_read(old, before), blank))
+    symbols = coders.of(1).decode(reader, _expected(_parsed(old, before), blank))
     reader.end()
     if symbols.max() >= _SYMBOLS:
         raise FormatError(f"symbol {symbols.max()} in a plane of a rANS model; {_SYMBOLS - 1} is the last")
     return model.pack(_filled(blank, symbols))
 
 
-def _read(raw: bytes, info: TensorType) -> Model:
-    reader = Reader(raw, "rANS model")
-    found = model.unpack(reader, matrix_of(info.shape))
-    reader.end()
-    return found
+def _parsed(raw: bytes, info: TensorType) -> Model:
+    return model.parse(memoryview(raw), matrix_of(info.shape))
 
 
 def _planes(found: Model) -> list[Array | None]:

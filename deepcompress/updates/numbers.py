@@ -89,10 +89,7 @@ def tell_scales(raw: bytes, old: bytes, rows: tuple[int, int], coders: Coders) -
     scale, exponents = scales.parts(memoryview(raw), rows[0])
     if scales.pack(scale, exponents) != raw:
         return None
-    coder = coders.of(1).copy()
-    told = coder.encode(exponents, scales.parts(memoryview(old), rows[1])[1])
-    coders.keep(coder)
-    return raw[: scales.SCALE_BYTES] + told
+    return raw[: scales.SCALE_BYTES] + coders.encode(exponents, scales.parts(memoryview(old), rows[1])[1])
 
 
 def read_scales(told: bytes, old: bytes, rows: tuple[int, int], coders: Coders) -> bytes:

@@ -12,12 +12,7 @@ from deepcompress.container.entries import Entry
 from deepcompress.container.format import pack_header
 from deepcompress.container.reader import ModelFile
 from deepcompress.updates.container import WINDOW
-from deepcompress.updates.models import (
-    HEADER,
-    LABELS,
-    Tools,
-    pack_labels,
-)
+from deepcompress.updates.models import HEADER, LABELS, Tools, pack_labels
 from deepcompress.updates.records import Op, Record, Records
 from deepcompress.updates.ways import Pair, tell
 

@@ -111,9 +111,7 @@ def _exact(pair: Pair, tools: Tools) -> Told | None:
             continue
         if _gives(partial(sections.exact_section, made, values), EncodedTensor(entry.info, pair.section)):
             shift = shift_of(new, old)
-            coder = tools.coders.of(new.itemsize).copy()
-            payload = coder.encode(new, old, shift)
-            tools.coders.keep(coder)
+            payload = tools.coders.encode(new, old, shift)
             changed = (int(np.count_nonzero(new != old)),)
             record = Record(
                 Op.EXACT, entry.name, pair.number, 1, info, changed=changed, shift=shift, bytes=len(payload)
@@ -142,11 +140,11 @@ def _book(before: Content, after: Content, info: TensorInfo, tools: Tools) -> tu
         return told
     elements, others = (np.frombuffer(raw, dtype=book_type(after)) for raw in (after.raw, before.raw))
     shift = shift_of(elements, others)
-    coder = tools.coders.of(elements.itemsize).copy()
-    payload = coder.encode(elements, others, shift)
+    learned = tools.coders.copy()
+    payload = learned.encode(elements, others, shift)
     if len(payload) >= len(after.raw):
         return told
-    tools.coders.keep(coder)
+    tools.coders = learned
     return Book(BookOp.MOVED, shift=shift, bytes=len(payload)), payload
 
 

@@ -32,11 +32,12 @@ static uint8_t *load_file(const char *path, size_t *size) {
   return bytes;
 }
 
-/* Whether something has this name already, which would be lost: the old file, perhaps. */
+/* Whether something has this name already, which would be lost: the old file, perhaps, or one that may not be read. */
 static int is_there(const char *path) {
   FILE *file = fopen(path, "rb");
-  if (file) fclose(file);
-  return file && complain(path, "it is there already; remove it, or give another name");
+  if (!file) return errno != ENOENT && complain(path, strerror(errno));
+  fclose(file);
+  return complain(path, "it is there already; remove it, or give another name");
 }
 
 static int write_to_file(void *file, const uint8_t *bytes, size_t count) { return fwrite(bytes, 1, count, file) != count; }

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from deepcompress.coding import huffman, lanes, offsets, streams
+from deepcompress.coding import huffman, lanes, lookup, offsets, streams
 from deepcompress.coding.adaptive import model
-from deepcompress.coding.layouts import coded
 from deepcompress.errors import FormatError
 
 numba = pytest.importorskip("numba", reason="without numba there are no kernels to compare")
@@ -190,8 +189,8 @@ def test_look_up(workers, dtype, monkeypatch):
     entries = rng.integers(0, 1 << 16, 257).astype(dtype)
     symbols = rng.integers(0, 257, 150_001).astype(np.uint16)
     slow = np.empty(len(symbols), dtype=dtype)
-    coded.look_up_in_chunks(entries, symbols, slow)
-    fast = coded.look_up(entries, symbols, workers)
+    lookup.look_up_in_chunks(entries, symbols, slow)
+    fast = lookup.look_up(entries, symbols, workers)
     assert fast.dtype == slow.dtype
     assert np.array_equal(fast, slow)
     assert np.array_equal(slow, entries[symbols])

@@ -13,11 +13,12 @@ from deepcompress.coding.encoder import CODERS, alias, encode_coded, encode_plai
 from deepcompress.coding.forms import MAX_CODEBOOK, SharedCodebook, StoredCodebook
 from deepcompress.coding.layouts import LAYOUTS
 from deepcompress.coding.layouts.adaptive import Adaptive
-from deepcompress.coding.layouts.coded import decode_codebook, decode_survivors, look_up
+from deepcompress.coding.layouts.coded import decode_codebook, decode_survivors
 from deepcompress.coding.layouts.dense import Dense
 from deepcompress.coding.layouts.exact import Planes, Raw
 from deepcompress.coding.layouts.references import Alias
 from deepcompress.coding.layouts.relative import Literal, Offsets, Relative
+from deepcompress.coding.lookup import look_up
 from deepcompress.coding.streams import Coder, coder_of
 from deepcompress.coding.tensors import EncodedTensor, Encoding, TensorInfo, decode
 from deepcompress.errors import FormatError

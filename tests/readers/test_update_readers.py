@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import importlib
 import json
+import os
 import random
 import re
 import shutil
@@ -180,6 +182,18 @@ def test_programs_overwrite_nothing(programs, tmp_path, program, name):
     assert done.returncode == 1
     assert done.stderr == f"Error: {tmp_path / name}: it is there already; remove it, or give another name\n"
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@needs_cc
+def test_what_cannot_be_opened_is_not_overwritten_by_c(programs, tmp_path):
+    """As a file that may not be read; a link to itself is one for the superuser, too."""
+    new = tmp_path / "new.dc"
+    new.symlink_to(new)
+    done = subprocess.run(
+        [programs["all"], GOLDEN / "old.dc", GOLDEN / "tensors.dcp", new], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, f"Error: {new}: {os.strerror(errno.ELOOP)}\n")
+    assert new.is_symlink()
 
 
 def trained(folder, coder, rows=40, columns=60):

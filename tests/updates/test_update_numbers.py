@@ -198,11 +198,11 @@ def test_symbols_beyond_a_plane_are_refused():
         fits.read(told, TYPE, model.pack(GAPS), TYPE, coders)
 
 
+# What is learned -----------------------------------------------------------------------------------------------
+
+
 def by_huffman(tensors, path):
     compress_state(tensors, Recipe(0.5, 3, retrain=False), path)
-
-
-# What is learned -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("make", "way"), [(by_huffman, "shared"), (ranked, "numbers"), (rounded, "numbers")])

@@ -11,7 +11,8 @@ from deepcompress.coding import codebooks
 from deepcompress.coding.adaptive import codec
 from deepcompress.coding.adaptive.codec import Alphabet, Scan
 from deepcompress.coding.bits import Reader, varint
-from deepcompress.coding.layouts.coded import Coded, Sorted, after_zero, dense_survivors, look_up, read_coded
+from deepcompress.coding.layouts.coded import Coded, Sorted, after_zero, dense_survivors, read_coded
+from deepcompress.coding.lookup import look_up
 from deepcompress.coding.tensors import EncodedTensor, Survivors, TensorInfo, TensorType
 from deepcompress.errors import FormatError
 

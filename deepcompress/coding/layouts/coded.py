@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from deepcompress.coding import codebooks, lanes, offsets, threads
+from deepcompress.coding import codebooks, offsets
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.forms import Form, RowScales, SharedCodebook, StoredCodebook, read_fields
 from deepcompress.coding.streams import fixed_width
@@ -192,22 +192,6 @@ def dense_survivors(symbols: Array, codebook: Array) -> Survivors:
     """From a symbol for each element, of which 0 is zero, and i the value i - 1 of the codebook."""
     positions = np.flatnonzero(symbols)
     return Survivors(positions, symbols[positions] - 1, codebook)
-
-
-def look_up(codebook: Array, symbols: Array, workers: int = 1, values: Array | None = None) -> Array:
-    """``codebook[symbols]`` for symbols below len(codebook), in `values` if there is room already."""
-    values = np.empty(len(symbols), dtype=codebook.dtype) if values is None else values
-    compiled = lanes.kernels_for(len(symbols))
-    place = look_up_in_chunks if compiled is None else compiled.look_up
-    parts = threads.split(len(symbols), 1 if compiled is None else workers, offsets.PER_THREAD)
-    threads.run(lambda start, stop: place(codebook, symbols[start:stop], values[start:stop]), parts)
-    return values
-
-
-def look_up_in_chunks(codebook: Array, symbols: Array, values: Array) -> None:
-    """What `kernels.look_up` does, by numpy; in chunks, because it widens indices to 64 bits."""
-    for start in range(0, len(symbols), offsets.CHUNK):
-        values[start : start + offsets.CHUNK] = codebook[symbols[start : start + offsets.CHUNK]]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 from deepcompress.coding import codebooks, lanes, streams
 from deepcompress.coding.bits import Reader, varint
 from deepcompress.coding.forms import Form, SharedCodebook, StoredCodebook
-from deepcompress.coding.layouts.coded import Coded, after_zero, check_count, dense_survivors, look_up
+from deepcompress.coding.layouts.coded import Coded, after_zero, check_count, dense_survivors
+from deepcompress.coding.lookup import look_up
 from deepcompress.coding.streams import Coder
 from deepcompress.coding.survey import Survey, bits_of, indices_of, walk
 from deepcompress.coding.tensors import EncodedTensor, Survivors, TensorInfo, TensorType

@@ -53,7 +53,7 @@ def encode_by(packed: memoryview, integers: Array, shape: tuple[int, ...], most:
         FormatError: there is no such model, it has no token for one of the integers, or the streams are longer.
     """
     matrix = matrix_of(shape)
-    found = _unpacked(packed, matrix)
+    found = model.parse(packed, matrix)
     if STATE_BYTES * found.cut.lanes * -(-matrix.rows // found.cut.rows) > most:
         raise FormatError(f"the states of all streams of a rANS model take more than {most} bytes")
     counts, write = _counted(found, integers, matrix)
@@ -137,7 +137,7 @@ def _each_stream(
     workers: int,
 ) -> None:
     """Do `one` for each stream, with what it begins and ends with: a decoder, the bytes, and the rows."""
-    found = _unpacked(packed, matrix)
+    found = model.parse(packed, matrix)
     decoder = Decoder(found, matrix)
     parts = _parts(payload, streams_of(matrix, found.cut))
 
@@ -146,13 +146,6 @@ def _each_stream(
             one(decoder, part, start, end)
 
     threads.run(work, threads.split(len(parts), 1 if decoder.loops is plain else workers, 1))
-
-
-def _unpacked(packed: memoryview, matrix: Matrix) -> Model:
-    reader = Reader(packed, "rANS model")
-    found = model.unpack(reader, matrix)
-    reader.end()
-    return found
 
 
 def _parts(payload: memoryview, rows: list[tuple[int, int]]) -> list[tuple[tuple[int, int], memoryview]]:

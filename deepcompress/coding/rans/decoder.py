@@ -11,6 +11,7 @@ import numpy as np
 
 from deepcompress.coding import lanes
 from deepcompress.coding.bits import Reader
+from deepcompress.coding.lookup import look_up
 from deepcompress.coding.rans import frequencies, model, plain, tokens
 from deepcompress.coding.rans.arrays import Classes, Decoding, Expectation, Meaning, Shape
 from deepcompress.coding.rans.model import Model
@@ -104,8 +105,10 @@ class Decoder:
             return self._weights(part, start, stop, meaning, out)
         integers = self.integers(part, start, stop)
         check_range(integers, meaning.lowest, meaning.lowest + len(meaning.values) - 1)
-        self.loops.look_up(integers, meaning.lowest, meaning.values, out)
-        return int(np.count_nonzero(integers))
+        count = int(np.count_nonzero(integers))
+        integers -= np.int16(meaning.lowest)
+        look_up(meaning.values, integers.view(np.uint16), values=out)
+        return count
 
     def _weights(self, part: memoryview, start: int, stop: int, meaning: Meaning, out: Array) -> int:
         tile, words, states, classes = self._opened(part, start, stop)

@@ -14,6 +14,7 @@ from numba import njit
 from numba.np.numpy_support import carray
 
 from deepcompress.coding.rans.arrays import Classes, Decoding, Expectation, Shape
+from deepcompress.coding.rans.model import AIM_BOUNDS
 from deepcompress.coding.rans.shape import MAX_LANES, SPARE
 from deepcompress.coding.rans.stack import signed, unsigned
 
@@ -23,6 +24,27 @@ S, U = np.uint32, np.uint64
 
 _FEW = 16  # lanes, fewer than which do not make vectors
 _BLOCK = 64  # columns; a cache forgets rows that are a power of two apart if they are written one by one
+
+
+@njit(cache=True, nogil=True, inline="always")
+def refilled(x, words, at):  # type: ignore[no-untyped-def]
+    """A state (int64), with the next word if it is too small; and where the word after that is."""
+    word, low = np.int64(words[at]), x < 65536
+    return (x << 16 | word) if low else x, at + U(low)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def popped_bits(x, bits, words, at):  # type: ignore[no-untyped-def]
+    """So many extra bits, the state after them, and where the next word is."""
+    rest = x & ((1 << bits) - 1)
+    x, at = refilled(x >> bits, words, at)
+    return rest, x, at
+
+
+@njit(cache=True, nogil=True, inline="always")
+def state_after(entry, x):  # type: ignore[no-untyped-def]
+    """The state (uint32) after the token of this slot, before it is refilled."""
+    return S((entry >> S(19)) * (x >> S(12)) + (entry >> S(7) & S(4095)))
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -54,8 +76,8 @@ def aimed(values, here, around):  # type: ignore[no-untyped-def]
 def context_of(aim, own, size, scale_classes):  # type: ignore[no-untyped-def]
     """The context of an element with neighbours; `own` is in units of 1 / (32 `ONE`), the others of 1 / 32."""
     expected = (own + (size << 10)) >> 5
-    far = abs(aim) << 9
-    step = np.uint64(far >= 3 * expected) + np.uint64(far >= 10 * expected) + np.uint64(far >= 19 * expected)
+    far, (b0, b1, b2) = abs(aim) << 9, AIM_BOUNDS
+    step = np.uint64(far >= b0 * expected) + np.uint64(far >= b1 * expected) + np.uint64(far >= b2 * expected)
     scale = scale_classes[np.uint64(min(expected >> 3, np.int64(scale_classes.shape[0] - 1)))]
     return (np.uint64(scale) << np.uint64(2)) + step
 
@@ -136,8 +158,7 @@ def _pop(lanes, alive, count, slots):  # type: ignore[no-untyped-def]
     """The next token of each lane, and the state after it, before it is refilled."""
     for k in range(_wide(alive, count)):
         entry = slots[lanes.starts[k] + (lanes.states[k] & S(4095))]
-        after = S((entry >> S(19)) * (lanes.states[k] >> S(12)) + (entry >> S(7) & S(4095)))
-        lanes.states[k] = after if lanes.here[k] else lanes.states[k]
+        lanes.states[k] = state_after(entry, lanes.states[k]) if lanes.here[k] else lanes.states[k]
         lanes.kinds[k] = entry & S(127)
 
 
@@ -150,10 +171,9 @@ def _refill(lanes, alive, count, j, words, at, bases):  # type: ignore[no-untype
     waiting = 0
     for index in range(count):
         lane = alive[index]
-        x, word, kind = np.int64(lanes.states[lane]), np.int64(words[at]), U(lanes.kinds[lane])
-        low = x < 65536
-        lanes.states[lane] = S(x << 16 | word if low else x)
-        at += U(low)
+        kind = U(lanes.kinds[lane])
+        x, at = refilled(np.int64(lanes.states[lane]), words, at)
+        lanes.states[lane] = S(x)
         lanes.block[lane * U(_BLOCK) + j] = bases[kind]
         lanes.pending[waiting] = lane
         waiting += int(kind > U(30))
@@ -165,12 +185,9 @@ def _add_bits(lanes, waiting, j, words, at, tables):  # type: ignore[no-untyped-
     """The extra bits of the integers that have some; and where the next word is."""
     for index in range(waiting):
         lane = U(lanes.pending[index])
-        x, word, kind = np.int64(lanes.states[lane]), np.int64(words[at]), U(lanes.kinds[lane])
-        bits = tables.extra[kind]
-        rest, x = x & ((1 << bits) - 1), x >> bits
-        low = x < 65536
-        lanes.states[lane] = S(x << 16 | word if low else x)
-        at += U(low)
+        kind = U(lanes.kinds[lane])
+        rest, x, at = popped_bits(np.int64(lanes.states[lane]), tables.extra[kind], words, at)
+        lanes.states[lane] = S(x)
         value = tables.bases[kind] + (-rest if kind & U(1) else rest)
         lanes.block[lane * U(_BLOCK) + j] = value
     return at
@@ -225,10 +242,9 @@ def _in_vectors(words: Array, states: Array, shape: Shape, classes: Classes, tab
 @njit(cache=True, nogil=True, inline="always")
 def _popped(x, slots, start, words, at):  # type: ignore[no-untyped-def]
     """The next token of a state by the table whose slots begin at `start`, the state after it, and the next word."""
-    entry, word = np.int64(slots[start + U(x & 4095)]), np.int64(words[at])
-    x = (entry >> 19) * (x >> 12) + (entry >> 7 & 4095)
-    low = x < 65536
-    return entry & 127, (x << 16 | word) if low else x, at + U(low)
+    entry = np.int64(slots[start + U(x & 4095)])
+    x, at = refilled((entry >> 19) * (x >> 12) + (entry >> 7 & 4095), words, at)
+    return entry & 127, x, at
 
 
 @njit(cache=True, nogil=True)
@@ -269,11 +285,7 @@ def _lane_by_lane(
                 waiting += int(token > 30)
             for index in range(waiting):
                 lane, kind = U(pending[index] >> 9), U(pending[index] >> 1 & 255)
-                x, word = states[lane], np.int64(words[at])
-                rest, x = x & ((1 << extra[kind]) - 1), x >> extra[kind]
-                low = x < 65536
-                states[lane] = (x << 16 | word) if low else x
-                at += U(low)
+                rest, states[lane], at = popped_bits(states[lane], extra[kind], words, at)
                 value = bases[kind] + (-rest if kind & U(1) else rest)
                 out[corners[lane] + offset] = -value if pending[index] & 1 else value
             if at > end:

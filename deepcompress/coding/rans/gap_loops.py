@@ -14,6 +14,7 @@ from numba import njit
 from numba.np.numpy_support import carray
 
 from deepcompress.coding.rans.arrays import Classes, Decoding, Meaning, Shape
+from deepcompress.coding.rans.dense_loops import popped_bits, refilled, state_after
 from deepcompress.coding.rans.shape import MAX_LANES, SPARE
 from deepcompress.coding.rans.stack import signed, unsigned
 
@@ -79,10 +80,8 @@ def _leave(lanes, first, stop):  # type: ignore[no-untyped-def]
 def _refill(states, count, words, at):  # type: ignore[no-untyped-def]
     """Give each state that is too small the next word; and say where the word after that is."""
     for k in range(count):
-        x, word = np.int64(states[k]), np.int64(words[at])
-        low = x < 65536
-        states[k] = S(x << 16 | word if low else x)
-        at += U(low)
+        x, at = refilled(np.int64(states[k]), words, at)
+        states[k] = S(x)
     return at
 
 
@@ -98,7 +97,7 @@ def _pop_gaps(lanes, wide, slots, steps):  # type: ignore[no-untyped-def]
     """The token of the next gap of each lane."""
     for k in range(wide):
         entry = slots[lanes.gaps[k] + (lanes.states[k] & S(4095))]
-        lanes.states[k] = (entry >> S(19)) * (lanes.states[k] >> S(12)) + (entry >> S(7) & S(4095))
+        lanes.states[k] = state_after(entry, lanes.states[k])
         lanes.steps[k] = steps[entry & S(127)]
 
 
@@ -137,8 +136,7 @@ def _pop_weights(lanes, wide, slots):  # type: ignore[no-untyped-def]
     least, beyond, made = N(1), N(0), 0
     for k in range(wide):
         entry = slots[lanes.weights[k] + (lanes.states[k] & S(4095))]
-        after = S((entry >> S(19)) * (lanes.states[k] >> S(12)) + (entry >> S(7) & S(4095)))
-        lanes.states[k] = after if lanes.follow[k] else lanes.states[k]
+        lanes.states[k] = state_after(entry, lanes.states[k]) if lanes.follow[k] else lanes.states[k]
         lanes.kinds[k] = entry & S(127)
         lanes.left[k] -= lanes.follow[k]
         lanes.columns[k] += lanes.follow[k]
@@ -155,10 +153,9 @@ def _place(lanes, count, words, at, room, meaning):  # type: ignore[no-untyped-d
     waiting, wrong = 0, 0
     for k in range(count):
         if lanes.follow[k]:
-            x, word, kind = np.int64(lanes.states[k]), np.int64(words[at]), U(lanes.kinds[k])
-            low = x < 65536
-            lanes.states[k] = S(x << 16 | word if low else x)
-            at += U(low)
+            kind = U(lanes.kinds[k])
+            x, at = refilled(np.int64(lanes.states[k]), words, at)
+            lanes.states[k] = S(x)
             out[U(lanes.rows[k] * columns + order[lanes.columns[k] - 1])] = meaning.by_token[kind]
             wrong |= meaning.refused[kind]
             lanes.pending[waiting] = k
@@ -173,12 +170,9 @@ def _place_large(lanes, waiting, words, at, room, meaning, tables):  # type: ign
     wrong, most = 0, U(meaning.values.shape[0] - 1)
     for index in range(waiting):
         k = lanes.pending[index]
-        x, word, kind = np.int64(lanes.states[k]), np.int64(words[at]), U(lanes.kinds[k])
-        bits = tables.extra[kind]
-        rest, x = x & ((1 << bits) - 1), x >> bits
-        low = x < 65536
-        lanes.states[k] = S(x << 16 | word if low else x)
-        at += U(low)
+        kind = U(lanes.kinds[k])
+        rest, x, at = popped_bits(np.int64(lanes.states[k]), tables.extra[kind], words, at)
+        lanes.states[k] = S(x)
         place = U(tables.bases[kind] + (-rest if kind & U(1) else rest) - meaning.lowest)
         wrong |= int(place > most)
         out[U(lanes.rows[k] * columns + order[lanes.columns[k] - 1])] = meaning.values[min(place, most)]

@@ -187,10 +187,3 @@ def encode_gaps(events: Array, ends: Array, tables: Coding, states: Array, words
                     rest = number - abs(bases[kind])
                     states[lane], at = _pushed_bits(states[lane], extra[kind], rest, words, at)
     return int(at)
-
-
-@njit(cache=True, nogil=True)
-def look_up(integers: Array, lowest: int, values: Array, out: Array) -> None:
-    """out[i] = values[integers[i] - lowest], where all of these are."""
-    for i in range(integers.shape[0]):
-        out[i] = values[np.uint64(np.int64(integers[i]) - lowest)]

@@ -28,7 +28,6 @@ MAX_NEIGHBOURS = 4
 MAX_TABLES = 64
 MAX_BASE = 256
 ONE = 1 << 10  # the magnitude 1
-UNIT = 5  # factors of neighbours are in units of 1/32
 AIM_BOUNDS = (3, 10, 19)  # sixteenths of the expected magnitude
 
 
@@ -162,6 +161,18 @@ def unpack(reader: Reader, matrix: Matrix, plane: Callable[[Reader, int, int], A
     return Model(
         Cut(rows, 1 << down, 1 << across), gaps, base, (by_row, by_plane, by_place), near, own, contexts, levels
     )
+
+
+def parse(raw: memoryview, matrix: Matrix) -> Model:
+    """The model that these bytes are, all of them.
+
+    Raises:
+        FormatError: they are no model of such a matrix.
+    """
+    reader = Reader(raw, "rANS model")
+    found = unpack(reader, matrix)
+    reader.end()
+    return found
 
 
 def _at_most(number: int, limit: int, field: str) -> int:

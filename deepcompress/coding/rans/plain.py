@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from deepcompress.coding.rans.arrays import Classes, Coding, Decoding, Expectation, Meaning, Shape
+from deepcompress.coding.rans.model import AIM_BOUNDS
 from deepcompress.coding.rans.tokens import LARGEST
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _LOW, _MASK, _BITS = 1 << 16, 4095, 12
-_CHUNK = 1 << 20
 
 
 class _Words:
@@ -86,10 +86,15 @@ def _expected(
         found = values[here - offset].astype(np.int64)
         aim += factor * found << 10
         size += weight * np.abs(found) << 10
-    expected = size >> 5
-    far = np.abs(aim >> 5) << 4
-    step = sum((far >= bound * expected).astype(np.int64) for bound in (3, 10, 19))
-    return 4 * scale_classes[np.minimum(expected >> 3, len(scale_classes) - 1)].astype(np.int64) + step, aim
+    return _context_of(aim, size, scale_classes), aim
+
+
+def _context_of(aim: Array, size: Array, scale_classes: Array) -> Array:
+    """The contexts of elements with neighbours; both are in units of 1 / (32 `ONE`)."""
+    expected, far = size >> 5, np.abs(aim >> 5) << 4
+    step = sum((far >= bound * expected).astype(np.int64) for bound in AIM_BOUNDS)
+    found: Array = 4 * scale_classes[np.minimum(expected >> 3, len(scale_classes) - 1)].astype(np.int64) + step
+    return found
 
 
 def decode_dense(
@@ -143,9 +148,7 @@ def find_contexts(
             beside *= (inside[0] >= r)[:, None] & (inside[1] >= c)[None, :]
             aim += factor * beside << 10
             size += weight * np.abs(beside) << 10
-        expected, far = size >> 5, np.abs(aim >> 5) << 4
-        context = 4 * scale_classes[np.minimum(expected >> 3, len(scale_classes) - 1)].astype(np.int64)
-        context += sum((far >= bound * expected).astype(np.int64) for bound in (3, 10, 19))
+        context = _context_of(aim, size, scale_classes)
     turned = aim.reshape(-1) < 0
     signed = np.where(turned, -values.astype(np.int64), values)
     token = 2 * magnitudes[np.abs(signed)].astype(np.int64) - (signed < 0)
@@ -257,12 +260,6 @@ def decode_gaps(
         on = on[places[on] < sizes[on]]
     moved[:] = states
     return source.at, made
-
-
-def look_up(integers: Array, lowest: int, values: Array, out: Array) -> None:
-    """See `kernels.look_up`; in chunks, because places are of 64 bits."""
-    for start in range(0, len(integers), _CHUNK):
-        out[start : start + _CHUNK] = values[integers[start : start + _CHUNK].astype(np.int64) - lowest]
 
 
 def find_events(

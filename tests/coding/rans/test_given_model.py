@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rans_loops import back, use
 
 from deepcompress.coding.layouts.ranked import Ranked
-from deepcompress.coding.rans import codec, decoder, kernels, model, plain
+from deepcompress.coding.rans import codec, kernels, model, plain
 from deepcompress.coding.rans.model import Model, Neighbour
 from deepcompress.coding.rans.shape import Cut
 from deepcompress.container.reader import ModelFile
@@ -23,16 +24,6 @@ FLAT = Model(
 GAPS = replace(FLAT, gaps=True, neighbours=(), own=0, contexts=np.zeros(64, np.uint8))
 
 
-def decoded(packed, payload, shape):
-    found = np.zeros(int(np.prod(shape)), dtype=np.int16)
-
-    def take(start, integers):
-        found[start : start + len(integers)] = integers
-
-    codec.decode(memoryview(packed), memoryview(payload), shape, take)
-    return found
-
-
 def test_the_streams_of_another_encoder_come_out_again():
     """The suite's files are written from the specification, with models that this encoder never chooses."""
     found = 0
@@ -42,10 +33,9 @@ def test_the_streams_of_another_encoder_come_out_again():
                 if not isinstance(entry.info.layout, Ranked):
                     continue
                 found += 1
-                section, numbers = memoryview(file.section(entry)), entry.info.layout.numbers
-                streams = section[len(section) - numbers.streams :]
-                packed = section[len(section) - numbers.streams - numbers.model : len(section) - numbers.streams]
-                integers = decoded(packed, streams, entry.info.shape)
+                section, layout = memoryview(file.section(entry)), entry.info.layout
+                streams, packed = section[len(section) - layout.numbers.streams :], layout.model_in(section)
+                integers = back(packed, streams, entry.info.shape)
                 assert codec.encode_by(packed, integers, entry.info.shape, len(streams)) == streams, path.name
     assert found > 130
 
@@ -54,10 +44,9 @@ def test_the_streams_of_another_encoder_come_out_again():
 def test_a_model_of_no_choice_codes_any_numbers_it_has_tokens_for(monkeypatch, given):
     packed, made = model.pack(given), []
     for loops in (kernels, plain):
-        for module in (codec, decoder):
-            monkeypatch.setattr(module, "loops_for", lambda *_, loops=loops: loops)
+        use(monkeypatch, loops)
         made.append(codec.encode_by(memoryview(packed), NUMBERS, SHAPE, 4 * 1200))
-        assert np.array_equal(decoded(packed, made[-1], SHAPE), NUMBERS)
+        assert np.array_equal(back(packed, made[-1], SHAPE), NUMBERS)
     assert made[0] == made[1]
 
 

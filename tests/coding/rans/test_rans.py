@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rans_loops import back, use
 
 from deepcompress.coding import planes
 from deepcompress.coding.bits import Reader
@@ -11,21 +12,6 @@ from deepcompress.coding.rans import classes, codec, decoder, frequencies, kerne
 from deepcompress.coding.rans.model import Model, Neighbour
 from deepcompress.coding.rans.shape import Cut, matrix_of
 from deepcompress.errors import FormatError
-
-
-def back(packed, payload, dims, workers=1):
-    found = np.full(int(np.prod(dims)), 99, dtype=np.int16)
-
-    def take(start, integers):
-        found[start : start + len(integers)] = integers
-
-    codec.decode(memoryview(packed), memoryview(payload), dims, take, workers)
-    return found
-
-
-def use(monkeypatch, loops):
-    for module in (codec, decoder):
-        monkeypatch.setattr(module, "loops_for", lambda *_: loops)
 
 
 def drawn(dims, spread=2.0, density=1.0, seed=0):
