@@ -331,8 +331,10 @@ def _delivered(order: _Order, job: Job, route: Route, delivery: Delivery, stages
     refresh(state, work, run.weights)
     vectors = finish_small(work, state, run.recipe, job.former)
     route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
-    if order.base is None:  # an update has few bytes for what is no weight
-        vectors = tune_vectors(run, vectors, parameters_in(work, state))
+    # an update has few bytes for what is no weight
+    tuned = tune_vectors(run, vectors, parameters_in(work, state)) if order.base is None else None
+    if tuned is not None:
+        vectors = tuned
         refresh(state, work, run.weights)
         route.settle(lambda: len(delivery.packed([*route.codebooks, *vectors])))
     result = delivery.write(order.path, [*route.codebooks, *vectors], route.masks, stages, route.held)

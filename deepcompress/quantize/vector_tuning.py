@@ -24,11 +24,11 @@ PART = 0.25  # of the epochs of fine-tuning, as many more
 RATE_PART = 0.2  # of the rate of fine-tuning: no statistics follow what a step does to a channel
 
 
-def tune_vectors(run: Run, codebooks: Sequence[Codebook], vectors: Mapping[str, torch.Tensor]) -> list[Codebook]:
+def tune_vectors(run: Run, codebooks: Sequence[Codebook], vectors: Mapping[str, torch.Tensor]) -> list[Codebook] | None:
     """Train `vectors` behind the shared values that they have from `codebooks`, in place; returns those as they end.
 
     Batch norms are folded: they keep their statistics. Nothing happens without training data, or where they are not
-    folded. It is undone where it harms, see `rollback.fine_tune`.
+    folded, and the answer is None then. It is undone where it harms, see `rollback.fine_tune`.
 
     Args:
         run: the network, all of it as the file is to have it.
@@ -37,7 +37,7 @@ def tune_vectors(run: Run, codebooks: Sequence[Codebook], vectors: Mapping[str, 
     """
     recipe = run.recipe
     if run.batches is None or not recipe.finetune_epochs or recipe.batch_norm != "fold" or not codebooks:
-        return list(codebooks)
+        return None
     freeze_norms(run.model, every=True)
     members = {member.name: vectors[member.name] for book in codebooks for member in book.members}
     hooks = LatentHooks(codebooks, members, Masks.nonzero(members))
