@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 
 SEEDS = (0, 1, 2)
-CIFAR = "--data cifar10-jpeg.npz"
+CIFAR = "--data cifar10-jpeg.npz --normalize data"
 SPARSITIES = "0.5,0.7,0.8,0.9,0.95,0.97,0.98,0.99"
 BITS = "1,2,3,4,5,6,7,8"
 INITS = "--init linear,density,random"
