@@ -154,7 +154,7 @@ INSIDE = {
         "precision",
         "names",
     ],
-    "sparse": ["kernels", "matrix", "modules", "bench"],
+    "sparse": ["arrays", "kernels", "plain", "matrix", "modules", "bench"],
     "reading": [
         "arrays",
         "fitting",

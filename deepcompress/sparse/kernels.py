@@ -1,4 +1,4 @@
-"""The inner loops of `matrix`, compiled by numba; each has a slow twin there that gives the very same result.
+"""The inner loops of `matrix`, compiled by numba; each has a slow twin in `plain` that gives the very same result.
 
 Compiled once and cached on disk; they run without the interpreter lock, so threads can share the rows of a product.
 Sums are taken in one fixed order (no fast math): a result does not depend on the processor, nor on the threads.
@@ -6,12 +6,10 @@ Sums are taken in one fixed order (no fast math): a result does not depend on th
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from deepcompress.sparse.arrays import Array, Parts
 
 U = np.uint64
 ZERO = np.float32(0)
@@ -46,24 +44,13 @@ def count(positions: Array, indices: Array, columns: int, values: int, group_end
 
 
 @njit(cache=True, nogil=True)
-def fill(
-    positions: Array,
-    indices: Array,
-    columns: int,
-    values: int,
-    groups: Array,
-    group_values: Array,
-    rest: Array,
-    rest_values: Array,
-) -> None:
+def fill(positions: Array, indices: Array, columns: int, values: int, groups: Parts, rest: Parts) -> None:
     """Lay the weights of each row down by value: groups of four columns, and what is left.
 
     Args:
         positions: as in `count`; so are `indices`, `columns` and `values`.
-        groups: zeros, uint64; four columns of 16 bits each, the first in the lowest.
-        group_values: the index of each group's value.
-        rest: the columns of the other weights, uint16.
-        rest_values: the index of each one's value.
+        groups: their columns are zeros.
+        rest: the other weights.
     """
     counts = np.zeros(values, dtype=np.int64)
     next_group = np.zeros(values, dtype=np.int64)
@@ -85,12 +72,12 @@ def fill(
             seen[value] += 1
             if rank < counts[value] // 4 * 4:
                 slot = next_group[value] + rank // 4
-                groups[slot] |= U(column) << U(16 * (rank % 4))
-                group_values[slot] = value
+                groups.columns[slot] |= U(column) << U(16 * (rank % 4))
+                groups.values[slot] = value
             else:
                 slot = next_rest[value] + rank - counts[value] // 4 * 4
-                rest[slot] = column
-                rest_values[slot] = value
+                rest.columns[slot] = column
+                rest.values[slot] = value
         counts[:] = 0
         start, row = stop, row + 1
 
@@ -113,7 +100,8 @@ def times_rows(
     """y[b, row] = the matrix's row times x[b], for rows `start` to `stop` - 1: for few vectors.
 
     Two sums each, of the even groups and of the odd ones, keep the processor from waiting for one addition before the
-    next. Indices are unsigned, or numba would ask of each whether it is negative.
+    next. Indices are unsigned, or numba would ask of each whether it is negative. The fields of `Parts` come one by
+    one, here and in `times_columns`: to take a tuple apart costs 1 µs for each call.
     """
     rows = y.shape[1]
     for panel in range((group_ends.shape[0] - 1) // rows):

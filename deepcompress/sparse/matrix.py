@@ -20,8 +20,8 @@ import numpy as np
 from deepcompress.coding import threads
 from deepcompress.coding.lanes import symbol_type
 from deepcompress.coding.tensors import TensorInfo
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from deepcompress.sparse import plain
+from deepcompress.sparse.arrays import Array, Parts
 
 PANEL = 1 << 13  # columns at most: 32 KiB of input; a column within a panel takes 16 bits
 MAX_WORK = 0.15  # of the dense matrix's weights; see `SparseMatrix.work`
@@ -38,6 +38,11 @@ def kernels() -> Any:
         return None
 
 
+def _loops() -> Any:
+    """The compiled kernels, or what does the same by numpy."""
+    return kernels() or plain
+
+
 def may_pay(info: TensorInfo) -> bool:
     """Whether a matrix of these facts can be worth building: `SparseMatrix.pays` has the last word."""
     is_sparse = info.nonzeros <= MAX_WORK * info.size
@@ -50,24 +55,14 @@ class SparseMatrix:
 
     Attributes:
         codebook: the shared values, float32.
-        groups: four columns each, the first in the lowest 16 bits, uint64.
-        group_values: the codebook index of each group, uint8 or uint16.
-        group_ends: groups before each row of the first panel, of the second and so on, and in all, uint32.
-        rest: the columns of single weights, uint16.
-        rest_values: their codebook indices.
-        rest_ends: single weights before each row of each panel, and in all, uint32.
-
-    Columns are counted from the first of their panel.
+        groups: weights of the same value, four by four.
+        rest: single weights.
     """
 
     shape: tuple[int, int]
     codebook: Array
-    groups: Array
-    group_values: Array
-    group_ends: Array
-    rest: Array
-    rest_values: Array
-    rest_ends: Array
+    groups: Parts
+    rest: Parts
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SparseMatrix:
         return self
@@ -88,41 +83,34 @@ class SparseMatrix:
         group_ends, rest_ends = np.zeros(ends, dtype=np.uint32), np.zeros(ends, dtype=np.uint32)
         index = symbol_type(len(codebook))
         positions, indices = _by_panel(shape, width, positions, np.asarray(indices, dtype=index))
-        compiled = kernels()
-        count, fill = (count_slowly, fill_slowly) if compiled is None else (compiled.count, compiled.fill)
-        count(positions, indices, width, len(codebook), group_ends, rest_ends)
-        groups, group_values = np.zeros(group_ends[-1], dtype=np.uint64), np.zeros(group_ends[-1], dtype=index)
-        rest, rest_values = np.zeros(rest_ends[-1], dtype=np.uint16), np.zeros(rest_ends[-1], dtype=index)
-        fill(positions, indices, width, len(codebook), groups, group_values, rest, rest_values)
-        return cls(shape, codebook, groups, group_values, group_ends, rest, rest_values, rest_ends)
+        _loops().count(positions, indices, width, len(codebook), group_ends, rest_ends)
+        groups, rest = (
+            Parts(np.zeros(ends[-1], dtype=columns), np.zeros(ends[-1], dtype=index), ends)
+            for ends, columns in ((group_ends, np.uint64), (rest_ends, np.uint16))
+        )
+        _loops().fill(positions, indices, width, len(codebook), groups, rest)
+        return cls(shape, codebook, groups, rest)
 
     @property
     def width(self) -> int:
         """Columns of a panel; the last may have fewer."""
-        panels = (len(self.group_ends) - 1) // self.shape[0]
+        panels = (len(self.groups.ends) - 1) // self.shape[0]
         return -(-self.shape[1] // panels)
-
-    @property
-    def _arrays(self) -> tuple[Array, ...]:
-        return (
-            self.codebook, self.groups, self.group_values, self.group_ends,
-            self.rest, self.rest_values, self.rest_ends,
-        )  # fmt: skip
 
     @property
     def weights(self) -> int:
         """How many weights are not pruned."""
-        return 4 * len(self.groups) + len(self.rest)
+        return 4 * len(self.groups.values) + len(self.rest.values)
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return sum(array.nbytes for array in self._arrays)
+        return sum(array.nbytes for array in (self.codebook, *self.groups, *self.rest))
 
     @property
     def work(self) -> int:
         """What a product costs, in weights that lie in groups: one that does not costs about as much as two."""
-        return 4 * len(self.groups) + 2 * len(self.rest)
+        return 4 * len(self.groups.values) + 2 * len(self.rest.values)
 
     @property
     def pays(self) -> bool:
@@ -132,11 +120,13 @@ class SparseMatrix:
     def dense(self) -> Array:
         """The matrix itself, float32 (rows, columns)."""
         values = np.zeros(self.shape, dtype=np.float32)
-        rows, first = self._places(self.group_ends)
+        rows, first = self._places(self.groups.ends)
         for lane in range(4):
-            values[rows, first + _lane(self.groups, lane).astype(np.int64)] = self.codebook[self.group_values]
-        rows, first = self._places(self.rest_ends)
-        values[rows, first + self.rest] = self.codebook[self.rest_values]
+            values[rows, first + plain.lane_of(self.groups.columns, lane).astype(np.int64)] = self.codebook[
+                self.groups.values
+            ]
+        rows, first = self._places(self.rest.ends)
+        values[rows, first + self.rest.columns] = self.codebook[self.rest.values]
         return values
 
     def _places(self, ends: Array) -> tuple[Array, Array]:
@@ -147,9 +137,8 @@ class SparseMatrix:
     def times_rows(self, x: Array, workers: int = 1) -> Array:
         """The product with each row of `x`, float32 (vectors, columns), as (vectors, rows): for fewer than `FEW`."""
         assert x.shape[1] == self.shape[1]  # nothing is checked in the kernel
-        compiled = kernels()
         y = np.empty((len(x), self.shape[0]), dtype=np.float32)
-        self._run(times_rows_slowly if compiled is None else compiled.times_rows, x, y, len(x), workers)
+        self._run(_loops().times_rows, x, y, len(x), workers)
         return y
 
     def times_columns(self, x: Array, workers: int = 1, out: Array | None = None) -> Array:
@@ -158,17 +147,17 @@ class SparseMatrix:
         It goes to `out`, if that is given: float32, in C order.
         """
         assert x.shape[0] == self.shape[1]
-        compiled = kernels()
         y = np.empty((self.shape[0], x.shape[1]), dtype=np.float32) if out is None else out
         assert y.flags.c_contiguous and y.shape == (self.shape[0], x.shape[1])
-        self._run(times_columns_slowly if compiled is None else compiled.times_columns, x, y, x.shape[1], workers)
+        self._run(_loops().times_columns, x, y, x.shape[1], workers)
         return y
 
     def _run(self, kernel: Any, x: Array, y: Array, vectors: int, workers: int) -> None:
         assert x.flags.c_contiguous and x.dtype == np.float32  # another layout would be compiled for
         grain = max(1, _PER_THREAD * self.shape[0] // max(1, self.weights * vectors))
         parts, width = threads.split(self.shape[0], workers, grain), self.width
-        threads.run(lambda start, stop: kernel(*self._arrays, width, x, y, start, stop), parts)
+        form = (self.codebook, *self.groups, *self.rest, width)
+        threads.run(lambda start, stop: kernel(*form, x, y, start, stop), parts)
 
 
 def _by_panel(shape: tuple[int, int], width: int, positions: Array, indices: Array) -> tuple[Array, Array]:
@@ -180,106 +169,3 @@ def _by_panel(shape: tuple[int, int], width: int, positions: Array, indices: Arr
     order = np.argsort(panels, kind="stable")
     moved = (panels * shape[0] + rows) * width + columns % width
     return moved[order], indices[order]
-
-
-def _lane(groups: Array, lane: int) -> Array:
-    return (groups >> np.uint64(16 * lane)) & np.uint64(0xFFFF)
-
-
-def _counts(positions: Array, indices: Array, columns: int, values: int, rows: int) -> tuple[Array, Array]:
-    """For each row and value, the row times `values` plus the value, and how many weights that is of."""
-    keys = positions // columns * values + indices
-    return keys, np.bincount(keys, minlength=rows * values)
-
-
-def count_slowly(
-    positions: Array, indices: Array, columns: int, values: int, group_ends: Array, rest_ends: Array
-) -> None:
-    """What `kernels.count` does, by numpy."""
-    rows = len(group_ends) - 1
-    _, counts = _counts(positions, indices, columns, values, rows)
-    group_ends[1:] = np.cumsum((counts // 4).reshape(rows, values).sum(axis=1))
-    rest_ends[1:] = np.cumsum((counts % 4).reshape(rows, values).sum(axis=1))
-
-
-def fill_slowly(
-    positions: Array,
-    indices: Array,
-    columns: int,
-    values: int,
-    groups: Array,
-    group_values: Array,
-    rest: Array,
-    rest_values: Array,
-) -> None:
-    """What `kernels.fill` does, by numpy."""
-    keys, counts = _counts(positions, indices, columns, values, 0)
-    order = np.argsort(keys, kind="stable")
-    rank = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)
-    grouped = rank < (counts // 4 * 4)[keys[order]]
-    column, value = (positions % columns)[order], indices[order]
-    lanes = column[grouped].astype(np.uint64).reshape(-1, 4)
-    groups[:] = (lanes << np.array([0, 16, 32, 48], dtype=np.uint64)).sum(axis=1, dtype=np.uint64)
-    group_values[:] = value[grouped][::4]
-    rest[:], rest_values[:] = column[~grouped], value[~grouped]
-
-
-def times_rows_slowly(
-    codebook: Array,
-    groups: Array,
-    group_values: Array,
-    group_ends: Array,
-    rest: Array,
-    rest_values: Array,
-    rest_ends: Array,
-    width: int,
-    x: Array,
-    y: Array,
-    start: int,
-    stop: int,
-) -> None:
-    """What `kernels.times_rows` does, by numpy, in the same order."""
-    rows = y.shape[1]
-    for panel in range((len(group_ends) - 1) // rows):
-        v = x[:, panel * width :]
-        for row in range(start, stop):
-            part, sums = panel * rows + row, np.zeros((4, len(x)), dtype=np.float32)
-            for place, i in enumerate(range(group_ends[part], group_ends[part + 1])):
-                sums[place % 2] += codebook[group_values[i]] * _sum_of_group(v.T, groups[i])
-            for place, i in enumerate(range(rest_ends[part], rest_ends[part + 1])):
-                sums[2 + place % 2] += codebook[rest_values[i]] * v[:, rest[i]]
-            total = (sums[0] + sums[1]) + (sums[2] + sums[3])
-            y[:, row] = y[:, row] + total if panel else total
-
-
-def times_columns_slowly(
-    codebook: Array,
-    groups: Array,
-    group_values: Array,
-    group_ends: Array,
-    rest: Array,
-    rest_values: Array,
-    rest_ends: Array,
-    width: int,
-    x: Array,
-    y: Array,
-    start: int,
-    stop: int,
-) -> None:
-    """What `kernels.times_columns` does, by numpy, in the same order."""
-    rows = len(y)
-    y[start:stop] = 0
-    for panel in range((len(group_ends) - 1) // rows):
-        v = x[panel * width :]
-        for row in range(start, stop):
-            part = panel * rows + row
-            for i in range(group_ends[part], group_ends[part + 1]):
-                y[row] += codebook[group_values[i]] * _sum_of_group(v, groups[i])
-            for i in range(rest_ends[part], rest_ends[part + 1]):
-                y[row] += codebook[rest_values[i]] * v[rest[i]]
-
-
-def _sum_of_group(x: Array, group: Any) -> Array:
-    first, second, third, fourth = (x[int(_lane(group, lane))] for lane in range(4))
-    total: Array = first + second + third + fourth
-    return total

@@ -33,12 +33,12 @@ def without_numba(monkeypatch):
 def test_by_hand():
     """Two rows of six columns: the first has five weights of value 0 and one of value 1, the second one of value 1."""
     found = SparseMatrix.build((2, 6), np.array([0, 1, 2, 3, 4, 5, 9]), [0, 0, 1, 0, 0, 0, 1], np.float32([0.5, -2]))
-    assert found.groups.tolist() == [0 | 1 << 16 | 3 << 32 | 4 << 48]
-    assert found.group_values.tolist() == [0]
-    assert found.group_ends.tolist() == [0, 1, 1]
-    assert found.rest.tolist() == [5, 2, 3]
-    assert found.rest_values.tolist() == [0, 1, 1]
-    assert found.rest_ends.tolist() == [0, 2, 3]
+    assert found.groups.columns.tolist() == [0 | 1 << 16 | 3 << 32 | 4 << 48]
+    assert found.groups.values.tolist() == [0]
+    assert found.groups.ends.tolist() == [0, 1, 1]
+    assert found.rest.columns.tolist() == [5, 2, 3]
+    assert found.rest.values.tolist() == [0, 1, 1]
+    assert found.rest.ends.tolist() == [0, 2, 3]
     assert found.dense().tolist() == [[0.5, 0.5, -2, 0.5, 0.5, 0.5], [0, 0, 0, -2, 0, 0]]
     assert (found.weights, found.work) == (7, 4 + 2 * 3)
     assert found.nbytes == 2 * 4 + 8 + 1 + 3 * 4 + 3 * 2 + 3 + 3 * 4
@@ -58,7 +58,7 @@ def test_the_dense_matrix_comes_back_and_products_are_its(shape, values):
         dense, found = random_matrix(*shape, density, values)
         assert np.array_equal(found.dense(), dense)
         assert found.weights == np.count_nonzero(dense)
-        assert found.group_values.dtype == (np.uint8 if values <= 256 else np.uint16)
+        assert found.groups.values.dtype == (np.uint8 if values <= 256 else np.uint16)
         for vectors in (0, 1, 3, 16):
             x = rng.normal(size=(vectors, shape[1])).astype(np.float32)
             expected = x.astype(np.float64) @ dense.T.astype(np.float64)
@@ -79,10 +79,12 @@ def test_kernels_and_their_slow_twins_give_the_same_bits(values, panel, monkeypa
     rows, columns = fast.times_rows(few), fast.times_columns(many)
     monkeypatch.setattr(module, "kernels", lambda: None)
     _, slow = random_matrix(30, 200, 0.3, values)
-    assert all(np.array_equal(a, b) for a, b in zip(fast._arrays, slow._arrays, strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip((*fast.groups, *fast.rest), (*slow.groups, *slow.rest), strict=True)
+    )
     assert np.array_equal(slow.times_rows(few), rows)
     assert np.array_equal(slow.times_columns(many), columns)
-    assert len(fast.groups) > 0 and len(fast.rest) > 0
+    assert len(fast.groups.values) > 0 and len(fast.rest.values) > 0
 
 
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
@@ -99,8 +101,8 @@ def test_panels_by_hand(monkeypatch):
     monkeypatch.setattr(module, "PANEL", 3)
     found = SparseMatrix.build((2, 5), np.array([0, 2, 3, 6, 9]), [0, 0, 1, 1, 0], np.float32([1, 10]))
     assert found.width == 3
-    assert found.rest_ends.tolist() == [0, 2, 3, 4, 5]
-    assert found.rest.tolist() == [0, 2, 1, 0, 1]
+    assert found.rest.ends.tolist() == [0, 2, 3, 4, 5]
+    assert found.rest.columns.tolist() == [0, 2, 1, 0, 1]
     assert found.dense().tolist() == [[1, 0, 1, 10, 0], [0, 10, 0, 0, 1]]
     assert found.times_rows(np.float32([[1, 2, 3, 4, 5]])).tolist() == [[44, 25]]
 
