@@ -97,7 +97,7 @@ def open_checkpoint(
     network, data = (str(facts.pop(label)) if label in facts else None for label in ("network", "data"))
     left_out = (*part.others, *names.left_out)
     found = Found(content.container, content.bytes, part.key, names.removed, combined=kinds, left_out=left_out)
-    found = replace(found, **about(tensors))
+    found = replace(found, restored=content.restored, **about(tensors))
     return Checkpoint(gathered(tensors), network, data, facts, found, part.tensors, extra, part.extra)
 
 

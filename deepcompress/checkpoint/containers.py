@@ -20,12 +20,16 @@ _JSON_BYTES = 1 << 28  # most of an index
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds: a (nested) dictionary of tensors or `Stored` ones, and what it says of itself."""
+    """What a file holds: a (nested) dictionary of tensors or `Stored` ones, and what it says of itself.
+
+    `restored` are names of tensors that the file does not hold, and the name of the one that it says they are.
+    """
 
     container: str
     tree: Any
     facts: dict[str, Any] = field(default_factory=dict)
     bytes: int = 0
+    restored: dict[str, str] = field(default_factory=dict)
 
 
 def read(path: Path, trust_pickle: bool, mapped: bool) -> Content:
@@ -111,8 +115,8 @@ def _tar(path: Path, trust_pickle: bool, _mapped: bool) -> Content:
 
 
 def _safetensors(path: Path, _trust: bool, _mapped: bool) -> Content:
-    tensors, facts = safetensors.read(path)
-    return Content("a safetensors file", tensors, facts)
+    tensors, facts, restored = safetensors.read(path)
+    return Content("a safetensors file", tensors, facts, restored=restored)
 
 
 def _npz(path: Path, _trust: bool, _mapped: bool) -> Content:

@@ -24,6 +24,7 @@ class Found:
         dtypes: how many tensors there are of each.
         tied: names whose tensor is another one's memory, and the name of that.
         combined: weights that were computed from others (reparametrizations, masks), and by what.
+        restored: names that are not in the file, and the name of the tensor that its metadata says they are.
         left_out: what is in the file and not among the tensors.
     """
 
@@ -34,6 +35,7 @@ class Found:
     dtypes: Mapping[str, int] | None = None
     tied: Mapping[str, str] | None = None
     combined: Mapping[str, str] | None = None
+    restored: Mapping[str, str] | None = None
     left_out: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,8 +50,7 @@ class Found:
         where = f", under the key {self.key!r}" if self.key else ""
         lines = [f"This is {self.container}. It holds {count} tensor{'s' * (count != 1)} ({held}){where}."]
         if self.tied:
-            pairs = _some([f"{name} is {owner}" for name, owner in self.tied.items()])
-            lines.append(f"{_number(self.tied, 'tensor is', 'tensors are')} tied: {pairs}.")
+            lines.append(f"{_number(self.tied, 'tensor is', 'tensors are')} tied: {_pairs(self.tied)}.")
         return lines + self.news()
 
     def news(self) -> list[str]:
@@ -60,6 +61,9 @@ class Found:
         for kind in dict.fromkeys((self.combined or {}).values()):
             names = [name for name, by in (self.combined or {}).items() if by == kind]
             lines.append(f"{_number(names, 'weight was', 'weights were')} computed by {kind}: {_some(names)}.")
+        if self.restored:
+            number = _number(self.restored, "tensor was", "tensors were")
+            lines.append(f"{number} taken from another one, as the metadata says: {_pairs(self.restored)}.")
         if self.left_out:
             lines.append(f"{_number(self.left_out, 'entry was', 'entries were')} left out: {_some(self.left_out)}.")
         return lines
@@ -73,6 +77,10 @@ def about(stored: Mapping[str, Stored]) -> dict[str, Any]:
 
 def _number(things: Mapping[str, str] | Sequence[str], one: str, many: str) -> str:
     return f"{len(things)} {one if len(things) == 1 else many}"
+
+
+def _pairs(owners: Mapping[str, str]) -> str:
+    return _some([f"{name} is {owner}" for name, owner in owners.items()])
 
 
 def _some(names: Sequence[str]) -> str:

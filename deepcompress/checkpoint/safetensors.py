@@ -15,10 +15,11 @@ from deepcompress.errors import CheckpointError
 _MOST_MAPPED = 1 << 28  # bytes
 
 
-def read(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
-    """Its tensors, which stay in the file, and its metadata.
+def read(path: Path) -> tuple[dict[str, Stored], dict[str, str], dict[str, str]]:
+    """Its tensors, which stay in the file, its metadata, and names of tensors that are not in it with what they are.
 
     A tied tensor that safetensors' save_model left out is there again: the metadata says which one it was.
+    huggingface_hub says the same of a slice of a tensor, so what is there again may be more than what was left out.
 
     Raises:
         CheckpointError: the file is damaged, or holds no tensors.
@@ -28,7 +29,9 @@ def read(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     tensors = {name: file.stored(name) for name in file.stream.keys()}  # noqa: SIM118
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")
-    return _with_tied(tensors, facts), facts
+    tied = _left_out(tensors, facts)
+    facts = {name: fact for name, fact in facts.items() if name not in tied}
+    return {**tensors, **{name: tensors[owner] for name, owner in tied.items()}}, facts, tied
 
 
 class _File:
@@ -68,12 +71,9 @@ def _open(path: Path) -> Any:
         raise CheckpointError(f"{path}: not a valid .safetensors file: {error}") from None
 
 
-def _with_tied(tensors: Mapping[str, Stored], facts: dict[str, str]) -> dict[str, Stored]:
-    """As they are, with those that the metadata says are another one's; such lines leave `facts`."""
-    tied = {name: owner for name, owner in facts.items() if owner in tensors and name not in tensors and "." in name}
-    for name in tied:
-        del facts[name]
-    return {**tensors, **{name: tensors[owner] for name, owner in tied.items()}}
+def _left_out(tensors: Mapping[str, Stored], facts: Mapping[str, str]) -> dict[str, str]:
+    """Names of which the metadata says that they are a tensor of the file, and the name of that one."""
+    return {name: owner for name, owner in facts.items() if owner in tensors and name not in tensors and "." in name}
 
 
 DTYPES = {

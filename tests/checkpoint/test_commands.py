@@ -123,6 +123,14 @@ def test_tied_tensors_of_a_lazy_file_are_stored_once():
     assert stored["embed.weight"].data_ptr() == stored["head.weight"].data_ptr()
 
 
+def test_a_tensor_that_the_file_does_not_hold_is_told():
+    hub = pytest.importorskip("huggingface_hub")
+    table = torch.randn(50, 30)
+    hub.save_torch_state_dict({"l.table": table, "l.part": table[:20]}, ".")
+    told = run("compress", "model.safetensors", "--no-retrain", "-o", "m.dc").stderr.splitlines()[0]
+    assert told == "1 tensor was taken from another one, as the metadata says: l.part is l.table."
+
+
 def test_an_unknown_parametrization_says_how_to_go_on():
     layer = parametrizations.orthogonal(nn.Linear(4, 4))
     torch.save(layer.state_dict(), "x.pt")

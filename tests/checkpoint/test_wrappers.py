@@ -176,6 +176,12 @@ def test_a_tied_tensor_that_save_model_left_out_is_there_again(tmp_path):
     loaded = load_checkpoint(tmp_path / "x.safetensors").state
     assert loaded["head.weight"].data_ptr() == loaded["embed.weight"].data_ptr()
     assert any("1 tensor is tied" in line for line in found.found.sentences())
+    owners = {"embed.weight": "head.weight", "head.weight": "embed.weight"}
+    (name,) = found.found.restored
+    assert found.found.restored == {name: owners[name]}
+    said = f"1 tensor was taken from another one, as the metadata says: {name} is {owners[name]}."
+    assert found.found.news() == [said]
+    assert opened(tmp_path, net.state_dict()).found.news() == []
 
 
 def test_tied_tensors_of_a_pt_file_are_told(tmp_path):
