@@ -159,7 +159,7 @@ def _mean_kind(node: torch.fx.Node, rank: int, path: list[str]) -> str | None:
     dims = dim if isinstance(dim, tuple | list) else (dim,)
     if rank == 2 or "flatten" in path or not all(isinstance(each, int) for each in dims):
         return None
-    if sorted(each % rank for each in dims) != list(range(2, rank)):  # type: ignore[operator]
+    if sorted(each % rank for each in dims) != list(range(2, rank)):
         return None
     return "pool" if given.get("keepdim", False) else "flatten"
 
