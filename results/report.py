@@ -174,6 +174,25 @@ def sizes_table() -> str:
     return table(ENTRY_COLUMNS, rows)
 
 
+ROUNDED = RESULTS.parent / "benchmarks" / "real" / "measured"
+
+
+def spotter_table() -> str:
+    """The keyword spotter's files, and below them whole numbers and brotli, as the benchmark of real networks has them."""
+    rows = [entry_row(f"{name}-seed{seed}") for name in SIZES if name.startswith("ds-cnn") for seed in SIZES[name][2]]
+    for network in ("ds-cnn-xs", "ds-cnn"):
+        found = json.loads((ROUNDED / f"{network}.json").read_text(encoding="utf-8"))
+        dense = 100 - found["dense"]["accuracy %"]
+        for point in found["points"]:
+            if point["way"] == "int-N + brotli":
+                rows.append((
+                    f"{network}: {point['setting']} + brotli", f"{dense:.2f} %",
+                    f"{100 - point['metrics']['accuracy %']:.2f} %", f"{point['size']:,}",
+                    f"{found['float32'] / point['size']:.1f}×", "", "",
+                ))  # fmt: skip
+    return table(ENTRY_COLUMNS, rows)
+
+
 EQUAL_ERROR = 2.0  # percent, on validation data
 
 
@@ -243,6 +262,7 @@ def readme() -> str:
         "FEW": lambda: plain_table(f"{recipe}-seed0" for recipe in FEW_VALUES),
         "RESNET": lambda: plain_table(name for name in entries() if name.startswith("resnet20")),
         "SIZES": sizes_table,
+        "SPOTTER": spotter_table,
         "ABLATION": ablation_table,
         "CODERS": coder_table,
         "OPTIONS": options_table,
