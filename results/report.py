@@ -178,7 +178,7 @@ ROUNDED = RESULTS.parent / "benchmarks" / "real" / "measured"
 
 
 def spotter_table() -> str:
-    """The keyword spotter's files, and below them whole numbers and brotli, as the benchmark of real networks has them."""
+    """The keyword spotter's files, and below them what benchmarks/real measured of whole numbers and brotli."""
     rows = [entry_row(f"{name}-seed{seed}") for name in SIZES if name.startswith("ds-cnn") for seed in SIZES[name][2]]
     for network in ("ds-cnn-xs", "ds-cnn"):
         found = json.loads((ROUNDED / f"{network}.json").read_text(encoding="utf-8"))
