@@ -45,6 +45,7 @@ SIZES = {
     "lenet5-2kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 2000", (0, 1)),
     "lenet5-1.5kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 1500", (0,)),
     "ds-cnn-xs-3kb": (SPOTTER, "--recipe recipes/ds-cnn-tiny.toml", SEEDS),
+    "ds-cnn-xs-3.5kb": (SPOTTER, "--recipe recipes/ds-cnn-3.5kb.toml", SEEDS),
 }
 #: Two values in each layer, and two and zero: recipe, checkpoint.
 FEW_VALUES = {"lenet-300-100-binary": MLP, "lenet-300-100-ternary": MLP}
