@@ -5,13 +5,14 @@ python results/figures.py
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
 from pruning import NETWORKS, PRUNERS
-from report import PUBLISHED, errors, load
+from report import PUBLISHED, errors, load, whole_numbers
 from reproduce import CONV, FEWER_BITS, MLP, PAPER_RECIPES, RESULTS, ROOT, SIZES, entries
 
 from deepcompress.checkpoint import load_checkpoint
@@ -166,14 +167,25 @@ def draw_fronts() -> None:
     recipes = (*PAPER_RECIPES, *SIZES)
     for record in PUBLISHED["records"]:
         network = record["network"]
-        groups = [seeds_of(recipe) for recipe in recipes if recipe.startswith(network)]
-        x, y = zip(*sorted(tuple(map(mean, zip(*group, strict=True))) for group in groups), strict=True)
-        runs = [run for group in groups for run in group]
-        draw_curves(
-            [Curve("deepcompress: whole files, each seed and their means", x, y, runs=runs)],
-            FIGURES / f"front-{network}.png", xlabel="File size (KB, log scale)", ylabel="Test error (%)", xlog=True,
-            points=[tuple(point) for point in record["points"]], size=(5.5, 3.6),
-        )  # fmt: skip
+        draw_front(network, [recipe for recipe in recipes if recipe.startswith(network)], record["points"])
+
+
+def draw_spotter() -> None:
+    """The same of the keyword spotter, with whole numbers and brotli."""
+    rounded = [(setting, size / 1000, error) for setting, size, error in whole_numbers("ds-cnn-xs")]
+    draw_front("ds-cnn-xs", [name for name in SIZES if name.startswith("ds-cnn-xs")], rounded)
+
+
+def draw_front(network: str, recipes: Sequence[str], points: Iterable[Sequence[Any]]) -> None:
+    """Size against error of all seeds of some recipes, with `points`: name, size in KB, and error."""
+    groups = [seeds_of(recipe) for recipe in recipes]
+    x, y = zip(*sorted(tuple(map(mean, zip(*group, strict=True))) for group in groups), strict=True)
+    runs = [run for group in groups for run in group]
+    draw_curves(
+        [Curve("deepcompress: whole files, each seed and their means", x, y, runs=runs)],
+        FIGURES / f"front-{network}.png", xlabel="File size (KB, log scale)", ylabel="Test error (%)", xlog=True,
+        points=[tuple(point) for point in points], size=(5.5, 3.6),
+    )  # fmt: skip
 
 
 def seeds_of(recipe: str) -> list[tuple[float, float]]:
@@ -191,7 +203,7 @@ def main() -> None:
     FIGURES.mkdir(exist_ok=True)
     for draw in (
         draw_stages, draw_bits, draw_inits, draw_retraining, draw_sensitivities, draw_weight_histograms, draw_pixels,
-        draw_resnet, draw_fronts, draw_pruners,
+        draw_resnet, draw_fronts, draw_spotter, draw_pruners,
     ):  # fmt: skip
         draw()
 

@@ -174,6 +174,30 @@ def sizes_table() -> str:
     return table(ENTRY_COLUMNS, rows)
 
 
+ROUNDED = RESULTS.parent / "benchmarks" / "real" / "measured"
+
+
+def spotter_table() -> str:
+    """The keyword spotter's files, and below them what benchmarks/real measured of whole numbers and brotli."""
+    rows = [entry_row(f"{name}-seed{seed}") for name in SIZES if name.startswith("ds-cnn") for seed in SIZES[name][2]]
+    for network in ("ds-cnn-xs", "ds-cnn"):
+        rows += [
+            (f"{network}: {setting}", "", f"{error:.2f} %", f"{size:,}", "", "", "")
+            for setting, size, error in whole_numbers(network)
+        ]
+    return table(ENTRY_COLUMNS, rows)
+
+
+def whole_numbers(network: str) -> list[tuple[str, int, float]]:
+    """Weights as whole numbers, then brotli, as the benchmark of real networks measured them: name, bytes, error."""
+    points = json.loads((ROUNDED / f"{network}.json").read_text(encoding="utf-8"))["points"]
+    return [
+        (f"{point['setting']} + brotli", point["size"], 100 - point["metrics"]["accuracy %"])
+        for point in points
+        if point["way"] == "int-N + brotli"
+    ]
+
+
 EQUAL_ERROR = 2.0  # percent, on validation data
 
 
@@ -243,6 +267,7 @@ def readme() -> str:
         "FEW": lambda: plain_table(f"{recipe}-seed0" for recipe in FEW_VALUES),
         "RESNET": lambda: plain_table(name for name in entries() if name.startswith("resnet20")),
         "SIZES": sizes_table,
+        "SPOTTER": spotter_table,
         "ABLATION": ablation_table,
         "CODERS": coder_table,
         "OPTIONS": options_table,

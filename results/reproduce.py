@@ -29,6 +29,7 @@ BITS = "1,2,3,4,5,6,7,8"
 INITS = "--init linear,density,random"
 MLP, CONV, RESNET = "models/lenet-300-100.pt", "models/lenet5.pt", "models/resnet20.pt"
 LONG, DIGITS = "models/lenet5-long.pt", "models/lenet5-digits.pt"
+SPOTTER = "models/ds-cnn-xs.pt"
 #: Three seeds each.
 PAPER_RECIPES = {
     "lenet-300-100-han2016": MLP,
@@ -43,6 +44,8 @@ SIZES = {
     "lenet5-3kb": (LONG, "--recipe recipes/lenet5-tiny.toml", (0,)),
     "lenet5-2kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 2000", (0, 1)),
     "lenet5-1.5kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 1500", (0,)),
+    "ds-cnn-xs-3kb": (SPOTTER, "--recipe recipes/ds-cnn-tiny.toml", SEEDS),
+    "ds-cnn-xs-3.5kb": (SPOTTER, "--recipe recipes/ds-cnn-3.5kb.toml", SEEDS),
 }
 #: Two values in each layer, and two and zero: recipe, checkpoint.
 FEW_VALUES = {"lenet-300-100-binary": MLP, "lenet-300-100-ternary": MLP}

@@ -27,7 +27,7 @@ import reproduce  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ENTRIES = reproduce.entries()
-BATCH_NORMS = 19  # of ResNet-20
+BATCH_NORMS = {"resnet20": 19, "ds-cnn-xs": 5}
 EXPERIMENTS = ENTRIES | reproduce.studies() | reproduce.pruners()
 
 
@@ -44,7 +44,7 @@ def test_results_are_those_of_the_files(name):
     assert found.file_bytes == stated["file_bytes"] == (RESULTS / f"{name}.dc").stat().st_size
     assert found.file_bytes == sum(found.sections.values())
     counters = stated["dense_bytes"] - found.dense_bytes  # folding batch norm leaves its counters out of the file
-    assert counters == (8 * BATCH_NORMS if found.network == "resnet20" else 0)
+    assert counters == 8 * BATCH_NORMS.get(found.network, 0)
     assert stated["ratio"] == pytest.approx(stated["dense_bytes"] / found.file_bytes)
     with ModelFile(RESULTS / f"{name}.dc") as file:
         file.check()

@@ -318,6 +318,7 @@ NETWORKS: dict[str, Callable[[str, Path], Real]] = {
     "lenet-300-100": _own("lenet-300-100.pt"),
     "lenet5-digits": _own("lenet5-digits.pt"),
     "ds-cnn": _own("ds-cnn.pt"),
+    "ds-cnn-xs": _own("ds-cnn-xs.pt"),
 }
 
 

@@ -56,8 +56,8 @@ task_options = options(
 
 network_option = click.option(
     "--network", metavar="NAME",
-    help="lenet5, lenet-300-100, resnet20, ds-cnn, torchvision:resnet18, or your own file.py:function. It may have "
-    "arguments: 'net.py:make(classes=10)'.",
+    help="lenet5, lenet-300-100, resnet20, ds-cnn, ds-cnn-xs, torchvision:resnet18, or your own file.py:function. It "
+    "may have arguments: 'net.py:make(classes=10)'.",
 )  # fmt: skip
 strict_option = click.option(
     "--no-strict", is_flag=True,

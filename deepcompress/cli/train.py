@@ -110,10 +110,10 @@ def train(
 ) -> None:
     """Train a network and write a checkpoint.
 
-    NETWORK is lenet5, lenet-300-100, resnet20, ds-cnn, torchvision:NAME, or a function in a file of yours,
-    file.py:factory.
-    The checkpoint names its network and its data, so that compress and eval find them. OUTPUT.resume keeps the state
-    after each epoch until the run ends. An interrupted run continues with --resume and gives the same weights.
+    NETWORK is lenet5, lenet-300-100, resnet20, ds-cnn, ds-cnn-xs, torchvision:NAME, or a function in a file of yours,
+    file.py:factory. The checkpoint names its network and its data, so that compress and eval find them. OUTPUT.resume
+    keeps the state after each epoch until the run ends. An interrupted run continues with --resume and gives the same
+    weights.
 
     With --prune the network is sparse from the start. Compress it with the same --prune to keep its zeros.
     """

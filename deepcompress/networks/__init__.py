@@ -12,6 +12,7 @@ A name is resolved in one of three ways (`build`):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from deepcompress.networks.resnet import ResNet20
 
 REGISTRY: dict[str, Callable[[], nn.Module]] = {
     "ds-cnn": DSCNN,
+    "ds-cnn-xs": partial(DSCNN, channels=48, blocks=2),
     "lenet-300-100": LeNet300100,
     "lenet5": LeNet5,
     "resnet20": ResNet20,

@@ -27,17 +27,18 @@ class Separable(nn.Module):
 
 
 class DSCNN(nn.Module):
-    """A convolution of 4 bands by 10 frames, and four separable ones of 64 channels; 23,050 parameters.
+    """A convolution of 4 bands by 10 frames, and `blocks` separable ones; 23,050 parameters unless said otherwise.
 
-    These are the layers of the paper's small network, whose input has 10 coefficients by 49 frames.
+    Four blocks of 64 channels are the layers of the paper's small network, whose input has 10 coefficients by 49
+    frames.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 64, blocks: int = 4) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 64, (4, 10), 2, padding=(1, 4), bias=False)
-        self.bn = nn.BatchNorm2d(64)
-        self.blocks = nn.Sequential(*(Separable(64) for _ in range(4)))
-        self.linear = nn.Linear(64, 10)
+        self.conv = nn.Conv2d(1, channels, (4, 10), 2, padding=(1, 4), bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        self.blocks = nn.Sequential(*(Separable(channels) for _ in range(blocks)))
+        self.linear = nn.Linear(channels, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Spectrograms (batch, 1, bands, frames) to logits (batch, 10)."""

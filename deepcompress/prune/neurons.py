@@ -123,11 +123,12 @@ def _is_depthwise(module: nn.Module) -> bool:
 def _next_layer(node: torch.fx.Node, modules: dict[str, nn.Module]) -> tuple[str | None, list[str]]:
     """The layer that alone uses this node's result through the operations of `_kind`, and the kinds on the way."""
     path: list[str] = []
+    rank = modules[str(node.target)].get_parameter("weight").ndim
     while len(node.users) == 1:
         node = next(iter(node.users))
         if node.op == "call_module" and isinstance(modules[str(node.target)], _LAYERS):
             return str(node.target), path
-        kind = _kind(node, modules)
+        kind = _mean_kind(node, rank, path) if node.target in ("mean", torch.mean) else _kind(node, modules)
         if kind is None:
             break
         path.append(kind)
@@ -146,6 +147,21 @@ def _kind(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str | None:
     if isinstance(what, _ELEMENTWISE_MODULES) or what in _ELEMENTWISE_FUNCTIONS:
         return "elementwise"
     return "pool" if isinstance(what, _POOLING_MODULES) or what in _POOLING_FUNCTIONS else None
+
+
+def _mean_kind(node: torch.fx.Node, rank: int, path: list[str]) -> str | None:
+    """As `_kind`, of a mean: over all places of each channel it pools, and flattens unless the dimensions stay.
+
+    `rank`: dimensions of the outputs of a convolution, batch and channels among them.
+    """
+    given = dict(zip(("dim", "keepdim"), node.args[1:], strict=False)) | node.kwargs
+    dim = given.get("dim", given.get("axis"))
+    dims = dim if isinstance(dim, tuple | list) else (dim,)
+    if rank == 2 or "flatten" in path or not all(isinstance(each, int) for each in dims):
+        return None
+    if sorted(each % rank for each in dims) != list(range(2, rank)):
+        return None
+    return "pool" if given.get("keepdim", False) else "flatten"
 
 
 def _repeat(source: nn.Module, target: nn.Module, path: list[str]) -> int | None:

@@ -426,7 +426,7 @@ def test_endings_that_are_not_written(packed):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("lenet6", "unknown network 'lenet6'; known: ds-cnn, lenet-300-100, lenet5"),
+        ("lenet6", "unknown network 'lenet6'; known: ds-cnn, ds-cnn-xs, lenet-300-100, lenet5"),
         ("torchvision:lenet", "torchvision has no model named 'lenet'"),
         ("no.py:small", "no.py does not exist"),
     ],

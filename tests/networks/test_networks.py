@@ -16,7 +16,9 @@ def shapes(model):
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("ds-cnn", 23_050), ("lenet-300-100", 266_610), ("lenet5", 431_080)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("ds-cnn", 23_050), ("ds-cnn-xs", 8_362), ("lenet-300-100", 266_610), ("lenet5", 431_080)]
+)
 def test_parameters_and_shapes(name, parameters):
     model = build(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
@@ -131,7 +133,7 @@ def test_torchvision():
 @pytest.mark.parametrize("name", ["lenet", "", "LeNet5", "os:system", "file.txt"])
 def test_unknown_names_list_the_known_ones(name):
     for function in (build, build_known):
-        with pytest.raises(NetworkError, match=r"unknown network .*known: ds-cnn, lenet-300-100, lenet5"):
+        with pytest.raises(NetworkError, match=r"unknown network .*known: ds-cnn, ds-cnn-xs, lenet-300-100, lenet5"):
             function(name)
 
 

@@ -82,6 +82,41 @@ def test_what_lies_between_a_convolution_and_a_linear_layer(between, repeat):
 
 
 @pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: x.mean(dim=(2, 3)),
+        lambda x: x.relu().mean((-1, -2)),
+        lambda x: torch.mean(x, [2, 3]).relu(),
+        lambda x: torch.mean(x, axis=(2, 3)),
+        lambda x: x.mean((2, 3), True).flatten(1),
+        lambda x: x.mean(dim=(2, 3), keepdim=True).relu().flatten(1),
+    ],
+)
+def test_a_mean_over_all_places_is_pooling(between):
+    assert connections(Functional(CONV(), nn.Linear(4, 2), between)) == [Connection("first.weight", "second.weight", 1)]
+
+
+@pytest.mark.parametrize(
+    ("first", "between"),
+    [
+        (CONV(), lambda x: x.mean()),
+        (CONV(), lambda x: x.mean(3)),
+        (CONV(), lambda x: x.mean(dim=(1, 2))),
+        (CONV(), lambda x: x.mean((2, 3), True)),
+        (nn.Conv1d(1, 4, 3), lambda x: x.flatten(1).mean(-1)),
+        (nn.Linear(5, 4), lambda x: x.mean(1)),
+    ],
+)
+def test_other_means_show_nothing(first, between):
+    assert connections(Functional(first, nn.Linear(4, 2), between)) == []
+
+
+def test_a_mean_over_the_places_of_a_signal_is_pooling():
+    net = Functional(nn.Conv1d(1, 4, 3), nn.Linear(4, 2), lambda x: x.mean(-1))
+    assert connections(net) == [Connection("first.weight", "second.weight", 1)]
+
+
+@pytest.mark.parametrize(
     ("first", "second", "between"),
     [
         # Rows of several positions, flattened: the inputs of the second layer are position by position.
