@@ -87,6 +87,13 @@ METHODS = (
         "sws-0.957",
         "--method sws --optimizer adam --lr 0.001 --prune 0.957 --bits 5 --epochs 20 --batch-size 256 "
         "--finetune-epochs 6",
+        SEEDS,
+    ),
+    (
+        "lenet5",
+        "sws-0.995",
+        "--method sws --optimizer adam --lr 0.001 --prune 0.995 --bits 5 --epochs 12 --batch-size 256 "
+        "--precision bfloat16 --finetune-epochs 4",
         (0,),
     ),
     (
