@@ -30,10 +30,10 @@ class Shadow:
         self.dense = {name: weight.detach().clone() for name, weight in weights.items()}
         self.limits: dict[str, float] = {}
 
-    def mark(self, masks: Masks) -> None:
-        """Take as limits the smallest magnitudes that `masks` keep; a layer that keeps all weights has no limit."""
+    def smallest(self, masks: Masks) -> dict[str, float]:
+        """The smallest magnitude that `masks` keep in each layer; not of one that keeps all, or none."""
         kept = {name: self.dense[name][keep].abs() for name, keep in masks.keep.items() if not bool(keep.all())}
-        self.limits = {name: float(sizes.min()) for name, sizes in kept.items() if len(sizes)}
+        return {name: float(sizes.min()) for name, sizes in kept.items() if len(sizes)}
 
     def spliced(self, masks: Masks) -> Masks:
         """Masks without the weights that have come below the limit of their layer, and with those that outgrew it.

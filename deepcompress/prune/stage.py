@@ -133,6 +133,19 @@ class CuttingHooks(RegrowingHooks):
         if self.shadow is not None:
             self.shadow.restore()
         self.take(next_masks(self.evidence, step, self.links, self.watch))
+        if self.shadow is not None and self.recipe.criterion == "magnitude":
+            self.shadow.limits = self.shadow.smallest(self.masks) if step < 1 else {}
+
+    def after_step(self) -> None:
+        """Until the last cut, surgery removes weights and brings others back after every step.
+
+        A weight that returns late has moved too far: as long as it is pruned, no loss holds it back.
+        """
+        super().after_step()
+        if self.shadow is not None and self.shadow.limits:
+            masks = self.shadow.spliced(self.masks)
+            self.shadow.restore()
+            self.take(masks)
 
 
 class PruningHooks(CuttingHooks):
@@ -149,24 +162,11 @@ class PruningHooks(CuttingHooks):
         steps = progress(recipe.schedule, recipe.iterations)
         self.steps = epochs_of(steps, recipe.epochs if epochs is None else epochs, part)
 
-    def after_step(self) -> None:
-        """Until the last cut, surgery removes weights and brings others back after every step.
-
-        A weight that returns late has moved too far: as long as it is pruned, no loss holds it back.
-        """
-        super().after_step()
-        if self.shadow is not None and self.shadow.limits and not self.settled:
-            masks = self.shadow.spliced(self.masks)
-            self.shadow.restore()
-            self.take(masks)
-
     def before_epoch(self, epoch: int) -> str:
         """Prune if the schedule says so; the note for the epoch's report says how far."""
         if epoch not in self.steps:
             return self.regrown()
         self.cut(self.steps[epoch])
-        if self.shadow is not None and self.recipe.criterion == "magnitude":
-            self.shadow.mark(self.masks)
         if epoch == max(self.steps):
             self.settle(epoch, self.watch)
         done = sum(1 for start in self.steps if start <= epoch)

@@ -341,7 +341,8 @@ def test_under_surgery_weights_come_and_go_between_cuts():
     }
     masks = Masks({"w": weights["w"].abs() >= 2, "all": torch.tensor([True, True]), "one": torch.tensor([False, True])})
     shadow = Shadow(weights)
-    shadow.mark(masks)
+    shadow.limits = shadow.smallest(masks)
+    assert shadow.limits == {"w": 2.0, "one": 9.0}
     assert {name: keep.tolist() for name, keep in shadow.spliced(masks).keep.items()} == {
         name: keep.tolist() for name, keep in masks.keep.items()
     }
