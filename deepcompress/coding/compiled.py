@@ -12,7 +12,7 @@ def loops(name: str) -> Any:
     Interpreted, such loops are far slower than their twins in numpy, and some cannot run.
     """
     try:
-        from numba import config
+        compiles = not import_module("numba").config.DISABLE_JIT
     except ImportError:
         return None
-    return None if config.DISABLE_JIT else import_module(name)
+    return import_module(name) if compiles else None
