@@ -85,21 +85,9 @@ METHODS = (
         "lenet-300-100",
         "surgery-0.982",
         "--regrow surgery --iterations 12 --prune 0.982 --bits none --epochs 20",
-        SEEDS,
+        (0,),
     ),
     ("lenet5", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", (0,)),
-    (
-        "lenet5",
-        "surgery-0.991",
-        "--regrow surgery --iterations 10 --prune 0.991 --bits none --epochs 14 --precision bfloat16",
-        (0,),
-    ),
-    (
-        "lenet5",
-        "variational-0.9964",
-        "--method variational --optimizer adam --lr 0.003 --prune 0.9964 --bits none --epochs 30 --precision bfloat16",
-        (0,),
-    ),
     (
         "lenet-300-100",
         "sws-0.957",
