@@ -101,8 +101,9 @@ def methods_table(network: str) -> str:
             found = [load(f"pruners/{of}-{name}-seed{seed}") for seed in seeds]
             errors = [100 - run["accuracy_after"] for run in found]
             size = f"{max(run['file_bytes'] for run in found):,}"
-            rows.append((f"`{settings}`", spread(errors), each(errors), size, published(of, name, 0)))
-    return table(("settings", "test error, %", "seeds", "largest file, bytes", "published"), rows)
+            took = " ".join(f"{sum(stage['seconds'] for stage in run['stages']):.0f}" for run in found)
+            rows.append((f"`{settings}`", spread(errors), each(errors), took, size, published(of, name, 0)))
+    return table(("settings", "test error, %", "seeds", "seconds", "largest file, bytes", "published"), rows)
 
 
 def shares_table(network: str) -> str:

@@ -264,7 +264,9 @@ def readme() -> str:
         "DEFAULTS": lambda: plain_table(("lenet-300-100-mnist", "lenet5-mnist", "lenet5-digits")),
         "TABLE2": lambda: layers("lenet-300-100-han2016", "lenet-300-100"),
         "TABLE3": lambda: layers("lenet5-han2016", "lenet5"),
-        "FEW": lambda: plain_table(f"{recipe}-seed0" for recipe in FEW_VALUES),
+        "FEW": lambda: plain_table(
+            f"{recipe}-seed{seed}" for recipe, (_, seeds) in FEW_VALUES.items() for seed in seeds
+        ),
         "RESNET": lambda: plain_table(name for name in entries() if name.startswith("resnet20")),
         "SIZES": sizes_table,
         "SPOTTER": spotter_table,

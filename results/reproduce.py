@@ -47,8 +47,8 @@ SIZES = {
     "ds-cnn-xs-3kb": (SPOTTER, "--recipe recipes/ds-cnn-tiny.toml", SEEDS),
     "ds-cnn-xs-3.5kb": (SPOTTER, "--recipe recipes/ds-cnn-3.5kb.toml", SEEDS),
 }
-#: Two values in each layer, and two and zero: recipe, checkpoint.
-FEW_VALUES = {"lenet-300-100-binary": MLP, "lenet-300-100-ternary": MLP}
+#: Two values in each layer, and two and zero: recipe, checkpoint, seeds.
+FEW_VALUES = {"lenet-300-100-binary": (MLP, (0, 1)), "lenet-300-100-ternary": (MLP, (0,))}
 #: What each part of the way to a size is worth: the recipe with one thing changed.
 ABLATIONS = {
     "whole": "",
@@ -84,12 +84,25 @@ METHODS = (
         "--method variational --optimizer adam --lr 0.003 --prune 0.985 --bits none --epochs 30",
         SEEDS,
     ),
+    (
+        "lenet-300-100",
+        "surgery-0.982",
+        "--regrow surgery --iterations 12 --prune 0.982 --bits none --epochs 20",
+        (0,),
+    ),
     ("lenet5", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", (0,)),
     (
         "lenet-300-100",
         "sws-0.957",
         "--method sws --optimizer adam --lr 0.001 --prune 0.957 --bits 5 --epochs 20 --batch-size 256 "
         "--finetune-epochs 6",
+        SEEDS,
+    ),
+    (
+        "lenet5",
+        "sws-0.995",
+        "--method sws --optimizer adam --lr 0.001 --prune 0.995 --bits 5 --epochs 12 --batch-size 256 "
+        "--precision bfloat16 --finetune-epochs 4",
         (0,),
     ),
     (
@@ -160,8 +173,9 @@ def entries() -> dict[str, list[str]]:
     for recipe, checkpoint in PAPER_RECIPES.items():
         for seed in SEEDS:
             commands[f"{recipe}-seed{seed}"] = f"compress {checkpoint} --recipe recipes/{recipe}.toml --seed {seed}"
-    for recipe, checkpoint in FEW_VALUES.items():
-        commands[f"{recipe}-seed0"] = f"compress {checkpoint} --recipe recipes/{recipe}.toml --seed 0"
+    for recipe, (checkpoint, seeds) in FEW_VALUES.items():
+        for seed in seeds:
+            commands[f"{recipe}-seed{seed}"] = f"compress {checkpoint} --recipe recipes/{recipe}.toml --seed {seed}"
     for name, (checkpoint, settings, seeds) in SIZES.items():
         for seed in seeds:
             commands[f"{name}-seed{seed}"] = f"compress {checkpoint} {settings} --seed {seed}"

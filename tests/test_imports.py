@@ -85,6 +85,7 @@ INSIDE = {
         "adaptive.model",
         "adaptive.coder",
         "uncounted",
+        "compiled",
         "kernels",
         "threads",
         "lanes",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from bitarray import bitarray
 from bitarray.util import canonical_decode
 
 from deepcompress.coding import huffman, threads
+from deepcompress.coding.compiled import loops
 from deepcompress.errors import FormatError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -53,11 +53,8 @@ def overhead(symbols: int) -> int:
 
 @cache
 def kernels() -> Any:
-    """The compiled kernels (`coding.kernels`), or None where numba cannot be had: then numpy and bitarray do it."""
-    try:
-        return import_module(_KERNELS)
-    except ImportError:
-        return None
+    """The compiled kernels (`coding.kernels`), or None where there are none: then numpy and bitarray do it."""
+    return loops(_KERNELS)
 
 
 def kernels_for(symbols: int) -> Any:

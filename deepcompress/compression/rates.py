@@ -15,7 +15,7 @@ from torch import nn
 
 from deepcompress.errors import DivergedError
 from deepcompress.layers import live_tensors, tensors_of
-from deepcompress.networks.batchnorm import let_train
+from deepcompress.networks.batchnorm import freeze_norms, has_frozen_norms, let_train
 from deepcompress.networks.copies import copied
 from deepcompress.networks.inputs import Batches, count_samples, in_float32, predict, to_device
 from deepcompress.prune.masks import Masks, keep_mask
@@ -71,12 +71,22 @@ def _free(recipe: Recipe) -> list[str]:
 
 
 def _is_known(run: Run) -> bool:
-    """Whether the default rates were found with such a network and loss."""
-    return type(run.model).__module__.startswith("deepcompress.") and task_of(run.objective).loss is CLASSIFICATION.loss
+    """Whether the default rates were found with such a network and loss, and with norms that follow the data."""
+    own = type(run.model).__module__.startswith("deepcompress.")
+    return own and not _is_frozen(run) and task_of(run.objective).loss is CLASSIFICATION.loss
+
+
+def _is_frozen(run: Run) -> bool:
+    """Whether norms keep their running statistics in training."""
+    return run.recipe.freeze_bn or has_frozen_norms(run.model)
 
 
 def _largest(run: Run) -> float:
-    """The largest of the `FACTORS` that lowers the loss in a trial, or the one that comes nearest to it."""
+    """The largest of the `FACTORS` that lowers the loss in a trial, or the one that comes nearest to it.
+
+    Of a network with frozen norms it is the one that lowers the loss most. What is damaged does not fit their
+    statistics any more, and its loss is so high that a rate that destroys the network lowers it, too.
+    """
     assert run.batches is not None
     some = [(x, y) for x, y in itertools.islice(run.batches, BATCHES) if count_samples(y) > 1]
     if not some:
@@ -84,12 +94,13 @@ def _largest(run: Run) -> float:
     steps = min(STEPS, count_batches(run.batches) * (run.recipe.epochs or run.recipe.finetune_epochs))
     epochs = math.ceil(steps / len(some))
     pruned = copied(run.model)
+    freeze_norms(pruned, every=run.recipe.freeze_bn)  # or measuring would move statistics that are to stay
     masks = _damage(pruned, run)
-    before, found = _loss(pruned, run, some), {}
+    before, found = _loss(pruned, run, some), dict[float, float]()
     for factor in FACTORS:
-        found[factor] = _tried(pruned, run, some, masks, factor, epochs)
-        if found[factor] < before:
-            return factor
+        loss = found[factor] = _tried(pruned, run, some, masks, factor, epochs)
+        if loss > min(found.values()) if _is_frozen(run) else loss < before:
+            break
     return min(found, key=found.__getitem__)
 
 

@@ -27,7 +27,7 @@ from deepcompress.prune.stage import prune, prune_and_retrain, prune_to_bits, re
 from deepcompress.prune.variational import prune_variational
 from deepcompress.quantize.latent import FittingHooks, train_shared
 from deepcompress.quantize.lc import learn_and_compress
-from deepcompress.quantize.sharing import Codebook, finish, share, still_kept, tune
+from deepcompress.quantize.sharing import Codebook, finish, groups, share, still_kept, tune
 from deepcompress.quantize.soft_sharing import train_softly_shared
 from deepcompress.quantize.straight_through import train_straight_through
 from deepcompress.recipe import Circular, Gap, Rewind
@@ -117,7 +117,14 @@ class ByFraction:
         self.allocation: Allocation | None = None
 
     def prune(self) -> None:
-        """Stage 1."""
+        """Stage 1; running statistics are estimated anew where it has moved weights and no stage 2 does so."""
+        run = self.job.run
+        before = _nonzeros(run.weights)
+        self._prune()
+        if not groups(self.job.layers, run.recipe) and (run.recipe.epochs or _nonzeros(run.weights) != before):
+            estimate_statistics(run)
+
+    def _prune(self) -> None:
         if self.given:
             prune_as_given(self.job, self.masks)
         else:
@@ -164,7 +171,7 @@ METHODS: dict[str, Callable[[Run, Sequence[Layer]], tuple[Masks, list[Codebook]]
 class ByMethod(ByFraction):
     """The way of a method that prunes while it trains, and mostly shares as well."""
 
-    def prune(self) -> None:
+    def _prune(self) -> None:
         """All of the method; `share` is left to tune what it found."""
         run = self._allocated().run
         self.masks, self.codebooks = METHODS[run.recipe.method](run, self.job.layers)
@@ -175,6 +182,10 @@ class ByMethod(ByFraction):
             self._tune()
         else:
             super().share()
+
+
+def _nonzeros(weights: Weights) -> int:
+    return sum(int(weight.count_nonzero()) for weight in weights.values())
 
 
 def prune_by_recipe(job: Job, masks: Masks) -> tuple[Masks, list[str]]:

@@ -80,6 +80,12 @@ def freeze_norms(network: nn.Module, every: bool = False) -> list[str]:
     return frozen
 
 
+def has_frozen_norms(network: nn.Module) -> bool:
+    """Whether a norm of `network` is marked as frozen (`freeze_norms`)."""
+    norms = [module for module in network.modules() if isinstance(module, _NormBase)]
+    return any(norm.running_mean is not None and norm.momentum == 0 for norm in norms)
+
+
 def let_train(network: nn.Module) -> None:
     """Put `network` into training; norms that are frozen (`freeze_norms`) still normalize by their statistics."""
     network.train()

@@ -133,6 +133,19 @@ class CuttingHooks(RegrowingHooks):
         if self.shadow is not None:
             self.shadow.restore()
         self.take(next_masks(self.evidence, step, self.links, self.watch))
+        if self.shadow is not None and self.recipe.criterion == "magnitude":
+            self.shadow.limits = self.shadow.smallest(self.masks) if step < 1 else {}
+
+    def after_step(self) -> None:
+        """Until the last cut, surgery removes weights and brings others back after every step.
+
+        A weight that returns late has moved too far: as long as it is pruned, no loss holds it back.
+        """
+        super().after_step()
+        if self.shadow is not None and self.shadow.limits:
+            masks = self.shadow.spliced(self.masks)
+            self.shadow.restore()
+            self.take(masks)
 
 
 class PruningHooks(CuttingHooks):

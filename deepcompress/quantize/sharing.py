@@ -228,7 +228,7 @@ def place(weight: torch.Tensor, values: Array, choice: Array) -> None:
         done += count
 
 
-def groups(layers: list[Layer], recipe: Recipe) -> list[tuple[list[str], int]]:
+def groups(layers: Sequence[Layer], recipe: Recipe) -> list[tuple[list[str], int]]:
     """Names of the layers that share a codebook, and its most values; layers that are not shared are in none."""
     groups: dict[str, list[str]] = {}
     levels: dict[str, int] = {}

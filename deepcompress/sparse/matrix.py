@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from deepcompress.coding import threads
+from deepcompress.coding.compiled import loops
 from deepcompress.coding.lanes import symbol_type
 from deepcompress.coding.tensors import TensorInfo
 from deepcompress.sparse import plain
@@ -31,11 +31,8 @@ _PER_THREAD = 1 << 21  # multiplications at least: some times what it takes to s
 
 @cache
 def kernels() -> Any:
-    """The compiled kernels (`sparse.kernels`), or None where numba cannot be had."""
-    try:
-        return import_module("deepcompress.sparse.kernels")
-    except ImportError:
-        return None
+    """The compiled kernels (`sparse.kernels`), or None where there are none."""
+    return loops("deepcompress.sparse.kernels")
 
 
 def _loops() -> Any:

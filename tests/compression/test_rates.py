@@ -10,8 +10,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import deepcompress as dc
-from deepcompress.compression.rates import suited
+from deepcompress.compression.rates import _is_known, suited
+from deepcompress.networks import build
+from deepcompress.networks.batchnorm import freeze_norms
+from deepcompress.networks.copies import copied
 from deepcompress.networks.lenet import LeNet300100
+from deepcompress.training.loop import fit
 from deepcompress.training.objective import cross_entropy
 from deepcompress.training.retraining import Run
 from deepcompress.training.tasks import own_task
@@ -85,3 +89,45 @@ def test_it_is_part_of_compressing(model, tmp_path):
     assert result.recipe["lr"] < 0.02
     assert sum("learning rate" in line for line in watch.lines) == 1
     assert result.loss_after < result.loss_before
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """A network with small weights before each norm: those that do not follow the data make its gradients long."""
+    torch.manual_seed(0)
+    parts = [nn.Sequential(nn.Linear(n, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU()) for n in (12, *[16] * 7)]
+    net = nn.Sequential(*parts, nn.Linear(16, 4))
+    fit(net, batches(512, 1), torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9), 3, stage="train")
+    with torch.no_grad():
+        for linear, norm, _ in parts:
+            linear.weight *= 0.2
+            norm.running_mean *= 0.2
+            norm.running_var *= 0.04
+    return net.eval()
+
+
+def by_recipe(net):
+    return dc.Recipe(prune=0.6, bits=None, epochs=2, freeze_bn=True)
+
+
+def by_owner(net):
+    freeze_norms(net, every=True)
+    return dc.Recipe(prune=0.6, bits=None, epochs=2)
+
+
+@pytest.mark.parametrize("freeze", [by_recipe, by_owner])
+def test_with_frozen_norms_the_best_rate_counts_and_not_the_first_that_lowers_the_loss(deep, freeze, tmp_path):
+    net = copied(deep)
+    recipe, data = freeze(net), batches(512, 1)
+    result = dc.compress(net, data, batches(256, 2), recipe, tmp_path / "m.dc")
+    assert result.recipe["lr"] == pytest.approx(0.002)
+    assert result.accuracy_after > 98
+
+
+def test_networks_of_our_own_are_not_known_with_frozen_norms():
+    torch.manual_seed(0)
+    model = build("resnet20")
+    assert _is_known(run_of(model, dc.Recipe()))
+    assert not _is_known(run_of(model, dc.Recipe(freeze_bn=True)))
+    freeze_norms(model, every=True)
+    assert not _is_known(run_of(model, dc.Recipe()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -23,6 +24,7 @@ from deepcompress.prune.regrow import (
     forget,
     grown,
 )
+from deepcompress.prune.shadow import Shadow
 from deepcompress.prune.stage import PruningHooks, prune_and_retrain
 from deepcompress.recipe import LayerRule, Recipe
 from deepcompress.training.loop import fit
@@ -328,6 +330,52 @@ def test_under_surgery_weights_come_back_at_the_next_cut(flat_train):
     hooks.cut(1.0)
     assert hooks.masks.keep["weight"].tolist() == [[True, False], [False, True]]
     assert weights["weight"].tolist() == torch.tensor([[0.9, 0], [0, 0.7]]).tolist()
+
+
+def test_under_surgery_weights_come_and_go_between_cuts():
+    """By hand: the smallest kept magnitude is 2, so a weight goes below 2 and returns above 2 * 1.1 / 0.9 = 2.44."""
+    weights = {
+        "w": torch.tensor([1.0, 2.0, -3.0, 0.5]),
+        "all": torch.tensor([0.1, 4.0]),
+        "one": torch.tensor([1.0, 9.0]),
+    }
+    masks = Masks({"w": weights["w"].abs() >= 2, "all": torch.tensor([True, True]), "one": torch.tensor([False, True])})
+    shadow = Shadow(weights)
+    shadow.limits = shadow.smallest(masks)
+    assert shadow.limits == {"w": 2.0, "one": 9.0}
+    assert {name: keep.tolist() for name, keep in shadow.spliced(masks).keep.items()} == {
+        name: keep.tolist() for name, keep in masks.keep.items()
+    }
+    shadow.dense = {
+        "w": torch.tensor([2.4, 1.9, -3.0, -2.5]),
+        "all": torch.tensor([0.0, 4.0]),
+        "one": torch.tensor([2.0, 8.0]),
+    }
+    found = shadow.spliced(masks)
+    assert found.keep["w"].tolist() == [False, False, True, True]
+    assert found.keep["all"].tolist() == [True, True]  # nothing is pruned there
+    assert found.keep["one"].tolist() == [False, True]  # or nothing would be left
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor2"])
+def test_surgery_ends_with_the_masks_of_its_last_cut(criterion, mlp, flat_train):
+    recipe = Recipe(prune=0.6, regrow="surgery", criterion=criterion, iterations=3, epochs=6)
+    weights, seen = weights_of(mlp), []
+
+    class Spy(PruningHooks):
+        def after_step(self):
+            super().after_step()
+            seen.append({name: keep.clone() for name, keep in self.masks.keep.items()})
+
+    hooks = Spy(evidence_of(weights, recipe, mlp, flat_train), Progress())
+    fit(mlp, flat_train, torch.optim.SGD(mlp.parameters(), lr=0.3), 6, stage="prune", hooks=hooks)
+    moved = [any(not torch.equal(new[name], old[name]) for name in new) for old, new in itertools.pairwise(seen)]
+    per_epoch, last = len(flat_train), max(hooks.steps) * len(flat_train)
+    within = [change for step, change in enumerate(moved, 1) if step % per_epoch and step < last]
+    assert any(within) is (criterion == "magnitude")
+    assert not any(moved[last:])
+    assert hooks.masks.sparsity == pytest.approx(0.6, abs=0.02)
+    assert all(bool((weights[name][~keep] == 0).all()) for name, keep in hooks.masks.keep.items())
 
 
 def test_zeros_of_a_network_that_comes_pruned_stay(dense, flat_train):

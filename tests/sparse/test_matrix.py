@@ -161,15 +161,3 @@ def test_without_numba_it_is_slow_and_right(without_numba):
     x = np.random.default_rng(4).normal(size=(2, 20)).astype(np.float32)
     assert np.array_equal(found.dense(), dense)
     assert np.allclose(found.times_rows(x), x @ dense.T, rtol=1e-5, atol=1e-6)
-
-
-def test_where_numba_cannot_be_had(monkeypatch):
-    def missing(name):
-        raise ImportError(name)
-
-    kernels.cache_clear()
-    monkeypatch.setattr(module, "import_module", missing)
-    try:
-        assert kernels() is None
-    finally:
-        kernels.cache_clear()

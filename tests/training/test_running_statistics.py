@@ -13,6 +13,7 @@ from torch import nn
 import deepcompress as dc
 from deepcompress.networks.batchnorm import averaging, freeze_norms
 from deepcompress.networks.copies import copied
+from deepcompress.prune.masks import Masks
 from deepcompress.training.loop import fit
 from deepcompress.training.retraining import Run
 from deepcompress.training.running_statistics import estimate_statistics
@@ -120,11 +121,45 @@ def test_it_is_undone_and_said_where_it_harms(trained, data):
     assert [line.partition(":")[0] for line in run.watch.lines] == ["batch norm"]
 
 
-@pytest.mark.parametrize("settings", [{"prune": 0.3}, {"target_size": 1500}], ids=["fraction", "size"])
+PRUNED = dc.Recipe(prune=0.3, bits=None, epochs=0, finetune_epochs=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prune": 0.3, "bits": 1},
+        {"target_size": 1500, "bits": 1},
+        {"prune": 0.3, "bits": None},
+        {"prune": 0.0, "bits": None, "epochs": 1},
+        {"prune": 0.3, "bits": None, "epochs": 1, "method": "variational", "optimizer": "adam", "lr": 0.001},
+        {"prune": 0.3, "bits": None, "epochs": 1, "method": "lc"},
+    ],
+    ids=["fraction", "size", "pruned", "trained", "variational", "lc"],
+)
 def test_a_file_has_the_statistics_of_its_own_weights(trained, data, tmp_path, settings):
-    recipe = dc.Recipe(bits=1, epochs=0, finetune_epochs=0, **settings)
-    dc.compress(trained, data, batches(128, 2, SHAPE), recipe, tmp_path / "m.dc")
+    recipe = dc.Recipe(**{"epochs": 0, "finetune_epochs": 0} | settings)
+    result = dc.compress(trained, data, batches(128, 2, SHAPE), recipe, tmp_path / "m.dc")
     found = dc.load(tmp_path / "m.dc", into=conv_net(batch_norm=True))
     mean, variance = expected(found, data)
     torch.testing.assert_close(norm_of(found).running_mean, mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(norm_of(found).running_var, variance, rtol=1e-4, atol=1e-5)
+    pruned, *_ = (stage.loss for stage in result.stages if stage.stage == "prune")
+    assert (pruned == result.loss_after) is (settings["bits"] is None)
+
+
+def test_given_masks_move_them_too(trained, data, tmp_path):
+    masks = Masks({name: weight.abs() > 0.1 for name, weight in trained.named_parameters() if weight.ndim > 1})
+    dc.compress(trained, data, batches(128, 2, SHAPE), dc.Recipe(bits=None, epochs=0), tmp_path / "m.dc", masks=masks)
+    found = dc.load(tmp_path / "m.dc", into=conv_net(batch_norm=True))
+    torch.testing.assert_close(norm_of(found).running_mean, expected(found, data)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_they_stay_where_no_weight_has_moved(trained, data, tmp_path):
+    """Nothing is pruned, or only what was zero before."""
+    first, again = tmp_path / "first.dc", tmp_path / "again.dc"
+    dc.compress(trained, data, None, replace(PRUNED, prune=0.0), first)
+    assert torch.equal(dc.load_state_dict(first)["1.running_mean"], norm_of(trained).running_mean)
+    dc.compress(trained, data, None, PRUNED, first)
+    pruned = stale(dc.load(first, into=conv_net(batch_norm=True)))
+    dc.compress(pruned, data, None, PRUNED, again)
+    assert torch.equal(dc.load_state_dict(again)["1.running_mean"], norm_of(pruned).running_mean)
