@@ -74,6 +74,8 @@ SECOND_ORDER = {
     "lenet5-second-order": f"{CONV} --criteria magnitude,obs,mlprune --prune 0.98 --epochs 0 --seed 0,1,2 "
     "--score-samples 256",
 }
+#: Without retraining.
+CUT = "--bits none --epochs 0 --finetune-epochs 0"
 #: What prunes in a way of its own: network, name, what `compress` is told, seeds.
 METHODS = (
     ("lenet-300-100", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", SEEDS),
@@ -88,9 +90,15 @@ METHODS = (
         "lenet-300-100",
         "surgery-0.982",
         "--regrow surgery --iterations 12 --prune 0.982 --bits none --epochs 20",
-        (0,),
+        SEEDS,
     ),
     ("lenet5", "lc-0.99", "--method lc --prune 0.99 --bits none --epochs 20", (0,)),
+    (
+        "lenet5",
+        "surgery-0.991",
+        "--regrow surgery --iterations 10 --prune 0.991 --bits none --epochs 14 --precision bfloat16",
+        (0,),
+    ),
     (
         "lenet-300-100",
         "sws-0.957",
@@ -108,7 +116,15 @@ METHODS = (
     (
         "lenet5",
         "mlprune-0.98",
-        "--criterion mlprune --scope layer --prune 0.98 --bits none --epochs 0 --finetune-epochs 0 --score-samples 256",
+        f"--criterion mlprune --scope layer --prune 0.98 {CUT} --score-samples 256",
+        (0,),
+    ),
+    ("resnet20", "magnitude-0.98", f"--prune 0.98 {CUT} {CIFAR}", (0,)),
+    ("resnet20", "obs-0.98", f"--criterion obs --prune 0.98 {CUT} --score-samples 64 {CIFAR}", (0,)),
+    (
+        "resnet20",
+        "mlprune-0.98",
+        f"--criterion mlprune --scope layer --prune 0.98 {CUT} --score-samples 64 {CIFAR}",
         (0,),
     ),
 )
