@@ -154,11 +154,12 @@ def draw_resnet() -> None:
     """Size against error of ResNet-20."""
     names = ("resnet20-distilled", *(f"resnet20-distilled-bits{bits}" for bits in FEWER_BITS))
     found = [load(name) for name in names]
-    short = load("resnet20-prune0.8-bits4")
+    others = {"resnet20-prune0.8-bits4": "80 % pruned, 4 bits, 9 epochs", "resnet20-44kb": "--target-size, 16 epochs"}
     draw_curves(
         [Curve("73 % pruned; 4, 3 and 2 bits", *zip(*sorted(map(size_and_error, found)), strict=True))],
         FIGURES / "resnet20.png", xlabel="File size (KB)", ylabel="Test error (%, log scale)", ylog=True,
-        reference=("dense", errors(short)[0]), points=[("80 % pruned, 4 bits, 9 epochs", *size_and_error(short))],
+        reference=("dense", errors(load("resnet20-44kb"))[0]),
+        points=[(label, *size_and_error(load(name))) for name, label in others.items()],
     )  # fmt: skip
 
 

@@ -151,7 +151,7 @@ def readme() -> str:
     makers = {"RETRAINED": retrained_table, "BARE": bare_table, "UNITS": units_table, "START": start_table}
     makers |= {"METHODS": methods_table, "SECOND": second_table, "SHARES": shares_table}
     for mark, make in makers.items():
-        for network in NETWORKS:
+        for network in (*NETWORKS, "resnet20"):
             if (place := f"<!-- {mark} {network} -->") in text:
                 text = text.replace(place, make(network))
     return text
