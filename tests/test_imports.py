@@ -299,6 +299,7 @@ INSIDE = {
         "schedule",
         "neurons",
         "lifelines",
+        "ordering",
         "dropout",
         "costs",
         "penalty",
