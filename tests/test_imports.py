@@ -300,6 +300,7 @@ INSIDE = {
         "schedule",
         "neurons",
         "lifelines",
+        "ordering",
         "dropout",
         "costs",
         "penalty",

@@ -105,7 +105,8 @@ def test_every_field_comes_back_from_toml(tmp_path):
     }  # fmt: skip
     others = [
         {"distribution": "std", "quality": 0.5}, {"levels": 3, "quantizer": "uniform"}, {"max_drop": 0.5},
-        {"reload": True}, {"target_size": 1000}, {"rewind": "random", "init": "random"}, {"early_stop": False},
+        {"reload": True}, {"target_size": 1000, "sort_neurons": True}, {"rewind": "random", "init": "random"},
+        {"early_stop": False},
         {"epochs": 9, "early_stop": True}, {"epochs": 18, "early_stop": True}, {"epochs": 18}, {"epochs": 9},
         {"retrain": False, "quantizer": "rows", "step": 0.07}, {"scope": "global"},
         {"schedule": "gap", "gap": 2.5, "prune_step": 0.3}, {"regrow": "set", "regrow_fraction": 0.4},

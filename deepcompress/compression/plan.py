@@ -156,6 +156,7 @@ def _of_network(model: nn.Module, recipe: Recipe, going_on: bool) -> Plan:
         reload=False,
         regrow="none",
         rewind="none",
+        sort_neurons=False,
     )
     job = Job(Run(work, weights, None, bare), layers)
     delivery = Delivery(work, state, layers, bare)

@@ -23,6 +23,7 @@ from deepcompress.prune.lottery import State, prune_and_rewind, rewind
 from deepcompress.prune.maskfile import fitted
 from deepcompress.prune.masks import Masks
 from deepcompress.prune.neurons import connections
+from deepcompress.prune.ordering import sort_neurons
 from deepcompress.prune.stage import prune, prune_and_retrain, prune_to_bits, retrain_under, without_dead
 from deepcompress.prune.variational import prune_variational
 from deepcompress.quantize.latent import FittingHooks, train_shared
@@ -236,6 +237,8 @@ class BySize:
             self._curvature = Curvature.of_scale(run.weights)
             self.masks = self._without_dead(cut_to_bits(run.weights, self.masks, self._curvature.mean, bits))
             self.masks.apply(run.weights)
+        if run.recipe.sort_neurons:
+            self.masks = sort_neurons(run.model, run.weights, self.masks, self._links)
 
     def share(self) -> None:
         """Stage 2: shared values, trained with the weights behind them while those that do not fit fall away."""

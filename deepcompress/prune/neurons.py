@@ -21,9 +21,10 @@ from deepcompress.networks.copies import traced
 from deepcompress.prune.masks import Masks
 from deepcompress.training.progress import Progress
 
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _ELEMENTWISE_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Identity,
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, *_NORMS,
 )  # fmt: skip
 _POOLING_MODULES = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
@@ -41,6 +42,8 @@ _POOLING_FUNCTIONS = (
 )  # fmt: skip
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+_Path = list[tuple[torch.fx.Node, str]]  # operations, and what `_kind` says of them
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -48,12 +51,14 @@ class Connection:
 
     `repeat`: consecutive inputs of the target for each output of the source (more than 1 after a flatten).
     `depthwise`: the target has a row for each input, and no other row reads that input.
+    `norms`: the batch norms on the way, by the names of their modules; None where one of them has other uses as well.
     """
 
     source: str
     target: str
     repeat: int
     depthwise: bool = False
+    norms: tuple[str, ...] | None = ()
 
     def read(self, kept: torch.Tensor) -> torch.Tensor:
         """For each output of the source, whether one of the target's weights that are `kept` reads it."""
@@ -82,27 +87,29 @@ def connections(model: nn.Module, watch: Progress | None = None) -> list[Connect
             watch.message(f"dead neurons cannot be found, so they keep their weights: {error}")
         return []
     modules = dict(model.named_modules())
-    names = _followed(model, graph)
+    uses = Counter(str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr"))
+    names = _followed(model, uses)
     found = []
     for node in graph.nodes:
         target, path = _next_layer(node, modules) if node.op == "call_module" and node.target in names else (None, [])
         if target not in names:
             continue
         source_layer, target_layer = modules[str(node.target)], modules[str(target)]
-        repeat = _repeat(source_layer, target_layer, path)
+        repeat = _repeat(source_layer, target_layer, [kind for _, kind in path])
         if repeat is not None:
             depthwise = _is_depthwise(target_layer)
-            found.append(Connection(f"{node.target}.weight", f"{target}.weight", repeat, depthwise))
+            norms = tuple(str(step.target) for step, _ in path if isinstance(modules.get(str(step.target)), _NORMS))
+            own = norms if all(uses[name] == 1 for name in norms) else None
+            found.append(Connection(f"{node.target}.weight", f"{target}.weight", repeat, depthwise, own))
     return found
 
 
-def _followed(model: nn.Module, graph: torch.fx.Graph) -> set[str]:
+def _followed(model: nn.Module, uses: Mapping[str, int]) -> set[str]:
     """Layers of which a connection may be concluded: called once, and their weight is nobody else's.
 
     They are not divided into groups, unless each channel is one.
     """
     owners = Counter(id(value) for _, value in model.named_parameters(remove_duplicate=False))
-    uses = Counter(str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr"))
     return {
         name
         for name, module in model.named_modules()
@@ -120,18 +127,19 @@ def _is_depthwise(module: nn.Module) -> bool:
     return module.groups > 1 and module.groups == module.in_channels == module.out_channels
 
 
-def _next_layer(node: torch.fx.Node, modules: dict[str, nn.Module]) -> tuple[str | None, list[str]]:
-    """The layer that alone uses this node's result through the operations of `_kind`, and the kinds on the way."""
-    path: list[str] = []
+def _next_layer(node: torch.fx.Node, modules: dict[str, nn.Module]) -> tuple[str | None, _Path]:
+    """The layer that alone uses this node's result through the operations of `_kind`, and those on the way."""
+    path: _Path = []
     rank = modules[str(node.target)].get_parameter("weight").ndim
     while len(node.users) == 1:
         node = next(iter(node.users))
         if node.op == "call_module" and isinstance(modules[str(node.target)], _LAYERS):
             return str(node.target), path
-        kind = _mean_kind(node, rank, path) if node.target in ("mean", torch.mean) else _kind(node, modules)
+        kinds = [kind for _, kind in path]
+        kind = _mean_kind(node, rank, kinds) if node.target in ("mean", torch.mean) else _kind(node, modules)
         if kind is None:
             break
-        path.append(kind)
+        path.append((node, kind))
     return None, path
 
 

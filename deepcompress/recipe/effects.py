@@ -146,7 +146,7 @@ NEEDS = (
         "is for pruning in steps, and without retraining all weights are pruned in one step",
     ),
     Need(
-        ("bits", "conv_bits", "levels", "low_rank", "index_bits", "batch_norm", *_SHARING[1:]),
+        ("bits", "conv_bits", "levels", "low_rank", "index_bits", "batch_norm", "sort_neurons", *_SHARING[1:]),
         lambda values: values["quantizer"] != "rows",
         _ROWS,
     ),
@@ -159,6 +159,11 @@ NEEDS = (
         ("regrow",),
         lambda values: values["regrow"] != "surgery" or bool(values["retrain"] and values["epochs"] and prunes(values)),
         "lets pruned weights learn while the others are retrained, and nothing is pruned and retrained",
+    ),
+    Need(
+        ("sort_neurons",),
+        lambda values: values["target_size"] is not None,
+        "is for files of a given size, and there is no target_size",
     ),
     Need(("step",), lambda values: values["target_size"] is None, "is what a target_size finds by itself"),
     Need(
@@ -229,6 +234,7 @@ BESIDE_BASE: dict[str, str] = {
         (*settings_in(Pruning), *settings_in(Method), "prune", "low_rank", "target_size", "bits", "conv_bits", "levels",
          "step", "layer", *_SHARING), _OF_BASE,
     ),
+    "sort_neurons": _OF_BASE,
     "max_drop": "limits what pruning may lose, and update_drop what an update may",
     **dict.fromkeys(_RATES, _BEFORE_SHARING),
     "lr": f"{_BEFORE_SHARING} (finetune_lr is for those)",

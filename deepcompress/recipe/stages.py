@@ -217,6 +217,10 @@ class File:
         "layers of less than 16 KB to ans where that is 1 % smaller. It is what --target-size and --max-drop take. "
         "auto: the smallest for each tensor, at that coder's speed. fixed: fixed widths, the paper's stage 2 alone.",
     )  # fmt: skip
+    sort_neurons: bool = setting(
+        False, Switch(), "With --target-size: put neurons and filters into the order that takes the fewest bytes. The "
+        "network computes the same.", note="The tensors of the file are in that order as well.",
+    )  # fmt: skip
     index_bits: int | None = setting(
         None, Whole(1, MAX_BITS), "Width of the offset from one kept weight to the next. A longer gap needs a filler "
         "(a stored zero).", metavar="B", unset="the best for each layer",

@@ -24,7 +24,8 @@ OTHER = {
     "regrow": "surgery", "regrow_fraction": 0.5, "regrow_every": 1, "deepr_alpha": 0.1, "deepr_temperature": 0.1,
     "quantizer": "uniform", "step": 0.3, "init": "density", "weighting": "fisher", "rate": 0.3,
     "codebook_dtype": "float16", "small_bits": 3, "finetune_epochs": 2, "finetune_lr": 0.1, "coder": "ans",
-    "index_bits": 2, "batch_norm": "fold", "small_dtype": "float16", "retrain": False, "epochs": 4, "early_stop": False,
+    "index_bits": 2, "batch_norm": "fold", "small_dtype": "float16",
+    "sort_neurons": True, "retrain": False, "epochs": 4, "early_stop": False,
     "optimizer": "adam", "lr": 0.2, "lr_schedule": "step", "warmup": 0.5, "batch_size": 9, "penalty": "l1",
     "penalty_weight": 0.05, "label_smoothing": 0.3, "distill": 0.7, "temperature": 9.0, "precision": "bfloat16",
     "shift": 2, "flip": True, "seed": 5, "clip_norm": 0.5, "freeze_bn": True,
@@ -38,6 +39,7 @@ WHICH = {"scope", "distribution", "criterion", "score_samples", "schedule", "ite
 SHARING = {"quantizer", "init", "weighting", "rate", "codebook_dtype"}
 BESIDE = {"prune_step", "gap", "regrow_fraction", "regrow_every", "deepr_alpha", "deepr_temperature"} | {
     "score_samples", "temperature", "step", "quality", "episodes", "lc_mu", "lc_growth", "kl_weight", "sws_tau",
+    "sort_neurons",
 }  # fmt: skip
 
 #: Settings of a run, and which others are refused beside them: two ways to say one thing, and what is not read.
@@ -46,7 +48,7 @@ RUNS = {
     "quality": ({"quality": 1.0, "distribution": "std"}, BESIDE - {"quality"} | {"prune", "target_size"}),
     "size": (
         {"target_size": 1000, "bits": 3},
-        BESIDE | WHICH - {"schedule", "regrow"} | {"prune", "levels", "max_drop", "method"},
+        BESIDE - {"sort_neurons"} | WHICH - {"schedule", "regrow"} | {"prune", "levels", "max_drop", "method"},
     ),
     "drop": (
         {"prune": 0.6, "bits": 3, "max_drop": 1.0}, BESIDE | {"levels", "target_size", "rewind", "regrow", "method"},

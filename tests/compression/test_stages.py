@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from samples import conv_net
+from torch import nn
 
 from deepcompress.compression.pipeline import compress
 from deepcompress.container.breakdown import inspect
@@ -42,6 +45,7 @@ def dense_conv(image_train):
         {"precision": "bfloat16"},
         {"retrain": False},
         {"layers": (LayerRule("*", group="all"),)},
+        {"sort_neurons": True},
     ],
     ids=str,
 )
@@ -57,6 +61,18 @@ def test_the_file_is_no_larger_than_asked(settings, dense_conv, image_train, ima
     assert evaluate(again, image_test).accuracy == result.accuracy_after
     kept = {layer.name: layer.density for layer in found.layers if layer.name in result.kept}
     assert kept == pytest.approx(result.kept)
+
+
+def test_the_same_network_takes_less_where_neurons_are_sorted(tmp_path):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(200, 100), nn.ReLU(), nn.Linear(100, 10)), torch.randn(8, 200)
+    sizes, outputs = [], []
+    for is_sorted in (False, True):
+        recipe = Recipe(target_size=900, bits=2, small_bits=4, coder="ans", retrain=False, sort_neurons=is_sorted)
+        sizes.append(compress(model, None, None, recipe, tmp_path / "m.dc").file_bytes)
+        outputs.append(load(tmp_path / "m.dc", into=copy.deepcopy(model))(x))
+    assert sizes[1] < 0.95 * sizes[0]
+    assert torch.allclose(*outputs, atol=1e-6)
 
 
 def test_what_fits_loses_little(dense_conv, image_train, image_test, tmp_path):

@@ -26,7 +26,7 @@ def test_chain_of_linear_layers():
 
 def test_convolution_flatten_linear():
     assert connections(conv_net(batch_norm=True)) == [
-        Connection("0.weight", "3.weight", 1),
+        Connection("0.weight", "3.weight", 1, norms=("1",)),
         Connection("3.weight", "7.weight", 4),
         Connection("7.weight", "9.weight", 1),
     ]
@@ -284,7 +284,7 @@ def separable(groups=3):
 
 def test_a_depthwise_convolution_is_followed():
     assert connections(separable()) == [
-        Connection("0.weight", "3.weight", 1, depthwise=True),
+        Connection("0.weight", "3.weight", 1, depthwise=True, norms=("1",)),
         Connection("3.weight", "5.weight", 1),
     ]
 
