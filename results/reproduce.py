@@ -41,7 +41,7 @@ PAPER_RECIPES = {
 SIZES = {
     "lenet-300-100-4.5kb": (MLP, "--recipe recipes/lenet-300-100-tiny.toml", (0, 1, 2)),
     "lenet-300-100-3kb": (MLP, "--recipe recipes/lenet-300-100-3kb.toml", SEEDS),
-    "lenet5-3kb": (LONG, "--recipe recipes/lenet5-tiny.toml", (0,)),
+    "lenet5-3kb": (LONG, "--recipe recipes/lenet5-tiny.toml", SEEDS),
     "lenet5-2kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 2000", (0, 1)),
     "lenet5-1.5kb": (LONG, "--recipe recipes/lenet5-tiny.toml --target-size 1500", (0,)),
     "ds-cnn-xs-3kb": (SPOTTER, "--recipe recipes/ds-cnn-tiny.toml", SEEDS),
