@@ -56,8 +56,8 @@ INSIDE = {
         "ways",
         "effects",
         "conflicts",
-        "uses",
         "smallest",
+        "uses",
         "tables",
     ],
     "checkpoint": [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from deepcompress.errors import RecipeError
 from deepcompress.recipe.conflicts import DEFAULTS, check_used, instead_of
 from deepcompress.recipe.effects import unused
+from deepcompress.recipe.smallest import SMALLEST
 from deepcompress.recipe.stages import WATCHING
 
 if TYPE_CHECKING:
@@ -44,9 +45,13 @@ def check_rounding(recipe: Recipe) -> None:
 
 
 def check_sharing(recipe: Recipe) -> None:
-    """Refuse how values are found where all keep those of the file that they come from (`RecipeError`)."""
+    """Refuse how values are found where all keep those of the file that they come from (`RecipeError`).
+
+    What `SMALLEST` has is not refused beside a size or a drop: the command line fills it in where nobody asked for it.
+    """
+    filled = {} if recipe.target_size is None and recipe.max_drop is None else SMALLEST
     for name in ("quantizer", "init", "weighting", "rate"):
-        if name in (recipe.given or ()):
+        if name in (recipe.given or ()) and getattr(recipe, name) != filled.get(name):
             raise RecipeError(
                 f"{name} is for values that are shared anew, and all layers keep the shared values of the .dc file: "
                 f"leave {name} out, or ask for other bits or for epochs of retraining"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -157,6 +158,24 @@ def test_more_pruning_without_training_keeps_the_values(file, tmp_path):
     before, after = dc.load_state_dict(file), dc.load_state_dict(tmp_path / "b.dc")
     for name in zeros(file):
         assert torch.equal(after[name], torch.where(after[name] == 0, after[name], before[name]))
+
+
+def test_a_size_without_training_keeps_the_values_too(trained, data, tmp_path):
+    """The settings for the smallest files have a quantizer, and nobody asked for it."""
+    path, again = tmp_path / "a.dc", tmp_path / "b.dc"
+    dc.compress(trained, data, None, replace(RECIPE, bits=3, coder="auto"), path)
+    network = f"{inspect.getfile(conv_net)}:conv_net(batch_norm=True)"
+    most = path.stat().st_size - 100
+    options = [str(path), "--network", network, "--no-retrain", "--target-size", str(most), "-o", str(again)]
+    run = CliRunner().invoke(main, ["compress", *options])
+    assert run.exit_code == 0, run.output
+    assert again.stat().st_size <= most
+    before, after = dc.load_state_dict(path), dc.load_state_dict(again)
+    for name in zeros(path):
+        assert torch.equal(after[name], torch.where(after[name] == 0, after[name], before[name]))
+    asked = CliRunner().invoke(main, ["compress", *options, "--force", "--quantizer", "kmeans"])
+    assert asked.exit_code == 2
+    assert "leave quantizer out" in asked.output
 
 
 @pytest.mark.parametrize("prune", [0.0, 0.5])
