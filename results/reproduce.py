@@ -48,7 +48,7 @@ SIZES = {
     "ds-cnn-xs-3.5kb": (SPOTTER, "--recipe recipes/ds-cnn-3.5kb.toml", SEEDS),
 }
 #: Two values in each layer, and two and zero: recipe, checkpoint, seeds.
-FEW_VALUES = {"lenet-300-100-binary": (MLP, (0, 1)), "lenet-300-100-ternary": (MLP, (0,))}
+FEW_VALUES = {"lenet-300-100-binary": (MLP, SEEDS), "lenet-300-100-ternary": (MLP, SEEDS)}
 #: What each part of the way to a size is worth: the recipe with one thing changed.
 ABLATIONS = {
     "whole": "",
