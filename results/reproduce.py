@@ -108,6 +108,12 @@ METHODS = (
     ),
     (
         "lenet5",
+        "variational-0.9964",
+        "--method variational --optimizer adam --lr 0.003 --prune 0.9964 --bits none --epochs 12 --precision bfloat16",
+        (0,),
+    ),
+    (
+        "lenet5",
         "sws-0.995",
         "--method sws --optimizer adam --lr 0.001 --prune 0.995 --bits 5 --epochs 12 --batch-size 256 "
         "--precision bfloat16 --finetune-epochs 4",
