@@ -96,10 +96,11 @@ def _largest(run: Run) -> float:
     pruned = copied(run.model)
     freeze_norms(pruned, every=run.recipe.freeze_bn)  # or measuring would move statistics that are to stay
     masks = _damage(pruned, run)
-    before, found = _loss(pruned, run, some), dict[float, float]()
+    before, frozen, found = _loss(pruned, run, some), _is_frozen(run), dict[float, float]()
     for factor in FACTORS:
-        loss = found[factor] = _tried(pruned, run, some, masks, factor, epochs)
-        if loss > min(found.values()) if _is_frozen(run) else loss < before:
+        found[factor] = loss = _tried(pruned, run, some, masks, factor, epochs)
+        settled = loss > min(found.values()) if frozen else loss < before
+        if settled:
             break
     return min(found, key=found.__getitem__)
 
